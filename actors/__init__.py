@@ -1,0 +1,1 @@
+"""What runs on a node: the node agent and its data plane. Knows neither Ray nor Kubernetes."""

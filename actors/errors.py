@@ -1,0 +1,90 @@
+"""The errors of the data plane, and the value they become when they cross a process.
+
+    LocalModelError
+    ├── SourceError            retryable
+    │   ├── SourceNotFound     permanent (404)
+    │   ├── SourceDenied       permanent (401, 403)
+    │   ├── SourceUnsupported  permanent (no such scheme, or its package is not installed)
+    │   ├── SourceThrottled    retryable, carries retry_after_s (429, 503)
+    │   └── SourceChanged      retryable: start over from a fresh manifest
+    ├── IntegrityError         refetched once, then permanent
+    ├── InsufficientStorage    until capacity changes
+    └── StoreError             retryable
+
+A foreign exception is translated once, where it enters, with `from`. "Permanent" means that trying again cannot help
+before somebody changes something; it is still tried, at the slowest pace, so that recovery needs no person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong, as a value. `reason` is CamelCase for machines; `message` is for `kubectl describe`."""
+
+    reason: str
+    message: str
+    retryable: bool = True
+    retry_after_s: float | None = None
+
+
+class LocalModelError(Exception):
+    """Base of everything this project raises on purpose. The message names the thing, the number and the next step."""
+
+    retryable: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, reason: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or type(self).__name__
+        self.retry_after_s = retry_after_s
+
+    def failure(self) -> Failure:
+        """The same error as a value that may leave the process."""
+        return Failure(self.reason, str(self), self.retryable, self.retry_after_s)
+
+
+class SourceError(LocalModelError):
+    """The origin did not answer as it should: unreachable, reset, timed out, 5xx."""
+
+
+class SourceNotFound(SourceError):
+    """The origin has no such repository, revision, bucket, prefix or file."""
+
+    retryable = False
+
+
+class SourceDenied(SourceError):
+    """The origin wants (other) credentials."""
+
+    retryable = False
+
+
+class SourceUnsupported(SourceError):
+    """No reader for this URI. The message names the scheme, and the extra to install where there is one."""
+
+    retryable = False
+
+
+class SourceThrottled(SourceError):
+    """The origin asked us to slow down. `retry_after_s` is what it named, or None."""
+
+
+class SourceChanged(SourceError):
+    """The file is no longer the one the manifest was made from (ETag, length, revision)."""
+
+
+class IntegrityError(LocalModelError):
+    """Bytes of the right length that are not the right bytes."""
+
+    retryable = False
+
+
+class InsufficientStorage(LocalModelError):
+    """Does not fit. The message carries needed, free, limit and reserved bytes."""
+
+
+class StoreError(LocalModelError):
+    """The local disk refused: permission, read-only, I/O error, or a path that is not ours."""

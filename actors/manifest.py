@@ -1,0 +1,147 @@
+"""What a model consists of: which source was asked for, which files it has, and where each can be read.
+
+    ModelSource   what a person asked for           uri, revision, include, exclude      → `selection`
+    Manifest      what that turned out to be        resolved revision, files with sizes and digests → `digest`
+    Resolved      a manifest and where to read it   one `Location` per file, valid until `expires_at`
+
+A manifest is identity and outlives everything; locations are perishable (signed URLs) and are renewed. All values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NewType
+
+from actors.errors import SourceError
+
+StorageKey = NewType("StorageKey", str)
+"""16 hex digits: the name of a model's folder on every node. See `storage_key`."""
+
+Digest = NewType("Digest", str)
+"""`algorithm:hex`; algorithm is one of `sha256`, `git-sha1` (a git blob: header and content), `md5`."""
+
+
+def storage_key(uri: str) -> StorageKey:
+    """The folder KServe uses for `uri`: the first 16 hex digits of the sha256 of the raw, unnormalised string."""
+    return StorageKey(hashlib.sha256(uri.encode()).hexdigest()[:16])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """What a person asked for. Two caches with one `uri` share a folder, so they must agree on the whole of it."""
+
+    uri: str
+    revision: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def selection(self) -> str:
+        """A short name for this exact request; changes when any field does. Recorded on disk and in status."""
+        return hashlib.sha256(_canonical(asdict(self))).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One file. `path` is relative, `/`-separated and safe to join to a folder. `digest` is None if the source has none."""
+
+    path: str
+    size: int
+    digest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of one resolved revision, sorted by path, without duplicates."""
+
+    source: ModelSource
+    revision: str | None
+    files: tuple[ManifestFile, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def digest(self) -> str | None:
+        """`sha256:<hex>` over every file's path, size and digest; None while a file's digest is not known.
+
+        Independent of where the bytes came from, so a mirror of the same files has the same digest.
+        """
+        if any(file.digest is None for file in self.files):
+            return None
+        return "sha256:" + hashlib.sha256(_canonical([[f.path, f.size, f.digest] for f in self.files])).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
+        """Raises KeyError, TypeError or ValueError for anything `to_json` did not make."""
+        source = data["source"]
+        return cls(
+            source=ModelSource(source["uri"], source["revision"], tuple(source["include"]), tuple(source["exclude"])),
+            revision=data["revision"],
+            files=tuple(ManifestFile(f["path"], int(f["size"]), f["digest"]) for f in data["files"]),
+        )
+
+
+def make_manifest(source: ModelSource, revision: str | None, files: Iterable[ManifestFile]) -> Manifest:
+    """A manifest of checked, sorted files. Raises SourceError for a path that could leave its folder, or twice the same."""
+    ordered = tuple(sorted(files, key=lambda file: file.path))
+    paths = [file.path for file in ordered]
+    for path in paths:
+        check_relative(path)
+    if len(set(paths)) != len(paths):
+        raise SourceError(f"{source.uri} lists a file twice", reason="InvalidManifest")
+    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    clash = next((path for path in paths if path in folders), None)
+    if clash is not None:
+        raise SourceError(f"{source.uri} lists {clash!r} both as a file and as a folder", reason="InvalidManifest")
+    return Manifest(source, revision, ordered)
+
+
+def check_relative(path: str) -> None:
+    """Returns if `path` joined to a folder stays inside it and names a file. Raises SourceError otherwise."""
+    parts = path.split("/")
+    if not path or "\0" in path or any(part in ("", ".", "..") for part in parts) or parts[0] == ".localmodel":
+        raise SourceError(f"refusing the unsafe file name {path!r}", reason="InvalidManifest")
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where one file can be read now.
+
+    `http(s)` urls are read by the range engine with `headers`; any other url is read through fsspec with
+    `Resolved.storage_options`. `content` is set instead when the whole file travels with the message (small files
+    that only the coordinator's credentials can read). `etag` pins the version where the origin has one.
+    """
+
+    url: str
+    etag: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A manifest and one location per file, in the same order. Epoch seconds; None: does not expire."""
+
+    manifest: Manifest
+    locations: tuple[Location, ...]
+    expires_at: float | None = None
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Names this exact resolution, so that it is sent to an agent once and not with every tick."""
+        files = [[f.path, f.size, f.digest, loc.url, loc.etag] for f, loc in zip(self.manifest.files, self.locations, strict=True)]
+        return hashlib.sha256(_canonical([self.manifest.source.selection, self.manifest.revision, files])).hexdigest()[:16]
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()

@@ -1,0 +1,127 @@
+"""What the coordinator and a node agent tell each other. Frozen values; whole states, never commands.
+
+    coordinator ──DesiredState──► agent        the whole desired set of one node, every tick
+    coordinator ◄──NodeReport──── agent        the whole truth of one node, as it is on its disk
+
+A lost message is repaired by the next one. Times are epoch seconds, sizes are bytes, rates are bytes per second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+
+from actors.errors import Failure
+from actors.manifest import ModelSource, Resolved, StorageKey
+
+NodeName = NewType("NodeName", str)
+"""A Kubernetes node's `metadata.name`. Not to be mixed with a Ray node id."""
+
+
+class Phase(StrEnum):
+    """Where one model is on one node.
+
+        Pending ──► Downloading ──► Verifying ──► Ready
+           ▲             │              │
+           └── Failed ◄──┴──────────────┘          Failed waits for `retry_at`, then starts again
+        any ──► Removing ──► (no longer reported)
+    """
+
+    PENDING = "Pending"
+    DOWNLOADING = "Downloading"
+    VERIFYING = "Verifying"
+    READY = "Ready"
+    FAILED = "Failed"
+    REMOVING = "Removing"
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredRoot:
+    """A folder that holds models, as the node group's PersistentVolume names it. `storage_limit_bytes` None: no limit."""
+
+    path: str
+    storage_limit_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredModel:
+    """One model that must be on the node.
+
+    `resolved` names an entry of `DesiredState.resolved`, or one the agent reported in `resolved_known`. None: the
+    coordinator could not resolve the source (yet); a committed copy of the same `source.selection` is Ready all the same.
+    `expected_digest` (a manifest digest) fails closed: a copy with another digest is never Ready.
+    """
+
+    key: StorageKey
+    root: str
+    source: ModelSource
+    resolved: str | None = None
+    expected_digest: str | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """Everything one node should hold. What an agent holds beyond it, and `owner` put there, is removed.
+
+    `owner` identifies the cluster (the uid of kube-system): an agent deletes only what the same owner committed.
+    `roots` is every root any node group gives this node.
+    """
+
+    owner: str
+    roots: tuple[DesiredRoot, ...] = ()
+    models: tuple[DesiredModel, ...] = ()
+    resolved: Mapping[str, Resolved] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """One model on one node. `bytes_done` counts finished bytes, of any earlier attempt too; `attempt` starts at 1.
+
+    `verified` counts files by how they were checked (`sha256`, `git-sha1`, `md5`, `size`). `resolved` names the
+    `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator.
+    """
+
+    key: StorageKey
+    phase: Phase
+    selection: str
+    resolved: str | None = None
+    bytes_total: int = 0
+    bytes_done: int = 0
+    bytes_from_origin: int = 0
+    bytes_from_peers: int = 0
+    rate_bytes_per_s: float = 0.0
+    attempt: int = 0
+    failure: Failure | None = None
+    retry_at: float | None = None
+    manifest_digest: str | None = None
+    revision: str | None = None
+    verified: Mapping[str, int] = field(default_factory=dict)
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RootReport:
+    """One root as the agent sees it. `used_bytes`: committed models; `reserved_bytes`: promised to fills under way."""
+
+    path: str
+    free_bytes: int = 0
+    used_bytes: int = 0
+    reserved_bytes: int = 0
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """Everything one agent knows. `incarnation` is new for every start of the agent process."""
+
+    node: NodeName
+    incarnation: str
+    version: str
+    pid: int
+    models: tuple[ModelReport, ...] = ()
+    roots: tuple[RootReport, ...] = ()
+    resolved_known: frozenset[str] = frozenset()

@@ -1,0 +1,1 @@
+"""What talks to Kubernetes and decides: observe, plan, apply. Drives the agents in `actors` through Ray."""

@@ -1,0 +1,323 @@
+"""The resources of `serving.kserve.io/v1alpha1` as pydantic models: the single source of `k8s/crds/`.
+
+A strict superset of KServe's: every field of theirs with the same type, requiredness, enum and CEL rule; ours are
+optional and say so. Reading is lenient (unknown fields are ignored, so that newer objects parse); writing goes through
+merge patches of the fields we own, never through these models as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, NewType
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+GROUP = "serving.kserve.io"
+VERSION = "v1alpha1"
+
+CacheName = NewType("CacheName", str)
+StatusKey = NewType("StatusKey", str)
+"""`name` of a LocalModelCache, or `namespace/name` of a LocalModelNamespaceCache (KServe's GetStatusKey)."""
+
+QUANTITY_PATTERN = (
+    r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+)
+
+Quantity = Annotated[
+    int | str,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": QUANTITY_PATTERN,
+            "x-kubernetes-int-or-string": True,
+        }
+    ),
+]
+"""A Kubernetes quantity as it stands in the object. `coordinator.quantity` turns it into bytes."""
+
+ModelUri = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "StorageUri is immutable"}],
+        }
+    ),
+]
+
+Bytes = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
+Time = Annotated[datetime, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
+def kubernetes_type(name: str) -> WithJsonSchema:
+    """A field whose schema is Kubernetes' own type, e.g. `core.v1.PersistentVolumeSpec`; expanded by `coordinator.crds`."""
+    return WithJsonSchema({"x-kubernetes-type": name})
+
+
+class ApiModel(BaseModel):
+    """camelCase outside, snake_case inside; unknown fields are ignored."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+
+class NodeStatus(StrEnum):
+    """KServe's `status.nodeStatus` values. Closed: never gets a new word."""
+
+    EMPTY = ""
+    NOT_READY = "NodeNotReady"
+    PENDING = "NodeDownloadPending"
+    DOWNLOADING = "NodeDownloading"
+    DOWNLOADED = "NodeDownloaded"
+    ERROR = "NodeDownloadError"
+
+
+class ModelStatus(StrEnum):
+    """KServe's `status.modelStatus` values. Closed: never gets a new word."""
+
+    EMPTY = ""
+    PENDING = "ModelDownloadPending"
+    DOWNLOADING = "ModelDownloading"
+    DOWNLOADED = "ModelDownloaded"
+    ERROR = "ModelDownloadError"
+
+
+class OwnerReference(ApiModel):
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None = None
+    block_owner_deletion: bool | None = None
+
+
+class ObjectMeta(ApiModel):
+    """The part of `metadata` that is read here."""
+
+    name: str
+    namespace: str | None = None
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    finalizers: tuple[str, ...] = ()
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    annotations: Mapping[str, str] = Field(default_factory=dict)
+    owner_references: tuple[OwnerReference, ...] = ()
+
+
+class LocalModelStorageSpec(ApiModel):
+    """Which credentials to read the source with: a key of the Secret `storage-config`, and overrides."""
+
+    key: str | None = None
+    parameters: Mapping[str, str] | None = None
+
+
+class LocalModelCacheSpec(ApiModel):
+    source_model_uri: ModelUri
+    model_size: Quantity
+    node_groups: Annotated[tuple[str, ...], Field(min_length=1)]
+    service_account_name: str | None = None
+    storage: LocalModelStorageSpec | None = None
+    # Ours, all optional.
+    revision: str | None = Field(None, description="Branch, tag or commit of the source; pinned to a commit when first resolved.")
+    include: tuple[str, ...] | None = Field(None, description="Only files that match one of these globs.")
+    exclude: tuple[str, ...] | None = Field(None, description="No file that matches one of these globs.")
+    digest: str | None = Field(None, description="Expected manifest digest (sha256:…). Any other content is refused.")
+    priority: Annotated[int, WithJsonSchema({"type": "integer", "format": "int32"})] | None = Field(
+        None, description="Larger goes first where bandwidth or space is short. Default 0."
+    )
+    pinned: bool | None = Field(None, description="Never evicted by a policy.")
+
+
+class NamespacedName(ApiModel):
+    namespace: str | None = None
+    name: str | None = None
+
+
+class Copies(ApiModel):
+    """Absent means 0, as in KServe."""
+
+    available: int = 0
+    failed: int = 0
+    total: int = 0
+
+
+class Condition(ApiModel):
+    """metav1.Condition."""
+
+    type: str
+    status: str
+    reason: str
+    message: str = ""
+    last_transition_time: Time
+    observed_generation: Bytes | None = None
+
+
+class CacheBytes(ApiModel):
+    total: Bytes | None = Field(None, description="Size of one copy, measured at the source.")
+    cached: Bytes | None = Field(None, description="Finished bytes, summed over nodes.")
+    from_origin: Bytes | None = Field(None, description="Bytes read from the origin, summed over nodes.")
+    from_peers: Bytes | None = Field(None, description="Bytes read from other nodes, summed over nodes.")
+
+
+class LocalModelCacheStatus(ApiModel):
+    node_status: Mapping[str, NodeStatus] = Field(default_factory=dict)
+    copies: Copies | None = None
+    inference_services: tuple[NamespacedName, ...] | None = None
+    llm_inference_services: tuple[NamespacedName, ...] | None = None
+    # Ours.
+    conditions: tuple[Condition, ...] = ()
+    observed_generation: Bytes | None = None
+    revision: str | None = Field(None, description="The commit that `spec.revision` was resolved to.")
+    selection: str | None = Field(None, description="Names the request (uri, revision, globs) that `revision` answers.")
+    manifest_digest: str | None = Field(None, description="sha256 over every file's path, size and digest.")
+    bytes: CacheBytes | None = None
+    rate_bytes_per_second: Bytes | None = Field(None, description="Summed over nodes; absent when nothing moves.")
+    eta: str | None = Field(None, description='Time left until the last node is done, e.g. "4m10s".')
+    progress: str | None = Field(None, description='Finished share of all wanted bytes, e.g. "73%".')
+    available: str | None = Field(None, description='Nodes that hold the model of those that should, e.g. "3/4".')
+    size: str | None = Field(None, description='Size of one copy for people, e.g. "15.3Gi".')
+    started_at: Time | None = None
+    completed_at: Time | None = None
+
+
+class LocalModelNodeGroupSpec(ApiModel):
+    storage_limit: Quantity
+    persistent_volume_spec: Annotated[Mapping[str, Any], kubernetes_type("core.v1.PersistentVolumeSpec")]
+    persistent_volume_claim_spec: Annotated[Mapping[str, Any], kubernetes_type("core.v1.PersistentVolumeClaimSpec")]
+
+
+class LocalModelNodeGroupStatus(ApiModel):
+    used: Quantity | None = None
+    available: Quantity | None = None
+
+
+class LocalModelInfo(ApiModel):
+    """One entry of `LocalModelNode.spec.localModels`."""
+
+    source_model_uri: str
+    model_name: str
+    namespace: str | None = None
+    node_group: str | None = None
+    service_account_name: str | None = None
+    storage: LocalModelStorageSpec | None = None
+
+
+class LocalModelNodeSpec(ApiModel):
+    local_models: tuple[LocalModelInfo, ...]
+
+
+class NodeModelDetail(ApiModel):
+    """One model on this node, for people. Ours."""
+
+    name: str = Field(description="The key of `modelStatus` this explains.")
+    phase: str
+    bytes_total: Bytes | None = None
+    bytes_done: Bytes | None = None
+    bytes_from_origin: Bytes | None = None
+    bytes_from_peers: Bytes | None = None
+    rate_bytes_per_second: Bytes | None = None
+    eta: str | None = None
+    attempt: Bytes | None = None
+    reason: str | None = None
+    message: str | None = None
+    retry_time: Time | None = None
+    digest: str | None = None
+    revision: str | None = None
+    verified: Mapping[str, int] | None = Field(None, description="Files by how they were checked: sha256, git-sha1, md5, size.")
+    started_at: Time | None = None
+    finished_at: Time | None = None
+
+
+class NodeRootDetail(ApiModel):
+    """One model root on this node's disk. Ours."""
+
+    path: str
+    free: Bytes | None = None
+    used: Bytes | None = None
+    reserved: Bytes | None = None
+    reason: str | None = None
+    message: str | None = None
+
+
+class NodeAgentDetail(ApiModel):
+    """The agent on this node. Ours."""
+
+    ready: bool = False
+    incarnation: str | None = None
+    version: str | None = None
+    reason: str | None = None
+    message: str | None = None
+
+
+class LocalModelNodeStatus(ApiModel):
+    model_status: Mapping[str, ModelStatus] = Field(default_factory=dict)
+    # Ours.
+    models: tuple[NodeModelDetail, ...] = ()
+    roots: tuple[NodeRootDetail, ...] = ()
+    agent: NodeAgentDetail | None = None
+
+
+class Resource(ApiModel):
+    """A whole object. Class attributes say how the API server knows its kind."""
+
+    KIND: ClassVar[str]
+    PLURAL: ClassVar[str]
+    SHORT_NAMES: ClassVar[tuple[str, ...]]
+    NAMESPACED: ClassVar[bool] = False
+
+    metadata: ObjectMeta
+
+
+class LocalModelCache(Resource):
+    KIND = "LocalModelCache"
+    PLURAL = "localmodelcaches"
+    SHORT_NAMES = ("lmc",)
+
+    FINALIZER: ClassVar[str] = "localmodel.kserve.io/finalizer"
+
+    spec: LocalModelCacheSpec
+    status: LocalModelCacheStatus = LocalModelCacheStatus()
+
+    @property
+    def status_key(self) -> StatusKey:
+        namespace = self.metadata.namespace
+        return StatusKey(f"{namespace}/{self.metadata.name}" if namespace else self.metadata.name)
+
+
+class LocalModelNamespaceCache(LocalModelCache):
+    """The same spec and status in a namespace, so code that handles a cache handles both."""
+
+    KIND = "LocalModelNamespaceCache"
+    PLURAL = "localmodelnamespacecaches"
+    SHORT_NAMES = ("lmnc",)
+    NAMESPACED = True
+
+    FINALIZER: ClassVar[str] = "localmodelnamespacecache.kserve.io/finalizer"
+
+
+class LocalModelNodeGroup(Resource):
+    KIND = "LocalModelNodeGroup"
+    PLURAL = "localmodelnodegroups"
+    SHORT_NAMES = ("lmng",)
+
+    spec: LocalModelNodeGroupSpec
+    status: LocalModelNodeGroupStatus = LocalModelNodeGroupStatus()
+
+
+class LocalModelNode(Resource):
+    """Named like the Kubernetes node it describes."""
+
+    KIND = "LocalModelNode"
+    PLURAL = "localmodelnodes"
+    SHORT_NAMES = ("lmn",)
+
+    spec: LocalModelNodeSpec
+    status: LocalModelNodeStatus = LocalModelNodeStatus()
+
+
+RESOURCES: tuple[type[Resource], ...] = (LocalModelCache, LocalModelNamespaceCache, LocalModelNodeGroup, LocalModelNode)
