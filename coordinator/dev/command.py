@@ -1,0 +1,238 @@
+"""`localmodel dev`: the laptop cluster with a sample cache applied, shown live until Ready.
+
+Standard output carries the table and what to do next; with `--json` its last line is one JSON object and the rest goes
+to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from coordinator.api import LocalModelCache, LocalModelNode, NodeStatus
+from coordinator.dev.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions
+from coordinator.dev.processes import ChildFailed
+from coordinator.kube import LOCAL_MODEL_CACHES, LOCAL_MODEL_NODES, HttpKube, KubeError
+from coordinator.quantity import QuantityError, format_bytes, format_duration, parse_quantity
+
+_PHASE_STYLE = {"Ready": "green", "Failed": "red", "Downloading": "cyan", "Verifying": "cyan"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nodes", type=_positive, default=3, help="Kubernetes nodes to imitate (default: 3)")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="URI",
+        help=f"cache this model instead of the built-in sample {SAMPLE_URI}; may be repeated. Other hf:// models need the internet",
+    )
+    parser.add_argument("--repo", action="append", default=[], metavar="OWNER/NAME=FOLDER", help="serve FOLDER as hf://OWNER/NAME from the built-in hub")
+    parser.add_argument("--size", type=_bytes, default=256 * 1024**2, help="size of the built-in sample (default: 256MiB)")
+    parser.add_argument("--once", action="store_true", help="exit when all caches are Ready (0) or one has failed (1)")
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON, as the last line of standard output")
+    parser.add_argument("--port", type=int, default=0, help="port of the API server (default: a free one)")
+    parser.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS", help="with --once: give up after this long (default: 900)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code: 0 Ready (or stopped by Ctrl-C afterwards), 1 failed, 130 interrupted before Ready."""
+    console = Console(stderr=args.json)
+    interrupted = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: interrupted.set())
+    models = args.model or [SAMPLE_URI]
+    repos = {name: Path(folder).resolve() for name, _, folder in (each.partition("=") for each in args.repo)}
+    served = {SAMPLE_URI, *(f"hf://{name}" for name in repos)}
+    options = LaptopOptions(
+        nodes=args.nodes,
+        api_port=args.port,
+        sample_bytes=args.size if SAMPLE_URI in models else 0,
+        repos=repos,
+        real_hub=any(model.startswith("hf://") and model not in served for model in models),
+    )
+    directory = Path(tempfile.mkdtemp(prefix="localmodel-"))
+    cluster = LaptopCluster(directory, options, say=lambda line: console.print(f"[dim]{line}[/dim]"))
+    try:
+        cluster.start()
+        outcome = _watch(cluster, models, console, interrupted, args.timeout if args.once else None)
+        _explain(console, cluster, outcome, stays=not args.once and not interrupted.is_set())
+        if args.json:
+            sys.stdout.write(json.dumps(outcome.summary(cluster)) + "\n")
+            sys.stdout.flush()
+        if not args.once:
+            interrupted.wait()
+            console.print("[dim]stopping[/dim]")
+        if outcome.interrupted:
+            return 130
+        return 0 if outcome.ready else 1
+    except (ChildFailed, KubeError) as error:
+        console.print(f"[red]the laptop cluster did not start:[/red] {error}", highlight=False)
+        return 1
+    finally:
+        cluster.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the sample caches ended. `seconds` from apply to the end of waiting."""
+
+    caches: tuple[LocalModelCache, ...]
+    seconds: float
+    interrupted: bool
+
+    @property
+    def ready(self) -> bool:
+        return all(ready_condition(cache)[0] for cache in self.caches)
+
+    def summary(self, cluster: LaptopCluster) -> dict[str, Any]:
+        """The JSON object of `--json`."""
+        served = (cluster.origin_stats() or {}).get("repos", {})
+        return {
+            "ready": self.ready,
+            "seconds": round(self.seconds, 2),
+            "kubeconfig": str(cluster.kubeconfig),
+            "caches": [_cache_summary(cache, served) for cache in self.caches],
+        }
+
+
+def ready_condition(cache: LocalModelCache) -> tuple[bool, str, str]:
+    """(ready, reason, message) of the Ready condition."""
+    for condition in cache.status.conditions:
+        if condition.type == "Ready":
+            return condition.status == "True", condition.reason, condition.message
+    return False, "", ""
+
+
+def has_failed(cache: LocalModelCache) -> bool:
+    """Whether every node has either finished or failed, and at least one failed."""
+    states = set(cache.status.node_status.values())
+    return NodeStatus.ERROR in states and not states & {NodeStatus.PENDING, NodeStatus.DOWNLOADING, NodeStatus.EMPTY}
+
+
+def table(caches: list[LocalModelCache], nodes: list[LocalModelNode]) -> Table:
+    """Node, phase, bytes, rate, ETA: one row per node and model."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("NODE", "MODEL", "PHASE"):
+        grid.add_column(heading, no_wrap=True)
+    for heading in ("BYTES", "RATE", "ETA"):
+        grid.add_column(heading, justify="right", no_wrap=True)
+    grid.add_column("REASON", overflow="fold")
+    for node in sorted(nodes, key=lambda each: each.metadata.name):
+        for model in node.status.models:
+            done, total = model.bytes_done or 0, model.bytes_total or 0
+            grid.add_row(
+                node.metadata.name,
+                model.name,
+                f"[{_PHASE_STYLE.get(model.phase, 'default')}]{model.phase}[/]",
+                f"{format_bytes(done)} / {format_bytes(total)}" if total else "-",
+                f"{format_bytes(model.rate_bytes_per_second)}/s" if model.rate_bytes_per_second else "-",
+                model.eta or "-",
+                f"{model.reason}: {model.message}" if model.reason else "",
+            )
+    for cache in caches:
+        _, reason, message = ready_condition(cache)
+        if not cache.status.node_status and reason:
+            grid.add_row("-", cache.metadata.name, "-", "-", "-", "-", f"{reason}: {message}")
+    return grid
+
+
+def _watch(cluster: LaptopCluster, models: list[str], console: Console, interrupted: threading.Event, timeout_s: float | None) -> Outcome:
+    kube = cluster.kube()
+    names = {cache_name(uri): uri for uri in models}
+    for name, uri in names.items():
+        cluster.create_cache(name, uri)
+    started = time.monotonic()
+    caches: list[LocalModelCache] = []
+    with Live(console=console, refresh_per_second=8, transient=not console.is_terminal) as live:
+        while not interrupted.is_set():
+            caches, nodes = _observe(kube, names)
+            if console.is_terminal:
+                live.update(table(caches, nodes))
+            elapsed = time.monotonic() - started
+            if all(ready_condition(cache)[0] or has_failed(cache) for cache in caches):
+                break
+            if timeout_s is not None and elapsed > timeout_s:
+                break
+            interrupted.wait(0.2)
+    if not console.is_terminal:
+        console.print(table(*_observe(kube, names)))
+    return Outcome(tuple(caches), time.monotonic() - started, interrupted.is_set())
+
+
+def _observe(kube: HttpKube, names: dict[str, str]) -> tuple[list[LocalModelCache], list[LocalModelNode]]:
+    caches = [LocalModelCache.model_validate(each) for each in kube.list(LOCAL_MODEL_CACHES)[0]]
+    nodes = [LocalModelNode.model_validate(each) for each in kube.list(LOCAL_MODEL_NODES)[0]]
+    return [cache for cache in caches if cache.metadata.name in names], nodes
+
+
+def _explain(console: Console, cluster: LaptopCluster, outcome: Outcome, *, stays: bool) -> None:
+    console.print()
+    for cache in outcome.caches:
+        ready, reason, message = ready_condition(cache)
+        verdict = f"[green]Ready[/green] after {outcome.seconds:.1f} s" if ready else f"[red]{reason or 'not Ready'}[/red]"
+        console.print(f"[bold]{cache.metadata.name}[/bold] {cache.spec.source_model_uri}: {verdict}. {message}", highlight=False)
+    if not stays:
+        return
+    name = outcome.caches[0].metadata.name
+    console.print("\nThe cluster stays up until Ctrl-C. In another terminal:\n", highlight=False)
+    for line in (
+        f"export KUBECONFIG={cluster.kubeconfig}",
+        "kubectl get localmodelcaches",
+        f"kubectl describe lmc {name}",
+        "kubectl get localmodelnodes -o wide",
+        f"kubectl delete lmc {name}",
+    ):
+        console.print(f"  {line}", style="cyan", highlight=False, soft_wrap=True)
+    console.print(f"\nLogs are in {cluster.logs}, models in {cluster.directory / 'nodes'}.", highlight=False, soft_wrap=True)
+
+
+def _cache_summary(cache: LocalModelCache, served: dict[str, Any]) -> dict[str, Any]:
+    ready, reason, _ = ready_condition(cache)
+    amounts = cache.status.bytes
+    repo = re.sub(r"^hf://([^:@]+).*$", r"\1", cache.spec.source_model_uri)
+    return {
+        "name": cache.metadata.name,
+        "ready": ready,
+        "reason": reason,
+        "nodes": cache.status.copies.available if cache.status.copies else 0,
+        "bytesTotal": amounts.total if amounts else None,
+        "bytesFromOrigin": amounts.from_origin if amounts else None,
+        "bytesFromPeers": amounts.from_peers if amounts else None,
+        "originServedBytes": served.get(repo, {}).get("bytes"),
+        "manifestDigest": cache.status.manifest_digest,
+    }
+
+
+def cache_name(uri: str) -> str:
+    """A valid object name from the last part of a URI: `hf://Qwen/Qwen2.5-0.5B:main` → `qwen2.5-0.5b`."""
+    last = re.split(r"[/]", uri.rstrip("/"))[-1].split(":")[0].split("@")[0].split("?")[0]
+    return re.sub(r"[^a-z0-9.-]+", "-", last.lower()).strip("-.")[:63] or "model"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 32:
+        raise argparse.ArgumentTypeError("between 1 and 32 nodes fit a laptop")
+    return value
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_quantity(text.removesuffix("B") if text.endswith("iB") else text)
+    except QuantityError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,0 +1,25 @@
+"""Every test sees the same empty surroundings, whatever the shell it is started from has set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+_FOREIGN = ("HF_", "HUGGING", "AWS_", "KUBECONFIG", "RAY_", "LOCALMODEL_", "POD_NAMESPACE")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No credentials, no proxies, no cluster and no home of the person who runs the tests."""
+    saved = dict(os.environ)
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN) or name.upper() in _PROXIES:
+            del os.environ[name]
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    yield
+    os.environ.clear()
+    os.environ.update(saved)
