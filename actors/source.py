@@ -63,4 +63,4 @@ def translated(url: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EBUSY:  # what s3fs makes of SlowDown and 503
             raise SourceThrottled(f"{where} asks to slow down: {error}") from error
-        raise SourceError(f"{where} could not be read: {error or type(error).__name__}") from error
+        raise SourceError(f"{where} could not be read: {str(error) or type(error).__name__}") from error
