@@ -1,4 +1,9 @@
-"""How an origin is asked, and what its refusals mean: the vocabulary that every reader of a source shares.
+"""How an origin is asked, and what it answers: the vocabulary that every reader of a source shares.
+
+    SourceOptions     the credentials and endpoints to ask with, by the environment names KServe uses
+    select            which of the listed files are wanted
+    expires_at        until when a signed URL is good
+    translate_status  what a refusal means:
 
     401 403 407 451   SourceDenied      but SourceChanged for a signed URL: it expired, a fresh one will do
     404 410           SourceNotFound
@@ -11,19 +16,102 @@ URLs in messages are redacted: what signs a URL is a credential, and messages en
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from fnmatch import fnmatchcase
+from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
+from actors.manifest import ManifestFile, ModelSource
 
 MAX_RETRY_AFTER_S = 3600.0
 """An origin that asks for more is asked again after this: a wrong header must not stop a node for a day."""
 
 _SIGNATURES = frozenset({"x-amz-signature", "signature", "x-goog-signature", "sig", "key-pair-id"})
 _RATE_LIMIT_RESET = re.compile(r"\bt=(\d+)")  # the IETF draft `RateLimit: "resolvers";r=0;t=137`, as the hub sends it
+
+_NAMES = re.compile(
+    r"HF_TOKEN|HF_ENDPOINT|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|ENDPOINT_URL|DEFAULT_REGION|CA_BUNDLE)"
+    r"|S3_(VERIFY_SSL|USER_VIRTUAL_BUCKET)|awsAnonymousCredential|GOOGLE_APPLICATION_CREDENTIALS|STORAGE_OPTIONS"
+    r"|AZURE_[A-Z_]+|AZ_[A-Z_]+|HDFS_[A-Z_]+|[A-Za-z0-9.-]+-headers"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """What a source is asked with. `env` uses the names of environment variables, and is never printed.
+
+    Two that are not self-explanatory: `{host}-headers` is a JSON object of headers for http(s) on that host (KServe's),
+    `STORAGE_OPTIONS` a JSON object of fsspec options for any other scheme (ours).
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_s: float = 30.0
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] | None = None) -> SourceOptions:
+        """What a process was started with; only the names known here, so that nothing else travels."""
+        values = os.environ if environ is None else environ
+        return cls({name: value for name, value in values.items() if value and _NAMES.fullmatch(name)})
+
+    def get(self, name: str) -> str | None:
+        """None also when it is empty."""
+        return self.env.get(name) or None
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A boolean as KServe writes them: `0`, `false` and `no` in any case are False."""
+        value = self.get(name)
+        return default if value is None else value.strip().lower() not in ("0", "false", "no")
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """A JSON object; empty if unset. Raises SourceDenied for anything else, without quoting it: it is a secret."""
+        try:
+            value = json.loads(self.get(name) or "{}")
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise SourceDenied(f"{name} in the credentials is not a JSON object", reason="CredentialsInvalid")
+        return value
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal options; reveals nothing of them."""
+        canonical = json.dumps([sorted(self.env.items()), self.timeout_s])
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def select(source: ModelSource, files: Iterable[ManifestFile]) -> list[ManifestFile]:
+    """Those that match a glob of `include` (none: all) and none of `exclude`. Raises SourceNotFound if nothing is left.
+
+    Globs are the hub's and KServe's: `*` matches `/` too, a final `/` means everything below.
+    """
+    listed = list(files)
+    kept = [
+        file
+        for file in listed
+        if (not source.include or _matches(file.path, source.include)) and not _matches(file.path, source.exclude)
+    ]
+    if not kept:
+        where = redact(source.uri)
+        why = (
+            f"none of its {len(listed)} files is selected by include/exclude"
+            if listed
+            else "it holds no files, or does not exist"
+        )
+        raise SourceNotFound(f"nothing to cache in {where}: {why}")
+    return kept
+
+
+def _matches(path: str, globs: Iterable[str]) -> bool:
+    return any(fnmatchcase(path, glob + "*" if glob.endswith("/") else glob) for glob in globs)
 
 
 def redact(url: str) -> str:
@@ -38,6 +126,24 @@ def redact(url: str) -> str:
 def signed(url: str) -> bool:
     """Whether the query carries a signature (AWS, CloudFront, GCS, Azure), so that the URL expires."""
     return not _SIGNATURES.isdisjoint(name.lower() for name in parse_qs(urlsplit(url).query))
+
+
+def expires_at(url: str) -> float | None:
+    """Until when a signed URL is good, in epoch seconds; None if it does not say.
+
+    AWS and GCS name a date and a lifetime, CloudFront and the older S3 an epoch, Azure a date.
+    """
+    query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+    try:
+        for cloud in ("x-amz", "x-goog"):
+            if f"{cloud}-expires" in query:
+                signed_at = datetime.strptime(query[f"{cloud}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+                return (signed_at + timedelta(seconds=int(query[f"{cloud}-expires"]))).timestamp()
+        if "expires" in query:
+            return float(query["expires"])
+        return datetime.fromisoformat(query["se"]).timestamp() if "se" in query and "sig" in query else None
+    except (ValueError, KeyError, OverflowError):
+        return None
 
 
 def translate_status(status: int, url: str, headers: Mapping[str, str]) -> SourceError:

@@ -1,0 +1,176 @@
+"""Hugging Face repositories: one question to the hub, and a manifest pinned to a commit comes back.
+
+    public, with or without a token     URLs of the hub itself; agents follow its redirects, nothing expires
+    gated or private, with a token      LFS files: the signed URL the hub redirects to; expires
+                                        small files: read here and carried along, since nobody else may read them
+    gated, without a token              SourceDenied, before anything is tried
+
+The token goes to the hub and nowhere else; it is never part of what is returned.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
+from actors.manifest import Digest, Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
+from actors.origin import SourceOptions, expires_at, select, translate_status
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+LINK_TTL_S = 600.0
+"""How long a redirect is taken to be good when its URL does not say."""
+MAX_CARRIED_FILE_BYTES = 16 << 20
+MAX_CARRIED_BYTES = 64 << 20
+"""Bounds on what travels inside a message. The hub itself keeps everything from 10 MB on in LFS."""
+
+_URI = re.compile(r"hf://(?P<repo>[^/:@]+/[^/:@]+?)/?(?:[:@](?P<revision>.+))?")
+_PARALLEL_REQUESTS = 8
+
+# Otherwise the library asks the public hub, whatever the endpoint, for data its telemetry needs, and caches it on disk.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
+
+def resolve_hub(
+    source: ModelSource, options: SourceOptions, pinned_revision: str | None = None, *, now: float | None = None
+) -> Resolved:
+    """The repository at `pinned_revision`, else at what the URI or `source.revision` names, else at its main branch.
+
+    `now` (epoch seconds) dates links that do not say when they expire. Raises the SourceError family only.
+    """
+    repo, revision = parse_uri(source)
+    endpoint = (options.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    token = options.get("HF_TOKEN")
+    page = f"{endpoint}/{repo}"
+    with _translated(repo, pinned_revision or revision, page, token):
+        info = HfApi(endpoint=endpoint, token=token or False).model_info(
+            repo, revision=pinned_revision or revision, files_metadata=True, timeout=options.timeout_s
+        )
+    if info.gated and token is None:
+        raise SourceDenied(f"{page} is gated: ask for access there, and put a token that has it into HF_TOKEN")
+    if info.sha is None or any(sibling.size is None for sibling in info.siblings or ()):
+        raise SourceError(f"{page} was described without its commit or its file sizes: {endpoint} is not a full hub")
+    files = [
+        ManifestFile(
+            sibling.rfilename,
+            sibling.size or 0,
+            Digest(f"sha256:{sibling.lfs.sha256}" if sibling.lfs else f"git-sha1:{sibling.blob_id}"),
+        )
+        for sibling in info.siblings or ()
+    ]
+    manifest = make_manifest(source, info.sha, select(source, files))
+    urls = [hf_hub_url(repo, file.path, revision=info.sha, endpoint=endpoint) for file in manifest.files]
+    if token is None or not (info.gated or info.private):
+        return Resolved(manifest, tuple(Location(url) for url in urls))
+    with _translated(repo, info.sha, page, token):
+        return _with_token(manifest, urls, token, options.timeout_s, time.time() if now is None else now)
+
+
+def parse_uri(source: ModelSource) -> tuple[str, str | None]:
+    """`owner/repo` and the revision asked for, of `hf://owner/repo[:revision]` (or `@revision`) and `spec.revision`."""
+    match = _URI.fullmatch(source.uri)
+    if match is None:
+        raise SourceUnsupported(
+            f"{source.uri} is not of the form hf://owner/repo[:revision] (a folder of it is named in spec.include)",
+            reason="InvalidURI",
+        )
+    if match["revision"] and source.revision and match["revision"] != source.revision:
+        raise SourceUnsupported(
+            f"{source.uri} names the revision {match['revision']!r}, but spec.revision says {source.revision!r}",
+            reason="InvalidURI",
+        )
+    return match["repo"], match["revision"] or source.revision
+
+
+def _with_token(manifest: Manifest, urls: Sequence[str], token: str, timeout_s: float, now: float) -> Resolved:
+    """Locations that work without the token: signed links, and contents for what the hub serves itself."""
+
+    def link(number: int) -> str | None:
+        file, url = manifest.files[number], urls[number]
+        if not (file.digest or "").startswith("sha256:"):
+            return None
+        location = get_hf_file_metadata(url, token=token, timeout=timeout_s).location
+        return location if urlsplit(location).netloc != urlsplit(url).netloc else None
+
+    def locate(number: int) -> Location:
+        target = links[number]
+        return Location(urls[number], content=contents[number]) if target is None else Location(target)
+
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="hub") as pool:
+        numbers = range(len(urls))
+        links = list(pool.map(link, numbers))
+        carried = [number for number in numbers if links[number] is None]
+        _check_bounds([manifest.files[number] for number in carried], manifest.source)
+        read = pool.map(lambda n: _read(urls[n], token, manifest.files[n].size, timeout_s), carried)
+        contents = dict(zip(carried, read, strict=True))
+    expiries = [expires_at(target) or now + LINK_TTL_S for target in links if target is not None]
+    return Resolved(manifest, tuple(map(locate, numbers)), expires_at=min(expiries, default=None))
+
+
+def _check_bounds(files: Sequence[ManifestFile], source: ModelSource) -> None:
+    total = sum(file.size for file in files)
+    largest = max(files, key=lambda file: file.size, default=None)
+    if total > MAX_CARRIED_BYTES or (largest is not None and largest.size > MAX_CARRIED_FILE_BYTES):
+        raise SourceDenied(
+            f"{source.uri} has {total} bytes in {len(files)} files that only the token can read and the hub does not "
+            f"sign (the largest: {largest.path if largest else '-'}); at most {MAX_CARRIED_BYTES}, and "
+            f"{MAX_CARRIED_FILE_BYTES} each, can be passed on. Leave them out with spec.exclude",
+            reason="NotSignable",
+        )
+
+
+def _read(url: str, token: str, size: int, timeout_s: float) -> bytes:
+    """Exactly `size` bytes, whatever the server would like to send."""
+    content = bytearray()
+    headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
+    with get_session().stream("GET", url, headers=headers, timeout=timeout_s) as response:
+        if response.status_code != 200:
+            raise translate_status(response.status_code, url, response.headers)
+        for block in response.iter_bytes():
+            content += block
+            if len(content) > size:
+                break
+    if len(content) != size:
+        raise SourceError(
+            f"{url} is listed with {size} bytes, but sent {'more' if len(content) > size else len(content)}"
+        )
+    return bytes(content)
+
+
+@contextmanager
+def _translated(repo: str, revision: str | None, page: str, token: str | None) -> Iterator[None]:
+    """Whatever the library and its HTTP client raise inside becomes the SourceError it stands for.
+
+    The client is another package with every major version of the library, hence the last clause.
+    """
+    try:
+        yield
+    except SourceError:
+        raise
+    except GatedRepoError as error:
+        hint = "the token has not been granted access" if token else "HF_TOKEN is not set"
+        raise SourceDenied(f"{page} is gated and {hint}: ask for access on that page") from error
+    except RevisionNotFoundError as error:
+        raise SourceNotFound(f"{page} has no revision {revision!r} (any more)") from error
+    except RepositoryNotFoundError as error:
+        hint = "HF_TOKEN has no access to it" if token else "it is private and HF_TOKEN is not set"
+        raise SourceNotFound(f"there is no repository {page}, or {hint}") from error
+    except HFValidationError as error:
+        raise SourceUnsupported(f"{repo!r} cannot be a repository's name: {error}", reason="InvalidURI") from error
+    except HfHubHTTPError as error:
+        raise translate_status(error.response.status_code, page, error.response.headers) from error
+    except Exception as error:
+        raise SourceError(f"{page} could not be read: {str(error) or type(error).__name__}") from error
