@@ -1,0 +1,187 @@
+"""Ready, Progressing and Degraded: what `kubectl wait` waits for and `kubectl describe` explains.
+
+    Ready         True   every member node holds the model, and there is at least one
+                  False  reason: the most important thing that keeps it from being so
+    Progressing   True   something is under way, or will be tried again by itself
+                  False  done, or waiting for a person
+    Degraded      True   something needs attention, even where the model is Ready
+                  False  nothing does
+
+"Most important" is one order for all three: what is wrong with the request, then with its node groups, then the failure
+that can only be helped by a person, then the one that most nodes have. `lastTransitionTime` moves only with `status`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from actors.errors import Failure
+from actors.messages import NodeName
+from coordinator.quantity import format_bytes, format_duration
+from coordinator.snapshot import Cache, Problem
+from coordinator.status import Tally, rfc3339
+
+NAMED_NODES = 3
+"""How many nodes a message names before it counts the rest."""
+
+WAITING = frozenset({"AgentStarting", "NodeNotReady"})
+"""Reasons that explain a delay and are not worth attention by themselves."""
+
+
+class Verdict(NamedTuple):
+    """A condition without its times."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+
+def verdicts(tally: Tally, problems: Sequence[Problem], duplicate: Cache | None) -> tuple[Verdict, Verdict, Verdict]:
+    """Ready, Progressing and Degraded of a cache that is not being deleted.
+
+    `problems` are those of its spec and its node groups; `duplicate` is an older cluster cache of the same URI.
+    """
+    trouble = _trouble(tally)
+    ready = _ready(tally, problems, trouble)
+    return ready, _progressing(tally, ready, trouble), _degraded(problems, trouble, duplicate)
+
+
+def deleting(waiting: Sequence[NodeName], until: float | None) -> tuple[Verdict, Verdict, Verdict]:
+    """The conditions of a cache whose copies are being removed. `waiting`: nodes with no agent to confirm it."""
+    message = "copies are being removed"
+    if waiting:
+        message = f"waiting for the node agent on {name_nodes(waiting)} to remove its copy"
+        if until is not None:
+            message += f"; not waiting longer than {rfc3339(until)}"
+    return (
+        Verdict("Ready", False, "Deleting", message),
+        Verdict("Progressing", True, "Deleting", message),
+        Verdict("Degraded", bool(waiting), "AgentUnavailable" if waiting else "AsExpected", message if waiting else ""),
+    )
+
+
+def conditions(cache: Cache, wanted: Iterable[Verdict], now: float) -> list[Mapping[str, Any]]:
+    """`wanted` as metav1.Conditions. Conditions of other types that are already in the object are kept."""
+    current = cache.status.get("conditions")
+    known = (
+        {c["type"]: c for c in current if isinstance(c, Mapping) and "type" in c} if isinstance(current, list) else {}
+    )
+    result: list[Mapping[str, Any]] = []
+    for verdict in wanted:
+        before, status = known.pop(verdict.type, {}), "True" if verdict.status else "False"
+        since = before.get("lastTransitionTime") if before.get("status") == status else None
+        result.append(
+            {
+                "type": verdict.type,
+                "status": status,
+                "reason": verdict.reason,
+                "message": verdict.message,
+                "lastTransitionTime": since or rfc3339(now),
+                "observedGeneration": cache.generation,
+            }
+        )
+    return result + list(known.values())
+
+
+def name_nodes(nodes: Iterable[str]) -> str:
+    """`n1, n2, n3 and 4 more`."""
+    ordered = sorted(nodes)
+    shown = ", ".join(ordered[:NAMED_NODES])
+    return shown if len(ordered) <= NAMED_NODES else f"{shown} and {len(ordered) - NAMED_NODES} more"
+
+
+class _Trouble(NamedTuple):
+    reason: str
+    message: str
+    retryable: bool
+    waiting: bool
+
+
+def _trouble(tally: Tally) -> _Trouble | None:
+    """The failure to talk about: one that needs a person first, then the most frequent; mere delays last."""
+    by_reason: dict[str, list[tuple[NodeName, Failure, float | None]]] = defaultdict(list)
+    for trouble in tally.troubles:
+        by_reason[trouble[1].reason].append(trouble)
+    if not by_reason:
+        return None
+
+    def importance(reason: str) -> tuple[bool, bool, int, str]:
+        group = by_reason[reason]
+        return reason not in WAITING, not all(failure.retryable for _, failure, _ in group), len(group), reason
+
+    reason = max(by_reason, key=importance)
+    group = sorted(by_reason[reason], key=lambda trouble: trouble[0])
+    node, failure, retry_at = group[0]
+    retry_at = min((at for _, _, at in group if at is not None), default=retry_at)
+    if failure is tally.source.failure:
+        message = failure.message
+    elif len(group) == tally.total == 1:
+        message = f"{node}: {failure.message}"
+    else:
+        message = f"{len(group)}/{tally.total} nodes ({name_nodes(n for n, _, _ in group)}): {failure.message}"
+    if retry_at is not None:
+        message += f"; next try {rfc3339(retry_at)}"
+    return _Trouble(reason, message, failure.retryable, reason in WAITING)
+
+
+def _ready(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | None) -> Verdict:
+    if problems:
+        return Verdict("Ready", False, problems[0].reason, "; ".join(problem.message for problem in problems))
+    if tally.total == 0:
+        return Verdict("Ready", False, "NoMatchingNodes", _no_nodes(tally.cache))
+    if tally.available == tally.total:
+        return Verdict("Ready", True, "AllNodesReady", f"{tally.available}/{tally.total} nodes hold the model")
+    if trouble and not trouble.waiting:
+        return Verdict("Ready", False, trouble.reason, trouble.message)
+    if tally.downloading:
+        return Verdict("Ready", False, "Downloading", _under_way(tally))
+    if trouble:
+        return Verdict("Ready", False, trouble.reason, trouble.message)
+    if tally.source.resolved is None:
+        return Verdict("Ready", False, "Resolving", f"reading what {tally.cache.source.uri} consists of")
+    return Verdict("Ready", False, "Pending", f"{tally.available}/{tally.total} nodes, waiting for the others to start")
+
+
+def _progressing(tally: Tally, ready: Verdict, trouble: _Trouble | None) -> Verdict:
+    if ready.status:
+        return Verdict("Progressing", False, ready.reason, ready.message)
+    if tally.downloading:
+        return Verdict("Progressing", True, "Downloading", _under_way(tally))
+    if trouble and not trouble.waiting and not trouble.retryable:
+        return Verdict("Progressing", False, trouble.reason, trouble.message)
+    if trouble:
+        return Verdict("Progressing", True, "Waiting" if trouble.waiting else "Retrying", trouble.message)
+    under_way = ready.reason in ("Resolving", "Pending")
+    return Verdict("Progressing", under_way, ready.reason, ready.message)
+
+
+def _degraded(problems: Sequence[Problem], trouble: _Trouble | None, duplicate: Cache | None) -> Verdict:
+    if problems:
+        return Verdict("Degraded", True, problems[0].reason, "; ".join(problem.message for problem in problems))
+    if trouble and not trouble.waiting:
+        return Verdict("Degraded", True, trouble.reason, trouble.message)
+    if duplicate is not None:
+        message = f"LocalModelCache {duplicate.ref.name} has the same StorageURI {duplicate.source.uri}"
+        return Verdict("Degraded", True, "DuplicateSource", message)
+    return Verdict("Degraded", False, "AsExpected", "")
+
+
+def _no_nodes(cache: Cache) -> str:
+    groups = ", ".join(cache.node_groups)
+    return f"no node matches the node affinity of LocalModelNodeGroup {groups}"
+
+
+def _under_way(tally: Tally) -> str:
+    size = tally.source.total_bytes or tally.bytes_total
+    text = f"{tally.available}/{tally.total} nodes"
+    if size:
+        share = 100 * tally.bytes_cached // (size * tally.total)
+        text += f", {min(share, 100)}% of {tally.total} × {format_bytes(size)}"
+    if tally.rate >= 1:
+        text += f", {format_bytes(int(tally.rate))}/s"
+    if tally.seconds_left is not None:
+        text += f", {format_duration(tally.seconds_left)} left"
+    return text

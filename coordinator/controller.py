@@ -1,0 +1,290 @@
+"""The loop: observe → plan → apply, level-triggered, and nothing else.
+
+    informers ─┐                     ┌─► fleet.sync(desired)        what every agent should hold
+    agents ────┼─► Snapshot ─► Plan ─┼─► resolver.want(wants)       what must be known of the sources
+    resolver ──┘                     └─► writes, paced              finalizers, LocalModelNodes, status, Events
+
+A tick never waits for anything: writes go through a small thread pool and their outcome is looked at in the next tick.
+A Conflict or NotFound means that the snapshot was old, and the next plan is made from a newer one. While the API server
+is away the agents keep their desired state, and their reports keep coming in. Only a leader acts; everybody observes.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from actors.messages import NodeName
+from actors.origin import SourceOptions
+from coordinator.api import StatusKey
+from coordinator.fleet import Fleet
+from coordinator.kube import Conflict, Kube, KubeError, NotFound, Object, ResourceType, Unreachable
+from coordinator.pacing import Pace
+from coordinator.patches import KSERVE_FIELDS
+from coordinator.plan import Plan, Verb, Want, Write, plan
+from coordinator.snapshot import Cache, Credentials, LocalNode, Node, NodeGroup, Ref, Resolution, Snapshot
+from coordinator.transitions import Announcement
+
+_log = logging.getLogger(__name__)
+
+NAMESPACES = ResourceType("", "v1", "namespaces", "Namespace")
+MAX_PAUSE_S = 30.0
+DEBOUNCE_S = 0.05
+"""Changes come in bursts (one `kubectl apply` is several); they are planned for together."""
+
+T = TypeVar("T", covariant=True)
+
+
+class Observed(Protocol[T]):
+    """One kind of object as an informer keeps it. `items` is by (namespace or None, name)."""
+
+    @property
+    def synced(self) -> bool: ...
+
+    def items(self) -> Mapping[tuple[str | None, str], T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Informers:
+    """Everything that is watched."""
+
+    caches: Observed[Cache]
+    namespace_caches: Observed[Cache]
+    groups: Observed[NodeGroup]
+    nodes: Observed[Node]
+    local_nodes: Observed[LocalNode]
+
+    @property
+    def synced(self) -> bool:
+        kinds = (self.caches, self.namespace_caches, self.groups, self.nodes, self.local_nodes)
+        return all(kind.synced for kind in kinds)
+
+
+class Resolver(Protocol):
+    def want(self, wants: Mapping[StatusKey, Want], load_options: Callable[[Credentials], SourceOptions]) -> None: ...
+
+    def resolutions(self) -> Mapping[StatusKey, Resolution]: ...
+
+
+class Recorder(Protocol):
+    def event(self, ref: Ref, type_: str, reason: str, message: str) -> None:
+        """Never blocks, never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one turn of the loop did, for metrics."""
+
+    seconds: float
+    caches: int
+    nodes: int
+    planned: int
+    sent: int
+    in_flight: int
+
+
+class Controller:
+    """Turns snapshots into desired states and writes. `tick` and `run` belong to one thread."""
+
+    def __init__(
+        self,
+        informers: Informers,
+        kube: Kube,
+        fleet: Fleet,
+        resolver: Resolver,
+        recorder: Recorder,
+        *,
+        leading: Callable[[], bool],
+        load_options: Callable[[Credentials], SourceOptions],
+        writes_per_s: float = 100.0,
+        progress_interval_s: float = 3.0,
+        executor: Executor | None = None,
+        clock: Callable[[], float] = time.time,
+        observe: Callable[[Tick], None] = lambda _: None,
+    ) -> None:
+        self._informers = informers
+        self._kube = kube
+        self._fleet = fleet
+        self._resolver = resolver
+        self._recorder = recorder
+        self._leading = leading
+        self._load_options = load_options
+        self._executor = executor or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
+        self._clock = clock
+        self._observe = observe
+        self._pace = Pace(writes_per_s, progress_interval_s)
+        self._outcomes: deque[tuple[Write, Object | None, KubeError | None]] = deque()
+        self._woken = threading.Event()
+        self._owner = ""
+        self._extensions = True
+        self._acting = False
+        self._pause_s = 0.0
+        self._paused_until = 0.0
+
+    def wake(self) -> None:
+        """Something changed. May be called from any thread, as often as one likes."""
+        self._woken.set()
+
+    def run(self, stop: threading.Event, *, tick_s: float = 1.0) -> None:
+        """Ticks until `stop` is set: soon after a wake, at least every `tick_s`, and for half of the time at most."""
+        while not stop.is_set():
+            self._woken.wait(tick_s)
+            if stop.wait(DEBOUNCE_S):
+                break
+            self._woken.clear()
+            started = time.monotonic()
+            try:
+                self.tick()
+            except Exception:  # noqa: BLE001 - one bad object must not end the loop; the next tick starts from scratch
+                _log.exception("tick failed")
+            stop.wait(time.monotonic() - started)
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def tick(self) -> Plan | None:
+        """One turn. Returns the plan it acted on, None if it may not or cannot act."""
+        started, now = time.monotonic(), self._clock()
+        self._settle(now)
+        if not self._may_act(now):
+            return None
+        snapshot = self._snapshot()
+        planned = plan(snapshot, now)
+        self._fleet.sync(planned.desired)
+        self._resolver.want(planned.wants, self._load_options)
+        sent = [] if now < self._paused_until else self._pace.admit(planned.writes, now)
+        for write in sent:
+            self._executor.submit(self._send, write)
+        self._pace.keep(_refs(snapshot))
+        self._settle(now)
+        self._observe(
+            Tick(
+                seconds=time.monotonic() - started,
+                caches=len(snapshot.caches),
+                nodes=len(snapshot.nodes),
+                planned=len(planned.writes),
+                sent=len(sent),
+                in_flight=self._pace.in_flight,
+            )
+        )
+        return planned
+
+    def _may_act(self, now: float) -> bool:
+        """Leading, everything listed at least once, and the cluster's identity known."""
+        acting = self._leading() and self._informers.synced
+        if acting and not self._owner and now >= self._paused_until:
+            try:
+                self._owner = self._kube.get(NAMESPACES, "kube-system")["metadata"]["uid"]
+            except KubeError as error:
+                self._pause(now, error)
+        acting = acting and bool(self._owner)
+        if acting != self._acting:
+            self._acting = acting
+            _log.info("acting" if acting else "observing only")
+            if not acting:
+                self._resolver.want({}, self._load_options)
+        return acting
+
+    def _snapshot(self) -> Snapshot:
+        caches = [*self._informers.caches.items().values(), *self._informers.namespace_caches.items().values()]
+        return Snapshot(
+            owner=self._owner,
+            caches={cache.key: cache for cache in caches},
+            groups={name: group for (_, name), group in self._informers.groups.items().items()},
+            nodes={NodeName(name): node for (_, name), node in self._informers.nodes.items().items()},
+            local_nodes={NodeName(name): node for (_, name), node in self._informers.local_nodes.items().items()},
+            agents=self._fleet.views(),
+            resolutions=self._resolver.resolutions(),
+            extensions=self._extensions,
+        )
+
+    # --- writes ---
+
+    def _send(self, write: Write) -> None:
+        """In a writer thread."""
+        if not self._leading():
+            self._outcomes.append((write, None, Unreachable("no longer leading")))
+            return
+        ref, kube = write.ref, self._kube
+        answer: Object | None = None
+        try:
+            match write.verb:
+                case Verb.CREATE:
+                    answer = kube.create(ref.resource, write.body, namespace=ref.namespace)
+                case Verb.DELETE:
+                    kube.delete(ref.resource, ref.name, namespace=ref.namespace)
+                case _:
+                    subresource = "status" if write.verb is Verb.PATCH_STATUS else None
+                    answer = kube.patch(
+                        ref.resource, ref.name, write.body, namespace=ref.namespace, subresource=subresource
+                    )
+        except KubeError as error:
+            self._outcomes.append((write, None, error))
+        except Exception as error:  # noqa: BLE001 - the seam promises KubeError only; anything else must not wedge it
+            _log.exception("write failed", extra=_fields(write))
+            self._outcomes.append((write, None, KubeError(str(error))))
+        else:
+            self._outcomes.append((write, answer, None))
+
+    def _settle(self, now: float) -> None:
+        """Looks at the writes that were answered since."""
+        while self._outcomes:
+            write, answer, error = self._outcomes.popleft()
+            match error:
+                case None:
+                    self._pace.finished(write.ref)
+                    self._pause_s = 0.0
+                    self._announce(write.events)
+                    if answer is not None and self._extensions:
+                        self._notice_pruning(write, answer)
+                case Conflict() | NotFound():
+                    self._pace.finished(write.ref)
+                case Unreachable():
+                    self._pace.forget(write.ref)
+                    self._pause(now, error)
+                case _:
+                    delay = self._pace.refused(write.ref, now)
+                    fields = {**_fields(write), "error": str(error), "retry_after_s": delay}
+                    _log.warning("the API server refused a write", extra=fields)
+
+    def _pause(self, now: float, error: KubeError) -> None:
+        """Stops writing for a while; says so once per outage."""
+        if now < self._paused_until:
+            return
+        if not self._pause_s:
+            _log.warning("the API server cannot be written to", extra={"error": str(error)})
+        self._pause_s = min(MAX_PAUSE_S, max(1.0, 2 * self._pause_s))
+        self._paused_until = now + max(self._pause_s, error.retry_after_s or 0.0)
+
+    def _announce(self, events: Iterable[Announcement]) -> None:
+        for event in events:
+            self._recorder.event(event.ref, "Warning" if event.warning else "Normal", event.reason, event.message)
+
+    def _notice_pruning(self, write: Write, answer: Object) -> None:
+        """KServe's own CRDs drop the status fields they do not know: from then on only theirs are compared."""
+        if write.verb is not Verb.PATCH_STATUS:
+            return
+        sent = {name for name, value in write.body["status"].items() if value is not None and name not in KSERVE_FIELDS}
+        if sent and not sent & set(answer.get("status") or {}):
+            self._extensions = False
+            message = (
+                "the cluster's CRDs do not have localmodel's status fields (progress, conditions, reasons);"
+                " apply k8s/crds and restart the coordinator to see them"
+            )
+            _log.warning("status fields are pruned by the API server", extra={"fields": sorted(sent)})
+            self._announce([Announcement(write.ref, True, "ExtensionFieldsPruned", message)])
+
+
+def _refs(snapshot: Snapshot) -> Iterable[Ref]:
+    yield from (cache.ref for cache in snapshot.caches.values())
+    yield from (group.ref for group in snapshot.groups.values())
+    yield from (local.ref for local in snapshot.local_nodes.values())
+
+
+def _fields(write: Write) -> dict[str, str | None]:
+    ref = write.ref
+    return {"verb": write.verb.value, "kind": ref.resource.kind, "namespace": ref.namespace, "object": ref.name}

@@ -1,0 +1,89 @@
+"""The smallest merge patch from what stands in an object to what should, and whether it can wait.
+
+A patch names only fields we own, only where they differ, and removes with null (RFC 7396). A *material* change is one a
+person or a program may be waiting for; the rest is progress (bytes, rate, ETA), which may be written a little later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+CACHE_STATUS = (
+    "nodeStatus",
+    "copies",
+    "conditions",
+    "observedGeneration",
+    "selection",
+    "revision",
+    "manifestDigest",
+    "bytes",
+    "rateBytesPerSecond",
+    "eta",
+    "progress",
+    "available",
+    "size",
+    "startedAt",
+    "completedAt",
+)
+NODE_STATUS = ("modelStatus", "models", "roots", "agent")
+
+KSERVE_FIELDS = frozenset({"nodeStatus", "copies", "modelStatus"})
+"""What is left of them on a cluster with KServe's own CRDs."""
+
+_PROGRESS = frozenset({"bytes", "rateBytesPerSecond", "eta", "progress", "roots"})
+_MATERIAL_OF_CONDITION = ("type", "status", "reason", "observedGeneration")
+_MATERIAL_OF_MODEL = ("name", "phase", "reason", "retryTime", "attempt", "digest")
+
+
+def status_patch(
+    current: Mapping[str, Any], wanted: Mapping[str, Any], owned: Iterable[str], *, extensions: bool = True
+) -> dict[str, Any]:
+    """What to merge into `status` so that the owned fields are as `wanted`; empty if they are.
+
+    With `extensions` False only KServe's own fields are looked at, as the API server drops the others.
+    """
+    patch: dict[str, Any] = {}
+    for name in owned:
+        if not extensions and name not in KSERVE_FIELDS:
+            continue
+        now, then = current.get(name), wanted.get(name)
+        if now == then or (not now and not then and now != 0 and then != 0):  # absent, null and empty are one
+            continue
+        if isinstance(now, Mapping) and isinstance(then, Mapping):
+            patch[name] = _merge(now, then)
+        else:
+            patch[name] = then or None if not isinstance(then, int) else then
+    return patch
+
+
+def is_material(current: Mapping[str, Any], patch: Mapping[str, Any]) -> bool:
+    """Whether `patch` of a status says more than progress."""
+    for name, then in patch.items():
+        if name in _PROGRESS:
+            continue
+        if name == "conditions":
+            if _differ(current.get(name), then, _MATERIAL_OF_CONDITION):
+                return True
+        elif name == "models":
+            if _differ(current.get(name), then, _MATERIAL_OF_MODEL):
+                return True
+        else:
+            return True
+    return False
+
+
+def _merge(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """Values are scalars or lists; a nested object does not occur in what we own."""
+    patch: dict[str, Any] = {name: value for name, value in then.items() if now.get(name) != value or name not in now}
+    patch.update((name, None) for name in now if name not in then)
+    return patch
+
+
+def _differ(now: Any, then: Any, fields: tuple[str, ...]) -> bool:
+    if not isinstance(now, list) or not isinstance(then, list) or len(now) != len(then):
+        return True
+    for old, new in zip(now, then, strict=True):
+        if old != new and any(old.get(name) != new.get(name) for name in fields):
+            return True
+    return False

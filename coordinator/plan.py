@@ -1,0 +1,425 @@
+"""Decides: everything that follows from a snapshot, and nothing else.
+
+    Snapshot ──place──► who should hold what ──fold──► status of caches and nodes
+                                │                              │
+                                ▼                              ▼
+             desired state of every agent             writes (with their Events)
+             sources to resolve
+
+`plan` has no memory. A cache, a node or a copy is in some state because the snapshot says so, and the plan for a world
+that is as it should be is empty of writes. An object is written at most once per plan, so a step of two writes (first
+the finalizer, then status) takes two plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from actors.manifest import ModelSource, Resolved, StorageKey
+from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport, Phase
+from coordinator.api import NodeStatus, StatusKey
+from coordinator.conditions import conditions, deleting, verdicts
+from coordinator.fleet import AgentView
+from coordinator.kube import Object
+from coordinator.members import Members, Placement, group_problem, place, status_roots
+from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_patch
+from coordinator.quantity import format_bytes, parse_bytes
+from coordinator.snapshot import LOCAL_NODES, Cache, Credentials, LocalNode, Node, NodeGroup, Problem, Ref, Snapshot
+from coordinator.status import (
+    SETTLE,
+    STARTING,
+    Fold,
+    SourceState,
+    Tally,
+    cache_numbers,
+    fold,
+    local_node_status,
+    source_state,
+)
+from coordinator.transitions import Announcement, agent_events, cache_events
+
+UNREACHABLE_GRACE_S = 600.0
+"""How long the deletion of a cache waits for an agent that does not answer on a node that is Ready. Its copy is then
+left for the agent to remove when it comes back, which it does because no desired state lists it any more."""
+
+
+class Verb(Enum):
+    CREATE = "create"
+    PATCH = "patch"
+    PATCH_STATUS = "patch status"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One request. `body` is a whole object or a merge patch that carries the resourceVersion it was made from.
+
+    `material` False: progress only, may wait. `events` are sent once it has succeeded.
+    """
+
+    verb: Verb
+    ref: Ref
+    body: Object
+    material: bool = True
+    events: tuple[Announcement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A source to resolve. `pinned_revision`: answer for this commit. `reject`: resolutions that no longer serve."""
+
+    source: ModelSource
+    credentials: Credentials
+    pinned_revision: str | None = None
+    reject: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    writes: tuple[Write, ...]
+    desired: Mapping[NodeName, DesiredState]
+    wants: Mapping[StatusKey, Want]
+
+
+def plan(snapshot: Snapshot, now: float) -> Plan:
+    """Pure. `now` is epoch seconds and only ever becomes a time in a status."""
+    members = place(snapshot)
+    sources = {
+        cache.key: source_state(cache, snapshot.resolutions.get(cache.key))
+        for cache in snapshot.caches.values()
+        if cache.deleted_at is None
+    }
+    folded = fold(snapshot, members, sources)
+    writes = [
+        *_cache_writes(snapshot, members, folded, now),
+        *_node_writes(snapshot, members, folded),
+        *_group_writes(snapshot, members),
+    ]
+    return Plan(tuple(writes), _desired(snapshot, members, sources), _wants(snapshot, members))
+
+
+# --- what agents should hold ---
+
+
+def _desired(
+    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState]
+) -> dict[NodeName, DesiredState]:
+    """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
+    desired: dict[NodeName, DesiredState] = {}
+    shared: dict[int, tuple[DesiredModel, ...]] = {}
+    for name, placement in members.placements.items():
+        models = shared.get(id(placement))
+        if models is None:
+            models = shared[id(placement)] = _models(placement, sources)
+        report = _report(snapshot, name)
+        desired[name] = DesiredState(
+            owner=snapshot.owner,
+            roots=_roots(placement.roots, report),
+            models=models,
+            resolved=_unknown(snapshot, placement, report, sources),
+        )
+    for name in snapshot.nodes:
+        if name not in members.placements and _draining(snapshot, name):
+            report = _report(snapshot, name)
+            paths = [r.path for r in report.roots] if report else status_roots(snapshot.local_nodes.get(name))
+            desired[name] = DesiredState(snapshot.owner, tuple(DesiredRoot(path) for path in paths))
+    return desired
+
+
+def _models(placement: Placement, sources: Mapping[StatusKey, SourceState]) -> tuple[DesiredModel, ...]:
+    """One per folder; who shares it lends it the highest priority."""
+    priority: dict[StorageKey, int] = {}
+    for slot in placement.slots:
+        key = slot.cache.storage_key
+        priority[key] = max(priority.get(key, slot.cache.priority), slot.cache.priority)
+    return tuple(
+        DesiredModel(
+            key=slot.cache.storage_key,
+            root=slot.root,
+            source=slot.cache.source,
+            resolved=sources[slot.cache.key].resolved,
+            expected_digest=slot.cache.digest,
+            priority=priority[slot.cache.storage_key],
+        )
+        for slot in placement.slots
+        if slot.owner is slot.cache and slot.root is not None
+    )
+
+
+def _roots(roots: tuple[DesiredRoot, ...], report: NodeReport | None) -> tuple[DesiredRoot, ...]:
+    """The roots of the node's groups, and those of groups it has left as long as something lies there."""
+    if report is None:
+        return roots
+    known = {root.path for root in roots}
+    others = (root for root in report.roots if root.path not in known)
+    return roots + tuple(DesiredRoot(root.path) for root in others if root.used_bytes or root.reserved_bytes)
+
+
+def _unknown(
+    snapshot: Snapshot, placement: Placement, report: NodeReport | None, sources: Mapping[StatusKey, SourceState]
+) -> dict[str, Resolved]:
+    """The resolutions that this node needs and does not have."""
+    reports = _models_of(report)
+    known = report.resolved_known if report else frozenset()
+    unknown = {}
+    for slot in placement.slots:
+        if slot.owner is slot.cache:
+            name = sources[slot.cache.key].resolved
+            if name is None or name in known or _is_ready(reports.get(slot.cache.storage_key), slot.cache):
+                continue
+            resolution = snapshot.resolutions[slot.cache.key].resolved
+            if resolution is not None:
+                unknown[name] = resolution
+    return unknown
+
+
+def _draining(snapshot: Snapshot, name: NodeName) -> bool:
+    """A node in no group whose disk may still hold something: its status is cleared once its agent reports nothing."""
+    local, report = snapshot.local_nodes.get(name), _report(snapshot, name)
+    if report and report.models:
+        return True
+    return local is not None and bool(local.models or local.status.get("modelStatus") or local.status.get("agent"))
+
+
+def _wants(snapshot: Snapshot, members: Members) -> dict[StatusKey, Want]:
+    """Every source that a ready node still needs something of. A world that holds everything asks for nothing."""
+    rejected: dict[StatusKey, set[str]] = {}
+    wanted: dict[StatusKey, Cache] = {}
+    for name, placement in members.placements.items():
+        if not snapshot.nodes[name].ready:
+            continue
+        reports = _models_of(_report(snapshot, name))
+        for slot in placement.slots:
+            cache = slot.cache
+            report = reports.get(cache.storage_key)
+            if slot.owner is not cache or cache.problem or _is_ready(report, cache):
+                continue
+            wanted[cache.key] = cache
+            if report is not None and report.resolved and _is_stale(snapshot, cache, report):
+                rejected.setdefault(cache.key, set()).add(report.resolved)
+    return {
+        key: Want(
+            source=cache.source,
+            credentials=cache.credentials,
+            pinned_revision=cache.status.get("revision") if cache.status.get("selection") == cache.selection else None,
+            reject=frozenset(rejected.get(key, ())),
+        )
+        for key, cache in wanted.items()
+    }
+
+
+def _is_stale(snapshot: Snapshot, cache: Cache, report: ModelReport) -> bool:
+    """The agent failed in a way that fresh locations can help: other content, or a signed location that is refused."""
+    if report.failure is None:
+        return False
+    if report.failure.reason == "SourceChanged":
+        return True
+    resolution = snapshot.resolutions.get(cache.key)
+    signed = resolution is not None and resolution.resolved is not None and resolution.resolved.expires_at is not None
+    return report.failure.reason == "SourceDenied" and signed
+
+
+def _is_ready(report: ModelReport | None, cache: Cache) -> bool:
+    return report is not None and report.phase is Phase.READY and report.selection == cache.selection
+
+
+def _report(snapshot: Snapshot, name: NodeName) -> NodeReport | None:
+    return snapshot.agents.get(name, STARTING).report
+
+
+def _models_of(report: NodeReport | None) -> dict[StorageKey, ModelReport]:
+    return {model.key: model for model in report.models} if report else {}
+
+
+# --- caches ---
+
+
+def _cache_writes(snapshot: Snapshot, members: Members, folded: Fold, now: float) -> Iterator[Write]:
+    reported = None
+    for cache in snapshot.caches.values():
+        if cache.deleted_at is not None:
+            if cache.finalizer in cache.finalizers:
+                if reported is None:
+                    reported = {name: _models_of(_report(snapshot, name)) for name in snapshot.nodes}
+                yield from _deletion(snapshot, members, cache, reported, now)
+        elif cache.finalizer not in cache.finalizers:
+            yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
+        else:
+            yield from _status_of_cache(snapshot, members, folded.caches[cache.key], now)
+
+
+def _status_of_cache(snapshot: Snapshot, members: Members, tally: Tally, now: float) -> Iterator[Write]:
+    cache = tally.cache
+    wanted = cache_numbers(tally)
+    judged = verdicts(tally, _problems(snapshot, cache), members.duplicates.get(cache.key))
+    wanted["conditions"] = conditions(cache, judged, now)
+    if judged[0].status and not wanted["completedAt"]:
+        written = cache.status.get("completedAt")
+        wanted["completedAt"] = written or next(c["lastTransitionTime"] for c in wanted["conditions"])
+    patch = status_patch(cache.status, wanted, CACHE_STATUS, extensions=snapshot.extensions)
+    if patch:
+        material = is_material(cache.status, patch)
+        events = cache_events(cache, wanted, judged, extensions=snapshot.extensions) if material else []
+        yield Write(Verb.PATCH_STATUS, cache.ref, _body(cache.ref, status=patch), material, tuple(events))
+
+
+def _problems(snapshot: Snapshot, cache: Cache) -> list[Problem]:
+    """What is wrong with the request itself, or with a group it names."""
+    problems = [cache.problem] if cache.problem else []
+    return problems + [problem for name in cache.node_groups if (problem := group_problem(snapshot, name))]
+
+
+def _deletion(
+    snapshot: Snapshot,
+    members: Members,
+    cache: Cache,
+    reported: Mapping[NodeName, Mapping[StorageKey, ModelReport]],
+    now: float,
+) -> Iterator[Write]:
+    """Releases the finalizer once no node lists or reports the copy. What cannot be asked does not block for ever."""
+    words = {k: v for k, v in (cache.status.get("nodeStatus") or {}).items() if isinstance(v, str)}
+    holding, silent = [], []
+    for name, node in snapshot.nodes.items():
+        local, view = snapshot.local_nodes.get(name), snapshot.agents.get(name, STARTING)
+        placement = members.placements.get(name)
+        if local is not None and cache.key in local.listed:
+            holding.append(name)
+        elif placement is not None and cache.storage_key in placement.keys:
+            continue  # another cache of the same URI keeps the folder
+        elif view.failure is None:
+            if cache.storage_key in reported[name]:
+                holding.append(name)
+        elif node.ready and _may_hold(cache, view, reported[name], words.get(name)):
+            silent.append(name)
+    until = (cache.deleted_at or now) + UNREACHABLE_GRACE_S
+    if not holding and (not silent or now >= until):
+        rest = [finalizer for finalizer in cache.finalizers if finalizer != cache.finalizer]
+        message = "no node lists it any more" + (f"; {len(silent)} could not be asked" if silent else "")
+        done = Announcement(cache.ref, bool(silent), "Deleted", message)
+        yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": rest or None}), events=(done,))
+        return
+    left = {name: words[name] for name in sorted({*holding, *silent}) if name in words}
+    available = sum(word == NodeStatus.DOWNLOADED for word in left.values())
+    failed = sum(word == NodeStatus.ERROR for word in left.values())
+    judged = deleting(silent, until if silent else None)
+    copies = {"available": available, "failed": failed, "total": len(left)}
+    wanted = {
+        "nodeStatus": left,
+        "copies": {name: count for name, count in copies.items() if count},
+        "conditions": conditions(cache, judged, now),
+        "available": f"{available}/{len(left)}",
+    }
+    patch = status_patch(cache.status, wanted, wanted, extensions=snapshot.extensions)
+    if patch:
+        known = {c.get("type"): c for c in cache.status.get("conditions") or ()}
+        warn = silent and known.get("Degraded", {}).get("reason") != judged[2].reason
+        events = (Announcement(cache.ref, True, "Deleting", judged[0].message),) if warn else ()
+        material = is_material(cache.status, patch)
+        yield Write(Verb.PATCH_STATUS, cache.ref, _body(cache.ref, status=patch), material, events)
+
+
+def _may_hold(cache: Cache, view: AgentView, reported: Mapping[StorageKey, ModelReport], word: str | None) -> bool:
+    """Whether a silent agent's node is believed to have bytes of this cache: by its last report, else by status."""
+    if view.report is not None:
+        return cache.storage_key in reported
+    return word in (NodeStatus.DOWNLOADED, NodeStatus.DOWNLOADING, NodeStatus.ERROR)
+
+
+# --- nodes ---
+
+
+def _node_writes(snapshot: Snapshot, members: Members, folded: Fold) -> Iterator[Write]:
+    for name, placement in members.placements.items():
+        node, local = snapshot.nodes[name], snapshot.local_nodes.get(name)
+        if local is None:
+            yield _created(node, placement)
+        else:
+            yield from _updated(snapshot, node, local, placement.entries, folded.nodes[name])
+    for name, local in snapshot.local_nodes.items():
+        gone = snapshot.nodes.get(name)
+        if gone is None:  # the garbage collector does the same where KServe's LocalModelNodes have an owner
+            yield Write(Verb.DELETE, local.ref, {})
+        elif name not in members.placements and _draining(snapshot, name):
+            view = snapshot.agents.get(name, STARTING)
+            empty = view.failure is None and view.report is not None and not view.report.models
+            status = {} if empty and not local.models else local_node_status({}, [], view, local)
+            yield from _updated(snapshot, gone, local, [], status)
+
+
+def _created(node: Node, placement: Placement) -> Write:
+    ref = Ref(LOCAL_NODES, node.name)
+    body = {
+        "apiVersion": LOCAL_NODES.api_version,
+        "kind": LOCAL_NODES.kind,
+        "metadata": {"name": node.name, "ownerReferences": [_owner(node)]},
+        "spec": {"localModels": placement.entries},
+    }
+    return Write(Verb.CREATE, ref, body)
+
+
+def _updated(
+    snapshot: Snapshot, node: Node, local: LocalNode, entries: list[Mapping[str, Any]], status: Mapping[str, Any]
+) -> Iterator[Write]:
+    owned = any(owner.get("uid") == node.uid for owner in local.owners)
+    if not owned or list(local.models) != entries:
+        others = [owner for owner in local.owners if owner.get("kind") != "Node"]
+        metadata = {} if owned else {"ownerReferences": [*others, _owner(node)]}
+        yield Write(Verb.PATCH, local.ref, _body(local.ref, metadata, spec={"localModels": entries}))
+        return
+    patch = status_patch(local.status, status, NODE_STATUS, extensions=snapshot.extensions)
+    if patch:
+        events = agent_events(local.ref, local.status, status) if "agent" in patch and status else []
+        material = is_material(local.status, patch)
+        yield Write(Verb.PATCH_STATUS, local.ref, _body(local.ref, status=patch), material, tuple(events))
+
+
+def _owner(node: Node) -> Mapping[str, str]:
+    return {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
+
+
+# --- node groups ---
+
+
+def _group_writes(snapshot: Snapshot, members: Members) -> Iterator[Write]:
+    """`status.used` and `.available`, summed over the members that report. Not a subresource, as in KServe."""
+    for name, nodes in members.groups.items():
+        group = snapshot.groups[name]
+        roots = [
+            root
+            for node in nodes
+            if (report := _report(snapshot, node)) is not None
+            for root in report.roots
+            if root.path == group.root and root.failure is None
+        ]
+        if not roots:
+            continue
+        limit = group.limit_bytes if group.limit_bytes is not None else 1 << 62
+        used = sum(root.used_bytes for root in roots)
+        available = sum(max(0, min(root.free_bytes, limit - root.used_bytes) - root.reserved_bytes) for root in roots)
+        yield from _group_status(group, used, available)
+
+
+def _group_status(group: NodeGroup, used: int, available: int) -> Iterator[Write]:
+    measured = {"used": used, "available": available}
+    wanted = {name: _settled_quantity(count, group.status.get(name)) for name, count in measured.items()}
+    if any(group.status.get(name) != value for name, value in wanted.items()):
+        yield Write(Verb.PATCH, group.ref, _body(group.ref, status=wanted), material=False)
+
+
+def _settled_quantity(count: int, written: object) -> object:
+    """`written` while it says about the same; else `count` for people."""
+    text = format_bytes(count)
+    try:
+        value = parse_bytes(written) if isinstance(written, int | str) else None
+    except ValueError:
+        value = None
+    if value is None or bool(value) != bool(count):
+        return text
+    return written if text == written or abs(value - count) <= SETTLE * max(value, count) else text
+
+
+def _body(ref: Ref, metadata: Mapping[str, Any] | None = None, **parts: Any) -> Object:
+    return {"metadata": {"resourceVersion": ref.version, **(metadata or {})}, **parts}

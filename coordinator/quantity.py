@@ -1,0 +1,61 @@
+"""Numbers as Kubernetes writes them, and as people read them in `kubectl get`.
+
+Parsing follows `k8s.io/apimachinery/pkg/api/resource`: decimal and binary suffixes, exponents, and a fraction of a byte
+rounds up (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/).
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import ROUND_CEILING, Decimal
+
+_QUANTITY = re.compile(
+    r"(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:(?P<suffix>[KMGTPE]i|[numkMGTPE])|[eE](?P<exponent>[+-]?\d+))?"
+)
+_DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+_BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
+
+
+def parse_bytes(quantity: int | str) -> int:
+    """The number of bytes, rounded up to a whole one. Raises ValueError for what is not a quantity, or is negative."""
+    if isinstance(quantity, bool) or not isinstance(quantity, int | str):
+        raise ValueError(f"{quantity!r} is not a quantity")
+    match = _QUANTITY.fullmatch(str(quantity))
+    if match is None:
+        raise ValueError(f"{quantity!r} is not a quantity (expected a number such as 500M, 10Gi or 1.5Ti)")
+    number, suffix, exponent = Decimal(match["number"]), match["suffix"] or "", int(match["exponent"] or 0)
+    if abs(exponent) > 18:
+        raise ValueError(f"{quantity!r} is out of range")
+    scale = Decimal(1 << 10 * (_BINARY.index(suffix) + 1)) if suffix in _BINARY else Decimal(10) ** _DECIMAL[suffix]
+    value = int((number * scale * Decimal(10) ** exponent).to_integral_value(ROUND_CEILING))
+    if value < 0:
+        raise ValueError(f"{quantity!r} is negative")
+    return value
+
+
+def format_bytes(count: int) -> str:
+    """A valid quantity with at most one digit after the point: `512`, `1.5Ki`, `15.3Gi`. Rounded down."""
+    power = min((max(count, 1).bit_length() - 1) // 10, len(_BINARY))
+    if power == 0:
+        return str(count)
+    tenths = count * 10 >> 10 * power
+    whole, tenth = divmod(tenths, 10)
+    return f"{whole}.{tenth}{_BINARY[power - 1]}" if tenth and whole < 100 else f"{whole}{_BINARY[power - 1]}"
+
+
+def format_duration(seconds: float) -> str:
+    """Two units at most, rounded up to a second: `0s`, `42s`, `4m10s`, `2h5m`, `3d4h`."""
+    total = max(0, -int(-seconds // 1))
+    for unit, below, large, small in ((60, 3600, "m", "s"), (3600, 86400, "h", "m"), (86400, None, "d", "h")):
+        if total < 60:
+            return f"{total}s"
+        if below is None or total < below:
+            whole, rest = divmod(total, unit)
+            rest //= {"s": 1, "m": 60, "h": 3600}[small]
+            return f"{whole}{large}{rest}{small}" if rest else f"{whole}{large}"
+    raise AssertionError("the last unit has no upper bound")
+
+
+def format_percent(done: int, total: int) -> str:
+    """`73%`, rounded down, so that 100% means all of it. An empty whole is done."""
+    return f"{100 if total <= 0 else min(100, done * 100 // total)}%"

@@ -1,0 +1,336 @@
+"""What the coordinator observed, as values: the whole input of `plan`.
+
+    Kubernetes object ──read_*──► Cache, NodeGroup, Node, LocalNode      once, when an informer receives it
+    all of them + agents + resolutions  ──►  Snapshot                    every tick
+
+Reading never loses an object that exists. What cannot be understood becomes a `problem` on the value, because an object
+that silently vanished from the snapshot would look like a deletion, and a deletion empties disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from actors.errors import Failure
+from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
+from actors.messages import NodeName
+from coordinator.api import (
+    GROUP,
+    VERSION,
+    LocalModelCache,
+    LocalModelCacheSpec,
+    LocalModelNamespaceCache,
+    LocalModelNode,
+    LocalModelNodeGroup,
+    Resource,
+    StatusKey,
+)
+from coordinator.fleet import AgentView
+from coordinator.kube import Object, ResourceType
+from coordinator.quantity import parse_bytes
+from coordinator.selectors import NodeSelector, compile_selector
+
+
+def resource_type(model: type[Resource]) -> ResourceType:
+    return ResourceType(GROUP, VERSION, model.PLURAL, model.KIND, model.NAMESPACED)
+
+
+CACHES = resource_type(LocalModelCache)
+NAMESPACE_CACHES = resource_type(LocalModelNamespaceCache)
+NODE_GROUPS = resource_type(LocalModelNodeGroup)
+LOCAL_NODES = resource_type(LocalModelNode)
+NODES = ResourceType("", "v1", "nodes", "Node")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An object as a write and an Event name it."""
+
+    resource: ResourceType
+    name: str
+    namespace: str | None = None
+    uid: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why an object cannot be used as it stands. CamelCase reason; the message names the field."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Which credentials a cache names; what they contain is read when the source is resolved."""
+
+    service_account: str | None = None
+    storage_key: str | None = None
+    parameters: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cache:
+    """A LocalModelCache or LocalModelNamespaceCache. `status` is as it stands in the object.
+
+    `entry` is its line in `LocalModelNode.spec.localModels`, without the node group. `created` is epoch seconds.
+    """
+
+    ref: Ref
+    key: StatusKey
+    source: ModelSource
+    storage_key: StorageKey
+    node_groups: tuple[str, ...]
+    entry: Mapping[str, Any]
+    status: Mapping[str, Any]
+    finalizer: str
+    finalizers: tuple[str, ...] = ()
+    generation: int = 0
+    created: float = 0.0
+    deleted_at: float | None = None
+    size_bytes: int | None = None
+    digest: str | None = None
+    priority: int = 0
+    credentials: Credentials = Credentials()
+    selection: str = ""
+    problem: Problem | None = None
+
+    @property
+    def age_order(self) -> tuple[float, str]:
+        """Sorts the oldest first; the oldest of those with one URI owns the folder."""
+        return self.created, self.key
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeGroup:
+    """A LocalModelNodeGroup. `root` and `selector` are None where `problem` says why."""
+
+    ref: Ref
+    root: str | None
+    selector: NodeSelector | None
+    limit_bytes: int | None
+    status: Mapping[str, Any]
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """A Kubernetes node."""
+
+    name: NodeName
+    uid: str
+    labels: Mapping[str, str]
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalNode:
+    """A LocalModelNode. `models` and `status` are as they stand in the object."""
+
+    ref: Ref
+    owners: tuple[Mapping[str, Any], ...]
+    models: tuple[Mapping[str, Any], ...]
+    status: Mapping[str, Any]
+    listed: Mapping[StatusKey, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What the resolver knows of one source. `retry_at` (epoch seconds) is set while `failure` is."""
+
+    resolved: Resolved | None = None
+    failure: Failure | None = None
+    retry_at: float | None = None
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole world at one moment. `owner` is the uid of the namespace kube-system.
+
+    `extensions` is False when the API server prunes the status fields that KServe's own CRDs do not have.
+    """
+
+    owner: str
+    caches: Mapping[StatusKey, Cache] = field(default_factory=dict)
+    groups: Mapping[str, NodeGroup] = field(default_factory=dict)
+    nodes: Mapping[NodeName, Node] = field(default_factory=dict)
+    local_nodes: Mapping[NodeName, LocalNode] = field(default_factory=dict)
+    agents: Mapping[NodeName, AgentView] = field(default_factory=dict)
+    resolutions: Mapping[StatusKey, Resolution] = field(default_factory=dict)
+    extensions: bool = True
+
+
+def read_cache(raw: Object) -> Cache:
+    """Raises ValueError only for an object without a name."""
+    return _cache(raw, LocalModelCache)
+
+
+def read_namespace_cache(raw: Object) -> Cache:
+    """Raises ValueError only for an object without a name."""
+    return _cache(raw, LocalModelNamespaceCache)
+
+
+def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
+    ref, metadata = _ref(raw, resource_type(model)), raw["metadata"]
+    key = StatusKey(f"{ref.namespace}/{ref.name}" if ref.namespace else ref.name)
+    problem, size_bytes = None, None
+    try:
+        spec = LocalModelCacheSpec.model_validate(raw.get("spec"))
+        size_bytes = parse_bytes(spec.model_size)
+    except ValidationError as error:
+        problem, spec = Problem("InvalidSpec", _first_error(error)), _salvage(raw.get("spec"))
+    except ValueError as error:
+        problem = Problem("InvalidSpec", f"spec.modelSize: {error}")
+    source = ModelSource(spec.source_model_uri, spec.revision, spec.include or (), spec.exclude or ())
+    storage = spec.storage
+    entry: dict[str, Any] = {"modelName": ref.name, "sourceModelUri": source.uri}
+    if ref.namespace:
+        entry["namespace"] = ref.namespace
+    if spec.service_account_name:
+        entry["serviceAccountName"] = spec.service_account_name
+    if storage:
+        entry["storage"] = storage.model_dump(by_alias=True, exclude_none=True)
+    return Cache(
+        ref=ref,
+        key=key,
+        source=source,
+        storage_key=storage_key(source.uri),
+        node_groups=tuple(dict.fromkeys(spec.node_groups)),
+        entry=entry,
+        status=_mapping(raw.get("status")),
+        finalizer=model.FINALIZER,
+        finalizers=tuple(metadata.get("finalizers") or ()),
+        generation=int(metadata.get("generation") or 0),
+        created=_seconds(metadata.get("creationTimestamp")) or 0.0,
+        deleted_at=_seconds(metadata.get("deletionTimestamp")),
+        size_bytes=size_bytes,
+        digest=spec.digest,
+        priority=spec.priority or 0,
+        credentials=Credentials(
+            spec.service_account_name,
+            storage.key if storage else None,
+            tuple(sorted((storage.parameters or {}).items())) if storage else (),
+        ),
+        selection=source.selection,
+        problem=problem,
+    )
+
+
+def _salvage(spec: object) -> LocalModelCacheSpec:
+    """What can still be read of an invalid spec, so that copies it already has are recognised and kept."""
+    fields = _mapping(spec)
+    uri, groups, revision = fields.get("sourceModelUri"), fields.get("nodeGroups"), fields.get("revision")
+    return LocalModelCacheSpec.model_construct(
+        source_model_uri=uri if isinstance(uri, str) else "",
+        model_size=0,
+        node_groups=_strings(groups) or (),
+        service_account_name=None,
+        storage=None,
+        revision=revision if isinstance(revision, str) else None,
+        include=_strings(fields.get("include")),
+        exclude=_strings(fields.get("exclude")),
+        digest=None,
+        priority=None,
+        pinned=None,
+    )
+
+
+def read_node_group(raw: Object) -> NodeGroup:
+    """Raises ValueError only for an object without a name."""
+    ref, spec = _ref(raw, NODE_GROUPS), _mapping(raw.get("spec"))
+    volume = _mapping(spec.get("persistentVolumeSpec"))
+    required = _mapping(volume.get("nodeAffinity")).get("required")
+    root, selector, limit_bytes, problem = None, None, None, None
+    try:
+        limit_bytes = parse_bytes(spec.get("storageLimit", ""))
+    except ValueError as error:
+        problem = Problem("NodeGroupInvalid", f"LocalModelNodeGroup {ref.name}: spec.storageLimit: {error}")
+    try:
+        selector = compile_selector(required) if required is not None else None
+    except ValueError as error:
+        field_name = "spec.persistentVolumeSpec.nodeAffinity.required"
+        problem = Problem("NodeGroupInvalid", f"LocalModelNodeGroup {ref.name}: {field_name}: {error}")
+    if problem is None and selector is None:
+        problem = Problem(
+            "NoNodeAffinity",
+            f"LocalModelNodeGroup {ref.name} has no nodes: spec.persistentVolumeSpec.nodeAffinity.required is missing",
+        )
+    path = _mapping(volume.get("local")).get("path") or _mapping(volume.get("hostPath")).get("path")
+    if isinstance(path, str) and path.startswith("/") and ".." not in path.split("/"):
+        root = path.rstrip("/") or "/"
+    else:
+        problem = problem or Problem(
+            "NodeGroupInvalid",
+            f"LocalModelNodeGroup {ref.name}: spec.persistentVolumeSpec has no absolute local.path or hostPath.path",
+        )
+    return NodeGroup(ref, root, selector, limit_bytes, _mapping(raw.get("status")), problem)
+
+
+def read_node(raw: Object) -> Node:
+    """Raises ValueError only for an object without a name."""
+    ref = _ref(raw, NODES)
+    conditions = _mapping(raw.get("status")).get("conditions") or ()
+    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions if isinstance(c, Mapping))
+    return Node(NodeName(ref.name), ref.uid, _mapping(raw["metadata"].get("labels")), ready)
+
+
+def read_local_node(raw: Object) -> LocalNode:
+    """Raises ValueError only for an object without a name."""
+    entries = _mapping(raw.get("spec")).get("localModels")
+    models = tuple(e for e in entries if isinstance(e, Mapping)) if isinstance(entries, list) else ()
+    return LocalNode(
+        ref=_ref(raw, LOCAL_NODES),
+        owners=tuple(raw["metadata"].get("ownerReferences") or ()),
+        models=models,
+        status=_mapping(raw.get("status")),
+        listed={entry_key(entry): entry for entry in models},
+    )
+
+
+def entry_key(entry: Mapping[str, Any]) -> StatusKey:
+    """The status key of an entry of `spec.localModels` (KServe's GetStatusKey)."""
+    namespace, name = entry.get("namespace"), entry.get("modelName", "")
+    return StatusKey(f"{namespace}/{name}" if namespace else name)
+
+
+def _ref(raw: Object, resource: ResourceType) -> Ref:
+    metadata = raw.get("metadata")
+    if not isinstance(metadata, Mapping) or not metadata.get("name"):
+        raise ValueError("the object has no metadata.name")
+    namespace = metadata.get("namespace") if resource.namespaced else None
+    return Ref(resource, metadata["name"], namespace, metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    path = ".".join(["spec", *(str(part) for part in first["loc"])])
+    return f"{path}: {first['msg']}"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _strings(value: object) -> tuple[str, ...] | None:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else None
+
+
+def _seconds(timestamp: object) -> float | None:
+    """Epoch seconds of an RFC 3339 time; None for anything else."""
+    try:
+        return parse_time(timestamp) if isinstance(timestamp, str) else None
+    except ValueError:
+        return None
+
+
+def parse_time(timestamp: str) -> float:
+    """Epoch seconds of an RFC 3339 time. Raises ValueError."""
+    parsed = datetime.fromisoformat(timestamp)
+    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
