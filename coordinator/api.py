@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, NewType
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 GROUP = "serving.kserve.io"
@@ -26,16 +26,13 @@ QUANTITY_PATTERN = (
     r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
 )
 
-Quantity = Annotated[
-    int | str,
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": QUANTITY_PATTERN,
-            "x-kubernetes-int-or-string": True,
-        }
-    ),
-]
+QUANTITY_SCHEMA: Mapping[str, Any] = {
+    "anyOf": [{"type": "integer"}, {"type": "string"}],
+    "pattern": QUANTITY_PATTERN,
+    "x-kubernetes-int-or-string": True,
+}
+
+Quantity = Annotated[int | str, WithJsonSchema(dict(QUANTITY_SCHEMA))]
 """A Kubernetes quantity as it stands in the object. `coordinator.quantity` turns it into bytes."""
 
 ModelUri = Annotated[
@@ -50,6 +47,14 @@ ModelUri = Annotated[
 
 Bytes = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
 Time = Annotated[datetime, WithJsonSchema({"type": "string", "format": "date-time"})]
+
+
+Digest = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^sha256:[a-f0-9]{64}$"})]
+
+
+def list_map(key: str) -> dict[str, JsonValue]:
+    """A list with one item per `key`, so that server-side apply merges it item by item. Never for KServe's own lists."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 def kubernetes_type(name: str) -> WithJsonSchema:
@@ -117,16 +122,22 @@ class LocalModelStorageSpec(ApiModel):
 
 
 class LocalModelCacheSpec(ApiModel):
-    source_model_uri: ModelUri
-    model_size: Quantity
-    node_groups: Annotated[tuple[str, ...], Field(min_length=1)]
-    service_account_name: str | None = None
+    source_model_uri: ModelUri = Field(description="Where the model comes from, e.g. hf://owner/repo. Immutable.")
+    model_size: Quantity = Field(description="What the model is expected to need on each node.")
+    node_groups: tuple[str, ...] = Field(min_length=1, description="LocalModelNodeGroups whose nodes get a copy.")
+    service_account_name: str | None = Field(
+        None, description="ServiceAccount in the job namespace whose secrets hold the credentials of the source."
+    )
     storage: LocalModelStorageSpec | None = None
     # Ours, all optional.
-    revision: str | None = Field(None, description="Branch, tag or commit of the source; pinned to a commit when first resolved.")
+    revision: str | None = Field(
+        None, description="Branch, tag or commit of the source; pinned to a commit when first resolved."
+    )
     include: tuple[str, ...] | None = Field(None, description="Only files that match one of these globs.")
     exclude: tuple[str, ...] | None = Field(None, description="No file that matches one of these globs.")
-    digest: str | None = Field(None, description="Expected manifest digest (sha256:…). Any other content is refused.")
+    digest: Digest | None = Field(
+        None, description="Expected manifest digest (sha256:…). Any other content is refused."
+    )
     priority: Annotated[int, WithJsonSchema({"type": "integer", "format": "int32"})] | None = Field(
         None, description="Larger goes first where bandwidth or space is short. Default 0."
     )
@@ -147,7 +158,7 @@ class Copies(ApiModel):
 
 
 class Condition(ApiModel):
-    """metav1.Condition."""
+    """One aspect of the state, as `kubectl wait` understands it (metav1.Condition)."""
 
     type: str
     status: str
@@ -165,12 +176,12 @@ class CacheBytes(ApiModel):
 
 
 class LocalModelCacheStatus(ApiModel):
-    node_status: Mapping[str, NodeStatus] = Field(default_factory=dict)
+    node_status: Mapping[str, NodeStatus] = Field(default_factory=dict, description="By node name.")
     copies: Copies | None = None
     inference_services: tuple[NamespacedName, ...] | None = None
     llm_inference_services: tuple[NamespacedName, ...] | None = None
     # Ours.
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[Condition, ...] = Field((), json_schema_extra=list_map("type"))
     observed_generation: Bytes | None = None
     revision: str | None = Field(None, description="The commit that `spec.revision` was resolved to.")
     selection: str | None = Field(None, description="Names the request (uri, revision, globs) that `revision` answers.")
@@ -186,14 +197,18 @@ class LocalModelCacheStatus(ApiModel):
 
 
 class LocalModelNodeGroupSpec(ApiModel):
-    storage_limit: Quantity
-    persistent_volume_spec: Annotated[Mapping[str, Any], kubernetes_type("core.v1.PersistentVolumeSpec")]
-    persistent_volume_claim_spec: Annotated[Mapping[str, Any], kubernetes_type("core.v1.PersistentVolumeClaimSpec")]
+    storage_limit: Quantity = Field(description="Space for models on each node of the group.")
+    persistent_volume_spec: Annotated[Mapping[str, Any], kubernetes_type("core.v1.PersistentVolumeSpec")] = Field(
+        description="The volume pods mount. Its path is the model root; its nodeAffinity selects the group's nodes."
+    )
+    persistent_volume_claim_spec: Annotated[Mapping[str, Any], kubernetes_type("core.v1.PersistentVolumeClaimSpec")] = (
+        Field(description="The claim pods mount it through.")
+    )
 
 
 class LocalModelNodeGroupStatus(ApiModel):
-    used: Quantity | None = None
-    available: Quantity | None = None
+    used: Quantity | None = Field(None, description="By models, on the fullest node.")
+    available: Quantity | None = Field(None, description="For models, on the fullest node.")
 
 
 class LocalModelInfo(ApiModel):
@@ -208,7 +223,9 @@ class LocalModelInfo(ApiModel):
 
 
 class LocalModelNodeSpec(ApiModel):
-    local_models: tuple[LocalModelInfo, ...]
+    local_models: tuple[LocalModelInfo, ...] = Field(
+        description="What this node should hold. Written by the coordinator."
+    )
 
 
 class NodeModelDetail(ApiModel):
@@ -228,7 +245,9 @@ class NodeModelDetail(ApiModel):
     retry_time: Time | None = None
     digest: str | None = None
     revision: str | None = None
-    verified: Mapping[str, int] | None = Field(None, description="Files by how they were checked: sha256, git-sha1, md5, size.")
+    verified: Mapping[str, int] | None = Field(
+        None, description="Files by how they were checked: sha256, git-sha1, md5, size."
+    )
     started_at: Time | None = None
     finished_at: Time | None = None
 
@@ -255,10 +274,12 @@ class NodeAgentDetail(ApiModel):
 
 
 class LocalModelNodeStatus(ApiModel):
-    model_status: Mapping[str, ModelStatus] = Field(default_factory=dict)
+    model_status: Mapping[str, ModelStatus] = Field(
+        default_factory=dict, description="By cache name, or namespace/name of a namespaced cache."
+    )
     # Ours.
-    models: tuple[NodeModelDetail, ...] = ()
-    roots: tuple[NodeRootDetail, ...] = ()
+    models: tuple[NodeModelDetail, ...] = Field((), json_schema_extra=list_map("name"))
+    roots: tuple[NodeRootDetail, ...] = Field((), json_schema_extra=list_map("path"))
     agent: NodeAgentDetail | None = None
 
 
