@@ -40,8 +40,7 @@ _RATE_LIMIT_RESET = re.compile(r"\bt=(\d+)")  # the IETF draft `RateLimit: "reso
 
 _NAMES = re.compile(
     r"HF_TOKEN|HF_ENDPOINT|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|ENDPOINT_URL|DEFAULT_REGION|CA_BUNDLE)"
-    r"|S3_(VERIFY_SSL|USER_VIRTUAL_BUCKET)|awsAnonymousCredential|GOOGLE_APPLICATION_CREDENTIALS|STORAGE_OPTIONS"
-    r"|AZURE_[A-Z_]+|AZ_[A-Z_]+|HDFS_[A-Z_]+|[A-Za-z0-9.-]+-headers"
+    r"|S3_(VERIFY_SSL|USER_VIRTUAL_BUCKET)|awsAnonymousCredential|STORAGE_OPTIONS|[A-Za-z0-9.-]+-headers"
 )
 
 

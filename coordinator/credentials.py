@@ -1,0 +1,175 @@
+"""Which credentials a cache names, turned into what a source is asked with. Pure: objects come in through `read`.
+
+    spec.storage             one key of the Secret `storage-config`: a JSON object with `type`; `parameters` win over it
+    spec.serviceAccountName  every Secret the ServiceAccount lists, each understood by its keys and annotations
+    neither                  what the coordinator itself was started with
+
+As KServe does it, with two differences: a missing Secret is an error (KServe goes on without credentials), and
+`type: hf` works. What the names mean is in `actors.origin.SourceOptions` and `actors.source`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from actors.errors import SourceDenied
+from actors.origin import SourceOptions
+from coordinator.snapshot import Credentials
+
+STORAGE_CONFIG_SECRET = "storage-config"  # noqa: S105  # the name of the Secret, as KServe has it
+
+Read = Callable[[str, str], Mapping[str, Any] | None]
+"""`read("Secret" or "ServiceAccount", name)`: the object as JSON, from the credentials' namespace; None if absent."""
+
+_STORAGE_FIELDS = {
+    "s3": {
+        "endpoint_url": "AWS_ENDPOINT_URL",
+        "access_key_id": "AWS_ACCESS_KEY_ID",
+        "secret_access_key": "AWS_SECRET_ACCESS_KEY",
+        "session_token": "AWS_SESSION_TOKEN",
+        "region": "AWS_DEFAULT_REGION",
+        "ca_bundle": "AWS_CA_BUNDLE",
+        "verify_ssl": "S3_VERIFY_SSL",
+        "anonymous": "awsAnonymousCredential",
+    },
+    "hf": {"token": "HF_TOKEN", "endpoint_url": "HF_ENDPOINT"},
+    "hdfs": {},
+    "webhdfs": {},
+}
+_SECRET_KEYS = {"awsAccessKeyID": "AWS_ACCESS_KEY_ID", "awsSecretAccessKey": "AWS_SECRET_ACCESS_KEY"}
+_ANNOTATIONS = {
+    "serving.kserve.io/s3-region": "AWS_DEFAULT_REGION",
+    "serving.kserve.io/s3-verifyssl": "S3_VERIFY_SSL",
+    "serving.kserve.io/s3-usevirtualbucket": "S3_USER_VIRTUAL_BUCKET",
+    "serving.kserve.io/s3-useanoncredential": "awsAnonymousCredential",
+    "serving.kserve.io/s3-cabundle": "AWS_CA_BUNDLE",
+}
+_GCS_KEY_FILE = "gcloud-application-credentials.json"
+
+
+def load_options(
+    credentials: Credentials,
+    read: Read,
+    *,
+    namespace: str,
+    own: SourceOptions,
+    secret_name: str = STORAGE_CONFIG_SECRET,
+) -> SourceOptions:
+    """What to ask the source with: `own`, overlaid by what `credentials` name. `namespace` is only for messages.
+
+    Raises SourceDenied, with the reason CredentialsMissing or CredentialsInvalid, and whatever `read` raises.
+    """
+    if credentials.storage_key is not None or credentials.parameters:
+        found = _from_storage(credentials, read, f"Secret {namespace}/{secret_name}", secret_name)
+    elif credentials.service_account is not None:
+        found = _from_service_account(credentials.service_account, read, namespace)
+    else:
+        return own
+    kept = dict(own.env)
+    if "AWS_ACCESS_KEY_ID" in found:
+        kept.pop("AWS_SESSION_TOKEN", None)  # belongs to another key
+    return SourceOptions({**kept, **found}, own.timeout_s)
+
+
+def _from_storage(credentials: Credentials, read: Read, where: str, secret_name: str) -> dict[str, str]:
+    """One key of the Secret; the key `default`, or `default_{type}`, may be absent. Parameters win over its fields."""
+    parameters = dict(credentials.parameters)
+    secret = read("Secret", secret_name)
+    kind = parameters.get("type", "")
+    key = credentials.storage_key or (f"default_{kind}" if kind else "default")
+    if secret is None and credentials.storage_key is not None:
+        raise _missing(f"{where} does not exist; spec.storage.key wants its key {key!r}")
+    text = _data(secret).get(key)
+    if text is None and credentials.storage_key is not None:
+        raise _missing(f"{where} has no key {key!r}, which spec.storage.key names")
+    fields = {**_object(text or "{}", f"key {key!r} of {where}"), **parameters}
+    kind = fields.get("type", "")
+    if kind not in _STORAGE_FIELDS:
+        known = ", ".join(_STORAGE_FIELDS)
+        raise _invalid(f"key {key!r} of {where}, with spec.storage.parameters: type {kind!r} is not one of {known}")
+    if kind in ("hdfs", "webhdfs"):
+        return _hdfs(fields, where)
+    return {name: str(fields[field]) for field, name in _STORAGE_FIELDS[kind].items() if field in fields}
+
+
+def _from_service_account(name: str, read: Read, namespace: str) -> dict[str, str]:
+    account = read("ServiceAccount", name)
+    if account is None:
+        raise _missing(f"ServiceAccount {namespace}/{name} does not exist; spec.serviceAccountName names it")
+    found = _from_annotations(account)
+    for reference in account.get("secrets") or ():
+        secret_name = reference.get("name", "")
+        secret = read("Secret", secret_name)
+        if secret is None:
+            raise _missing(f"Secret {namespace}/{secret_name} does not exist; ServiceAccount {name} lists it")
+        found |= _from_secret(secret, f"Secret {namespace}/{secret_name}")
+    return found
+
+
+def _from_secret(secret: Mapping[str, Any], where: str) -> dict[str, str]:
+    """A Secret of a ServiceAccount: KServe's keys, and environment names as they are."""
+    data = _data(secret)
+    found = dict(SourceOptions.from_environ(data).env) | _from_annotations(secret)
+    found |= {name: data[key] for key, name in _SECRET_KEYS.items() if key in data}
+    if _GCS_KEY_FILE in data:
+        key_file = _object(data[_GCS_KEY_FILE], f"key {_GCS_KEY_FILE!r} of {where}")
+        found["STORAGE_OPTIONS"] = json.dumps({"token": key_file})
+    if "https-host" in data and "headers" in data:
+        found[f"{data['https-host'].strip()}-headers"] = data["headers"]
+    if "HDFS_NAMENODE" in data:
+        found |= _hdfs(data, where)
+    return found
+
+
+def _from_annotations(owner: Mapping[str, Any]) -> dict[str, str]:
+    """The S3 settings that KServe reads from the annotations of a Secret or ServiceAccount."""
+    annotations = (owner.get("metadata") or {}).get("annotations") or {}
+    found = {name: annotations[key] for key, name in _ANNOTATIONS.items() if key in annotations}
+    if endpoint := annotations.get("serving.kserve.io/s3-endpoint"):
+        scheme = "http" if annotations.get("serving.kserve.io/s3-usehttps") == "0" else "https"
+        found["AWS_ENDPOINT_URL"] = f"{scheme}://{endpoint}"
+    return found
+
+
+def _hdfs(fields: Mapping[str, Any], where: str) -> dict[str, str]:
+    """KServe speaks WebHDFS for both types; these are the arguments of fsspec's `webhdfs`."""
+    namenode = urlsplit(str(fields.get("HDFS_NAMENODE", "")))
+    if not namenode.hostname:
+        raise _invalid(f"{where} has no usable HDFS_NAMENODE (expected http[s]://host:port)")
+    arguments = {
+        "host": namenode.hostname,
+        "port": namenode.port or 9870,
+        "use_https": namenode.scheme == "https",
+        "proxy_to": fields.get("USER_PROXY"),
+        "kerberos": True if "KERBEROS_PRINCIPAL" in fields else None,
+    }
+    return {"STORAGE_OPTIONS": json.dumps({name: value for name, value in arguments.items() if value is not None})}
+
+
+def _data(secret: Mapping[str, Any] | None) -> dict[str, str]:
+    """`data` of a Secret, decoded. What is not text is garbled, not refused: it may be a file we do not need."""
+    encoded = (secret or {}).get("data") or {}
+    return {key: base64.b64decode(value).decode(errors="replace") for key, value in encoded.items()}
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    """A JSON object. Errors do not quote it: it is a secret."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise _invalid(f"{where} is not a JSON object")
+    return value
+
+
+def _missing(message: str) -> SourceDenied:
+    return SourceDenied(message, reason="CredentialsMissing")
+
+
+def _invalid(message: str) -> SourceDenied:
+    return SourceDenied(message, reason="CredentialsInvalid")

@@ -1,0 +1,243 @@
+"""Keeps every wanted source resolved: in threads, again before it expires, again with patience when it fails.
+
+                  want ──► due? ──► worker: credentials, then actors.source.resolve
+                    ▲                  │
+      not before    │   failed         │ resolved
+      `retry_at`    └──────────────────┴──────► until 3/4 of its life, or an agent rejects it
+
+Level-triggered: `want` takes the whole set at every tick, and only there something starts. Nothing here is truth: a
+coordinator that restarts resolves again, to the same commit, because the caller gives it as `pinned_revision`.
+A failure that only a person can end is asked about slowly, but credentials that change end the wait.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from actors import source
+from actors.errors import Failure, LocalModelError
+from actors.manifest import ModelSource, Resolved
+from actors.source import SourceOptions
+from coordinator.api import StatusKey
+from coordinator.plan import Want
+from coordinator.snapshot import Credentials, Resolution
+
+FIRST_RETRY_S = 2.0
+SLOWEST_RETRY_S = 300.0
+JITTER = 0.2
+CREDENTIALS_LOOK_S = 20.0
+"""While a permanent failure waits, its credentials are read this often."""
+REFRESH_AT = 0.75
+"""The share of a resolution's life after which it is renewed."""
+SHARED_FOR_S = 60.0
+"""Two caches that want the same with the same credentials within this time cause one question."""
+
+LoadOptions = Callable[[Credentials], SourceOptions]
+"""Runs in a worker, so that it may ask Kubernetes. Raises LocalModelError."""
+
+
+class Resolve(Protocol):
+    """`actors.source.resolve`."""
+
+    def __call__(
+        self, source: ModelSource, options: SourceOptions, *, pinned_revision: str | None = None
+    ) -> Resolved: ...
+
+
+class Resolver:
+    """Any thread may call anything. `changed` is called, from a worker, whenever an attempt has ended."""
+
+    def __init__(
+        self,
+        resolve: Resolve = source.resolve,
+        *,
+        workers: int = 4,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.changed: Callable[[], None] = lambda: None
+        self._resolve = resolve
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._lock = threading.Lock()
+        self._entries: dict[StatusKey, _Entry] = {}
+        self._answers: dict[tuple[ModelSource, str | None, str], _Answer] = {}
+        self._queue: queue.SimpleQueue[tuple[_Entry, Want, LoadOptions] | None] = queue.SimpleQueue()
+        # Daemons, because a source may take its whole timeout to answer and must not hold up the end of the process.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"resolver-{number}", daemon=True) for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def want(self, wants: Mapping[StatusKey, Want], load_options: LoadOptions) -> None:
+        """From now on exactly these are kept resolved; what is due is started. Never blocks. Call it every tick."""
+        now = self._clock()
+        with self._lock:
+            self._entries = {key: _successor(self._entries.get(key), want) for key, want in wants.items()}
+            for entry in self._entries.values():
+                if entry.due(now):
+                    entry.in_flight = True
+                    self._queue.put((entry, entry.want, load_options))
+            self._answers = {name: answer for name, answer in self._answers.items() if answer.kept(now)}
+
+    def resolutions(self) -> Mapping[StatusKey, Resolution]:
+        """The latest of everything in the last `want`; an expired `Resolved` is not part of it.
+
+        Both fields may be set: renewing failed, the last one is still good. `attempt` counts attempts since something
+        useful came back; `retry_at` is when the next may start.
+        """
+        now = self._clock()
+        with self._lock:
+            return {key: entry.resolution(now) for key, entry in self._entries.items()}
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Nothing more is started. Waits up to `timeout_s` for what is under way."""
+        for _ in self._threads:
+            self._queue.put(None)
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            if self._attempt(*job):
+                self.changed()
+
+    def _attempt(self, entry: _Entry, want: Want, load_options: LoadOptions) -> bool:
+        """Whether the source was asked: not if only a person can help, and the credentials are what they were."""
+        outcome: Resolved | Failure | None = None
+        options = SourceOptions()
+        try:
+            options = load_options(want.credentials)
+            fingerprint = options.fingerprint
+        except Exception as error:  # noqa: BLE001  # as below
+            outcome = _failure(error)
+            fingerprint = str(outcome)
+        with self._lock:
+            if entry.waits(self._clock()) and entry.fingerprint == fingerprint:
+                entry.looked(self._clock())
+                return False
+        try:
+            outcome = outcome or self._ask(want, options)
+        except Exception as error:  # noqa: BLE001  # a bug in the reader of one source must not end the worker for all
+            outcome = _failure(error)
+        with self._lock:
+            entry.finish(outcome, fingerprint, self._clock(), self._rng)
+        return True
+
+    def _ask(self, want: Want, options: SourceOptions) -> Resolved:
+        """A fresh answer, or the one that somebody else with the same question has just been given."""
+        name = (want.source, want.pinned_revision, options.fingerprint)
+        with self._lock:
+            answer = self._answers.setdefault(name, _Answer())
+        with answer.lock:
+            known = answer.resolved
+            if known is None or self._clock() >= answer.at + SHARED_FOR_S or known.name in want.reject:
+                known = self._resolve(want.source, options, pinned_revision=want.pinned_revision)
+                answer.resolved, answer.at = known, self._clock()
+            return known
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The answer to one question, for whoever asks the same. `lock` is held while it is asked."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    resolved: Resolved | None = None
+    at: float = 0.0
+
+    def kept(self, now: float) -> bool:
+        return self.lock.locked() or now < self.at + SHARED_FOR_S
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One want and what came of it. Guarded by the resolver's lock. `fingerprint` is of the last attempt's options."""
+
+    want: Want
+    resolved: Resolved | None = None
+    resolved_at: float = 0.0
+    failure: Failure | None = None
+    fingerprint: str = ""
+    attempt: int = 0
+    retry_at: float | None = None
+    look_at: float | None = None
+    in_flight: bool = False
+
+    def due(self, now: float) -> bool:
+        if self.in_flight:
+            return False
+        if self.waits(now):
+            return self.look_at is not None and now >= self.look_at
+        if self.resolved is None or self.failure is not None or self.resolved.name in self.want.reject:
+            return True
+        expires_at = self.resolved.expires_at
+        return expires_at is not None and now >= self.resolved_at + REFRESH_AT * (expires_at - self.resolved_at)
+
+    def waits(self, now: float) -> bool:
+        return self.retry_at is not None and now < self.retry_at
+
+    def looked(self, now: float) -> None:
+        """The credentials are what they were."""
+        self.in_flight = False
+        self.look_at = now + CREDENTIALS_LOOK_S
+
+    def finish(self, outcome: Resolved | Failure, fingerprint: str, now: float, rng: random.Random) -> None:
+        """A failure, or an answer that is no better than what was rejected, makes the next attempt wait."""
+        self.in_flight, self.fingerprint = False, fingerprint
+        if isinstance(outcome, Failure):
+            self.failure = outcome
+        else:
+            self.resolved, self.resolved_at, self.failure = outcome, now, None
+            if outcome.name not in self.want.reject and (outcome.expires_at is None or outcome.expires_at > now):
+                self.attempt, self.retry_at, self.look_at = 0, None, None
+                return
+        self.attempt += 1
+        self.retry_at = now + retry_delay_s(self.failure, self.attempt, rng)
+        self.look_at = now + CREDENTIALS_LOOK_S if self.failure and not self.failure.retryable else None
+
+    def resolution(self, now: float) -> Resolution:
+        resolved = self.resolved
+        expired = resolved is not None and resolved.expires_at is not None and resolved.expires_at <= now
+        return Resolution(None if expired else resolved, self.failure, self.retry_at, self.attempt)
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, LocalModelError):
+        return error.failure()
+    return Failure("ResolveFailed", f"{type(error).__name__}: {error}")
+
+
+def retry_delay_s(failure: Failure | None, attempt: int, rng: random.Random) -> float:
+    """Seconds until the next attempt: doubling from FIRST_RETRY_S, jittered; the slowest if trying again cannot help.
+
+    Never less than the origin asked for. `attempt` starts at 1.
+    """
+    permanent = failure is not None and not failure.retryable
+    delay = SLOWEST_RETRY_S if permanent else min(FIRST_RETRY_S * 2 ** min(attempt - 1, 16), SLOWEST_RETRY_S)
+    asked_for = failure.retry_after_s if failure is not None else None
+    return max(delay * rng.uniform(1 - JITTER, 1 + JITTER), asked_for or 0.0)
+
+
+def _successor(entry: _Entry | None, want: Want) -> _Entry:
+    """The entry for `want`: the old one as long as it still answers the same question."""
+    if entry is None or entry.want.source != want.source or not _same_revision(entry, want):
+        return _Entry(want)
+    if entry.want.credentials != want.credentials:
+        return _Entry(want, entry.resolved, entry.resolved_at)
+    entry.want = want
+    return entry
+
+
+def _same_revision(entry: _Entry, want: Want) -> bool:
+    """Whether the entry is at the wanted commit. Pinning the commit that was found is not a new question."""
+    if want.pinned_revision in (None, entry.want.pinned_revision):
+        return True
+    return entry.resolved is not None and entry.resolved.manifest.revision == want.pinned_revision
