@@ -53,12 +53,12 @@ Digest = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^sha256:[a
 
 
 def list_map(key: str) -> dict[str, JsonValue]:
-    """A list with one item per `key`, so that server-side apply merges it item by item. Never for KServe's own lists."""
+    """A list with one item per `key`, so that server-side apply merges items. Never for KServe's own lists."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 def kubernetes_type(name: str) -> WithJsonSchema:
-    """A field whose schema is Kubernetes' own type, e.g. `core.v1.PersistentVolumeSpec`; expanded by `coordinator.crds`."""
+    """The schema of Kubernetes' own type, e.g. `core.v1.PersistentVolumeSpec`; `coordinator.crds` expands it."""
     return WithJsonSchema({"x-kubernetes-type": name})
 
 
@@ -69,7 +69,7 @@ class ApiModel(BaseModel):
 
 
 class NodeStatus(StrEnum):
-    """KServe's `status.nodeStatus` values. Closed: never gets a new word."""
+    """How far a node is: KServe's words, closed, never a new one."""
 
     EMPTY = ""
     NOT_READY = "NodeNotReady"
@@ -80,7 +80,7 @@ class NodeStatus(StrEnum):
 
 
 class ModelStatus(StrEnum):
-    """KServe's `status.modelStatus` values. Closed: never gets a new word."""
+    """How far a model is: KServe's words, closed, never a new one."""
 
     EMPTY = ""
     PENDING = "ModelDownloadPending"
@@ -130,14 +130,10 @@ class LocalModelCacheSpec(ApiModel):
     )
     storage: LocalModelStorageSpec | None = None
     # Ours, all optional.
-    revision: str | None = Field(
-        None, description="Branch, tag or commit of the source; pinned to a commit when first resolved."
-    )
+    revision: str | None = Field(None, description="Branch, tag or commit; pinned to a commit when first resolved.")
     include: tuple[str, ...] | None = Field(None, description="Only files that match one of these globs.")
     exclude: tuple[str, ...] | None = Field(None, description="No file that matches one of these globs.")
-    digest: Digest | None = Field(
-        None, description="Expected manifest digest (sha256:…). Any other content is refused."
-    )
+    digest: Digest | None = Field(None, description="Expected manifest digest. Any other content is refused.")
     priority: Annotated[int, WithJsonSchema({"type": "integer", "format": "int32"})] | None = Field(
         None, description="Larger goes first where bandwidth or space is short. Default 0."
     )
@@ -207,12 +203,12 @@ class LocalModelNodeGroupSpec(ApiModel):
 
 
 class LocalModelNodeGroupStatus(ApiModel):
-    used: Quantity | None = Field(None, description="By models, on the fullest node.")
-    available: Quantity | None = Field(None, description="For models, on the fullest node.")
+    used: Quantity | None = Field(None, description="By models, summed over the nodes that report.")
+    available: Quantity | None = Field(None, description="For more models, summed over the nodes that report.")
 
 
 class LocalModelInfo(ApiModel):
-    """One entry of `LocalModelNode.spec.localModels`."""
+    """One model that a node should hold."""
 
     source_model_uri: str
     model_name: str
@@ -223,9 +219,7 @@ class LocalModelInfo(ApiModel):
 
 
 class LocalModelNodeSpec(ApiModel):
-    local_models: tuple[LocalModelInfo, ...] = Field(
-        description="What this node should hold. Written by the coordinator."
-    )
+    local_models: tuple[LocalModelInfo, ...] = Field(description="What this node should hold.")
 
 
 class NodeModelDetail(ApiModel):
@@ -245,9 +239,7 @@ class NodeModelDetail(ApiModel):
     retry_time: Time | None = None
     digest: str | None = None
     revision: str | None = None
-    verified: Mapping[str, int] | None = Field(
-        None, description="Files by how they were checked: sha256, git-sha1, md5, size."
-    )
+    verified: Mapping[str, int] | None = Field(None, description="Number of files by how each was checked.")
     started_at: Time | None = None
     finished_at: Time | None = None
 

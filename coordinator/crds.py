@@ -89,7 +89,7 @@ COLUMNS: Mapping[type[Resource], Sequence[Schema]] = {
 }
 
 WITHOUT_STATUS_SUBRESOURCE = frozenset({LocalModelNodeGroup})
-"""KServe's node group has none, and adding one would make writers of `status` through the main resource fail silently."""
+"""KServe's has none. With one, whoever writes `status` through the main resource would be ignored without a word."""
 
 
 def generate() -> dict[str, str]:
