@@ -50,7 +50,7 @@ class Poison:
 
 @dataclass(slots=True)
 class _Entry(Generic[T]):
-    """`uid` and `version` are those last seen; `value` is of the last version that could be parsed, None without one."""
+    """`uid` and `version` were last seen; `value` is of the last version that could be parsed, None if none could."""
 
     uid: str
     version: str
@@ -240,9 +240,10 @@ class Informer(Generic[T]):
         message = str(error)
         if isinstance(error, NotFound):
             message = f"the API server has no {self.resource.plural}.{self.resource.group}: are the CRDs applied?"
-        if self._failure is None and not isinstance(error, Gone):
-            fields = {"resource": self.resource.plural, "error": message, "retry_after_s": round(delay_s, 1)}
-            _log.warning("cannot list and watch", extra=fields)
+        if not isinstance(error, Gone):
+            if self._failure is None:
+                fields = {"resource": self.resource.plural, "error": message, "retry_after_s": round(delay_s, 1)}
+                _log.warning("cannot list and watch", extra=fields)
             self._failure = message
         self._stopping.wait(delay_s)
 
