@@ -373,27 +373,29 @@ class _Handler(BaseHTTPRequestHandler):
             marks[start + fault.stall_after_bytes] = lambda: self._stall(fault.stall_s)
         if fault.drop_after_bytes is not None:
             marks[start + fault.drop_after_bytes] = self._drop
-        began = time.monotonic()
+        began, largest = time.monotonic(), _SEND_BYTES if rate is None else max(min(_SEND_BYTES, int(rate / 20)), 1)
         while True:
             if position in marks:
                 marks.pop(position)()
             if position >= stop:
                 return
-            count = min([position + _SEND_BYTES, stop, *(mark for mark in marks if mark > position)]) - position
-            if position < start + fault.corrupt_bytes:
-                block = os.pread(file, min(count, start + fault.corrupt_bytes - position), position)
-                self.connection.sendall(bytes(byte ^ 0xFF for byte in block))
-                sent = len(block)
-            else:
-                sent = os.sendfile(self.connection.fileno(), file, position, count)
+            count = min([position + largest, stop, *(mark for mark in marks if mark > position)]) - position
+            self.origin.count(name, sent=count)  # beforehand: whoever has read the bytes must find them counted
+            sent = 0
+            try:
+                if position < start + fault.corrupt_bytes:
+                    block = os.pread(file, min(count, start + fault.corrupt_bytes - position), position)
+                    self.connection.sendall(bytes(byte ^ 0xFF for byte in block))
+                    sent = len(block)
+                else:
+                    sent = os.sendfile(self.connection.fileno(), file, position, count)
+            finally:
+                self.origin.count(name, sent=sent - count)
             if sent == 0:
                 raise ConnectionError("the file is shorter than it was")
-            self.origin.count(name, sent=sent)
             position += sent
-            if rate is not None and self.origin.closing.wait(
-                max((position - start) / rate - (time.monotonic() - began), 0)
-            ):
-                return
+            if rate is not None:
+                self.origin.closing.wait(max((position - start) / rate - (time.monotonic() - began), 0))
 
     def _drop(self) -> None:
         raise ConnectionAbortedError("a fault was asked for")  # ends the connection; see `_Server.handle_error`
