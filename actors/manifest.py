@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, NewType
 
@@ -54,7 +55,7 @@ class ManifestFile:
     digest: Digest | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what follows from the files is computed once
 class Manifest:
     """The files of one resolved revision, sorted by path, without duplicates."""
 
@@ -62,11 +63,11 @@ class Manifest:
     revision: str | None
     files: tuple[ManifestFile, ...]
 
-    @property
+    @cached_property
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
-    @property
+    @cached_property
     def digest(self) -> str | None:
         """`sha256:<hex>` over every file's path, size and digest; None while a file's digest is not known.
 
@@ -127,7 +128,7 @@ class Location:
     content: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: the name is computed once
 class Resolved:
     """A manifest and one location per file, in the same order. Epoch seconds; None: does not expire."""
 
@@ -136,11 +137,13 @@ class Resolved:
     expires_at: float | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Names this exact resolution, so that it is sent to an agent once and not with every tick."""
-        files = [[f.path, f.size, f.digest, loc.url, loc.etag] for f, loc in zip(self.manifest.files, self.locations, strict=True)]
-        return hashlib.sha256(_canonical([self.manifest.source.selection, self.manifest.revision, files])).hexdigest()[:16]
+        pairs = zip(self.manifest.files, self.locations, strict=True)
+        files = [[f.path, f.size, f.digest, loc.url, loc.etag] for f, loc in pairs]
+        identity = [self.manifest.source.selection, self.manifest.revision, files]
+        return hashlib.sha256(_canonical(identity)).hexdigest()[:16]
 
 
 def _canonical(value: object) -> bytes:

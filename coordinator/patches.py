@@ -31,9 +31,8 @@ NODE_STATUS = ("modelStatus", "models", "roots", "agent")
 KSERVE_FIELDS = frozenset({"nodeStatus", "copies", "modelStatus"})
 """What is left of them on a cluster with KServe's own CRDs."""
 
-_PROGRESS = frozenset({"bytes", "rateBytesPerSecond", "eta", "progress", "roots"})
+_PROGRESS = frozenset({"bytes", "rateBytesPerSecond", "eta", "progress", "models", "roots"})
 _MATERIAL_OF_CONDITION = ("type", "status", "reason", "observedGeneration")
-_MATERIAL_OF_MODEL = ("name", "phase", "reason", "retryTime", "attempt", "digest")
 
 
 def status_patch(
@@ -62,13 +61,7 @@ def is_material(current: Mapping[str, Any], patch: Mapping[str, Any]) -> bool:
     for name, then in patch.items():
         if name in _PROGRESS:
             continue
-        if name == "conditions":
-            if _differ(current.get(name), then, _MATERIAL_OF_CONDITION):
-                return True
-        elif name == "models":
-            if _differ(current.get(name), then, _MATERIAL_OF_MODEL):
-                return True
-        else:
+        if name != "conditions" or _differ(current.get(name), then):
             return True
     return False
 
@@ -80,10 +73,11 @@ def _merge(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     return patch
 
 
-def _differ(now: Any, then: Any, fields: tuple[str, ...]) -> bool:
-    if not isinstance(now, list) or not isinstance(then, list) or len(now) != len(then):
-        return True
-    for old, new in zip(now, then, strict=True):
-        if old != new and any(old.get(name) != new.get(name) for name in fields):
-            return True
-    return False
+def _differ(now: Any, then: Any) -> bool:
+    """Whether two lists of conditions say something else; the words of a message are not counted."""
+    return _essence(now) != _essence(then)
+
+
+def _essence(conditions: Any) -> list[tuple[Any, ...]]:
+    known = conditions if isinstance(conditions, list) else ()
+    return [tuple(c.get(name) for name in _MATERIAL_OF_CONDITION) for c in known if isinstance(c, Mapping)]

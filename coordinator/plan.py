@@ -13,13 +13,13 @@ the finalizer, then status) takes two plans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from actors.manifest import ModelSource, Resolved, StorageKey
-from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport, Phase
+from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport
 from coordinator.api import NodeStatus, StatusKey
 from coordinator.conditions import conditions, deleting, verdicts
 from coordinator.fleet import AgentView
@@ -84,28 +84,31 @@ class Plan:
     wants: Mapping[StatusKey, Want]
 
 
-def plan(snapshot: Snapshot, now: float) -> Plan:
-    """Pure. `now` is epoch seconds and only ever becomes a time in a status."""
+def plan(snapshot: Snapshot, now: float, turn: Container[NodeName] | None = None) -> Plan:
+    """Pure. `now` is epoch seconds and only ever becomes a time in a status.
+
+    `turn` names the LocalModelNodes whose progress may be written this time; None: all. Material changes always are.
+    """
     members = place(snapshot)
     sources = {
         cache.key: source_state(cache, snapshot.resolutions.get(cache.key))
         for cache in snapshot.caches.values()
         if cache.deleted_at is None
     }
-    folded = fold(snapshot, members, sources)
+    folded = fold(snapshot, members, sources, turn)
     writes = [
         *_cache_writes(snapshot, members, folded, now),
         *_node_writes(snapshot, members, folded),
         *_group_writes(snapshot, members),
     ]
-    return Plan(tuple(writes), _desired(snapshot, members, sources), _wants(snapshot, members))
+    return Plan(tuple(writes), _desired(snapshot, members, sources, folded), _wants(snapshot, folded))
 
 
 # --- what agents should hold ---
 
 
 def _desired(
-    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState]
+    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState], folded: Fold
 ) -> dict[NodeName, DesiredState]:
     """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
     desired: dict[NodeName, DesiredState] = {}
@@ -119,7 +122,7 @@ def _desired(
             owner=snapshot.owner,
             roots=_roots(placement.roots, report),
             models=models,
-            resolved=_unknown(snapshot, placement, report, sources),
+            resolved=_unknown(snapshot, folded.missing[name], report, sources),
         )
     for name in snapshot.nodes:
         if name not in members.placements and _draining(snapshot, name):
@@ -159,20 +162,20 @@ def _roots(roots: tuple[DesiredRoot, ...], report: NodeReport | None) -> tuple[D
 
 
 def _unknown(
-    snapshot: Snapshot, placement: Placement, report: NodeReport | None, sources: Mapping[StatusKey, SourceState]
+    snapshot: Snapshot,
+    missing: Sequence[tuple[Cache, ModelReport | None]],
+    report: NodeReport | None,
+    sources: Mapping[StatusKey, SourceState],
 ) -> dict[str, Resolved]:
     """The resolutions that this node needs and does not have."""
-    reports = _models_of(report)
     known = report.resolved_known if report else frozenset()
     unknown = {}
-    for slot in placement.slots:
-        if slot.owner is slot.cache:
-            name = sources[slot.cache.key].resolved
-            if name is None or name in known or _is_ready(reports.get(slot.cache.storage_key), slot.cache):
-                continue
-            resolution = snapshot.resolutions[slot.cache.key].resolved
-            if resolution is not None:
-                unknown[name] = resolution
+    for cache, _ in missing:
+        name = sources[cache.key].resolved
+        if name is not None and name not in known:
+            resolved = snapshot.resolutions[cache.key].resolved
+            if resolved is not None:
+                unknown[name] = resolved
     return unknown
 
 
@@ -184,22 +187,18 @@ def _draining(snapshot: Snapshot, name: NodeName) -> bool:
     return local is not None and bool(local.models or local.status.get("modelStatus") or local.status.get("agent"))
 
 
-def _wants(snapshot: Snapshot, members: Members) -> dict[StatusKey, Want]:
+def _wants(snapshot: Snapshot, folded: Fold) -> dict[StatusKey, Want]:
     """Every source that a ready node still needs something of. A world that holds everything asks for nothing."""
     rejected: dict[StatusKey, set[str]] = {}
     wanted: dict[StatusKey, Cache] = {}
-    for name, placement in members.placements.items():
+    for name, missing in folded.missing.items():
         if not snapshot.nodes[name].ready:
             continue
-        reports = _models_of(_report(snapshot, name))
-        for slot in placement.slots:
-            cache = slot.cache
-            report = reports.get(cache.storage_key)
-            if slot.owner is not cache or cache.problem or _is_ready(report, cache):
-                continue
-            wanted[cache.key] = cache
-            if report is not None and report.resolved and _is_stale(snapshot, cache, report):
-                rejected.setdefault(cache.key, set()).add(report.resolved)
+        for cache, report in missing:
+            if cache.problem is None:
+                wanted[cache.key] = cache
+                if report is not None and report.resolved and report.failure and _is_stale(snapshot, cache, report):
+                    rejected.setdefault(cache.key, set()).add(report.resolved)
     return {
         key: Want(
             source=cache.source,
@@ -213,17 +212,10 @@ def _wants(snapshot: Snapshot, members: Members) -> dict[StatusKey, Want]:
 
 def _is_stale(snapshot: Snapshot, cache: Cache, report: ModelReport) -> bool:
     """The agent failed in a way that fresh locations can help: other content, or a signed location that is refused."""
-    if report.failure is None:
-        return False
-    if report.failure.reason == "SourceChanged":
-        return True
+    reason = report.failure.reason if report.failure else None
     resolution = snapshot.resolutions.get(cache.key)
     signed = resolution is not None and resolution.resolved is not None and resolution.resolved.expires_at is not None
-    return report.failure.reason == "SourceDenied" and signed
-
-
-def _is_ready(report: ModelReport | None, cache: Cache) -> bool:
-    return report is not None and report.phase is Phase.READY and report.selection == cache.selection
+    return reason == "SourceChanged" or (reason == "SourceDenied" and signed)
 
 
 def _report(snapshot: Snapshot, name: NodeName) -> NodeReport | None:
@@ -337,7 +329,7 @@ def _node_writes(snapshot: Snapshot, members: Members, folded: Fold) -> Iterator
         if local is None:
             yield _created(node, placement)
         else:
-            yield from _updated(snapshot, node, local, placement.entries, folded.nodes[name])
+            yield from _updated(snapshot, node, local, placement.entries, folded.nodes.get(name))
     for name, local in snapshot.local_nodes.items():
         gone = snapshot.nodes.get(name)
         if gone is None:  # the garbage collector does the same where KServe's LocalModelNodes have an owner
@@ -361,13 +353,15 @@ def _created(node: Node, placement: Placement) -> Write:
 
 
 def _updated(
-    snapshot: Snapshot, node: Node, local: LocalNode, entries: list[Mapping[str, Any]], status: Mapping[str, Any]
+    snapshot: Snapshot, node: Node, local: LocalNode, entries: list[Mapping[str, Any]], status: Mapping[str, Any] | None
 ) -> Iterator[Write]:
     owned = any(owner.get("uid") == node.uid for owner in local.owners)
     if not owned or list(local.models) != entries:
         others = [owner for owner in local.owners if owner.get("kind") != "Node"]
         metadata = {} if owned else {"ownerReferences": [*others, _owner(node)]}
         yield Write(Verb.PATCH, local.ref, _body(local.ref, metadata, spec={"localModels": entries}))
+        return
+    if status is None:
         return
     patch = status_patch(local.status, status, NODE_STATUS, extensions=snapshot.extensions)
     if patch:

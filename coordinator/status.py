@@ -11,7 +11,7 @@ large cluster (nodes × caches), so it makes plain dictionaries, and few of them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,6 +26,7 @@ from coordinator.quantity import format_bytes, format_duration, format_percent
 from coordinator.snapshot import Cache, LocalNode, Resolution, Snapshot
 
 NODE_NOT_READY = Failure("NodeNotReady", "the Kubernetes node is not ready")
+NO_REASON = Failure("DownloadFailed", "the node agent gave no reason")
 STARTING = AgentView(failure=Failure("AgentStarting", "the node agent has not reported yet"))
 
 MODEL_STATUS = {
@@ -87,33 +88,11 @@ class Cell(NamedTuple):
     report: ModelReport | None = None
 
 
-def judge(
-    slot: Slot,
-    node_ready: bool,
-    view: AgentView,
-    report: ModelReport | None,
-    source: SourceState,
-    held: bool,
-    before: str,
-) -> Cell:
-    """What one node is to one cache.
-
-    `held`: the last written status had the model Downloaded there. `before`: this node's entry in the cache's status.
-    """
+def judge(slot: Slot, view: AgentView, report: ModelReport | None, source: SourceState, held: bool) -> Cell:
+    """What one node is to one cache. `held`: the last written status had the model Downloaded there."""
     if slot.conflict is not None:
         return Cell(NodeStatus.ERROR, slot.conflict)
-    cell = _reported(slot.cache, view, report, source, held)
-    if node_ready or cell.word is NodeStatus.DOWNLOADED:
-        return cell
-    if before in ("", NodeStatus.NOT_READY):  # KServe: only a node without an entry becomes NodeNotReady
-        return Cell(NodeStatus.NOT_READY, NODE_NOT_READY, None, cell.report)
-    if view.failure is None:
-        return cell
-    word = NodeStatus.PENDING if before == NodeStatus.DOWNLOADED else _WORDS.get(before, NodeStatus.PENDING)
-    return Cell(word, view.failure, None, cell.report)
-
-
-def _reported(cache: Cache, view: AgentView, report: ModelReport | None, source: SourceState, held: bool) -> Cell:
+    cache = slot.cache
     if report is not None and report.selection != cache.selection:
         report = None  # an earlier request's copy, about to be replaced
     if report is not None and report.phase is Phase.READY:
@@ -124,17 +103,30 @@ def _reported(cache: Cache, view: AgentView, report: ModelReport | None, source:
         word = NodeStatus.DOWNLOADED if held and report is None else NodeStatus.PENDING
         return Cell(word, view.failure, None, report)
     if report is not None:
-        match report.phase:
-            case Phase.DOWNLOADING | Phase.VERIFYING:
-                return Cell(NodeStatus.DOWNLOADING, report.failure, report.retry_at, report)
-            case Phase.FAILED:
-                failure = report.failure or Failure("DownloadFailed", "the node agent gave no reason")
-                return Cell(NodeStatus.ERROR, failure, report.retry_at, report)
-            case Phase.PENDING if report.failure is not None:
-                return Cell(NodeStatus.PENDING, report.failure, report.retry_at, report)
+        phase = report.phase
+        if phase is Phase.DOWNLOADING or phase is Phase.VERIFYING:
+            return Cell(NodeStatus.DOWNLOADING, report.failure, report.retry_at, report)
+        if phase is Phase.FAILED:
+            return Cell(NodeStatus.ERROR, report.failure or NO_REASON, report.retry_at, report)
+        if phase is Phase.PENDING and report.failure is not None:
+            return Cell(NodeStatus.PENDING, report.failure, report.retry_at, report)
     if source.failure is not None:
         return Cell(NodeStatus.ERROR, source.failure, source.retry_at, report)
     return Cell(NodeStatus.PENDING, None, None, report)
+
+
+def overlay_not_ready(cell: Cell, view: AgentView, before: str) -> Cell:
+    """The same on a node that Kubernetes calls NotReady. `before`: this node's entry in the cache's status.
+
+    As KServe: only a node without an entry becomes NodeNotReady; the others keep theirs while nobody reports.
+    """
+    if cell.word is NodeStatus.DOWNLOADED:
+        return cell
+    if before in ("", NodeStatus.NOT_READY):
+        return Cell(NodeStatus.NOT_READY, NODE_NOT_READY, None, cell.report)
+    if view.failure is None:
+        return cell
+    return cell._replace(word=_WORDS.get(before, NodeStatus.PENDING))
 
 
 _WORDS = {word.value: word for word in NodeStatus}
@@ -214,34 +206,57 @@ def remaining_seconds(report: ModelReport) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """`nodes`: the wanted LocalModelNode status of every placed node. `caches`: a tally for every cache not deleted."""
+    """`caches`: a tally for every cache not deleted. `nodes`: the wanted status of LocalModelNodes.
+
+    A node is left out of `nodes` where nothing material has changed and it is not its turn. `missing` names what each
+    node does not hold, by the caches that decide the content, with what its agent last said of it.
+    """
 
     nodes: Mapping[NodeName, Mapping[str, Any]]
     caches: Mapping[StatusKey, Tally]
+    missing: Mapping[NodeName, Sequence[tuple[Cache, ModelReport | None]]]
 
 
-def fold(snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState]) -> Fold:
-    """Every report, once. `sources` has an entry for every cache that is not being deleted."""
+def fold(
+    snapshot: Snapshot,
+    members: Members,
+    sources: Mapping[StatusKey, SourceState],
+    turn: Container[NodeName] | None = None,
+) -> Fold:
+    """Every report, once. `sources` has an entry for every cache that is not being deleted.
+
+    `turn` names the nodes whose progress is wanted in detail this time; None: all.
+    """
     tallies = {key: Tally(snapshot.caches[key], source) for key, source in sources.items()}
-    before = {key: _words(tally.cache.status.get("nodeStatus")) for key, tally in tallies.items()}
+    before = {key: _mapping(tally.cache.status.get("nodeStatus")) for key, tally in tallies.items()}
     nodes: dict[NodeName, Mapping[str, Any]] = {}
+    missing: dict[NodeName, list[tuple[Cache, ModelReport | None]]] = {}
     for name in sorted(members.placements):
         placement, node = members.placements[name], snapshot.nodes[name]
         view, local = snapshot.agents.get(name, STARTING), snapshot.local_nodes.get(name)
         reports = {report.key: report for report in view.report.models} if view.report else {}
-        details: list[Mapping[str, Any]] = []
-        words: dict[str, ModelStatus] = {}
+        cells: list[Cell] = []
+        words: dict[StatusKey, ModelStatus] = {}
+        lacking = missing[name] = []
         for slot in placement.slots:
             key = slot.cache.key
             report = reports.get(slot.cache.storage_key)
             held = view.report is None and _held(slot, local)
-            entry = before[key].get(name, "")
-            cell = judge(slot, node.ready, view, report, sources[slot.owner.key], held, entry)
+            cell = judge(slot, view, report, sources[slot.owner.key], held)
+            if not node.ready:
+                cell = overlay_not_ready(cell, view, before[key].get(name, ""))
             tallies[key].add(name, cell)
             words[key] = MODEL_STATUS[cell.word]
-            details.append(_detail(key, cell))
-        nodes[name] = local_node_status(words, details, view, local)
-    return Fold(nodes, tallies)
+            cells.append(cell)
+            if cell.word is not NodeStatus.DOWNLOADED and slot.owner is slot.cache:
+                lacking.append((slot.cache, report))
+        agent = agent_detail(view)
+        written = local.status if local else {}
+        material = words != written.get("modelStatus") or agent != written.get("agent")
+        if material or turn is None or name in turn:
+            details = [_detail(key, cell) for key, cell in zip(words, cells, strict=True)]
+            nodes[name] = local_node_status(words, details, view, local)
+    return Fold(nodes, tallies, missing)
 
 
 def _held(slot: Slot, local: LocalNode | None) -> bool:
@@ -249,7 +264,7 @@ def _held(slot: Slot, local: LocalNode | None) -> bool:
     if local is None:
         return False
     key = slot.cache.key
-    word = _words(local.status.get("modelStatus")).get(key)
+    word = _mapping(local.status.get("modelStatus")).get(key)
     entry = local.listed.get(key)
     asked = slot.cache.status.get("selection")
     return (
@@ -261,17 +276,21 @@ def _held(slot: Slot, local: LocalNode | None) -> bool:
 
 
 def local_node_status(
-    words: Mapping[str, ModelStatus], details: list[Mapping[str, Any]], view: AgentView, local: LocalNode | None
+    words: Mapping[StatusKey, ModelStatus], details: list[Mapping[str, Any]], view: AgentView, local: LocalNode | None
 ) -> dict[str, Any]:
     """The whole status of one LocalModelNode."""
     current = (local.status.get("roots") if local else None) or ()
+    roots = list(current) if view.report is None else root_details(view.report, current)
+    return {"modelStatus": words, "models": details, "roots": roots, "agent": agent_detail(view)}
+
+
+def agent_detail(view: AgentView) -> dict[str, Any]:
     agent: dict[str, Any] = {"ready": view.failure is None}
     if view.report is not None:
         agent |= {"incarnation": view.report.incarnation, "version": view.report.version}
     if view.failure is not None:
         agent |= {"reason": view.failure.reason, "message": view.failure.message}
-    roots = list(current) if view.report is None else root_details(view.report, current)
-    return {"modelStatus": words, "models": details, "roots": roots, "agent": agent}
+    return agent
 
 
 def root_details(report: NodeReport, current: Any) -> list[Mapping[str, Any]]:
@@ -389,5 +408,5 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _words(value: object) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
