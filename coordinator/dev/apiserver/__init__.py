@@ -1,0 +1,19 @@
+"""A small Kubernetes API server for laptops and tests: loopback only, no authentication, no TLS. Never a cluster's.
+
+Generic: it knows custom kinds only through the CustomResourceDefinitions it is given, and the built-in ones as plain
+stored objects. What stock `kubectl` and client libraries rely on is here and held by `tests/test_kube_contract.py`,
+the same suite that a real `kube-apiserver` passes; what only a cluster needs (admission, RBAC, kubelets) is not.
+
+    server      HTTP, one event loop in a thread      ─┐
+    requests    a request line as a value              │
+    watching    streams of events                      │ shells
+    storage     objects, resourceVersions, history    ─┘
+    registry    what create, update, patch, delete do to an object
+    collector   ownerReferences, namespaces and CRDs that are on their way out
+    kinds       which kinds there are       builtins    those that are always there
+    schema      defaults, pruning, validation           rules       CEL
+    patches     merge, JSON, strategic patches          fields      server-side apply, managedFields
+    selectors   labels and fields           tables      what `kubectl get` prints
+    openapi, discovery                                  what `kubectl explain` and `api-resources` read
+    errors      every error as a `Status`
+"""

@@ -1,0 +1,173 @@
+"""The kinds every API server has, as plain stored objects: no schema, no defaults, no controllers behind them.
+
+Enough of each for `kubectl get` and `describe` to be useful, and merge keys where clients send strategic patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from coordinator.dev.apiserver.kinds import Column, Kind
+
+AGE = Column("Age", ".metadata.creationTimestamp", "date")
+
+EVENT_SELECTABLE = (
+    "involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
+    "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath",
+    "reason", "reportingComponent", "source", "type",
+)  # fmt: skip
+
+MERGE_KEYS = {
+    "status.conditions": "type",
+    "status.addresses": "type",
+    "spec.taints": "key",
+    "spec.containers": "name",
+    "spec.containers.env": "name",
+    "spec.containers.ports": "containerPort",
+    "spec.containers.volumeMounts": "mountPath",
+    "spec.initContainers": "name",
+    "spec.volumes": "name",
+    "spec.ports": "port",
+    "secrets": "name",
+    "imagePullSecrets": "name",
+}
+"""Lists that a strategic merge patch merges by a key; all others are replaced."""
+# https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/
+
+
+def _topology(merge_keys: Mapping[str, str]) -> dict[str, Any]:
+    """The same as a schema: `x-kubernetes-list-type: map` where there is a key."""
+    root: dict[str, Any] = {"properties": {}}
+    for path, key in merge_keys.items():
+        node = root
+        for part in path.split("."):
+            node = node.get("items", node).setdefault("properties", {}).setdefault(part, {})
+        node |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key], "items": {"properties": {}}}
+    return root
+
+
+TOPOLOGY = _topology(MERGE_KEYS)
+
+
+def _kind(plural: str, kind: str, *, group: str = "", version: str = "v1", **rest: object) -> Kind:
+    lower = kind.lower()
+    return Kind(group, version, plural, kind, singular=lower, list_kind=kind + "List", topology=TOPOLOGY, **rest)  # type: ignore[arg-type]  # passed on by name
+
+
+CRDS = _kind(
+    "customresourcedefinitions",
+    "CustomResourceDefinition",
+    group="apiextensions.k8s.io",
+    short_names=("crd", "crds"),
+    categories=("api-extensions",),
+    status=True,
+    columns=(Column("Created At", ".metadata.creationTimestamp", "string", format="date-time"),),
+)
+
+NAMESPACES = _kind(
+    "namespaces",
+    "Namespace",
+    short_names=("ns",),
+    status=True,
+    selectable=("status.phase",),
+    columns=(Column("Status", ".status.phase"), AGE),
+)
+
+BUILTINS = (
+    NAMESPACES,
+    CRDS,
+    _kind(
+        "nodes",
+        "Node",
+        short_names=("no",),
+        status=True,
+        selectable=("spec.unschedulable",),
+        columns=(
+            Column("Status", "node-status"),
+            Column("Roles", "node-roles"),
+            AGE,
+            Column("Version", ".status.nodeInfo.kubeletVersion"),
+            Column("Internal-IP", '.status.addresses[?(@.type=="InternalIP")].address', priority=1),
+        ),
+    ),
+    _kind(
+        "events",
+        "Event",
+        namespaced=True,
+        short_names=("ev",),
+        selectable=EVENT_SELECTABLE,
+        columns=(
+            Column("Last Seen", "event-last-seen", "date"),
+            Column("Type", ".type"),
+            Column("Reason", ".reason"),
+            Column("Object", "event-object"),
+            Column("Count", ".count", "integer", priority=1),
+            Column("Message", ".message"),
+        ),
+    ),
+    _kind("configmaps", "ConfigMap", namespaced=True, short_names=("cm",), columns=(Column("Data", "data-count"), AGE)),
+    _kind(
+        "secrets",
+        "Secret",
+        namespaced=True,
+        selectable=("type",),
+        columns=(Column("Type", ".type"), Column("Data", "data-count"), AGE),
+    ),
+    _kind("serviceaccounts", "ServiceAccount", namespaced=True, short_names=("sa",), columns=(AGE,)),
+    _kind(
+        "services",
+        "Service",
+        namespaced=True,
+        short_names=("svc",),
+        status=True,
+        selectable=("spec.clusterIP", "spec.type"),
+        columns=(Column("Type", ".spec.type"), Column("Cluster-IP", ".spec.clusterIP"), AGE),
+    ),
+    _kind(
+        "persistentvolumes",
+        "PersistentVolume",
+        short_names=("pv",),
+        status=True,
+        columns=(
+            Column("Capacity", ".spec.capacity.storage"),
+            Column("Access Modes", ".spec.accessModes"),
+            Column("Reclaim Policy", ".spec.persistentVolumeReclaimPolicy"),
+            Column("Status", ".status.phase"),
+            Column("Claim", ".spec.claimRef.name"),
+            Column("StorageClass", ".spec.storageClassName"),
+            AGE,
+        ),
+    ),
+    _kind(
+        "persistentvolumeclaims",
+        "PersistentVolumeClaim",
+        namespaced=True,
+        short_names=("pvc",),
+        status=True,
+        columns=(
+            Column("Status", ".status.phase"),
+            Column("Volume", ".spec.volumeName"),
+            Column("Capacity", ".status.capacity.storage"),
+            Column("StorageClass", ".spec.storageClassName"),
+            AGE,
+        ),
+    ),
+    _kind(
+        "pods",
+        "Pod",
+        namespaced=True,
+        short_names=("po",),
+        categories=("all",),
+        status=True,
+        selectable=("spec.nodeName", "spec.restartPolicy", "spec.serviceAccountName", "status.phase", "status.podIP"),
+        columns=(Column("Status", ".status.phase"), AGE, Column("Node", ".spec.nodeName", priority=1)),
+    ),
+    _kind(
+        "leases",
+        "Lease",
+        group="coordination.k8s.io",
+        namespaced=True,
+        columns=(Column("Holder", ".spec.holderIdentity"), AGE),
+    ),
+)

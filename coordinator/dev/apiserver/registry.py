@@ -1,0 +1,342 @@
+"""What the verbs do to objects: every rule between a decoded request and the storage.
+
+    create   update   patch   apply   delete   delete_collection
+
+All are synchronous and run in the one event loop, so that each is a transaction: read, decide, write.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from coordinator.dev.apiserver import errors, fields, metadata, patches, rules, schema, special
+from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
+from coordinator.dev.apiserver.errors import Cause, Object
+from coordinator.dev.apiserver.kinds import Catalogue, Kind
+from coordinator.dev.apiserver.storage import Storage
+
+FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
+
+
+@dataclass(slots=True)
+class Options:
+    """The query parameters of a write. `warnings` is filled for the `Warning` headers of the answer."""
+
+    dry_run: bool = False
+    field_manager: str = "unknown"
+    field_validation: str = "Warn"
+    force: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteOptions:
+    propagation: str = "Background"
+    uid: str | None = None
+    resource_version: str | None = None
+    dry_run: bool = False
+
+
+class Registry:
+    """The objects of one API server."""
+
+    def __init__(
+        self, storage: Storage, catalogue: Catalogue, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self.storage = storage
+        self.catalogue = catalogue
+        self._now = now
+        for crd in storage.all(CRDS.resource):
+            catalogue.serve(crd)
+        for name in special.NAMESPACES_AT_START:
+            if storage.get(NAMESPACES.resource, ("", name)) is None:
+                body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+                self.create(NAMESPACES, "", body, Options(field_manager="kube-apiserver"))
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """Raises StatusError 404."""
+        found = self.storage.get(kind.resource, (namespace, name))
+        if found is None:
+            raise errors.not_found(kind.group, kind.plural, name)
+        return as_version(kind, found)
+
+    def create(self, kind: Kind, namespace: str, body: Any, options: Options) -> Object:
+        value = self._decode(kind, namespace, body, options)
+        if value["metadata"].get("resourceVersion"):
+            raise errors.bad_request("resourceVersion should not be set on objects to be created")
+        writer = fields.Writer(options.field_manager, "Update", kind.api_version)
+        value["metadata"].pop("managedFields", None)
+        return self._create(kind, namespace, value, options, writer)
+
+    def update(
+        self, kind: Kind, namespace: str, name: str, body: Any, options: Options, subresource: str = ""
+    ) -> Object:
+        old = self.get(kind, namespace, name)
+        value = self._decode(kind, namespace, body, options, name)
+        if not value["metadata"].get("resourceVersion") and kind.custom:
+            must = errors.Cause(
+                "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update", "metadata.resourceVersion"
+            )
+            raise errors.invalid(kind.group, kind.kind, name, [must])
+        writer = fields.Writer(options.field_manager, "Update", kind.api_version, subresource)
+        return self._replace(kind, old, value, options, subresource, writer)
+
+    def patch(
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        content_type: str,
+        patch: Any,
+        options: Options,
+        subresource: str = "",
+    ) -> Object:
+        """By a JSON, merge or strategic patch."""
+        old = self.get(kind, namespace, name)
+        changed = patches.patched(content_type, old, patch, kind.merging)
+        value = self._decode(kind, namespace, changed, options, name, patch=patch)
+        writer = fields.Writer(options.field_manager, "Update", kind.api_version, subresource)
+        return self._replace(kind, old, value, options, subresource, writer)
+
+    def apply(
+        self, kind: Kind, namespace: str, name: str, body: Any, options: Options, subresource: str = ""
+    ) -> tuple[Object, bool]:
+        """Server-side apply. Also whether the object was created."""
+        if not isinstance(body, dict):
+            raise errors.bad_request("the applied configuration must be an object")
+        body = {**body, "metadata": {"name": name, **(body.get("metadata") or {})}}
+        if body["metadata"].get("managedFields"):
+            raise errors.bad_request("metadata.managedFields must be nil")
+        writer = fields.Writer(options.field_manager, "Apply", kind.api_version, subresource)
+        old = self.storage.get(kind.resource, (namespace, name))
+        if old is None and subresource:
+            raise errors.not_found(kind.group, kind.plural, name)
+        intent = self._decode(kind, namespace, body, options, name, defaults=False)
+        intent = _only(intent, subresource) if kind.status else intent
+        live = as_version(kind, old) if old is not None else _shell(intent)
+        version = intent["metadata"].pop("resourceVersion", None)
+        merged = fields.applied(live, intent, kind.merging, writer, self._timestamp(), force=options.force)
+        value = schema.default(merged, kind.schema or {})
+        if old is None:
+            return self._create(kind, namespace, value, options, None), True
+        if version:
+            value["metadata"]["resourceVersion"] = version
+        return self._replace(kind, live, value, options, subresource, None), False
+
+    def delete(self, kind: Kind, namespace: str, name: str, options: DeleteOptions) -> tuple[Object, bool]:
+        """Marked, or if nothing holds it gone. Also whether it is gone."""
+        old = self.get(kind, namespace, name)
+        self._check_preconditions(kind, old, options.uid, options.resource_version)
+        special.refuse_delete(kind, name)
+        meta = dict(old["metadata"])
+        extra = {"Foreground": FOREGROUND, "Orphan": ORPHAN}.get(options.propagation)
+        finalizers = [*meta.get("finalizers", ())]
+        if extra is not None and extra not in finalizers and not meta.get("deletionTimestamp"):
+            finalizers.append(extra)
+        if not finalizers and not special.held(kind, old):
+            return (old if options.dry_run else self._remove(kind, namespace, name)), True
+        if meta.get("deletionTimestamp"):
+            return old, False
+        meta |= {"deletionTimestamp": self._timestamp(), "deletionGracePeriodSeconds": 0, "finalizers": finalizers}
+        if "generation" in meta:
+            meta["generation"] += 1
+        value = special.terminating(kind, {**old, "metadata": metadata.tidy(meta)})
+        return (value if options.dry_run else self._put(kind, namespace, name, value)), False
+
+    def release(self, kind: Kind, value: Object, finalizer: str) -> None:
+        """Takes one finalizer off, for the collector; the object goes when it was the last."""
+        meta = {
+            **value["metadata"],
+            "finalizers": [f for f in value["metadata"].get("finalizers", ()) if f != finalizer],
+        }
+        writer = fields.Writer("kube-controller-manager", "Update", kind.api_version)
+        self._replace(kind, value, {**special.released(kind, value), "metadata": meta}, Options(), "", writer)
+
+    # The steps
+
+    def _decode(
+        self,
+        kind: Kind,
+        namespace: str,
+        body: Any,
+        options: Options,
+        name: str = "",
+        *,
+        patch: Any = None,
+        defaults: bool = True,
+    ) -> Object:
+        """A copy of `body` that is of this kind and in this place: pruned, defaulted, not yet validated."""
+        if not isinstance(body, dict) or not isinstance(body.get("metadata", {}) or {}, dict):
+            raise errors.bad_request("the body of the request is not a Kubernetes object")
+        value = dict(body)
+        for key, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
+            found = value.setdefault(key, wanted)
+            if found != wanted:
+                what = "the API version in the data" if key == "apiVersion" else "the kind in the data"
+                raise errors.bad_request(f"{what} ({found}) does not match the expected one ({wanted})")
+        meta = dict(value.get("metadata") or {})
+        if name and meta.setdefault("name", name) != name:
+            raise errors.bad_request(
+                f"the name of the object ({meta['name']}) does not match the name on the URL ({name})"
+            )
+        if kind.namespaced and (meta.get("namespace") or namespace) != namespace:
+            raise errors.bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request"
+            )
+        if kind.namespaced:
+            meta["namespace"] = namespace
+        elif meta.pop("namespace", None):
+            raise errors.bad_request("namespace may not be set on a cluster-scoped object")
+        value["metadata"] = meta
+        if kind.schema is None:
+            return value
+        value, unknown = schema.prune(value, kind.schema)
+        complaints = [f'unknown field "{path}"' for path in unknown]
+        if complaints and options.field_validation == "Strict":
+            raise _strict(kind, complaints, patch)
+        if options.field_validation == "Warn":
+            options.warnings += complaints
+        pruned: Object = schema.default(value, kind.schema) if defaults else value
+        return pruned
+
+    def _create(
+        self, kind: Kind, namespace: str, value: Object, options: Options, writer: fields.Writer | None
+    ) -> Object:
+        meta = metadata.tidy({key: item for key, item in value["metadata"].items() if key not in metadata.SERVER_OWNED})
+        if not meta.get("name") and meta.get("generateName"):
+            suffix = "".join(random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
+            meta["name"] = meta["generateName"][: 253 - len(suffix)] + suffix
+        meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": self._timestamp()}
+        value = {key: item for key, item in value.items() if not (kind.status and key == "status")}
+        value = special.initialised(kind, {**value, "metadata": meta}, self._timestamp())
+        meta = value["metadata"]
+        name = meta.get("name", "")
+        if kind.namespaced:
+            self._require_namespace(kind, namespace, name)
+        self._refuse_invalid(kind, value, None)
+        if self.storage.get(kind.resource, (namespace, name)) is not None:
+            raise errors.already_exists(kind.group, kind.plural, name)
+        if writer is not None:
+            meta["managedFields"] = fields.updated(None, value, kind.merging, writer, self._timestamp())
+        return value if options.dry_run else self._put(kind, namespace, name, value)
+
+    def _replace(
+        self, kind: Kind, old: Object, value: Object, options: Options, subresource: str, writer: fields.Writer | None
+    ) -> Object:
+        """`value` in the place of `old`, as far as the request may change it. `writer` None: managedFields are done."""
+        sent, meta = value["metadata"], old["metadata"]
+        self._check_preconditions(kind, old, sent.get("uid"), sent.get("resourceVersion"))
+        name, namespace = meta["name"], meta.get("namespace", "")
+        owners = sent.get("managedFields", meta.get("managedFields"))
+        if subresource == "status":
+            value = {key: item for key, item in old.items() if key != "status"} | {
+                key: item for key, item in value.items() if key == "status"
+            }
+            sent = meta
+        elif kind.status:
+            value = {key: item for key, item in value.items() if key != "status"}
+            value |= {key: item for key, item in old.items() if key == "status"}
+        new_meta = metadata.tidy({**metadata.keep_server_owned(meta, sent), "managedFields": owners})
+        new_meta["resourceVersion"] = meta["resourceVersion"]
+        value = special.normalised(kind, {**value, "metadata": new_meta})
+        new_meta = value["metadata"]
+        if "generation" in meta and _spec(kind, old) != _spec(kind, value):
+            new_meta["generation"] = meta["generation"] + 1
+        self._refuse_invalid(kind, value, old)
+        if writer is not None:
+            new_meta["managedFields"] = fields.updated(old, value, kind.merging, writer, self._timestamp())
+            value["metadata"] = new_meta = metadata.tidy(new_meta)
+        if options.dry_run or _same(old, value):
+            return value if options.dry_run else old
+        if meta.get("deletionTimestamp") and not new_meta.get("finalizers") and not special.held(kind, value):
+            self._put(kind, namespace, name, value)
+            return self._remove(kind, namespace, name)
+        return self._put(kind, namespace, name, value)
+
+    def _refuse_invalid(self, kind: Kind, value: Object, old: Object | None) -> None:
+        meta = value["metadata"]
+        causes: list[Cause] = list(metadata.metadata_causes(meta, label_name=kind is NAMESPACES))
+        if old is not None:
+            causes += metadata.update_causes(old["metadata"], meta)
+        causes += special.causes(kind, value, old)
+        if kind.schema is not None:
+            wrong = schema.validate(value, kind.schema)
+            causes += wrong or rules.check(value, old, kind.schema)
+        if causes:
+            raise errors.invalid(kind.group, kind.kind, meta.get("name", ""), causes)
+
+    def _check_preconditions(self, kind: Kind, old: Object, uid: str | None, resource_version: str | None) -> None:
+        meta = old["metadata"]
+        if uid and uid != meta["uid"]:
+            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {meta['uid']}"
+            raise errors.conflict(kind.group, kind.plural, meta["name"], why)
+        if resource_version and resource_version != meta["resourceVersion"]:
+            why = "the object has been modified; please apply your changes to the latest version and try again"
+            raise errors.conflict(kind.group, kind.plural, meta["name"], why)
+
+    def _require_namespace(self, kind: Kind, namespace: str, name: str) -> None:
+        found = self.storage.get(NAMESPACES.resource, ("", namespace))
+        if found is None:
+            raise errors.not_found("", "namespaces", namespace)
+        if found["metadata"].get("deletionTimestamp"):
+            why = f"unable to create new content in namespace {namespace} because it is being terminated"
+            raise errors.forbidden(kind.group, kind.plural, name, why)
+
+    def _put(self, kind: Kind, namespace: str, name: str, value: Object) -> Object:
+        stored = self.storage.put(kind.resource, (namespace, name), value)
+        if kind is CRDS:
+            self.catalogue.serve(stored)
+        return stored
+
+    def _remove(self, kind: Kind, namespace: str, name: str) -> Object:
+        last = self.storage.remove(kind.resource, (namespace, name))
+        if kind is CRDS:
+            self.catalogue.withdraw(last)
+        return as_version(kind, last)
+
+    def _timestamp(self) -> str:
+        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def as_version(kind: Kind, value: Object) -> Object:
+    """The stored object as this version of its kind: custom kinds convert by changing the name of the version."""
+    return value if value["apiVersion"] == kind.api_version else {**value, "apiVersion": kind.api_version}
+
+
+def _shell(intent: Object) -> Object:
+    meta = {key: intent["metadata"][key] for key in ("name", "namespace") if key in intent["metadata"]}
+    return {"apiVersion": intent["apiVersion"], "kind": intent["kind"], "metadata": meta}
+
+
+def _only(intent: Object, subresource: str) -> Object:
+    """The part that this endpoint may change."""
+    if subresource == "status":
+        return _shell(intent) | {key: item for key, item in intent.items() if key == "status"}
+    return {key: item for key, item in intent.items() if key != "status"}
+
+
+def _spec(kind: Kind, value: Object) -> Object:
+    """What `metadata.generation` counts changes of."""
+    return {key: item for key, item in value.items() if key != "metadata" and not (kind.status and key == "status")}
+
+
+def _same(old: Object, new: Object) -> bool:
+    return _without_times(old) == _without_times(new)
+
+
+def _without_times(value: Object) -> Object:
+    meta = value["metadata"]
+    entries = [{key: item for key, item in entry.items() if key != "time"} for entry in meta.get("managedFields", ())]
+    return {**value, "metadata": {**meta, "managedFields": entries}}
+
+
+def _strict(kind: Kind, complaints: Iterable[str], patch: Any) -> errors.StatusError:
+    message = "strict decoding error: " + ", ".join(complaints)
+    if patch is not None:
+        return errors.invalid("", "", "", [errors.invalid_value("patch", errors.show(patch), message)])
+    return errors.bad_request(f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {message}')

@@ -1,0 +1,220 @@
+"""Structural schemas: prune what is unknown, fill in defaults, say everything that is wrong.
+
+https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/ is the contract;
+the messages are those of kube-openapi's validation, because people and scripts know them.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from coordinator.dev.apiserver.errors import Cause, invalid_value, required, show
+
+Schema = Mapping[str, Any]
+
+_IMPLICIT = ("apiVersion", "kind", "metadata")
+_INTEGER_BITS = {"int32": 32, "int64": 64}
+
+
+def prune(value: Any, schema: Schema, path: str = "", *, root: bool = True) -> tuple[Any, list[str]]:
+    """`value` without the fields `schema` does not know, and the paths of those."""
+    unknown: list[str] = []
+    pruned = _prune(value, schema, path, root, unknown)
+    return pruned, unknown
+
+
+def _prune(value: Any, schema: Schema, path: str, root: bool, unknown: list[str]) -> Any:
+    if isinstance(value, list):
+        items = schema.get("items", _OPAQUE)
+        return [_prune(item, items, f"{path}[{index}]", False, unknown) for index, item in enumerate(value)]
+    if not isinstance(value, dict) or schema is _OPAQUE:
+        return value
+    properties, additional = schema.get("properties", {}), schema.get("additionalProperties")
+    preserve = schema.get("x-kubernetes-preserve-unknown-fields", False)
+    embedded = root or schema.get("x-kubernetes-embedded-resource", False)
+    result = {}
+    for key, item in value.items():
+        child = f"{path}.{key}" if path else key
+        if embedded and key in _IMPLICIT:
+            result[key] = item
+        elif key in properties:
+            result[key] = _prune(item, properties[key], child, False, unknown)
+        elif isinstance(additional, Mapping):
+            result[key] = _prune(item, additional, child, False, unknown)
+        elif preserve or additional is True:
+            result[key] = item
+        else:
+            unknown.append(child)
+    return result
+
+
+_OPAQUE: Schema = {"x-kubernetes-preserve-unknown-fields": True}
+
+
+def default(value: Any, schema: Schema) -> Any:
+    """`value` with every absent field that has a default. A null that is not allowed counts as absent."""
+    if isinstance(value, list):
+        items = schema.get("items", {})
+        return [default(item, items) for item in value]
+    if not isinstance(value, dict):
+        return value
+    properties, additional = schema.get("properties", {}), schema.get("additionalProperties")
+    result = dict(value)
+    for key, child in properties.items():
+        absent = key not in result or (result[key] is None and not child.get("nullable"))
+        if absent and "default" in child:
+            result[key] = copy.deepcopy(child["default"])
+        if key in result:
+            result[key] = default(result[key], child)
+    if isinstance(additional, Mapping):
+        result |= {key: default(item, additional) for key, item in result.items() if key not in properties}
+    return result
+
+
+def validate(value: Any, schema: Schema, path: str = "") -> list[Cause]:
+    """Everything about `value` that `schema` refuses, in field order. CEL rules are `rules.check`."""
+    return list(_validate(value, schema, path))
+
+
+def _validate(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
+    if value is None and schema.get("nullable"):
+        return
+    wrong = _wrong_type(value, schema)
+    if wrong is not None:
+        kind = type_name(value)
+        message = f"Invalid value: {show(kind)}: {path} in body must be of type {wrong}: {show(kind)}"
+        yield Cause("FieldValueTypeInvalid", message, path)
+        return
+    yield from _combined(value, schema, path)
+    if "enum" in schema and value not in schema["enum"]:
+        supported = ", ".join(show(each) for each in schema["enum"])
+        yield Cause("FieldValueNotSupported", f"Unsupported value: {show(value)}: supported values: {supported}", path)
+    if isinstance(value, str):
+        yield from _validate_string(value, schema, path)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield from _validate_number(value, schema, path)
+    elif isinstance(value, list):
+        yield from _validate_list(value, schema, path)
+    elif isinstance(value, dict):
+        yield from _validate_object(value, schema, path)
+
+
+def _combined(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
+    def passes(each: Schema) -> bool:
+        return not validate(value, each, path)
+
+    if schema.get("x-kubernetes-int-or-string"):
+        schema = {key: item for key, item in schema.items() if key != "anyOf"}  # `_wrong_type` has seen to it
+    if "anyOf" in schema and not any(map(passes, schema["anyOf"])):
+        yield invalid_value(path, "", f'"{path}" must validate at least one schema (anyOf)')
+    if "oneOf" in schema and sum(map(passes, schema["oneOf"])) != 1:
+        yield invalid_value(path, "", f'"{path}" must validate one and only one schema (oneOf)')
+    if "not" in schema and passes(schema["not"]):
+        yield invalid_value(path, "", f'"{path}" must not validate the schema (not)')
+    for each in schema.get("allOf", ()):
+        yield from _validate(value, each, path)
+
+
+def _validate_string(value: str, schema: Schema, path: str) -> Iterator[Cause]:
+    longest, shortest, pattern = schema.get("maxLength"), schema.get("minLength"), schema.get("pattern")
+    if longest is not None and len(value) > longest:
+        yield Cause("FieldValueTooLong", f"Too long: may not be more than {longest} bytes", path)
+    if shortest is not None and len(value) < shortest:
+        yield invalid_value(path, value, f"{path} in body should be at least {shortest} chars long")
+    if pattern is not None and re.search(pattern.replace(r"\z", r"\Z"), value) is None:
+        yield invalid_value(path, value, f"{path} in body should match '{pattern}'")
+    if schema.get("format") in ("date-time", "date") and not _is_time(value, schema["format"]):
+        yield invalid_value(path, value, f"{path} in body must be of type {schema['format']}: {show(value)}")
+
+
+def _validate_number(value: float, schema: Schema, path: str) -> Iterator[Cause]:
+    least, most, step = schema.get("minimum"), schema.get("maximum"), schema.get("multipleOf")
+    if least is not None and (value < least or (schema.get("exclusiveMinimum") and value == least)):
+        than = "than" if schema.get("exclusiveMinimum") else "than or equal to"
+        yield invalid_value(path, value, f"{path} in body should be greater {than} {least}")
+    if most is not None and (value > most or (schema.get("exclusiveMaximum") and value == most)):
+        than = "than" if schema.get("exclusiveMaximum") else "than or equal to"
+        yield invalid_value(path, value, f"{path} in body should be less {than} {most}")
+    if step is not None and value % step:
+        yield invalid_value(path, value, f"{path} in body should be a multiple of {step}")
+    bits = _INTEGER_BITS.get(schema.get("format", ""))
+    if bits is not None and not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+        yield invalid_value(path, value, f"{path} in body must be of type {schema['format']}: {show(value)}")
+
+
+def _validate_list(value: list[Any], schema: Schema, path: str) -> Iterator[Cause]:
+    fewest, most = schema.get("minItems"), schema.get("maxItems")
+    if fewest is not None and len(value) < fewest:
+        yield invalid_value(path, len(value), f"{path} in body should have at least {fewest} items")
+    if most is not None and len(value) > most:
+        yield Cause("FieldValueTooMany", f"Too many: {len(value)}: must have at most {most} items", path)
+    items = schema.get("items", {})
+    for index, item in enumerate(value):
+        yield from _validate(item, items, f"{path}[{index}]")
+    if schema.get("x-kubernetes-list-type") in ("set", "map"):
+        keys = schema.get("x-kubernetes-list-map-keys")
+        seen: list[Any] = []
+        for index, item in enumerate(value):
+            identity = {key: item.get(key) for key in keys} if keys and isinstance(item, dict) else item
+            if identity in seen:
+                yield Cause("FieldValueDuplicate", f"Duplicate value: {show(identity)}", f"{path}[{index}]")
+            seen.append(identity)
+
+
+def _validate_object(value: dict[str, Any], schema: Schema, path: str) -> Iterator[Cause]:
+    fewest, most = schema.get("minProperties"), schema.get("maxProperties")
+    if fewest is not None and len(value) < fewest:
+        yield invalid_value(path, len(value), f"{path} in body should have at least {fewest} properties")
+    if most is not None and len(value) > most:
+        yield Cause("FieldValueTooMany", f"Too many: {len(value)}: must have at most {most} items", path)
+    for key in schema.get("required", ()):
+        if key not in value:
+            yield required(f"{path}.{key}" if path else key)
+    properties, additional = schema.get("properties", {}), schema.get("additionalProperties")
+    for key, item in value.items():
+        child = properties.get(key, additional)
+        if isinstance(child, Mapping) and not (not path and key == "metadata"):
+            yield from _validate(item, child, f"{path}.{key}" if path else key)
+
+
+def _wrong_type(value: Any, schema: Schema) -> str | None:
+    """The type that was wanted; None if `value` has it."""
+    if schema.get("x-kubernetes-int-or-string"):
+        return None if type_name(value) in ("integer", "string") else "integer,string"
+    wanted = schema.get("type")
+    if wanted is None:
+        return None
+    found = type_name(value)
+    fits = found == wanted or (wanted == "number" and found == "integer")
+    fits = fits or (wanted == "integer" and isinstance(value, float) and value.is_integer())
+    return None if fits else wanted
+
+
+def type_name(value: object) -> str:
+    """The JSON schema word for it."""
+    if isinstance(value, bool):
+        return "boolean"
+    for types, name in (
+        ((int,), "integer"),
+        ((float,), "number"),
+        ((str,), "string"),
+        ((list,), "array"),
+        ((dict,), "object"),
+    ):
+        if isinstance(value, types):
+            return name
+    return "null"
+
+
+def _is_time(value: str, form: str) -> bool:
+    if form == "date-time" and not re.match(r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$", value):
+        return False
+    try:
+        datetime.fromisoformat(value.upper())
+    except ValueError:
+        return False
+    return True

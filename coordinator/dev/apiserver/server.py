@@ -1,0 +1,371 @@
+"""The HTTP side: one aiohttp application that routes every path itself, in an event loop of its own.
+
+`ApiServer` runs it in a background thread, `python -m coordinator.dev.apiserver` as a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from aiohttp import web
+
+from coordinator.dev.apiserver import (
+    collector,
+    discovery,
+    errors,
+    openapi,
+    patches,
+    requests,
+    tables,
+    watching,
+)
+from coordinator.dev.apiserver.builtins import BUILTINS, CRDS
+from coordinator.dev.apiserver.errors import Object, StatusError
+from coordinator.dev.apiserver.kinds import Catalogue, Kind
+from coordinator.dev.apiserver.registry import Options, Registry
+from coordinator.dev.apiserver.requests import Form, Target
+from coordinator.dev.apiserver.storage import Storage
+
+HISTORY = 10_000
+_WATCH_S = 1800.0
+
+
+class Application:
+    """Requests in, objects out. Everything but reading and writing sockets is synchronous."""
+
+    def __init__(self, registry: Registry, *, bookmark_s: float = 10.0) -> None:
+        self.registry = registry
+        self.closing = asyncio.Event()
+        self._bookmark_s = bookmark_s
+        self._collected = registry.storage.version
+
+    def routes(self) -> web.Application:
+        app = web.Application(client_max_size=requests.MAX_BODY_BYTES)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        return app
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._route(request)
+        except StatusError as error:
+            headers = {"Retry-After": "1"} if error.code == 504 else {}
+            return _json(error.status, error.code, headers)
+        except web.HTTPRequestEntityTooLarge:
+            message = f"Request entity too large: limit is {requests.MAX_BODY_BYTES}"
+            return _json(StatusError(413, "RequestEntityTooLarge", message).status, 413)
+
+    async def _route(self, request: web.Request) -> web.StreamResponse:
+        target = requests.target(request.path)
+        if target is None:
+            return self._document(request)
+        kind = self.registry.catalogue.find(target.group, target.version, target.plural)
+        if kind is None or (target.namespace and not kind.namespaced) or target.subresource not in _subresources(kind):
+            raise errors.path_not_found()
+        if request.method == "GET" and not target.name and request.query.get("watch") in ("true", "1"):
+            return await self._watch(request, kind, target)
+        body = await request.read()
+        response = self._resource(request, kind, target, body)
+        self._collect()
+        return response
+
+    def _collect(self) -> None:
+        storage = self.registry.storage
+        if any(collector.matters(change) for change in storage.changes_since(self._collected)):
+            collector.collect(self.registry)
+        self._collected = storage.version
+
+    # resources
+
+    def _resource(self, request: web.Request, kind: Kind, target: Target, body: bytes) -> web.Response:
+        form = requests.form(request.headers.get("Accept", ""), request.query)
+        method = request.method
+        if method == "GET":
+            return self._get(request, kind, target, form)
+        if method == "DELETE":
+            return self._delete(request, kind, target, body)
+        if kind.namespaced and not target.namespace:
+            raise errors.method_not_allowed()
+        content_type = request.headers.get("Content-Type", "application/json").partition(";")[0]
+        value = requests.decode(body, content_type)
+        options = requests.write_options(request.query, request.headers.get("User-Agent", ""))
+        status = 200
+        if method == "POST" and not target.name:
+            written, status = self.registry.create(kind, target.namespace, value, options), 201
+        elif method == "PUT" and target.name:
+            written = self.registry.update(kind, target.namespace, target.name, value, options, target.subresource)
+        elif method == "PATCH" and target.name:
+            written, created = self._patch(kind, target, content_type, value, options)
+            status = 201 if created else 200
+        else:
+            raise errors.method_not_allowed()
+        response = _json(self._formed(kind, [written], form, one=True), status)
+        for warning in options.warnings:
+            response.headers.add("Warning", f"299 - {json.dumps(warning)}")
+        return response
+
+    def _patch(
+        self, kind: Kind, target: Target, content_type: str, value: Any, options: Options
+    ) -> tuple[Object, bool]:
+        place = (kind, target.namespace, target.name)
+        accepted = [patches.JSON, patches.MERGE, patches.APPLY] + ([] if kind.custom else [patches.STRATEGIC])
+        if content_type not in accepted:
+            raise errors.unsupported_media_type(content_type, accepted)
+        if content_type == patches.APPLY:
+            return self.registry.apply(*place, value, options, target.subresource)
+        return self.registry.patch(*place, content_type, value, options, target.subresource), False
+
+    def _get(self, request: web.Request, kind: Kind, target: Target, form: Form) -> web.Response:
+        if target.name:
+            value = self.registry.get(kind, target.namespace, target.name)
+            return _json(self._formed(kind, [value], form, one=True))
+        page = watching.page(self.registry.storage, kind, target.namespace, request.query)
+        meta: Object = {"resourceVersion": str(page.version)}
+        if page.next_token:
+            meta |= {"continue": page.next_token, "remainingItemCount": page.remaining}
+        return _json(self._formed(kind, page.items, form, meta))
+
+    def _delete(self, request: web.Request, kind: Kind, target: Target, body: bytes) -> web.Response:
+        options = requests.delete_options(request.query, requests.decode(body, "application/json") if body else None)
+        if target.name:
+            value, gone = self.registry.delete(kind, target.namespace, target.name, options)
+            if not gone:
+                return _json(value)
+            details = {"name": target.name, "group": kind.group, "kind": kind.plural, "uid": value["metadata"]["uid"]}
+            return _json(
+                {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+            )
+        page = watching.page(self.registry.storage, kind, target.namespace, request.query)
+        for value in page.items:
+            meta = value["metadata"]
+            self.registry.delete(kind, meta.get("namespace", ""), meta["name"], options)
+        return _json(self._formed(kind, page.items, Form(), {"resourceVersion": str(page.version)}))
+
+    def _formed(
+        self, kind: Kind, items: Sequence[Object], form: Form, meta: Object | None = None, *, one: bool = False
+    ) -> Object:
+        """One object (`one`), or a list of them, in the form that was asked for."""
+        if one and meta is None:
+            meta = {"resourceVersion": items[0]["metadata"].get("resourceVersion", "")}
+        if form.kind == "Table":
+            return tables.table(kind, items, meta or {}, datetime.now(UTC), form.include)
+        if form.kind.startswith("PartialObjectMetadata"):
+            parts = [tables.partial(item) for item in items]
+            header = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}
+            return parts[0] if one else {**header, "metadata": meta, "items": parts}
+        if one:
+            return items[0]
+        return {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": meta, "items": list(items)}
+
+    async def _watch(self, request: web.Request, kind: Kind, target: Target) -> web.StreamResponse:
+        form = requests.form(request.headers.get("Accept", ""), request.query)
+        query = request.query
+        if "sendInitialEvents" in query and query.get("resourceVersionMatch") != "NotOlderThan":
+            why = "resourceVersionMatch=NotOlderThan is required when sendInitialEvents is set"
+            raise errors.invalid(
+                "meta.k8s.io", "ListOptions", "", [errors.forbidden_value("resourceVersionMatch", why)]
+            )
+        watching.selection(kind, query)  # a bad selector is an answer, not an event
+        timeout_s = float(query["timeoutSeconds"]) if query.get("timeoutSeconds", "").isdecimal() else _WATCH_S
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        namespace = target.namespace
+        events = watching.watch(self.registry.storage, kind, namespace, query, bookmark_s=self._bookmark_s)
+        stop = asyncio.ensure_future(self.closing.wait())
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        pending: asyncio.Future[Any] | None = None
+        try:
+            while not stop.done():
+                pending = asyncio.ensure_future(anext(events))
+                left_s = max(0.0, deadline - asyncio.get_running_loop().time())
+                await asyncio.wait({pending, stop}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                if not pending.done():
+                    break
+                kind_of_event, value = pending.result()
+                shown = value if kind_of_event == "ERROR" else self._formed(kind, [value], form, one=True)
+                await response.write(json.dumps({"type": kind_of_event, "object": shown}).encode() + b"\n")
+            await response.write_eof()
+        except (StopAsyncIteration, ConnectionError):
+            pass
+        finally:
+            stop.cancel()
+            if pending is not None and not pending.done():
+                pending.cancel()
+                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
+                    await pending
+            await events.aclose()  # type: ignore[attr-defined]  # an async generator
+        return response
+
+    # documents
+
+    def _document(self, request: web.Request) -> web.Response:
+        path, kinds = request.path.rstrip("/") or "/", self.registry.catalogue.all()
+        accept = request.headers.get("Accept", "")
+        if path in ("/healthz", "/readyz", "/livez"):
+            return web.Response(text="ok")
+        if path == "/version":
+            return _json(discovery.VERSION)
+        if path in ("/api", "/apis"):
+            for version in ("v2", "v2beta1"):
+                media = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+                if media in accept.replace(" ", ""):
+                    return _json(discovery.aggregated(kinds, path == "/api", version), content_type=media)
+            return _json(discovery.core_versions() if path == "/api" else discovery.group_list(kinds))
+        if path == "/openapi/v2":
+            if "protobuf" in accept and "application/json" not in accept:
+                raise errors.not_acceptable("only the following media types are accepted: application/json")
+            return _json(openapi.swagger())
+        if path == "/openapi/v3":
+            return _json(openapi.index(kinds))
+        if path.startswith("/openapi/v3/"):
+            found = openapi.document(path.removeprefix("/openapi/v3/"), kinds)
+            if found is not None:
+                return _json(found)
+        parts = path.strip("/").split("/")
+        if parts[0] in ("api", "apis") and len(parts) == (2 if parts[0] == "api" else 3):
+            resources = discovery.resource_list("/".join(parts[1:]), kinds)
+            if resources["resources"]:
+                return _json(resources)
+        if parts[0] == "apis" and len(parts) == 2 and any(kind.group == parts[1] for kind in kinds):
+            return _json(discovery.group(parts[1], kinds))
+        raise errors.path_not_found()
+
+
+def _subresources(kind: Kind) -> tuple[str, ...]:
+    return ("", "status") if kind.status else ("",)
+
+
+def _json(
+    value: Object, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = "application/json"
+) -> web.Response:
+    body = json.dumps(value).encode()
+    return web.Response(body=body, status=status, headers={**(headers or {}), "Content-Type": content_type})
+
+
+class ApiServer:
+    """The server in a thread. Also a context manager.
+
+    `port` 0 takes a free one. `data` names a journal: what was written survives a kill and is there at the next start.
+    Raises ValueError for a `host` that is not loopback: there is no authentication.
+    """
+
+    def __init__(
+        self,
+        crds: Sequence[Mapping[str, Any]] = (),
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        history: int = HISTORY,
+        data: Path | None = None,
+        bookmark_s: float = 10.0,
+    ) -> None:
+        if not ipaddress.ip_address(host).is_loopback:
+            raise ValueError(
+                f"the development API server has no authentication and listens on loopback only, not on {host}"
+            )
+        self._crds = crds
+        self._host, self._port = host, port
+        self._history, self._data, self._bookmark_s = history, data, bookmark_s
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:<port>`; the port is known once started."""
+        return f"http://{self._host}:{self._port}"
+
+    def start(self) -> Self:
+        """Serving when this returns. Raises what stood in the way, e.g. OSError for a port in use."""
+        self._started.clear()
+        self._thread = threading.Thread(target=self._run, name="apiserver", daemon=True)
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            self._thread.join()
+            raise failure
+        return self
+
+    def stop(self) -> None:
+        """Watches are ended, connections closed, the port free. Safe to call twice."""
+        if self._loop is not None and self._stop is not None and self._thread is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001  # handed to the thread that called start()
+            self._failure = error
+        finally:
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        storage = Storage(history=self._history, journal=self._data)
+        try:
+            registry = Registry(storage, Catalogue(BUILTINS))
+            for crd in self._crds:
+                _install(registry, crd)
+            application = Application(registry, bookmark_s=self._bookmark_s)
+            runner = web.AppRunner(application.routes(), access_log=None, shutdown_timeout=1.0)
+            await runner.setup()
+            try:
+                site = web.TCPSite(runner, self._host, self._port)
+                await site.start()
+                self._port = runner.addresses[0][1]
+                self._started.set()
+                await self._stop.wait()
+                application.closing.set()
+            finally:
+                await runner.cleanup()
+        finally:
+            storage.close()
+
+
+def _install(registry: Registry, crd: Mapping[str, Any]) -> None:
+    """As `kubectl replace --force` would, without losing objects."""
+    name, options = crd["metadata"]["name"], Options(field_manager="apiserver-start")
+    if registry.storage.get(CRDS.resource, ("", name)) is None:
+        registry.create(CRDS, "", dict(crd), options)
+    else:
+        registry.update(CRDS, "", name, dict(crd), options)
+
+
+def load_crds(folder: Path) -> list[Object]:
+    """Every CustomResourceDefinition in the folder's YAML files, in the order of their names."""
+    documents = [doc for path in sorted(folder.glob("*.yaml")) for doc in yaml.safe_load_all(path.read_text())]
+    return [doc for doc in documents if isinstance(doc, dict) and doc.get("kind") == "CustomResourceDefinition"]
+
+
+def write_kubeconfig(path: Path, url: str) -> None:
+    """A kubeconfig for `kubectl` and client libraries, replaced by one rename."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "localmodel-dev", "cluster": {"server": url}}],
+        "users": [{"name": "dev", "user": {}}],
+        "contexts": [{"name": "localmodel-dev", "context": {"cluster": "localmodel-dev", "user": "dev"}}],
+        "current-context": "localmodel-dev",
+    }
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(yaml.safe_dump(config))
+    temporary.replace(path)

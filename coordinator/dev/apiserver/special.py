@@ -1,0 +1,122 @@
+"""The little that the server itself must know of a built-in kind: namespaces hold objects, CRDs serve kinds.
+
+Every function is the identity for all other kinds.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+from coordinator.dev.apiserver import errors, rules
+from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
+from coordinator.dev.apiserver.errors import Cause, Object
+from coordinator.dev.apiserver.kinds import Kind
+
+NAMESPACES_AT_START = ("default", "kube-system", "kube-public", "kube-node-lease")
+CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
+
+
+def initialised(kind: Kind, value: Object, now: str) -> Object:
+    """What the server adds to a new object."""
+    meta = value["metadata"]
+    if kind.custom or kind is CRDS:
+        value = {**value, "metadata": {**meta, "generation": 1}}
+    if kind is NAMESPACES:
+        labels = {**meta.get("labels", {}), "kubernetes.io/metadata.name": meta.get("name", "")}
+        spec, status = {"finalizers": ["kubernetes"]}, {"phase": "Active"}
+        return {**value, "metadata": {**meta, "labels": labels}, "spec": spec, "status": status}
+    if kind is CRDS:
+        return {**normalised(kind, value), "status": _established(value, now)}
+    return normalised(kind, value)
+
+
+def normalised(kind: Kind, value: Object) -> Object:
+    """The form in which the kind is stored."""
+    if kind.group == "" and kind.plural == "secrets" and value.get("stringData"):
+        plain = {key: base64.b64encode(text.encode()).decode() for key, text in value["stringData"].items()}
+        rest = {key: item for key, item in value.items() if key != "stringData"}
+        return {"type": "Opaque", **rest, "data": {**(value.get("data") or {}), **plain}}
+    if kind is CRDS and isinstance(value.get("spec"), dict) and isinstance(value["spec"].get("names"), dict):
+        spec, names = value["spec"], value["spec"]["names"]
+        named = str(names.get("kind", ""))
+        names = {"singular": named.lower(), "listKind": named + "List", **names}
+        meta = value["metadata"]
+        if not meta.get("deletionTimestamp") and CRD_FINALIZER not in meta.get("finalizers", ()):
+            meta = {**meta, "finalizers": [*meta.get("finalizers", ()), CRD_FINALIZER]}
+        return {**value, "metadata": meta, "spec": {"conversion": {"strategy": "None"}, **spec, "names": names}}
+    return value
+
+
+def causes(kind: Kind, value: Object, old: Object | None) -> Iterator[Cause]:
+    """What is wrong with it, beyond metadata and schema."""
+    if kind is CRDS:
+        yield from _crd_causes(value)
+
+
+def refuse_delete(kind: Kind, name: str) -> None:
+    """Raises StatusError 403 for the namespaces that must stay."""
+    if kind is NAMESPACES and name in NAMESPACES_AT_START[:3]:
+        raise errors.forbidden(kind.group, kind.plural, name, "this namespace may not be deleted")
+
+
+def held(kind: Kind, value: Object) -> bool:
+    """Whether something beside metadata.finalizers keeps a deleted object."""
+    return kind is NAMESPACES and bool(value.get("spec", {}).get("finalizers"))
+
+
+def terminating(kind: Kind, value: Object) -> Object:
+    """A deleted object that is still held."""
+    return {**value, "status": {"phase": "Terminating"}} if kind is NAMESPACES else value
+
+
+def released(kind: Kind, value: Object) -> Object:
+    """Without what `held` it."""
+    return {**value, "spec": {}} if kind is NAMESPACES else value
+
+
+def _established(crd: Object, now: str) -> Object:
+    spec = crd.get("spec") or {}
+    conditions = (("NamesAccepted", "NoConflicts", "no conflicts found"),
+                  ("Established", "InitialNamesAccepted", "the initial names have been accepted"))  # fmt: skip
+    return {
+        "acceptedNames": spec.get("names", {}),
+        "conditions": [
+            {"type": kind, "status": "True", "lastTransitionTime": now, "reason": reason, "message": message}
+            for kind, reason, message in conditions
+        ],
+        "storedVersions": [
+            v.get("name") for v in spec.get("versions") or () if isinstance(v, dict) and v.get("storage")
+        ],
+    }
+
+
+def _crd_causes(crd: Object) -> Iterator[Cause]:
+    spec = crd.get("spec")
+    if not isinstance(spec, dict):
+        yield errors.required("spec")
+        return
+    names, versions = spec.get("names") or {}, spec.get("versions") or []
+    present = {"group": spec.get("group"), "scope": spec.get("scope"), "versions": versions}
+    present |= {"names.plural": names.get("plural"), "names.kind": names.get("kind")}
+    for path, found in present.items():
+        if not found:
+            yield errors.required(f"spec.{path}")
+    wanted = f"{names.get('plural')}.{spec.get('group')}"
+    if crd["metadata"].get("name") != wanted:
+        yield errors.invalid_value(
+            "metadata.name", crd["metadata"].get("name"), 'must be spec.names.plural+"."+spec.group'
+        )
+    if sum(bool(version.get("storage")) for version in versions) != 1:
+        yield errors.invalid_value("spec.versions", "", "must have exactly one version marked as storage version")
+    for index, version in enumerate(versions):
+        path = f"spec.versions[{index}].schema.openAPIV3Schema"
+        schema = (version.get("schema") or {}).get("openAPIV3Schema")
+        if schema is None:
+            yield errors.required(path, "schemas are required")
+            continue
+        for place, rule in rules.rules_of(schema):
+            if why := rules.compiles(rule):
+                yield errors.invalid_value(
+                    f"{path}{place}.x-kubernetes-validations.rule", rule, f"compilation failed: {why}"
+                )

@@ -1,0 +1,135 @@
+"""Reading collections: pages of a list at one resourceVersion, and the stream of what happens after it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+
+from coordinator.dev.apiserver import errors, requests, selectors
+from coordinator.dev.apiserver.errors import Object
+from coordinator.dev.apiserver.kinds import Kind
+from coordinator.dev.apiserver.registry import as_version
+from coordinator.dev.apiserver.selectors import Predicate
+from coordinator.dev.apiserver.storage import Change, Storage
+
+Event = tuple[str, Object]
+"""ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and its object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`version` is that of the whole list; `next_token` "" on the last page."""
+
+    items: list[Object]
+    version: int
+    next_token: str = ""
+    remaining: int = 0
+
+
+def selection(kind: Kind, query: Mapping[str, str]) -> Predicate:
+    labels = selectors.label_selector(query.get("labelSelector", ""))
+    fields = selectors.field_selector(query.get("fieldSelector", ""), kind.selectable)
+    return lambda value: labels(value) and fields(value)
+
+
+def page(storage: Storage, kind: Kind, namespace: str, query: Mapping[str, str]) -> Page:
+    """Raises StatusError 400, 410 or 504."""
+    chosen = selection(kind, query)
+    wanted = requests.version_number(query.get("resourceVersion"))
+    limit = int(query["limit"]) if query.get("limit", "").isdecimal() else 0
+    start: tuple[str, str] | None = None
+    if query.get("continue"):
+        wanted, start = _read_token(query["continue"])
+    elif query.get("resourceVersionMatch") != "Exact":
+        if wanted > storage.version:
+            raise errors.too_large_resource_version(wanted, storage.version)
+        wanted = storage.version
+    if wanted > storage.version:
+        raise errors.too_large_resource_version(wanted, storage.version)
+    found = (
+        storage.all(kind.resource, namespace)
+        if wanted == storage.version
+        else storage.all_at(kind.resource, namespace, wanted)
+    )
+    items = [as_version(kind, each) for each in found if (start is None or _place(each) >= start) and chosen(each)]
+    if not limit or len(items) <= limit:
+        return Page(items, wanted)
+    return Page(items[:limit], wanted, _token(wanted, _place(items[limit])), len(items) - limit)
+
+
+async def watch(
+    storage: Storage, kind: Kind, namespace: str, query: Mapping[str, str], *, bookmark_s: float
+) -> AsyncIterator[Event]:
+    """Every event after the query's resourceVersion, bookmarks if asked for. Ends with ERROR 410 if too far behind."""
+    chosen = selection(kind, query)
+    version = requests.version_number(query.get("resourceVersion"))
+    bookmarks = query.get("allowWatchBookmarks") == "true"
+    initial = query.get("sendInitialEvents") == "true"
+    if version == 0 or initial:
+        items = [each for each in storage.all(kind.resource, namespace) if chosen(each)]
+        version = storage.version
+        for each in items:
+            yield "ADDED", as_version(kind, each)
+        if initial:
+            yield "BOOKMARK", bookmark(kind, version, initial_end=True)
+    loop = asyncio.get_running_loop()
+    next_bookmark = loop.time() + bookmark_s
+    try:
+        while True:
+            for change in storage.changes_since(version):
+                version = change.version
+                event = seen(change, kind, namespace, chosen)
+                if event is not None:
+                    yield event
+            if bookmarks and loop.time() >= next_bookmark:
+                next_bookmark = loop.time() + bookmark_s
+                version = max(version, storage.version)
+                yield "BOOKMARK", bookmark(kind, version)
+            if version >= storage.version:
+                try:
+                    await asyncio.wait_for(storage.changed(), max(0.0, next_bookmark - loop.time()))
+                except TimeoutError:
+                    next_bookmark = max(next_bookmark, loop.time()) if bookmarks else loop.time() + bookmark_s
+    except errors.StatusError as error:
+        yield "ERROR", error.status
+
+
+def seen(change: Change, kind: Kind, namespace: str, chosen: Callable[[Object], bool]) -> Event | None:
+    """What a watcher with this selection sees of a change: objects come and go as they match."""
+    if change.resource != kind.resource or (namespace and change.key[0] != namespace):
+        return None
+    before = change.before is not None and chosen(change.before)
+    after = change.after is not None and chosen(change.after)
+    if not before and not after:
+        return None
+    if before and not after:
+        gone = {**(change.before or {}), "metadata": {**(change.before or change.last)["metadata"]}}
+        gone["metadata"]["resourceVersion"] = str(change.version)
+        return "DELETED", as_version(kind, gone)
+    return ("MODIFIED" if before else "ADDED"), as_version(kind, change.last)
+
+
+def bookmark(kind: Kind, version: int, *, initial_end: bool = False) -> Object:
+    meta: Object = {"resourceVersion": str(version), "creationTimestamp": None}
+    if initial_end:
+        meta["annotations"] = {"k8s.io/initial-events-end": "true"}
+    return {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": meta}
+
+
+def _place(value: Object) -> tuple[str, str]:
+    return value["metadata"].get("namespace", ""), value["metadata"]["name"]
+
+
+def _token(version: int, start: tuple[str, str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps([version, *start]).encode()).decode()
+
+
+def _read_token(token: str) -> tuple[int, tuple[str, str]]:
+    try:
+        version, namespace, name = json.loads(base64.urlsafe_b64decode(token))
+        return int(version), (str(namespace), str(name))
+    except (ValueError, TypeError) as error:
+        raise errors.bad_request(f"continue key is not valid: {error}") from error
