@@ -18,17 +18,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from actors.messages import NodeName
 from actors.origin import SourceOptions
 from coordinator.api import StatusKey
 from coordinator.fleet import Fleet
-from coordinator.kube import Conflict, Kube, KubeError, NotFound, Object, ResourceType, Unreachable
+from coordinator.informers import Informers
+from coordinator.kube import Conflict, Invalid, Kube, KubeError, NotFound, Object, ResourceType, Unreachable
 from coordinator.pacing import Pace
 from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
-from coordinator.snapshot import Cache, Credentials, LocalNode, Node, NodeGroup, Ref, Resolution, Snapshot
+from coordinator.snapshot import Credentials, Ref, Resolution, Snapshot
 from coordinator.transitions import Announcement
 
 _log = logging.getLogger(__name__)
@@ -37,33 +38,6 @@ NAMESPACES = ResourceType("", "v1", "namespaces", "Namespace")
 MAX_PAUSE_S = 30.0
 DEBOUNCE_S = 0.05
 """Changes come in bursts (one `kubectl apply` is several); they are planned for together."""
-
-T = TypeVar("T", covariant=True)
-
-
-class Observed(Protocol[T]):
-    """One kind of object as an informer keeps it. `items` is by (namespace or None, name)."""
-
-    @property
-    def synced(self) -> bool: ...
-
-    def items(self) -> Mapping[tuple[str | None, str], T]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Informers:
-    """Everything that is watched."""
-
-    caches: Observed[Cache]
-    namespace_caches: Observed[Cache]
-    groups: Observed[NodeGroup]
-    nodes: Observed[Node]
-    local_nodes: Observed[LocalNode]
-
-    @property
-    def synced(self) -> bool:
-        kinds = (self.caches, self.namespace_caches, self.groups, self.nodes, self.local_nodes)
-        return all(kind.synced for kind in kinds)
 
 
 class Resolver(Protocol):
@@ -131,6 +105,10 @@ class Controller:
         """Something changed. May be called from any thread, as often as one likes."""
         self._woken.set()
 
+    def poisoned(self, ref: Ref, error: Exception) -> None:
+        """Says on the object itself that it cannot be read. For `Informers.over`."""
+        self._announce([Announcement(ref, True, "InvalidObject", str(error))])
+
     def run(self, stop: threading.Event, *, tick_s: float = 1.0) -> None:
         """Ticks until `stop` is set: soon after a wake, at least every `tick_s`, and for half of the time at most."""
         while not stop.is_set():
@@ -153,7 +131,7 @@ class Controller:
         if not self._may_act(now):
             return None
         snapshot = self._snapshot()
-        planned = plan(snapshot, now)
+        planned = plan(snapshot, now, self._pace.turn(snapshot.local_nodes, now))
         self._fleet.sync(planned.desired)
         self._resolver.want(planned.wants, self._load_options)
         sent = [] if now < self._paused_until else self._pace.admit(planned.writes, now)
@@ -248,6 +226,8 @@ class Controller:
                     self._pause(now, error)
                 case _:
                     delay = self._pace.refused(write.ref, now)
+                    if isinstance(error, Invalid):  # an object that was written past its schema has no other voice
+                        self._announce(event for event in write.events if event.warning)
                     fields = {**_fields(write), "error": str(error), "retry_after_s": delay}
                     _log.warning("the API server refused a write", extra=fields)
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from heapq import nsmallest
 
+from actors.messages import NodeName
 from coordinator.plan import Verb, Write
-from coordinator.snapshot import Ref
+from coordinator.snapshot import LOCAL_NODES, Ref
 
 PROGRESS_SHARE = 0.25
 LAG_S = 10.0
@@ -50,6 +52,17 @@ class Pace:
     def __post_init__(self) -> None:
         self._tokens = self.writes_per_s
         self._progress_tokens = self.writes_per_s * PROGRESS_SHARE
+
+    def turn(self, nodes: Iterable[NodeName], now: float) -> frozenset[NodeName]:
+        """The LocalModelNodes whose progress there is budget for now: those that have waited longest."""
+        self._refill(now)
+        waiting = []
+        for name in nodes:
+            memory = self._objects.get((LOCAL_NODES.plural, None, name))
+            since = memory.progress_at if memory else 0.0
+            if now >= since + self.progress_interval_s:
+                waiting.append((since, name))
+        return frozenset(name for _, name in nsmallest(int(self._progress_tokens), waiting))
 
     def admit(self, writes: Iterable[Write], now: float) -> list[Write]:
         """Those to send now, in order; they count as started."""

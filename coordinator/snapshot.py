@@ -185,9 +185,9 @@ def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
         spec = LocalModelCacheSpec.model_validate(raw.get("spec"))
         size_bytes = parse_bytes(spec.model_size)
     except ValidationError as error:
-        problem, spec = Problem("InvalidSpec", _first_error(error)), _salvage(raw.get("spec"))
+        problem, spec = Problem("InvalidObject", _first_error(error)), _salvage(raw.get("spec"))
     except ValueError as error:
-        problem = Problem("InvalidSpec", f"spec.modelSize: {error}")
+        problem = Problem("InvalidObject", f"spec.modelSize: {error}")
     source = ModelSource(spec.source_model_uri, spec.revision, spec.include or (), spec.exclude or ())
     storage = spec.storage
     entry: dict[str, Any] = {"modelName": ref.name, "sourceModelUri": source.uri}

@@ -27,7 +27,7 @@ _OWN_REASON = frozenset(
         "DigestMismatch",
         "DuplicateSource",
         "InsufficientStorage",
-        "InvalidSpec",
+        "InvalidObject",
         "NoNodeAffinity",
         "NodeGroupInvalid",
         "NodeGroupNotFound",

@@ -1,0 +1,115 @@
+"""The five kinds that the coordinator watches, each parsed once into the values that `plan` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from coordinator.informer import Informer
+from coordinator.kube import Kube, Object, ResourceType
+from coordinator.snapshot import (
+    CACHES,
+    LOCAL_NODES,
+    NAMESPACE_CACHES,
+    NODE_GROUPS,
+    NODES,
+    Cache,
+    LocalNode,
+    Node,
+    NodeGroup,
+    Ref,
+    read_cache,
+    read_local_node,
+    read_namespace_cache,
+    read_node,
+    read_node_group,
+)
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Observed(Protocol[T_co]):
+    """One kind of object as an informer keeps it. `items` is by (namespace or None, name)."""
+
+    @property
+    def synced(self) -> bool: ...
+
+    @property
+    def failure(self) -> str | None: ...
+
+    def items(self) -> Mapping[tuple[str | None, str], T_co]: ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def join(self, timeout_s: float) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Informers:
+    """Everything that is watched."""
+
+    caches: Observed[Cache]
+    namespace_caches: Observed[Cache]
+    groups: Observed[NodeGroup]
+    nodes: Observed[Node]
+    local_nodes: Observed[LocalNode]
+
+    @classmethod
+    def over(
+        cls,
+        kube: Kube,
+        *,
+        changed: Callable[[], None],
+        poisoned: Callable[[Ref, Exception], None],
+        restarted: Callable[[], None] = lambda: None,
+    ) -> Informers:
+        """One `Informer` per kind, not started. `poisoned` gets every object that has not even a name it can go by."""
+
+        def informer(resource: ResourceType, parse: Callable[[Object], T_co]) -> Informer[T_co]:
+            def report(found: Object, error: Exception) -> None:
+                poisoned(_ref_of(resource, found), error)
+
+            return Informer(kube, resource, parse, changed=changed, poisoned=report, restarted=restarted)
+
+        return cls(
+            caches=informer(CACHES, read_cache),
+            namespace_caches=informer(NAMESPACE_CACHES, read_namespace_cache),
+            groups=informer(NODE_GROUPS, read_node_group),
+            nodes=informer(NODES, read_node),
+            local_nodes=informer(LOCAL_NODES, read_local_node),
+        )
+
+    @property
+    def kinds(self) -> tuple[Observed[object], ...]:
+        return self.caches, self.namespace_caches, self.groups, self.nodes, self.local_nodes
+
+    @property
+    def synced(self) -> bool:
+        """Every kind was listed at least once: what is absent does not exist."""
+        return all(kind.synced for kind in self.kinds)
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why some kinds cannot be kept current at this moment."""
+        return tuple(dict.fromkeys(kind.failure for kind in self.kinds if kind.failure))
+
+    def start(self) -> None:
+        for kind in self.kinds:
+            kind.start()
+
+    def stop(self, timeout_s: float = 0.0) -> None:
+        """Asks all to end, and waits for each up to `timeout_s`."""
+        for kind in self.kinds:
+            kind.stop()
+        for kind in self.kinds:
+            kind.join(timeout_s)
+
+
+def _ref_of(resource: ResourceType, found: Object) -> Ref:
+    metadata = found.get("metadata")
+    known = metadata if isinstance(metadata, Mapping) else {}
+    name, namespace, uid = (str(known.get(field) or "") for field in ("name", "namespace", "uid"))
+    return Ref(resource, name, namespace or None, uid)
