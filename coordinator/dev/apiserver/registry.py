@@ -212,7 +212,6 @@ class Registry:
             suffix = "".join(random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
             meta["name"] = meta["generateName"][: 253 - len(suffix)] + suffix
         meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": self._timestamp()}
-        value = {key: item for key, item in value.items() if not (kind.status and key == "status")}
         value = special.initialised(kind, {**value, "metadata": meta}, self._timestamp())
         meta = value["metadata"]
         name = meta.get("name", "")

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from coordinator.dev.apiserver import patches
+from coordinator.dev.apiserver import patches, protobuf
 from coordinator.dev.apiserver.errors import bad_request, not_acceptable, unsupported_media_type
 from coordinator.dev.apiserver.registry import DeleteOptions, Options
 
@@ -77,6 +77,11 @@ _Loader.yaml_implicit_resolvers = {
 def decode(body: bytes, content_type: str) -> Any:
     """The body's value. Raises StatusError 400 or 415."""
     media = content_type.partition(";")[0].strip()
+    if media == protobuf.MEDIA_TYPE:
+        try:
+            return protobuf.decode(body)
+        except ValueError as error:
+            raise unsupported_media_type(f"{media}: {error}", ("application/json", "application/yaml")) from error
     is_yaml = media in ("application/yaml", patches.APPLY)
     if not is_yaml and media not in (
         "",

@@ -24,6 +24,7 @@ from coordinator.dev.apiserver import (
     errors,
     openapi,
     patches,
+    protobuf,
     requests,
     tables,
     watching,
@@ -94,7 +95,7 @@ class Application:
             return self._delete(request, kind, target, body)
         if kind.namespaced and not target.namespace:
             raise errors.method_not_allowed()
-        content_type = request.headers.get("Content-Type", "application/json").partition(";")[0]
+        content_type = _media(request)
         value = requests.decode(body, content_type)
         options = requests.write_options(request.query, request.headers.get("User-Agent", ""))
         status = 200
@@ -134,7 +135,7 @@ class Application:
         return _json(self._formed(kind, page.items, form, meta))
 
     def _delete(self, request: web.Request, kind: Kind, target: Target, body: bytes) -> web.Response:
-        options = requests.delete_options(request.query, requests.decode(body, "application/json") if body else None)
+        options = requests.delete_options(request.query, requests.decode(body, _media(request)) if body else None)
         if target.name:
             value, gone = self.registry.delete(kind, target.namespace, target.name, options)
             if not gone:
@@ -221,8 +222,8 @@ class Application:
                     return _json(discovery.aggregated(kinds, path == "/api", version), content_type=media)
             return _json(discovery.core_versions() if path == "/api" else discovery.group_list(kinds))
         if path == "/openapi/v2":
-            if "protobuf" in accept and "application/json" not in accept:
-                raise errors.not_acceptable("only the following media types are accepted: application/json")
+            if protobuf.OPENAPI_ASKED in accept:
+                return web.Response(body=protobuf.openapi_v2(kinds), headers={"Content-Type": protobuf.OPENAPI_GIVEN})
             return _json(openapi.swagger())
         if path == "/openapi/v3":
             return _json(openapi.index(kinds))
@@ -242,6 +243,10 @@ class Application:
 
 def _subresources(kind: Kind) -> tuple[str, ...]:
     return ("", "status") if kind.status else ("",)
+
+
+def _media(request: web.Request) -> str:
+    return request.headers.get("Content-Type", "application/json").partition(";")[0].strip()
 
 
 def _json(

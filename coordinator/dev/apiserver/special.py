@@ -18,25 +18,31 @@ CRD_FINALIZER = "customresourcecleanup.apiextensions.k8s.io"
 
 
 def initialised(kind: Kind, value: Object, now: str) -> Object:
-    """What the server adds to a new object."""
+    """What the server makes of a new object: no status but its own, and a first generation where that counts."""
     meta = value["metadata"]
+    if kind.status and kind.plural != "nodes":  # a kubelet registers its node with its status
+        value = {key: item for key, item in value.items() if key != "status"}
     if kind.custom or kind is CRDS:
         value = {**value, "metadata": {**meta, "generation": 1}}
     if kind is NAMESPACES:
         labels = {**meta.get("labels", {}), "kubernetes.io/metadata.name": meta.get("name", "")}
         spec, status = {"finalizers": ["kubernetes"]}, {"phase": "Active"}
         return {**value, "metadata": {**meta, "labels": labels}, "spec": spec, "status": status}
+    value = normalised(kind, value)
     if kind is CRDS:
-        return {**normalised(kind, value), "status": _established(value, now)}
-    return normalised(kind, value)
+        return {**value, "status": _established(value, now)}
+    if kind.group == "" and kind.plural in ("persistentvolumes", "persistentvolumeclaims", "pods"):
+        return {**value, "status": {"phase": "Pending"}}
+    return value
 
 
 def normalised(kind: Kind, value: Object) -> Object:
     """The form in which the kind is stored."""
-    if kind.group == "" and kind.plural == "secrets" and value.get("stringData"):
-        plain = {key: base64.b64encode(text.encode()).decode() for key, text in value["stringData"].items()}
+    if kind.group == "" and kind.plural == "secrets":
+        plain = value.get("stringData") or {}
+        data = {key: base64.b64encode(str(text).encode()).decode() for key, text in plain.items()}
         rest = {key: item for key, item in value.items() if key != "stringData"}
-        return {"type": "Opaque", **rest, "data": {**(value.get("data") or {}), **plain}}
+        return {"type": "Opaque", **rest} | ({"data": {**(value.get("data") or {}), **data}} if data else {})
     if kind is CRDS and isinstance(value.get("spec"), dict) and isinstance(value["spec"].get("names"), dict):
         spec, names = value["spec"], value["spec"]["names"]
         named = str(names.get("kind", ""))
