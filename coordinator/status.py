@@ -241,7 +241,7 @@ def fold(
         for slot in placement.slots:
             key = slot.cache.key
             report = reports.get(slot.cache.storage_key)
-            held = view.report is None and _held(slot, local)
+            held = view.report is None and _held(slot.cache, before[key].get(name, ""))
             cell = judge(slot, view, report, sources[slot.owner.key], held)
             if not node.ready:
                 cell = overlay_not_ready(cell, view, before[key].get(name, ""))
@@ -259,20 +259,12 @@ def fold(
     return Fold(nodes, tallies, missing)
 
 
-def _held(slot: Slot, local: LocalNode | None) -> bool:
-    """The node's last written status says that it held what this cache asks for now."""
-    if local is None:
-        return False
-    key = slot.cache.key
-    word = _mapping(local.status.get("modelStatus")).get(key)
-    entry = local.listed.get(key)
-    asked = slot.cache.status.get("selection")
-    return (
-        word == ModelStatus.DOWNLOADED
-        and entry is not None
-        and entry.get("sourceModelUri") == slot.cache.source.uri
-        and asked in (None, slot.cache.selection)
-    )
+def _held(cache: Cache, before: str) -> bool:
+    """The cache's last written status has the node as holding what it asks for now.
+
+    Not the LocalModelNode's: that may be of an earlier cache of the same name, with another URI.
+    """
+    return before == NodeStatus.DOWNLOADED and cache.status.get("selection") in (None, cache.selection)
 
 
 def local_node_status(
