@@ -66,6 +66,8 @@ def read_range(url: str, storage_options: Mapping[str, Any], start: int, stop: i
     """
     import fsspec
 
+    if start >= stop:
+        return b""
     with _translated(url):
         filesystem, path = fsspec.core.url_to_fs(url, **storage_options)
         data: bytes = filesystem.cat_file(path, start=start, end=stop)
@@ -158,6 +160,7 @@ def _s3_options(options: SourceOptions) -> dict[str, Any]:
         "s3": {"addressing_style": style},
         "connect_timeout": options.timeout_s,
         "read_timeout": options.timeout_s,
+        "retries": {"total_max_attempts": 1},  # s3fs repeats what it should, and the caller has a patience of its own
     }
     return {
         "anon": anonymous,
@@ -196,6 +199,8 @@ def _translated(url: str) -> Iterator[None]:
             raise SourceUnsupported(f"no reader for {scheme}:// ({where})") from error
         if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):  # botocore's, not worth an import
             raise SourceDenied(f"{where} wants credentials: {text}") from error
+        if "InvalidRange" in text:  # s3fs hands S3's code on as the text of an OSError
+            raise SourceChanged(f"{where} is shorter than it was when it was listed") from error
         if isinstance(error, OSError) and error.errno == errno.EBUSY:  # what s3fs makes of SlowDown and 503
             raise SourceThrottled(f"{where} asks to slow down: {text}") from error
         raise SourceError(f"{where} could not be read: {text}") from error
