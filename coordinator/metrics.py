@@ -1,0 +1,143 @@
+"""What Prometheus sees; the only module that imports `prometheus_client`.
+
+Its own registry, nothing global. Cardinality is bounded by the number of caches plus constants: there is no series per
+node and model, however large the cluster (that detail is in `LocalModelNode.status`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MAX_REASONS = 100
+"""Reasons come from other processes; what exceeds this many is counted as `Other`."""
+
+_FAST = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSample:
+    """One cache now. `nodes` counts nodes by KServe's node status; bytes are summed over nodes but for `bytes_total`."""
+
+    name: str
+    namespace: str = ""
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    bytes_total: int = 0
+    bytes_cached: int = 0
+    bytes_from_origin: int = 0
+    bytes_from_peers: int = 0
+    rate_bytes_per_s: float = 0.0
+
+
+class Metrics:
+    """Every metric of one coordinator. Methods may be called from any thread."""
+
+    def __init__(self, version: str, *, leader_lock: str = "") -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        build = Gauge("localmodel_build_info", "Always 1.", ["version"], registry=registry)
+        build.labels(version).set(1)
+        self._ticks = Histogram("localmodel_tick_seconds", "One turn of the loop.", buckets=_FAST, registry=registry)
+        self._tick_errors = Counter("localmodel_tick_errors_total", "Turns that failed.", registry=registry)
+        self._requests = Counter(
+            "localmodel_kube_requests_total",
+            "Requests to the Kubernetes API; code 0: no answer.",
+            ["verb", "code"],
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "localmodel_kube_request_seconds",
+            "How long they took; watches, which are meant to last, are left out.",
+            ["verb"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self._restarts = Counter(
+            "localmodel_watch_restarts_total",
+            "Watches that ended before their time.",
+            ["resource"],
+            registry=registry,
+        )
+        # The name controller-runtime gives it, so that existing alerts find it.
+        leader = Gauge("leader_election_master_status", "1 while leading.", ["name"], registry=registry)
+        self._leader = leader.labels(leader_lock)
+        self._resolves = Counter("localmodel_resolves_total", "Sources resolved.", ["outcome"], registry=registry)
+        self._errors = Counter("localmodel_errors_total", "Failures.", ["reason"], registry=registry)
+        self._reasons: set[str] = set()
+        self._lock = threading.Lock()
+        self._now = _Now()
+        registry.register(self._now)
+
+    def tick(self, seconds: float) -> None:
+        self._ticks.observe(seconds)
+
+    def tick_failed(self) -> None:
+        self._tick_errors.inc()
+
+    def kube_request(self, verb: str, code: int, seconds: float) -> None:
+        """`HttpKube`'s `observe`."""
+        self._requests.labels(verb, str(code)).inc()
+        if verb != "watch":
+            self._request_seconds.labels(verb).observe(seconds)
+
+    def watch_restarted(self, resource: str) -> None:
+        self._restarts.labels(resource).inc()
+
+    def leading(self, leading: bool) -> None:
+        self._leader.set(1 if leading else 0)
+
+    def resolved(self, outcome: str) -> None:
+        """`outcome`: ok, or the reason of the failure."""
+        self._resolves.labels(self._bounded(outcome)).inc()
+
+    def failed(self, reason: str) -> None:
+        self._errors.labels(self._bounded(reason)).inc()
+
+    def show(self, caches: Sequence[CacheSample], agents: Mapping[str, int]) -> None:
+        """From now on exactly these caches, and this many agents by state, are exported."""
+        self._now.caches, self._now.agents = caches, agents
+
+    def render(self) -> bytes:
+        """The text exposition, of `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+    def _bounded(self, reason: str) -> str:
+        with self._lock:
+            if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
+                return "Other"
+            self._reasons.add(reason)
+            return reason
+
+
+class _Now(Collector):
+    """Gauges made anew for every scrape, so that a deleted cache leaves no series behind."""
+
+    caches: Sequence[CacheSample] = ()
+    agents: Mapping[str, int] = {}
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        labels = ["namespace", "name"]
+        nodes = GaugeMetricFamily("localmodel_cache_nodes", "Nodes by status.", labels=[*labels, "status"])
+        total = GaugeMetricFamily("localmodel_cache_size_bytes", "Size of one copy.", labels=labels)
+        cached = GaugeMetricFamily("localmodel_cache_cached_bytes", "Finished, over all nodes.", labels=labels)
+        read = GaugeMetricFamily("localmodel_cache_read_bytes", "Read, by where from.", labels=[*labels, "location"])
+        rate = GaugeMetricFamily("localmodel_cache_rate_bytes_per_second", "Over all nodes.", labels=labels)
+        for cache in self.caches:
+            key = [cache.namespace, cache.name]
+            for status, count in cache.nodes.items():
+                nodes.add_metric([*key, status], count)
+            total.add_metric(key, cache.bytes_total)
+            cached.add_metric(key, cache.bytes_cached)
+            read.add_metric([*key, "origin"], cache.bytes_from_origin)
+            read.add_metric([*key, "peers"], cache.bytes_from_peers)
+            rate.add_metric(key, cache.rate_bytes_per_s)
+        agents = GaugeMetricFamily("localmodel_agents", "Node agents by state.", labels=["state"])
+        for state, count in self.agents.items():
+            agents.add_metric([state], count)
+        return [nodes, total, cached, read, rate, agents]

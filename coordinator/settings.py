@@ -1,0 +1,228 @@
+"""The flags and environment of `localmodel run`, as one frozen value.
+
+KServe's controller's flags are accepted as they are (`-flag`, `--flag`, `--flag=value`, Go's booleans), so that its
+Deployment needs a new image and nothing else. A flag beats the environment; the environment beats the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from coordinator.health import parse_address
+from coordinator.logs import ENCODERS, LEVELS, TIME_ENCODINGS, LogSettings, parse_level
+
+TLS_VERSIONS = ("VersionTLS12", "VersionTLS13")
+_TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything `localmodel run` can be told. Addresses are Go's `host:port`; "0" means do not listen."""
+
+    metrics_addr: str = ":8080"
+    health_probe_addr: str = ":8081"
+    webhook_port: int = 9443
+    tls_min_version: str = "VersionTLS12"
+    tls_cipher_suites: tuple[str, ...] = ()
+    leader_elect: bool = False
+    kubeconfig: str | None = None
+    context: str | None = None
+    log: LogSettings = field(default_factory=LogSettings)
+    namespace: str = "kserve"
+    job_namespace: str = "kserve-localmodel-jobs"
+    ray_address: str = "auto"
+    tick_s: float = 1.0
+    progress_interval_s: float = 3.0
+
+
+def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
+    """Settings from a command line. Exits with code 2 and the usage for a bad one, as argparse does."""
+    parser = argparse.ArgumentParser(prog="localmodel run", allow_abbrev=False)
+    add_arguments(parser)
+    return from_args(parser.parse_args(argv), env)
+
+
+def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
+    """Settings from what `add_arguments` parsed. Exits with code 2 where two flags contradict each other."""
+    default = Settings()
+    suites = tuple(name for name in args.tls_cipher_suites.split(",") if name)
+    if suites and args.tls_min_version == "VersionTLS13":
+        # KServe's words (pkg/tls/tls_default.go), so that whoever searches for them finds the cause.
+        _usage_error("cipher suites cannot be configured with TLS 1.3 (Go manages TLS 1.3 ciphers internally)")
+    devel = args.zap_devel
+    log = LogSettings(
+        level=args.zap_log_level or LEVELS["debug" if devel else "info"],
+        encoder=args.zap_encoder or ("console" if devel else "json"),
+        stacktrace_level=args.zap_stacktrace_level or LEVELS["warn" if devel else "error"],
+        time_encoding=args.zap_time_encoding,
+    )
+    return Settings(
+        metrics_addr=args.metrics_addr,
+        health_probe_addr=args.health_probe_addr,
+        webhook_port=args.webhook_port,
+        tls_min_version=args.tls_min_version or default.tls_min_version,
+        tls_cipher_suites=suites,
+        leader_elect=args.leader_elect,
+        kubeconfig=args.kubeconfig,
+        context=args.context,
+        log=log,
+        namespace=args.namespace or env.get("POD_NAMESPACE") or default.namespace,
+        job_namespace=args.job_namespace,
+        ray_address=args.ray_address or env.get("RAY_ADDRESS") or default.ray_address,
+        tick_s=args.tick_seconds,
+        progress_interval_s=args.progress_interval_seconds,
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of `localmodel run`, each with its help."""
+    default = Settings()
+
+    serving = parser.add_argument_group("serving")
+    _flag(serving, "metrics-addr", "where /metrics is served; 0: nowhere", default.metrics_addr, _address, "ADDR")
+    _flag(
+        serving,
+        "health-probe-addr",
+        "where /healthz and /readyz are served; 0: nowhere",
+        default.health_probe_addr,
+        _address,
+        "ADDR",
+    )
+    _flag(serving, "webhook-port", "port of the admission webhook", default.webhook_port, _port, "PORT")
+    _flag(serving, "tls-min-version", "oldest TLS the webhook speaks", "", str, choices=("", *TLS_VERSIONS))
+    _flag(serving, "tls-cipher-suites", "TLS 1.2 cipher suites of the webhook, by comma", "", str, "NAMES")
+
+    cluster = parser.add_argument_group("cluster")
+    _flag(
+        cluster,
+        "kubeconfig",
+        "which cluster; else $KUBECONFIG, the pod's service account, ~/.kube/config",
+        None,
+        str,
+        "FILE",
+    )
+    _flag(cluster, "context", "context of the kubeconfig; else its current one", None, str, "NAME")
+    _switch(cluster, "leader-elect", "act only while holding the Lease; for more than one replica")
+    _flag(
+        cluster,
+        "namespace",
+        f"of the Lease and the configuration; else $POD_NAMESPACE, else {default.namespace}",
+        None,
+        _word,
+        "NAME",
+    )
+    _flag(
+        cluster,
+        "job-namespace",
+        "where the Secrets and ServiceAccounts that models name are read",
+        default.job_namespace,
+        _word,
+        "NAME",
+    )
+    _flag(
+        cluster,
+        "ray-address",
+        f"the Ray cluster of the node agents; else $RAY_ADDRESS, else {default.ray_address}",
+        None,
+        _word,
+        "ADDR",
+    )
+
+    pace = parser.add_argument_group("pace")
+    _flag(pace, "tick-seconds", "longest time between two looks at everything", default.tick_s, _positive, "S")
+    _flag(
+        pace,
+        "progress-interval-seconds",
+        "shortest time between two progress writes to one object",
+        default.progress_interval_s,
+        _positive,
+        "S",
+    )
+
+    logs = parser.add_argument_group("logs")
+    _switch(logs, "zap-devel", "console lines, debug level, stack traces from warn")
+    _flag(logs, "zap-encoder", "json, or console", None, str.lower, choices=ENCODERS)
+    _flag(logs, "zap-log-level", f"{', '.join(LEVELS)}, or a verbosity above 0", None, _level, "LEVEL")
+    _flag(logs, "zap-stacktrace-level", "from which level errors carry stack traces", None, _level, "LEVEL")
+    _flag(logs, "zap-time-encoding", "format of ts", "rfc3339", str.lower, choices=tuple(TIME_ENCODINGS))
+
+
+def _flag(
+    group: argparse._ArgumentGroup,
+    name: str,
+    text: str,
+    default: object,
+    type_: Callable[[str], Any],
+    metavar: str | None = None,
+    *,
+    choices: Sequence[str] | None = None,
+) -> None:
+    """`--name` with its help, and Go's `-name` without."""
+    if default:
+        text += f" (default {default})"
+    group.add_argument(f"--{name}", default=default, type=type_, metavar=metavar, choices=choices, help=text)
+    hidden = argparse.SUPPRESS
+    group.add_argument(f"-{name}", dest=_dest(name), default=hidden, type=type_, choices=choices, help=hidden)
+
+
+def _switch(group: argparse._ArgumentGroup, name: str, text: str) -> None:
+    """A boolean as Go has them: `--name`, `--name=false`."""
+    group.add_argument(f"--{name}", nargs="?", const=True, default=False, type=_boolean, metavar="BOOL", help=text)
+    hidden = argparse.SUPPRESS
+    group.add_argument(f"-{name}", dest=_dest(name), nargs="?", const=True, default=hidden, type=_boolean, help=hidden)
+
+
+def _dest(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _boolean(text: str) -> bool:
+    if text not in _TRUE + _FALSE:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text in _TRUE
+
+
+def _address(text: str) -> str:
+    try:
+        parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _level(text: str) -> int:
+    try:
+        return parse_level(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _word(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _usage_error(message: str) -> None:
+    sys.stderr.write(f"localmodel run: error: {message}\n")
+    raise SystemExit(2)
