@@ -23,7 +23,7 @@ _FAST = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 @dataclass(frozen=True, slots=True)
 class CacheSample:
-    """One cache now. `nodes` counts nodes by KServe's node status; bytes are summed over nodes but for `bytes_total`."""
+    """`nodes` counts nodes by KServe's node status; bytes are summed over nodes, `bytes_total` is of one."""
 
     name: str
     namespace: str = ""
