@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -140,7 +140,7 @@ class Kube(Protocol):
         self,
         resource: ResourceType,
         name: str,
-        body: Object | Objects,
+        body: Object | Sequence[Object],
         *,
         namespace: str | None = None,
         subresource: str | None = None,
@@ -313,7 +313,7 @@ class HttpKube:
         self,
         resource: ResourceType,
         name: str,
-        body: Object | Objects,
+        body: Object | Sequence[Object],
         *,
         namespace: str | None = None,
         subresource: str | None = None,

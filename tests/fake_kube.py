@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -143,7 +143,7 @@ class FakeKube:
         self,
         resource: ResourceType,
         name: str,
-        body: Object | Objects,
+        body: Object | Sequence[Object],
         *,
         namespace: str | None = None,
         subresource: str | None = None,
@@ -154,7 +154,7 @@ class FakeKube:
             if subresource not in (None, "status") or (subresource and resource.plural not in WITH_STATUS):
                 raise NotFound("the server could not find the requested resource", status=404)
             before = self._find(resource, namespace, name)
-            if patch_type is PatchType.JSON:
+            if patch_type is PatchType.JSON and not isinstance(body, Mapping):
                 try:
                     after = jsonpatch.apply_patch(before, body)
                 except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
@@ -162,7 +162,7 @@ class FakeKube:
             elif isinstance(body, Mapping):
                 after = merge(before, body)
             else:
-                raise Invalid("a merge patch is an object", status=400)
+                raise Invalid("a merge patch is an object, a JSON patch a list", status=400)
             return self._update(resource, namespace, name, after, subresource)
 
     def delete(self, resource: ResourceType, name: str, *, namespace: str | None = None) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_kube import FakeKube, names
 
 from coordinator import kube as kube_module
 from coordinator.api import LocalModelCache
@@ -30,6 +29,7 @@ from coordinator.kube import (
     load_config,
 )
 from coordinator.snapshot import CACHES
+from tests.fake_kube import FakeKube, names
 
 
 @pytest.fixture(scope="module")
