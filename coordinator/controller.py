@@ -14,10 +14,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol
 
 from actors.messages import NodeName
@@ -25,16 +24,17 @@ from actors.origin import SourceOptions
 from coordinator.api import StatusKey
 from coordinator.fleet import Fleet
 from coordinator.informers import Informers
-from coordinator.kube import Conflict, Invalid, Kube, KubeError, NotFound, Object, ResourceType, Unreachable
+from coordinator.kube import NAMESPACES, Conflict, Invalid, Kube, KubeError, NotFound, Object, Unreachable
+from coordinator.metrics import CacheSample, Metrics
 from coordinator.pacing import Pace
 from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
 from coordinator.snapshot import Credentials, Ref, Resolution, Snapshot
+from coordinator.status import Tally
 from coordinator.transitions import Announcement
 
 _log = logging.getLogger(__name__)
 
-NAMESPACES = ResourceType("", "v1", "namespaces", "Namespace")
 MAX_PAUSE_S = 30.0
 DEBOUNCE_S = 0.05
 """Changes come in bursts (one `kubectl apply` is several); they are planned for together."""
@@ -51,18 +51,6 @@ class Recorder(Protocol):
         """Never blocks, never raises."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What one turn of the loop did, for metrics."""
-
-    seconds: float
-    caches: int
-    nodes: int
-    planned: int
-    sent: int
-    in_flight: int
-
-
 class Controller:
     """Turns snapshots into desired states and writes. `tick` and `run` belong to one thread."""
 
@@ -73,6 +61,7 @@ class Controller:
         fleet: Fleet,
         resolver: Resolver,
         recorder: Recorder,
+        metrics: Metrics,
         *,
         leading: Callable[[], bool],
         load_options: Callable[[Credentials], SourceOptions],
@@ -80,18 +69,17 @@ class Controller:
         progress_interval_s: float = 3.0,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
-        observe: Callable[[Tick], None] = lambda _: None,
     ) -> None:
         self._informers = informers
         self._kube = kube
         self._fleet = fleet
         self._resolver = resolver
         self._recorder = recorder
+        self._metrics = metrics
         self._leading = leading
         self._load_options = load_options
         self._executor = executor or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
         self._clock = clock
-        self._observe = observe
         self._pace = Pace(writes_per_s, progress_interval_s)
         self._outcomes: deque[tuple[Write, Object | None, KubeError | None]] = deque()
         self._woken = threading.Event()
@@ -121,12 +109,15 @@ class Controller:
                 self.tick()
             except Exception:  # noqa: BLE001 - one bad object must not end the loop; the next tick starts from scratch
                 _log.exception("tick failed")
-            stop.wait(time.monotonic() - started)
+                self._metrics.tick_failed()
+            seconds = time.monotonic() - started
+            self._metrics.tick(seconds)
+            stop.wait(seconds)
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def tick(self) -> Plan | None:
         """One turn. Returns the plan it acted on, None if it may not or cannot act."""
-        started, now = time.monotonic(), self._clock()
+        now = self._clock()
         self._settle(now)
         if not self._may_act(now):
             return None
@@ -139,16 +130,7 @@ class Controller:
             self._executor.submit(self._send, write)
         self._pace.keep(_refs(snapshot))
         self._settle(now)
-        self._observe(
-            Tick(
-                seconds=time.monotonic() - started,
-                caches=len(snapshot.caches),
-                nodes=len(snapshot.nodes),
-                planned=len(planned.writes),
-                sent=len(sent),
-                in_flight=self._pace.in_flight,
-            )
-        )
+        self._metrics.show([_sample(tally) for tally in planned.tallies.values()], _agents(snapshot))
         return planned
 
     def _may_act(self, now: float) -> bool:
@@ -185,7 +167,7 @@ class Controller:
     def _send(self, write: Write) -> None:
         """In a writer thread."""
         if not self._leading():
-            self._outcomes.append((write, None, Unreachable("no longer leading")))
+            self._outcomes.append((write, None, Conflict("no longer leading")))
             return
         ref, kube = write.ref, self._kube
         answer: Object | None = None
@@ -243,6 +225,8 @@ class Controller:
     def _announce(self, events: Iterable[Announcement]) -> None:
         for event in events:
             self._recorder.event(event.ref, "Warning" if event.warning else "Normal", event.reason, event.message)
+            if event.warning:
+                self._metrics.failed(event.reason)
 
     def _notice_pruning(self, write: Write, answer: Object) -> None:
         """KServe's own CRDs drop the status fields they do not know: from then on only theirs are compared."""
@@ -257,6 +241,24 @@ class Controller:
             )
             _log.warning("status fields are pruned by the API server", extra={"fields": sorted(sent)})
             self._announce([Announcement(write.ref, True, "ExtensionFieldsPruned", message)])
+
+
+def _sample(tally: Tally) -> CacheSample:
+    ref = tally.cache.ref
+    return CacheSample(
+        name=ref.name,
+        namespace=ref.namespace or "",
+        nodes={word.value: count for word, count in Counter(tally.node_status.values()).items()},
+        bytes_total=tally.source.total_bytes or tally.bytes_total,
+        bytes_cached=tally.bytes_cached,
+        bytes_from_origin=tally.bytes_from_origin,
+        bytes_from_peers=tally.bytes_from_peers,
+        rate_bytes_per_s=tally.rate,
+    )
+
+
+def _agents(snapshot: Snapshot) -> dict[str, int]:
+    return dict(Counter(view.failure.reason if view.failure else "Ready" for view in snapshot.agents.values()))
 
 
 def _refs(snapshot: Snapshot) -> Iterable[Ref]:

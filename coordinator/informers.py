@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from coordinator.informer import Informer
-from coordinator.kube import Kube, Object, ResourceType
+from coordinator.kube import NODES, Kube, Object, ResourceType
 from coordinator.snapshot import (
     CACHES,
     LOCAL_NODES,
     NAMESPACE_CACHES,
     NODE_GROUPS,
-    NODES,
     Cache,
     LocalNode,
     Node,
@@ -64,7 +64,7 @@ class Informers:
         *,
         changed: Callable[[], None],
         poisoned: Callable[[Ref, Exception], None],
-        restarted: Callable[[], None] = lambda: None,
+        restarted: Callable[[str], None] = lambda resource: None,
     ) -> Informers:
         """One `Informer` per kind, not started. `poisoned` gets every object that has not even a name it can go by."""
 
@@ -72,7 +72,9 @@ class Informers:
             def report(found: Object, error: Exception) -> None:
                 poisoned(_ref_of(resource, found), error)
 
-            return Informer(kube, resource, parse, changed=changed, poisoned=report, restarted=restarted)
+            return Informer(
+                kube, resource, parse, changed=changed, poisoned=report, restarted=partial(restarted, resource.plural)
+            )
 
         return cls(
             caches=informer(CACHES, read_cache),

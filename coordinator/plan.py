@@ -79,9 +79,12 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """`tallies` are for metrics."""
+
     writes: tuple[Write, ...]
     desired: Mapping[NodeName, DesiredState]
     wants: Mapping[StatusKey, Want]
+    tallies: Mapping[StatusKey, Tally]
 
 
 def plan(snapshot: Snapshot, now: float, turn: Container[NodeName] | None = None) -> Plan:
@@ -101,7 +104,8 @@ def plan(snapshot: Snapshot, now: float, turn: Container[NodeName] | None = None
         *_node_writes(snapshot, members, folded),
         *_group_writes(snapshot, members),
     ]
-    return Plan(tuple(writes), _desired(snapshot, members, sources, folded), _wants(snapshot, folded))
+    desired = _desired(snapshot, members, sources, folded)
+    return Plan(tuple(writes), desired, _wants(snapshot, folded), folded.caches)
 
 
 # --- what agents should hold ---

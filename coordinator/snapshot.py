@@ -31,7 +31,7 @@ from coordinator.api import (
     StatusKey,
 )
 from coordinator.fleet import AgentView
-from coordinator.kube import Object, ResourceType
+from coordinator.kube import NODES, Object, ResourceType
 from coordinator.quantity import parse_bytes
 from coordinator.selectors import NodeSelector, compile_selector
 
@@ -44,7 +44,6 @@ CACHES = resource_type(LocalModelCache)
 NAMESPACE_CACHES = resource_type(LocalModelNamespaceCache)
 NODE_GROUPS = resource_type(LocalModelNodeGroup)
 LOCAL_NODES = resource_type(LocalModelNode)
-NODES = ResourceType("", "v1", "nodes", "Node")
 
 
 @dataclass(frozen=True, slots=True)
