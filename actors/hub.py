@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
-from actors.origin import SourceOptions, expires_at, select, translate_status
+from actors.origin import SourceOptions, expires_at, select, signed, translate_status
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 LINK_TTL_S = 600.0
@@ -103,7 +103,8 @@ def _with_token(manifest: Manifest, urls: Sequence[str], token: str, timeout_s: 
         if not (file.digest or "").startswith("sha256:"):
             return None
         location = get_hf_file_metadata(url, token=token, timeout=timeout_s).location
-        return location if urlsplit(location).netloc != urlsplit(url).netloc else None
+        elsewhere = urlsplit(location).netloc != urlsplit(url).netloc
+        return location if elsewhere or signed(location) else None
 
     def locate(number: int) -> Location:
         target = links[number]

@@ -135,13 +135,13 @@ def expires_at(url: str) -> float | None:
     query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
     try:
         for cloud in ("x-amz", "x-goog"):
-            if f"{cloud}-expires" in query:
+            if {f"{cloud}-expires", f"{cloud}-date"} <= query.keys():
                 signed_at = datetime.strptime(query[f"{cloud}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
                 return (signed_at + timedelta(seconds=int(query[f"{cloud}-expires"]))).timestamp()
         if "expires" in query:
             return float(query["expires"])
         return datetime.fromisoformat(query["se"]).timestamp() if "se" in query and "sig" in query else None
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, OverflowError):
         return None
 
 
