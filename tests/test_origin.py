@@ -35,7 +35,7 @@ SHARD = "model-00001-of-00004.safetensors"
 
 @pytest.fixture(autouse=True)
 def _quiet_hub_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)  # it would ask the real hub
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)  # it would ask the real hub
     disable_progress_bars()
     yield
     close_session()
