@@ -272,7 +272,8 @@ class HttpKube:
         while True:
             page = self._call("list", "GET", resource.path(namespace), query)
             metadata, items = page.get("metadata"), page.get("items") or []
-            if not isinstance(metadata, dict) or not isinstance(items, list):
+            junk = not isinstance(items, list) or not all(isinstance(item, dict) for item in items)
+            if junk or not isinstance(metadata, dict):
                 raise Unreachable(f"{self.server} answered something that is not a list of {resource.plural}")
             objects += [{**kind, **item} for item in items]
             if not metadata.get("continue"):
