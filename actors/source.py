@@ -46,9 +46,8 @@ def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str
         raise SourceUnsupported(f"{redact(source.uri)} has no scheme such as hf:// or s3://", reason="InvalidURI")
     match match[1]:
         case "hf":
-            from actors.hub import (
-                resolve_hub,
-            )  # here, because importing the hub's client takes longer than all the rest
+            # Imported here, because the hub's client takes longer to import than all the rest.
+            from actors.hub import resolve_hub
 
             return resolve_hub(source, options, pinned_revision)
         case "http" | "https":
@@ -81,37 +80,49 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
     """What fsspec lists below the URI, or the one file it names."""
     import fsspec
 
-    in_s3 = source.uri.startswith("s3://")
+    in_s3 = source.uri.startswith(("s3://", "s3a://"))
     storage_options: dict[str, Any] = _s3_options(options) if in_s3 else options.mapping("STORAGE_OPTIONS")
+    # Agents do not share our trust store: what needs a special one is read with s3fs there, too.
+    signable = not in_s3 or "verify" not in storage_options["client_kwargs"]
     with _translated(source.uri):
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
         filesystem, root = fsspec.core.url_to_fs(source.uri, skip_instance_cache=True, **storage_options)
-        root = root.rstrip("/")
-        found = {
-            name[len(root) + 1 :] or name.rpartition("/")[2]: (name, int(info["size"]))
-            for name, info in filesystem.find(root, detail=True).items()
-            if info["type"] == "file" and not name.endswith("/")  # S3 consoles leave `folder/` objects behind
-        }
-        wanted = select(source, [ManifestFile(path, size) for path, (_, size) in found.items()])
-        heads: dict[str, _Head] = {}
+        names, files = _list(filesystem, root.rstrip("/"))
+        wanted = select(source, files)
+        etags: dict[str, str] = {}
         if in_s3:
-            with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="s3") as pool:
-                answers = pool.map(lambda file: _head(filesystem, found[file.path][0]), wanted)
-                heads = {file.path: head for file, head in zip(wanted, answers, strict=True)}
-            wanted = [ManifestFile(path, head.size, head.digest) for path, head in heads.items()]
+            wanted, etags = _look_up(filesystem, names, wanted)
         manifest = make_manifest(source, None, wanted)
-        names = {file.path: found[file.path][0] for file in manifest.files}
-        # Agents do not share our trust store: what needs a special one is read with s3fs there, too.
-        own_trust = in_s3 and storage_options["client_kwargs"].get("verify") is not None
-        urls = None if own_trust else _sign(filesystem, list(names.values()))
-    etags = [heads[path].etag if in_s3 else None for path in names]
-    if urls is None:
-        single = list(found.values()) == [(root, manifest.total_bytes)]
-        base = source.uri.rstrip("/")
-        urls = [base if single else f"{base}/{path}" for path in names]
-        return Resolved(manifest, tuple(map(Location, urls, etags)), storage_options=storage_options)
-    expiries = [at for at in map(expires_at, urls) if at is not None]
-    return Resolved(manifest, tuple(map(Location, urls, etags)), min(expiries, default=None))
+        urls = _sign(filesystem, [names[file.path] for file in manifest.files]) if signable else None
+    kept_etags = [etags.get(file.path) for file in manifest.files]
+    if urls is not None:
+        expiries = [at for at in map(expires_at, urls) if at is not None]
+        return Resolved(manifest, tuple(map(Location, urls, kept_etags)), min(expiries, default=None))
+    base = source.uri.rstrip("/")
+    is_file = list(names.values()) == [root.rstrip("/")]
+    urls = [base if is_file else f"{base}/{file.path}" for file in manifest.files]
+    return Resolved(manifest, tuple(map(Location, urls, kept_etags)), storage_options=storage_options)
+
+
+def _list(filesystem: Any, root: str) -> tuple[dict[str, str], list[ManifestFile]]:
+    """What is below `root`, or `root` itself: the filesystem's name of every relative path, and the files."""
+    names, files = {}, []
+    for name, info in filesystem.find(root, detail=True).items():
+        if info["type"] == "file" and not name.endswith("/"):  # S3 consoles leave `folder/` objects behind
+            path = name[len(root) + 1 :] or name.rpartition("/")[2]
+            names[path] = name
+            files.append(ManifestFile(path, int(info["size"])))
+    return names, files
+
+
+def _look_up(
+    filesystem: Any, names: Mapping[str, str], files: Sequence[ManifestFile]
+) -> tuple[list[ManifestFile], dict[str, str]]:
+    """The files as S3 describes each of them, and their ETags."""
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="s3") as pool:
+        heads = list(pool.map(lambda file: _head(filesystem, names[file.path]), files))
+    described = [ManifestFile(file.path, head.size, head.digest) for file, head in zip(files, heads, strict=True)]
+    return described, {file.path: head.etag for file, head in zip(files, heads, strict=True)}
 
 
 def _sign(filesystem: Any, names: Sequence[str]) -> list[str] | None:
