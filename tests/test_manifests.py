@@ -1,4 +1,4 @@
-"""k8s/: every object is valid where it goes, the pieces name each other rightly, and nothing may do more than it needs."""
+"""k8s/: every object is valid where it goes, the pieces name each other rightly, nothing may do more than it needs."""
 
 from __future__ import annotations
 
