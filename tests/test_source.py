@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import http.server
 import json
@@ -36,7 +37,7 @@ from actors.errors import (
 )
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved
 from actors.origin import expires_at, redact, retry_after_s, select, translate_status
-from actors.source import SourceOptions, _head, read_range, resolve
+from actors.source import SourceOptions, _head, _s3_options, _translated, read_range, resolve
 from coordinator.dev.faults import Fault
 from coordinator.dev.hub import Repository
 from coordinator.dev.origin import Origin
@@ -631,6 +632,56 @@ def test_what_s3_knows_of_an_objects_digest(head: dict[str, str], digest: str | 
 
     found = _head(Client(), "bucket/a/b.bin")
     assert (found.size, found.digest) == (7, digest)
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        pytest.param(OSError(errno.EBUSY, "SlowDown"), SourceThrottled, id="S3's SlowDown and 503"),
+        pytest.param(OSError(errno.EINVAL, "InvalidRange"), SourceChanged, id="S3's InvalidRange"),
+        pytest.param(PermissionError("AccessDenied"), SourceDenied, id="a refusal"),
+        pytest.param(FileNotFoundError("NoSuchKey"), SourceNotFound, id="an absence"),
+        pytest.param(TimeoutError(), SourceError, id="silence"),
+        pytest.param(RuntimeError("whatever"), SourceError, id="anything else"),
+        pytest.param(SourceThrottled("ours"), SourceThrottled, id="our own error, as it is"),
+    ],
+)
+def test_what_a_filesystem_raises_means(raised: Exception, error: type[SourceError]) -> None:
+    with pytest.raises(error) as caught, _translated("s3://bucket/key?X-Amz-Signature=s3cret"):
+        raise raised
+    assert type(caught.value) is error
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        pytest.param(
+            {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_SESSION_TOKEN": "token"},
+            {"anon": False, "key": "id", "secret": "key", "token": "token"},
+            id="keys",
+        ),
+        pytest.param({"awsAnonymousCredential": "True"}, {"anon": True}, id="anonymous"),
+        pytest.param(
+            {"AWS_ENDPOINT_URL": "http://minio:9000"}, {"endpoint_url": "http://minio:9000"}, id="an endpoint"
+        ),
+        pytest.param({"AWS_DEFAULT_REGION": "eu-1"}, {"client_kwargs": {"region_name": "eu-1"}}, id="a region"),
+        pytest.param({"AWS_CA_BUNDLE": "/ca.pem"}, {"client_kwargs": {"verify": "/ca.pem"}}, id="a CA bundle"),
+        pytest.param(
+            {"AWS_CA_BUNDLE": "/ca.pem", "S3_VERIFY_SSL": "0"}, {"client_kwargs": {"verify": False}}, id="no checks"
+        ),
+    ],
+)
+def test_kserves_names_become_what_s3fs_calls_them(env: dict[str, str], expected: dict[str, object]) -> None:
+    assert _s3_options(SourceOptions(env)).items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    ("env", "style"),
+    [({}, "auto"), ({"S3_USER_VIRTUAL_BUCKET": "1"}, "virtual"), ({"S3_USER_VIRTUAL_BUCKET": "0"}, "auto")],
+)
+def test_buckets_in_host_names_are_a_wish(env: dict[str, str], style: str) -> None:
+    assert _s3_options(SourceOptions(env))["config_kwargs"]["s3"] == {"addressing_style": style}
 
 
 KEY, SECRET = "localmodelkey", "localmodelsecret"
