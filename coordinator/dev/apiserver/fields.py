@@ -83,10 +83,13 @@ def updated(old: Object | None, new: Object, schema: Schema, writer: Writer, tim
     return _managed(result, owners, times, time)
 
 
-def applied(live: Object, intent: Object, schema: Schema, writer: Writer, time: str, *, force: bool) -> Object:
+def applied(
+    live: Object, intent: Object, schema: Schema, writer: Writer, time: str, *, force: bool, last_applied: Object | None
+) -> Object:
     """`live` after `writer` applied `intent`: its fields set, those it no longer applies and nobody owns removed.
 
-    Raises StatusError 409 for fields that others own with another value, unless `force`.
+    Raises StatusError 409 for fields that others own with another value, unless `force`. What `last_applied` set and
+    nobody changed since is no conflict: it is how an object moves from client-side to server-side apply.
     """
     owners, times = _owners(live)
     wanted = frozenset(paths(intent, schema))
@@ -97,15 +100,21 @@ def applied(live: Object, intent: Object, schema: Schema, writer: Writer, time: 
         for path in sorted(owned & wanted)
         if _leaf(path) and _at(live, path) != _at(intent, path)
     ]
-    if clashes and not force:
-        raise _conflict(clashes)
+    mine_before = frozenset(paths(last_applied, schema)) if last_applied is not None else frozenset()
+    serious = [
+        (other, path)
+        for other, path in clashes
+        if path not in mine_before or _at(live, path) != _at(last_applied, path)
+    ]
+    if serious and not force:
+        raise _conflict(serious)
     result = {other: owned - {path for each, path in clashes if each == other} for other, owned in owners.items()} | {
         writer: wanted
     }
     merged: Object = _merge(live, intent, schema)
     dropped = owners.get(writer, frozenset()) - wanted
     held = frozenset().union(*result.values())
-    for path in sorted(dropped, key=len, reverse=True):
+    for path in sorted(dropped, key=len):  # an item before what is in it, by which it is found
         if not any(each[: len(path)] == path for each in held):
             merged = _without(merged, path, held)
     merged["metadata"]["managedFields"] = _managed(result, owners, times, time)

@@ -7,6 +7,7 @@ All are synchronous and run in the one event loop, so that each is a transaction
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from collections.abc import Callable, Iterable
@@ -120,7 +121,15 @@ class Registry:
         intent = _only(intent, subresource) if kind.status else intent
         live = as_version(kind, old) if old is not None else _shell(intent)
         version = intent["metadata"].pop("resourceVersion", None)
-        merged = fields.applied(live, intent, kind.merging, writer, self._timestamp(), force=options.force)
+        merged = fields.applied(
+            live,
+            intent,
+            kind.merging,
+            writer,
+            self._timestamp(),
+            force=options.force,
+            last_applied=_last_applied(live) if options.field_manager == "kubectl" else None,
+        )
         value = schema.default(merged, kind.schema or {})
         if old is None:
             return self._create(kind, namespace, value, options, None), True
@@ -310,6 +319,16 @@ def as_version(kind: Kind, value: Object) -> Object:
 def _shell(intent: Object) -> Object:
     meta = {key: intent["metadata"][key] for key in ("name", "namespace") if key in intent["metadata"]}
     return {"apiVersion": intent["apiVersion"], "kind": intent["kind"], "metadata": meta}
+
+
+def _last_applied(live: Object) -> Object | None:
+    """What client-side apply noted down; None if that is not to be read."""
+    text = live["metadata"].get("annotations", {}).get("kubectl.kubernetes.io/last-applied-configuration")
+    try:
+        noted = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return noted if isinstance(noted, dict) else None
 
 
 def _only(intent: Object, subresource: str) -> Object:

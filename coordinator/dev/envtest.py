@@ -1,0 +1,122 @@
+"""A real `kube-apiserver` on its own `etcd`, when the binaries are there: KUBEBUILDER_ASSETS, the envtest convention.
+
+No scheduler, no controllers: objects are stored, validated and watched as in any cluster, and nothing acts on them.
+`setup-envtest use -p path` fetches the binaries; https://book.kubebuilder.io/reference/envtest
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from coordinator.dev.processes import Child
+
+_TOKEN = "laptop"  # noqa: S105  # a server that ends with this process, on loopback
+BINARIES = ("etcd", "kube-apiserver")
+
+
+def assets(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder with both binaries; None if KUBEBUILDER_ASSETS does not name one."""
+    folder = Path(environ.get("KUBEBUILDER_ASSETS") or "/nonexistent")
+    return folder if all((folder / name).is_file() for name in BINARIES) else None
+
+
+class RealServer:
+    """Started by entering, ended by leaving. `directory` holds its data, keys, logs and `kubeconfig`."""
+
+    def __init__(self, binaries: Path, directory: Path, *, port: int | None = None) -> None:
+        self.kubeconfig = directory / "kubeconfig"
+        self.port = port or _free_port()
+        self._binaries, self._directory = binaries, directory
+        self._children: list[Child] = []
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._children:
+            self._children.pop().stop()
+
+    def _start(self) -> None:
+        home, clients, peers = self._directory, _free_port(), _free_port()
+        etcd_url, peer_url = f"http://127.0.0.1:{clients}", f"http://127.0.0.1:{peers}"
+        self._child(
+            "etcd",
+            f"--data-dir={home / 'etcd'}",
+            f"--listen-client-urls={etcd_url}",
+            f"--advertise-client-urls={etcd_url}",
+            f"--listen-peer-urls={peer_url}",
+            f"--initial-advertise-peer-urls={peer_url}",
+            f"--initial-cluster=default={peer_url}",
+            "--unsafe-no-fsync",
+        )
+        key, tokens = home / "service-account.key", home / "tokens.csv"
+        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True, timeout=60)
+        tokens.write_text(f"{_TOKEN},laptop,laptop,system:masters\n")
+        server = self._child(
+            "kube-apiserver",
+            f"--etcd-servers={etcd_url}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={home / 'certificates'}",
+            f"--token-auth-file={tokens}",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--service-account-issuer=https://localhost",
+            f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}",
+            "--disable-admission-plugins=ServiceAccount",
+        )
+        server.await_ready(self._answers, timeout_s=60)
+        self.kubeconfig.write_text(yaml.safe_dump(self._config()))
+
+    def _child(self, name: str, *flags: str) -> Child:
+        child = Child(name, [str(self._binaries / name), *flags], log=self._directory / f"{name}.log")
+        self._children.append(child)
+        return child
+
+    def _answers(self) -> bool:
+        request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {_TOKEN}"})
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it signs its own certificate
+        try:
+            with urllib.request.urlopen(request, timeout=2, context=context) as response:
+                return bool(response.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _config(self) -> dict[str, object]:
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "real", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
+            "users": [{"name": "laptop", "user": {"token": _TOKEN}}],
+            "contexts": [{"name": "real", "context": {"cluster": "real", "user": "laptop"}}],
+            "current-context": "real",
+        }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
