@@ -1,0 +1,123 @@
+"""The flags of `localmodel run`: KServe's as they are, ours beside them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from coordinator.logs import LogSettings
+from coordinator.settings import Settings, add_arguments, parse
+
+DEFAULT = Settings()
+
+ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
+    "nothing": ([], {}, DEFAULT),
+    "what KServe's Deployment passes": (
+        ["--leader-elect", "--metrics-addr=127.0.0.1:8080"],
+        {"POD_NAMESPACE": "opendatahub"},
+        replace(DEFAULT, leader_elect=True, metrics_addr="127.0.0.1:8080", namespace="opendatahub"),
+    ),
+    "one dash, as Go takes it": (
+        ["-metrics-addr", ":1", "-health-probe-addr=:2", "-leader-elect"],
+        {},
+        replace(DEFAULT, metrics_addr=":1", health_probe_addr=":2", leader_elect=True),
+    ),
+    "a boolean that says false": (["--leader-elect", "--leader-elect=false"], {}, DEFAULT),
+    "a boolean in Go's short form": (["-leader-elect=T"], {}, replace(DEFAULT, leader_elect=True)),
+    "listening on nothing": (
+        ["--metrics-addr=0", "--health-probe-addr="],
+        {},
+        replace(DEFAULT, metrics_addr="0", health_probe_addr=""),
+    ),
+    "IPv6": (["--metrics-addr=[::1]:8080"], {}, replace(DEFAULT, metrics_addr="[::1]:8080")),
+    "a flag beats the environment": (
+        ["--namespace=a", "--ray-address=ray:6379"],
+        {"POD_NAMESPACE": "b", "RAY_ADDRESS": "other:6379"},
+        replace(DEFAULT, namespace="a", ray_address="ray:6379"),
+    ),
+    "an empty environment variable is none": ([], {"POD_NAMESPACE": "", "RAY_ADDRESS": ""}, DEFAULT),
+    "TLS": (
+        ["--tls-min-version=VersionTLS12", "--tls-cipher-suites=A,B", "--webhook-port", "10250"],
+        {},
+        replace(DEFAULT, tls_cipher_suites=("A", "B"), webhook_port=10250),
+    ),
+    "another cluster": (
+        ["--kubeconfig", "/etc/kube", "--context", "prod"],
+        {},
+        replace(DEFAULT, kubeconfig="/etc/kube", context="prod"),
+    ),
+    "zap for development": (
+        ["--zap-devel"],
+        {},
+        replace(DEFAULT, log=LogSettings(logging.DEBUG, "console", logging.WARNING)),
+    ),
+    "zap in every detail": (
+        [
+            "--zap-log-level=5",
+            "--zap-encoder=JSON",
+            "--zap-stacktrace-level=panic",
+            "--zap-time-encoding=iso8601",
+            "--zap-devel=true",
+        ],
+        {},
+        replace(DEFAULT, log=LogSettings(6, "json", logging.CRITICAL, "iso8601")),
+    ),
+    "the pace": (
+        ["--tick-seconds=0.5", "--progress-interval-seconds=10"],
+        {},
+        replace(DEFAULT, tick_s=0.5, progress_interval_s=10.0),
+    ),
+}
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "an unknown flag": (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    "half of a flag": (["--metrics"], "unrecognized arguments"),
+    "a boolean that is neither": (["--leader-elect=maybe"], "'maybe' is neither true nor false"),
+    "an address without a port": (["--metrics-addr=localhost"], "'localhost' is not host:port"),
+    "a port that is none": (["--webhook-port=70000"], "'70000' is not a port"),
+    "a level that is none": (["--zap-log-level=loud"], "'loud' is none of debug, info, warn, error, panic"),
+    "verbosity 0": (["--zap-log-level=0"], "a number above 0"),
+    "a time encoding that is none": (["--zap-time-encoding=sundial"], "invalid choice: 'sundial'"),
+    "no pace": (["--tick-seconds=0"], "'0' is not a number of seconds above 0"),
+    "not a number": (["--tick-seconds=nan"], "'nan' is not a number of seconds"),
+    "an empty namespace": (["--namespace="], "must not be empty"),
+    "a TLS version that is none": (["--tls-min-version=SSL3"], "invalid choice: 'SSL3'"),
+    "cipher suites for TLS 1.3": (
+        ["--tls-min-version=VersionTLS13", "--tls-cipher-suites=A"],
+        "cipher suites cannot be configured with TLS 1.3 (Go manages TLS 1.3 ciphers internally)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_accepted(case: str) -> None:
+    argv, env, expected = ACCEPTED[case]
+    assert parse(argv, env) == expected
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_with_exit_code_2(case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv, message = REFUSED[case]
+    with pytest.raises(SystemExit) as exit_:
+        parse(argv, {})
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_every_flag_once_and_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse(["--help"], {})
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for action in parser._actions:
+        if action.help != argparse.SUPPRESS:
+            assert action.option_strings[-1] in text
+    assert "$POD_NAMESPACE" in text
+    assert "$RAY_ADDRESS" in text
+    assert " -leader-elect" not in text
