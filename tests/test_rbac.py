@@ -162,10 +162,6 @@ def running_coordinator(folder: Path) -> Iterator[Cluster]:
         stack.callback(informers.stop, 5.0)
         stack.callback(client.close)  # ends the watches under way
         stack.callback(recorder.close)
-        informers.start()
-        stack.callback(informers.stop, 5.0)
-        stack.callback(client.close)  # ends the watches under way
-        stack.callback(recorder.close)
         leader.start()
         stack.callback(leader.release)
         loop.start()
