@@ -21,7 +21,8 @@ from actors.errors import Failure
 from actors.messages import NodeName
 from coordinator.quantity import format_bytes, format_duration
 from coordinator.snapshot import Cache, Problem
-from coordinator.status import Tally, rfc3339
+from coordinator.status import rfc3339
+from coordinator.tally import Tally
 
 NAMED_NODES = 3
 """How many nodes a message names before it counts the rest."""

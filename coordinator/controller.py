@@ -30,7 +30,7 @@ from coordinator.pacing import Pace
 from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
 from coordinator.snapshot import Credentials, Ref, Resolution, Snapshot
-from coordinator.status import Tally
+from coordinator.tally import Tally
 from coordinator.transitions import Announcement
 
 _log = logging.getLogger(__name__)

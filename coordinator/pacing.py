@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 
 from actors.messages import NodeName
+from coordinator.fold import Turn
 from coordinator.plan import Verb, Write
 from coordinator.snapshot import LOCAL_NODES, Ref
 
@@ -53,8 +54,8 @@ class Pace:
         self._tokens = self.writes_per_s
         self._progress_tokens = self.writes_per_s * PROGRESS_SHARE
 
-    def turn(self, nodes: Iterable[NodeName], now: float) -> frozenset[NodeName]:
-        """The LocalModelNodes whose progress there is budget for now: those that have waited longest."""
+    def turn(self, nodes: Iterable[NodeName], now: float) -> Turn:
+        """What there is budget for now. Progress: of the LocalModelNodes that have waited longest."""
         self._refill(now)
         waiting = []
         for name in nodes:
@@ -62,7 +63,8 @@ class Pace:
             since = memory.progress_at if memory else 0.0
             if now >= since + self.progress_interval_s:
                 waiting.append((since, name))
-        return frozenset(name for _, name in nsmallest(int(self._progress_tokens), waiting))
+        progress = nsmallest(int(self._progress_tokens), waiting)
+        return Turn(frozenset(name for _, name in progress), news=int(self._tokens))
 
     def admit(self, writes: Iterable[Write], now: float) -> list[Write]:
         """Those to send now, in order; they count as started."""

@@ -13,7 +13,7 @@ the finalizer, then status) takes two plans.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -23,22 +23,14 @@ from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport
 from coordinator.api import NodeStatus, StatusKey
 from coordinator.conditions import conditions, deleting, verdicts
 from coordinator.fleet import AgentView
+from coordinator.fold import STARTING, Fold, Turn, fold, source_state
 from coordinator.kube import Object
 from coordinator.members import Members, Placement, group_problem, place, status_roots
 from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_patch
 from coordinator.quantity import format_bytes, parse_bytes
 from coordinator.snapshot import LOCAL_NODES, Cache, Credentials, LocalNode, Node, NodeGroup, Problem, Ref, Snapshot
-from coordinator.status import (
-    SETTLE,
-    STARTING,
-    Fold,
-    SourceState,
-    Tally,
-    cache_numbers,
-    fold,
-    local_node_status,
-    source_state,
-)
+from coordinator.status import SETTLE, cache_numbers, local_node_status
+from coordinator.tally import SourceState, Tally
 from coordinator.transitions import Announcement, agent_events, cache_events
 
 UNREACHABLE_GRACE_S = 600.0
@@ -87,10 +79,10 @@ class Plan:
     tallies: Mapping[StatusKey, Tally]
 
 
-def plan(snapshot: Snapshot, now: float, turn: Container[NodeName] | None = None) -> Plan:
+def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     """Pure. `now` is epoch seconds and only ever becomes a time in a status.
 
-    `turn` names the LocalModelNodes whose progress may be written this time; None: all. Material changes always are.
+    `turn` bounds for how many LocalModelNodes a status is made; None: for all.
     """
     members = place(snapshot)
     sources = {
@@ -167,14 +159,14 @@ def _roots(roots: tuple[DesiredRoot, ...], report: NodeReport | None) -> tuple[D
 
 def _unknown(
     snapshot: Snapshot,
-    missing: Sequence[tuple[Cache, ModelReport | None]],
+    missing: Sequence[Cache],
     report: NodeReport | None,
     sources: Mapping[StatusKey, SourceState],
 ) -> dict[str, Resolved]:
     """The resolutions that this node needs and does not have."""
     known = report.resolved_known if report else frozenset()
     unknown = {}
-    for cache, _ in missing:
+    for cache in missing:
         name = sources[cache.key].resolved
         if name is not None and name not in known:
             resolved = snapshot.resolutions[cache.key].resolved
@@ -193,16 +185,17 @@ def _draining(snapshot: Snapshot, name: NodeName) -> bool:
 
 def _wants(snapshot: Snapshot, folded: Fold) -> dict[StatusKey, Want]:
     """Every source that a ready node still needs something of. A world that holds everything asks for nothing."""
+    wanted = {
+        cache.key: cache
+        for name, missing in folded.missing.items()
+        if snapshot.nodes[name].ready
+        for cache in missing
+        if cache.problem is None
+    }
     rejected: dict[StatusKey, set[str]] = {}
-    wanted: dict[StatusKey, Cache] = {}
-    for name, missing in folded.missing.items():
-        if not snapshot.nodes[name].ready:
-            continue
-        for cache, report in missing:
-            if cache.problem is None:
-                wanted[cache.key] = cache
-                if report is not None and report.resolved and report.failure and _is_stale(snapshot, cache, report):
-                    rejected.setdefault(cache.key, set()).add(report.resolved)
+    for cache, report in folded.failed:
+        if report.resolved and _is_stale(snapshot, cache, report):
+            rejected.setdefault(cache.key, set()).add(report.resolved)
     return {
         key: Want(
             source=cache.source,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from actors.errors import Failure
 from actors.manifest import Digest
 from actors.messages import DesiredRoot, NodeName, Phase, RootReport
+from coordinator.fold import Turn
 from coordinator.plan import UNREACHABLE_GRACE_S, Plan, Write, plan
 from coordinator.snapshot import Credentials, parse_time
 from tests.builders import (
@@ -195,9 +196,9 @@ def test_progress_of_a_node_waits_for_its_turn_and_news_does_not() -> None:
         if done == GIB // 4:
             world.settle()
     snapshot = world.snapshot()
-    assert {w.ref.name for w in plan(snapshot, NOW, turn={N2}).writes} == {"llama", "n2"}
+    assert {w.ref.name for w in plan(snapshot, NOW, Turn({N2}, 9)).writes} == {"llama", "n2"}
     world.reporting("n1", a_report(cache))
-    assert {w.ref.name for w in plan(world.snapshot(), NOW, turn=()).writes} == {"llama", "n1", "gpu"}
+    assert {w.ref.name for w in plan(world.snapshot(), NOW, Turn((), 9)).writes} == {"llama", "n1", "gpu"}
 
 
 def test_kserves_own_crds_are_written_without_our_fields_and_without_end() -> None:

@@ -1,0 +1,206 @@
+"""The fold: what every agent reports becomes what every cache is.
+
+    Phase        Pending               Downloading, Verifying   Ready            Failed
+    NodeStatus   NodeDownloadPending   NodeDownloading          NodeDownloaded   NodeDownloadError
+
+Status is rebuilt from the reports each time. It is read back in two cases only, where nobody can be asked: an agent
+that is silent, and a node that is NotReady. This is the hot loop of a large cluster (nodes × caches); its inner part
+makes no objects that it does not need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from actors.errors import Failure
+from actors.messages import ModelReport, NodeName, Phase
+from coordinator.api import ModelStatus, NodeStatus, StatusKey
+from coordinator.fleet import AgentView
+from coordinator.members import Members, Placement, Slot
+from coordinator.snapshot import Cache, Resolution, Snapshot
+from coordinator.status import agent_detail, local_node_status, model_detail
+from coordinator.tally import Cell, SourceState, Tally
+
+NODE_NOT_READY = Failure("NodeNotReady", "the Kubernetes node is not ready")
+NO_REASON = Failure("DownloadFailed", "the node agent gave no reason")
+STARTING = AgentView(failure=Failure("AgentStarting", "the node agent has not reported yet"))
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What there is budget to write: progress of these nodes, and news of this many others."""
+
+    progress: Container[NodeName]
+    news: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """`caches`: a tally for every cache not deleted. `nodes`: the wanted status of LocalModelNodes.
+
+    A node is left out of `nodes` where there is nothing to write or no budget for it. `missing` names what each node
+    lacks, by the caches that decide the content; `failed` holds the reports of failures among them.
+    """
+
+    nodes: Mapping[NodeName, Mapping[str, Any]]
+    caches: Mapping[StatusKey, Tally]
+    missing: Mapping[NodeName, Sequence[Cache]]
+    failed: Sequence[tuple[Cache, ModelReport]]
+
+
+def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
+    """A resolution of other content than `spec.digest` names is a failure: nothing of it is to be downloaded."""
+    if resolution is None:
+        return SourceState()
+    if resolution.resolved is None:
+        return SourceState(failure=resolution.failure, retry_at=resolution.retry_at)
+    manifest = resolution.resolved.manifest
+    if manifest.source.selection != cache.selection:
+        return SourceState()  # the answer to an earlier spec
+    digest = manifest.digest
+    failure = None
+    if cache.digest and digest and digest != cache.digest:
+        failure = _mismatch(cache, f"the source has {digest}")
+    return SourceState(
+        resolved=None if failure else resolution.resolved.name,
+        total_bytes=manifest.total_bytes,
+        revision=manifest.revision,
+        manifest_digest=digest,
+        failure=failure,
+    )
+
+
+def _mismatch(cache: Cache, found: str) -> Failure:
+    return Failure("DigestMismatch", f"{found}, spec.digest wants {cache.digest}", retryable=False)
+
+
+def judge(slot: Slot, view: AgentView, report: ModelReport | None, source: SourceState, held: bool) -> Cell:
+    """What one node is to one cache. `held`: the last written status had the model Downloaded there."""
+    if slot.conflict is not None:
+        return NodeStatus.ERROR, slot.conflict, None, None
+    cache = slot.cache
+    if report is not None and report.selection != cache.selection:
+        report = None  # an earlier request's copy, about to be replaced
+    if report is not None and report.phase is Phase.READY:
+        if cache.digest and report.manifest_digest and report.manifest_digest != cache.digest:
+            return NodeStatus.ERROR, _mismatch(cache, f"the copy has {report.manifest_digest}"), None, report
+        return NodeStatus.DOWNLOADED, view.failure, None, report
+    if view.failure is not None:  # nobody to ask: what was there still is
+        word = NodeStatus.DOWNLOADED if held and report is None else NodeStatus.PENDING
+        return word, view.failure, None, report
+    if report is not None:
+        phase = report.phase
+        if phase is Phase.DOWNLOADING or phase is Phase.VERIFYING:
+            return NodeStatus.DOWNLOADING, report.failure, report.retry_at, report
+        if phase is Phase.FAILED:
+            return NodeStatus.ERROR, report.failure or NO_REASON, report.retry_at, report
+        if phase is Phase.PENDING and report.failure is not None:
+            return NodeStatus.PENDING, report.failure, report.retry_at, report
+    if source.failure is not None:
+        return NodeStatus.ERROR, source.failure, source.retry_at, report
+    return NodeStatus.PENDING, None, None, report
+
+
+def overlay_not_ready(cell: Cell, view: AgentView, before: str) -> Cell:
+    """The same on a node that Kubernetes calls NotReady. `before`: this node's entry in the cache's status.
+
+    As KServe: only a node without an entry becomes NodeNotReady; the others keep theirs while nobody reports.
+    """
+    word, failure, retry_at, report = cell
+    if word is NodeStatus.DOWNLOADED:
+        return cell
+    if before in ("", NodeStatus.NOT_READY):
+        return NodeStatus.NOT_READY, NODE_NOT_READY, None, report
+    if view.failure is None:
+        return cell
+    return _WORDS.get(before, NodeStatus.PENDING), failure, retry_at, report
+
+
+_WORDS = {word.value: word for word in NodeStatus}
+
+
+class _Lane:
+    """A slot with everything its cells need, looked up once for all nodes of a placement."""
+
+    __slots__ = ("before", "cache", "key", "owned", "slot", "source", "storage_key", "tally")
+
+    def __init__(
+        self, slot: Slot, tallies: Mapping[StatusKey, Tally], sources: Mapping[StatusKey, SourceState]
+    ) -> None:
+        self.slot = slot
+        self.cache = slot.cache
+        self.key = slot.cache.key
+        self.storage_key = slot.cache.storage_key
+        self.owned = slot.owner is slot.cache
+        self.source = sources[slot.owner.key]
+        self.tally = tallies[slot.cache.key]
+        before = self.tally.cache.status.get("nodeStatus")
+        self.before: Mapping[str, Any] = before if isinstance(before, Mapping) else {}
+
+
+def fold(
+    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState], turn: Turn | None = None
+) -> Fold:
+    """Every report, once. `sources` has an entry for every cache that is not being deleted; `turn` None: no budget."""
+    tallies = {key: Tally(snapshot.caches[key], source) for key, source in sources.items()}
+    lanes_of: dict[int, list[_Lane]] = {}
+    nodes: dict[NodeName, Mapping[str, Any]] = {}
+    missing: dict[NodeName, list[Cache]] = {}
+    failed: list[tuple[Cache, ModelReport]] = []
+    news = turn.news if turn else len(members.placements)
+    for name, placement in sorted(members.placements.items(), key=_name):
+        lanes = lanes_of.get(id(placement))
+        if lanes is None:
+            lanes = lanes_of[id(placement)] = [_Lane(slot, tallies, sources) for slot in placement.slots]
+        view, local, ready = (
+            snapshot.agents.get(name, STARTING),
+            snapshot.local_nodes.get(name),
+            snapshot.nodes[name].ready,
+        )
+        reports = {report.key: report for report in view.report.models} if view.report else {}
+        cells: list[Cell] = []
+        words: dict[StatusKey, ModelStatus] = {}
+        lacking = missing[name] = []
+        for lane in lanes:
+            report = reports.get(lane.storage_key)
+            held = view.report is None and _held(lane.cache, lane.before.get(name, ""))
+            cell = judge(lane.slot, view, report, lane.source, held)
+            if not ready:
+                cell = overlay_not_ready(cell, view, lane.before.get(name, ""))
+            lane.tally.add(name, cell)
+            cells.append(cell)
+            word = cell[0]
+            if word is NodeStatus.DOWNLOADED:
+                words[lane.key] = ModelStatus.DOWNLOADED
+                continue
+            if word is NodeStatus.DOWNLOADING:
+                words[lane.key] = ModelStatus.DOWNLOADING
+            else:
+                words[lane.key] = ModelStatus.ERROR if word is NodeStatus.ERROR else ModelStatus.PENDING
+            if lane.owned:
+                lacking.append(lane.cache)
+                if report is not None and report.failure is not None:
+                    failed.append((lane.cache, report))
+        written = local.status if local else {}
+        if words != written.get("modelStatus") or agent_detail(view) != written.get("agent"):
+            wanted, news = news > 0, news - 1
+        else:
+            wanted = turn is None or name in turn.progress
+        if wanted:
+            details = [model_detail(key, cell) for key, cell in zip(words, cells, strict=True)]
+            nodes[name] = local_node_status(words, details, view, local)
+    return Fold(nodes, tallies, missing, failed)
+
+
+def _name(item: tuple[NodeName, Placement]) -> str:
+    return item[0]
+
+
+def _held(cache: Cache, before: str) -> bool:
+    """The cache's last written status has the node as holding what it asks for now.
+
+    Not the LocalModelNode's: that may be of an earlier cache of the same name, with another URI.
+    """
+    return before == NodeStatus.DOWNLOADED and cache.status.get("selection") in (None, cache.selection)

@@ -1,0 +1,102 @@
+"""What is known of one cache: of its source, on one node, and on all nodes together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from actors.errors import Failure
+from actors.messages import ModelReport, NodeName
+from coordinator.api import NodeStatus
+from coordinator.snapshot import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """What is known of a cache's source. Neither `resolved` nor `failure`: it is being resolved, or need not be."""
+
+    resolved: str | None = None
+    total_bytes: int | None = None
+    revision: str | None = None
+    manifest_digest: str | None = None
+    failure: Failure | None = None
+    retry_at: float | None = None
+
+
+Cell = tuple[NodeStatus, Failure | None, float | None, ModelReport | None]
+"""One cache on one node: KServe's word, what is wrong, when it is tried again (epoch seconds), what the agent reports.
+
+The report is None where there is no usable one. A plain tuple, because a large cluster has very many of them.
+"""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What all nodes together say of one cache. Filled by `fold`, then only read."""
+
+    cache: Cache
+    source: SourceState
+    node_status: dict[str, NodeStatus] = field(default_factory=dict)
+    available: int = 0
+    failed: int = 0
+    downloading: int = 0
+    bytes_total: int = 0
+    bytes_cached: int = 0
+    bytes_from_origin: int = 0
+    bytes_from_peers: int = 0
+    rate: float = 0.0
+    seconds_left: float | None = None
+    unmeasured: int = 0
+    revision: str | None = None
+    manifest_digest: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    troubles: list[tuple[NodeName, Failure, float | None]] = field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        return len(self.node_status)
+
+    def add(self, node: NodeName, cell: Cell) -> None:
+        word, failure, retry_at, report = cell
+        self.node_status[node] = word
+        if report is not None:
+            self.bytes_from_origin += report.bytes_from_origin
+            self.bytes_from_peers += report.bytes_from_peers
+            started, total = report.started_at, report.bytes_total
+            if started is not None and (self.started_at is None or started < self.started_at):
+                self.started_at = started
+            if total > self.bytes_total:
+                self.bytes_total = total
+        if word is NodeStatus.DOWNLOADED:
+            self.available += 1
+            if report is None:
+                self.unmeasured += 1
+            else:
+                self.bytes_cached += report.bytes_total
+                if self.manifest_digest is None:
+                    self.manifest_digest, self.revision = report.manifest_digest, report.revision
+                finished = report.finished_at
+                if finished is not None and (self.finished_at is None or finished > self.finished_at):
+                    self.finished_at = finished
+            return
+        if failure is not None:
+            self.troubles.append((node, failure, retry_at))
+        if report is not None:
+            self.bytes_cached += report.bytes_done
+        if word is NodeStatus.ERROR:
+            self.failed += 1
+        elif word is NodeStatus.DOWNLOADING and report is not None:
+            self.downloading += 1
+            left = remaining_seconds(report)
+            if left is not None:
+                self.rate += report.rate_bytes_per_s
+                if self.seconds_left is None or left > self.seconds_left:
+                    self.seconds_left = left
+
+
+def remaining_seconds(report: ModelReport) -> float | None:
+    """None while nothing moves."""
+    rate, left = report.rate_bytes_per_s, report.bytes_total - report.bytes_done
+    if rate < 1:
+        return None
+    return left / rate if left > 0 else 0.0
