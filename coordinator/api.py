@@ -287,6 +287,8 @@ class Resource(ApiModel):
 
 
 class LocalModelCache(Resource):
+    """A model that every node of some node groups should hold."""
+
     KIND = "LocalModelCache"
     PLURAL = "localmodelcaches"
     SHORT_NAMES = ("lmc",)
@@ -303,7 +305,7 @@ class LocalModelCache(Resource):
 
 
 class LocalModelNamespaceCache(LocalModelCache):
-    """The same spec and status in a namespace, so code that handles a cache handles both."""
+    """A LocalModelCache that only workloads of its namespace can use."""
 
     KIND = "LocalModelNamespaceCache"
     PLURAL = "localmodelnamespacecaches"
@@ -314,6 +316,8 @@ class LocalModelNamespaceCache(LocalModelCache):
 
 
 class LocalModelNodeGroup(Resource):
+    """Nodes that hold models, in which folder, and how much of it."""
+
     KIND = "LocalModelNodeGroup"
     PLURAL = "localmodelnodegroups"
     SHORT_NAMES = ("lmng",)
@@ -323,7 +327,7 @@ class LocalModelNodeGroup(Resource):
 
 
 class LocalModelNode(Resource):
-    """Named like the Kubernetes node it describes."""
+    """What one node should hold and does hold. Named like the Kubernetes node."""
 
     KIND = "LocalModelNode"
     PLURAL = "localmodelnodes"

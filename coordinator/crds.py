@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def _kubernetes(name: str) -> Schema:
     return expand(defs[f"io.k8s.api.{name}"])
 
 
-def _descend(schema: Schema, transform: Any) -> Schema:
+def _descend(schema: Schema, transform: Callable[[Mapping[str, Any]], Schema]) -> Schema:
     """`schema` with `transform` applied to each schema directly inside it."""
     if "properties" in schema:
         schema["properties"] = {name: transform(child) for name, child in schema["properties"].items()}
