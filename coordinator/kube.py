@@ -211,6 +211,7 @@ def load_config(
 
 POOL_SIZE = 32
 PAGE_OBJECTS = 500
+MAX_ERROR_BYTES = 65536
 FIELD_MANAGER = "localmodel"
 WATCH_GRACE_S = 5.0
 """How long after its announced end a silent watch is given up."""
@@ -225,7 +226,7 @@ Observe = Callable[[str, int, float], None]
 class HttpKube:
     """`Kube` over HTTP. Safe for many threads; one connection per call under way, none is shared.
 
-    `timeout_s` bounds every call but `watch`, from connecting to the last byte.
+    `timeout_s` bounds every call but `watch`: the answer must have begun by then, and be whole by twice that.
     """
 
     def __init__(
@@ -242,6 +243,7 @@ class HttpKube:
         self._timeout_s = timeout_s
         self._connect_timeout_s = min(connect_timeout_s, timeout_s)
         self._observe = observe
+        self._credentials = threading.Lock()
         self._lock = threading.Lock()
         self._watches: set[urllib3.BaseHTTPResponse] = set()
         self._closed = False
@@ -291,6 +293,8 @@ class HttpKube:
             "watch", "GET", resource.path(), query, read_timeout_s=timeout_s + WATCH_GRACE_S
         ) as response:
             with self._lock:
+                if self._closed:
+                    raise Unreachable(f"the connection to {self.server} is closed")
                 self._watches.add(response)
             try:
                 for line in _lines(response):
@@ -367,9 +371,10 @@ class HttpKube:
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """A 2xx response whose body is to be read inside; whatever goes wrong there is a KubeError too."""
         started, status = time.monotonic(), 0
-        timeout = urllib3.Timeout(connect=self._connect_timeout_s, read=read_timeout_s or self._timeout_s)
+        total_s = read_timeout_s or self._timeout_s
+        timeout = urllib3.Timeout(total=total_s, connect=self._connect_timeout_s)
         response = None
-        whole = False
+        whole = False  # the body was read to its end
         try:
             if self._closed:
                 raise Unreachable(f"the connection to {self.server} is closed")
@@ -385,7 +390,9 @@ class HttpKube:
             )
             status = response.status
             if not 200 <= status < 300:
-                raise _error(status, response.headers.get("Retry-After"), response.read(65536), response.reason)
+                content = response.read(MAX_ERROR_BYTES)
+                whole = len(content) < MAX_ERROR_BYTES
+                raise _error(status, response.headers.get("Retry-After"), content, response.reason)
             yield response
             whole = True
         except _TRANSPORT as error:
@@ -402,7 +409,7 @@ class HttpKube:
         if content_type:
             headers["Content-Type"] = content_type
         try:
-            with self._lock:  # rereads an expired token; the client's hook is not made for several threads
+            with self._credentials:  # rereads an expired token; the client's hook is not made for several threads
                 for auth in self._configuration.auth_settings().values():
                     if auth["in"] == "header" and auth["value"]:
                         headers[auth["key"]] = auth["value"]
@@ -454,7 +461,10 @@ def _json(content: bytes) -> dict[str, Any] | None:
 
 def _cause(error: BaseException) -> str:
     """The innermost reason of a chain of wrapped errors, in words."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]  # the loop condition says not None
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, http.client.IncompleteRead):
+            return "the connection ended in the middle of an answer"
+        error, cause = cause, cause.__cause__ or cause.__context__
     words = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return words[:1].lower() + words[1:]

@@ -59,10 +59,7 @@ class Metrics:
             registry=registry,
         )
         self._restarts = Counter(
-            "localmodel_watch_restarts_total",
-            "Watches that ended before their time.",
-            ["resource"],
-            registry=registry,
+            "localmodel_watch_restarts_total", "Watches that ended before their time.", registry=registry
         )
         # The name controller-runtime gives it, so that existing alerts find it.
         leader = Gauge("leader_election_master_status", "1 while leading.", ["name"], registry=registry)
@@ -86,8 +83,8 @@ class Metrics:
         if verb != "watch":
             self._request_seconds.labels(verb).observe(seconds)
 
-    def watch_restarted(self, resource: str) -> None:
-        self._restarts.labels(resource).inc()
+    def watch_restarted(self) -> None:
+        self._restarts.inc()
 
     def leading(self, leading: bool) -> None:
         self._leader.set(1 if leading else 0)

@@ -414,7 +414,7 @@ BROKEN = {
     "JSON that is not an object": (answer(b"[1, 2]"), "not a JSON object"),
     "an object that is not a list": (answer(b'{"kind": "Banana"}'), "not a list"),
     "items that are not objects": (answer(b'{"metadata": {}, "items": [1]}'), "not a list"),
-    "half an answer": (answer(b'{"metadata"', length=500), "cannot reach"),
+    "half an answer": (answer(b'{"metadata"', length=500), "ended in the middle of an answer"),
     "a redirect to nowhere": (answer(b"", status="302 Found"), "302"),
     "an internal error": (answer(b"boom", status="500 Internal Server Error"), "boom"),
     "a request to slow down": (answer(b"later", status="429 Too Many Requests"), "later"),

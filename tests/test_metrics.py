@@ -64,9 +64,9 @@ def test_two_coordinators_in_one_process_do_not_meet() -> None:
     first, second = Metrics("1"), Metrics("1")
     first.tick(0.1)
     first.tick_failed()
-    first.watch_restarted("nodes")
+    first.watch_restarted()
     first.resolved("ok")
     assert series(first)["localmodel_tick_seconds_count", ()] == 1
-    assert series(first)["localmodel_watch_restarts_total", (("resource", "nodes"),)] == 1
+    assert series(first)["localmodel_watch_restarts_total", ()] == 1
     assert series(first)["localmodel_resolves_total", (("outcome", "ok"),)] == 1
     assert series(second)["localmodel_tick_seconds_count", ()] == 0
