@@ -1,17 +1,29 @@
 """The seam to the node agents: one per Kubernetes node, polled, never blocking.
 
-`Fleet` is what the controller knows. `RayFleet` (below) is the real one; tests and benchmarks have a fake. Both pass
-`tests/test_fleet_contract.py`.
+`Fleet` is what the controller knows. `coordinator.rayfleet` has the real one, in a room of its own so that deciding does
+not import Ray; tests and benchmarks have a fake. Both pass `tests/test_fleet_contract.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from actors.errors import Failure
 from actors.messages import DesiredState, NodeName, NodeReport
+
+NODE_LABEL = "localmodel/node"
+"""The Ray node label that ties a Ray node to a Kubernetes node; its value is `node_label`."""
+
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+def node_label(node: NodeName) -> str:
+    """The label value for a Kubernetes node: its name, or a hash of it where that is no label value (over 63 long)."""
+    return node if _LABEL_VALUE.fullmatch(node) else "sha256-" + hashlib.sha256(node.encode()).hexdigest()[:40]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,29 +26,21 @@ from coordinator import crds
 from coordinator.api import GROUP, VERSION, LocalModelCache, LocalModelNodeGroup
 from coordinator.dev.processes import Child, ChildFailed
 from coordinator.dev.raynodes import LocalRay
-from coordinator.kube import (
-    CUSTOM_RESOURCE_DEFINITIONS,
-    LOCAL_MODEL_CACHES,
-    LOCAL_MODEL_NODE_GROUPS,
-    NAMESPACES,
-    NODES,
-    Conflict,
-    HttpKube,
-    KubeError,
-    Object,
-    ResourceType,
-    load_config,
-)
+from coordinator.kube import NAMESPACES, NODES, Conflict, HttpKube, KubeError, Object, ResourceType, load_config
+from coordinator.snapshot import CACHES, NODE_GROUPS
 
 ROOT = "/models"
 NODE_GROUP = "laptop"
 JOB_NAMESPACE = "kserve-localmodel-jobs"
 SAMPLE_URI = "hf://localmodel/sample"
+CUSTOM_RESOURCE_DEFINITIONS = ResourceType(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class LaptopOptions:
-    """`sample_bytes` 0: no sample repository. `api_port` 0: a free port. `repos` are served by the hub stand-in as they are."""
+    """`sample_bytes` 0: no sample repository. `api_port` 0: a free port. `repos` are served by the hub stand-in."""
 
     nodes: int = 3
     api_port: int = 0
@@ -69,7 +61,8 @@ class LaptopCluster:
         self.ports = dict(zip(("api", "origin", "metrics", "health"), _free_ports(4), strict=True))
         if options.api_port:
             self.ports["api"] = options.api_port
-        self.ray = LocalRay({node: self._agent_environment(node) for node in self.nodes}, temp_dir=directory / "ray")
+        agents = {node: self._agent_environment(node) for node in self.nodes}
+        self.ray = LocalRay(agents, temp_dir=directory / "ray", log=self.logs / "ray.log")
         self.children: dict[str, Child] = {}
         self._say = say
 
@@ -110,12 +103,13 @@ class LaptopCluster:
         for node in self.nodes:
             (self.directory / "nodes" / node / ROOT.lstrip("/")).mkdir(parents=True, exist_ok=True)
         self._say(f"starting {self._api_name()}, the sample origin and {len(self.nodes)} Ray nodes")
+        self.ray.launch()
         self.start_apiserver(wait=False)
         self.start_origin(wait=False)
-        self.ray.start()
         self.children["apiserver"].await_ready(lambda: self._answers("/readyz"), timeout_s=60)
-        self.children["origin"].await_ready(lambda: bool(self.origin_stats() is not None), timeout_s=120)
+        self.children["origin"].await_ready(lambda: self.origin_stats() is not None, timeout_s=120)
         self._create_world()
+        self.ray.join()
         self._say("starting the coordinator")
         self.start_coordinator()
 
@@ -155,7 +149,9 @@ class LaptopCluster:
             environment["HF_ENDPOINT"] = self.origin_url
         self._start("coordinator", command, environment)
         if wait:
-            self.children["coordinator"].await_ready(lambda: _get(f"{self.health_url}/readyz") is not None, timeout_s=60)
+            self.children["coordinator"].await_ready(
+                lambda: _get(f"{self.health_url}/readyz") is not None, timeout_s=60
+            )
 
     def create_cache(self, name: str, uri: str, **spec: Any) -> Object:
         """What `kubectl create` of a minimal LocalModelCache for the laptop's node group would do."""
@@ -165,7 +161,7 @@ class LaptopCluster:
             "metadata": {"name": name},
             "spec": {"sourceModelUri": uri, "modelSize": "1Gi", "nodeGroups": [NODE_GROUP], **spec},
         }
-        return self.kube().create(LOCAL_MODEL_CACHES, body)
+        return self.kube().create(CACHES, body)
 
     def origin_stats(self) -> Any:
         """What the origin itself counted, or None while it does not answer."""
@@ -196,7 +192,7 @@ class LaptopCluster:
             kube.patch(NODES, node, {"status": laptop_node(node)["status"]}, subresource="status")
         group = node_group(shutil.disk_usage(self.directory).free)
         child = self.children["apiserver"]
-        child.await_ready(lambda: _create(kube, LOCAL_MODEL_NODE_GROUPS, group), timeout_s=30)
+        child.await_ready(lambda: _create(kube, NODE_GROUPS, group), timeout_s=30)
 
 
 def laptop_node(name: str) -> dict[str, Any]:
@@ -206,7 +202,11 @@ def laptop_node(name: str) -> dict[str, Any]:
         "kind": "Node",
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kserve/localmodel": "worker"}},
         "spec": {},
-        "status": {"conditions": [{"type": "Ready", "status": "True", "reason": "LaptopNode", "message": "a directory on this machine"}]},
+        "status": {
+            "conditions": [
+                {"type": "Ready", "status": "True", "reason": "LaptopNode", "message": "a directory on this machine"}
+            ]
+        },
     }
 
 

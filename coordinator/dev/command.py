@@ -26,8 +26,9 @@ from rich.table import Table
 from coordinator.api import LocalModelCache, LocalModelNode, NodeStatus
 from coordinator.dev.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions
 from coordinator.dev.processes import ChildFailed
-from coordinator.kube import LOCAL_MODEL_CACHES, LOCAL_MODEL_NODES, HttpKube, KubeError
-from coordinator.quantity import QuantityError, format_bytes, format_duration, parse_quantity
+from coordinator.kube import HttpKube, KubeError
+from coordinator.quantity import format_bytes, parse_bytes
+from coordinator.snapshot import CACHES, LOCAL_NODES
 
 _PHASE_STYLE = {"Ready": "green", "Failed": "red", "Downloading": "cyan", "Verifying": "cyan"}
 
@@ -38,14 +39,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="URI",
-        help=f"cache this model instead of the built-in sample {SAMPLE_URI}; may be repeated. Other hf:// models need the internet",
+        help=f"cache this instead of the built-in sample {SAMPLE_URI}; may be repeated. The real hub needs the internet",
     )
-    parser.add_argument("--repo", action="append", default=[], metavar="OWNER/NAME=FOLDER", help="serve FOLDER as hf://OWNER/NAME from the built-in hub")
-    parser.add_argument("--size", type=_bytes, default=256 * 1024**2, help="size of the built-in sample (default: 256MiB)")
+    parser.add_argument(
+        "--repo",
+        action="append",
+        default=[],
+        metavar="OWNER/NAME=FOLDER",
+        help="serve FOLDER as hf://OWNER/NAME from the built-in hub",
+    )
+    parser.add_argument(
+        "--size", type=_bytes, default=256 * 1024**2, help="size of the built-in sample (default: 256MiB)"
+    )
     parser.add_argument("--once", action="store_true", help="exit when all caches are Ready (0) or one has failed (1)")
-    parser.add_argument("--json", action="store_true", help="print a summary as JSON, as the last line of standard output")
+    parser.add_argument(
+        "--json", action="store_true", help="print a summary as JSON, as the last line of standard output"
+    )
     parser.add_argument("--port", type=int, default=0, help="port of the API server (default: a free one)")
-    parser.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS", help="with --once: give up after this long (default: 900)")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=900.0,
+        metavar="SECONDS",
+        help="with --once: give up after this long (default: 900)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -151,7 +168,9 @@ def table(caches: list[LocalModelCache], nodes: list[LocalModelNode]) -> Table:
     return grid
 
 
-def _watch(cluster: LaptopCluster, models: list[str], console: Console, interrupted: threading.Event, timeout_s: float | None) -> Outcome:
+def _watch(
+    cluster: LaptopCluster, models: list[str], console: Console, interrupted: threading.Event, timeout_s: float | None
+) -> Outcome:
     kube = cluster.kube()
     names = {cache_name(uri): uri for uri in models}
     for name, uri in names.items():
@@ -175,8 +194,8 @@ def _watch(cluster: LaptopCluster, models: list[str], console: Console, interrup
 
 
 def _observe(kube: HttpKube, names: dict[str, str]) -> tuple[list[LocalModelCache], list[LocalModelNode]]:
-    caches = [LocalModelCache.model_validate(each) for each in kube.list(LOCAL_MODEL_CACHES)[0]]
-    nodes = [LocalModelNode.model_validate(each) for each in kube.list(LOCAL_MODEL_NODES)[0]]
+    caches = [LocalModelCache.model_validate(each) for each in kube.list(CACHES)[0]]
+    nodes = [LocalModelNode.model_validate(each) for each in kube.list(LOCAL_NODES)[0]]
     return [cache for cache in caches if cache.metadata.name in names], nodes
 
 
@@ -184,8 +203,12 @@ def _explain(console: Console, cluster: LaptopCluster, outcome: Outcome, *, stay
     console.print()
     for cache in outcome.caches:
         ready, reason, message = ready_condition(cache)
-        verdict = f"[green]Ready[/green] after {outcome.seconds:.1f} s" if ready else f"[red]{reason or 'not Ready'}[/red]"
-        console.print(f"[bold]{cache.metadata.name}[/bold] {cache.spec.source_model_uri}: {verdict}. {message}", highlight=False)
+        verdict = (
+            f"[green]Ready[/green] after {outcome.seconds:.1f} s" if ready else f"[red]{reason or 'not Ready'}[/red]"
+        )
+        console.print(
+            f"[bold]{cache.metadata.name}[/bold] {cache.spec.source_model_uri}: {verdict}. {message}", highlight=False
+        )
     if not stays:
         return
     name = outcome.caches[0].metadata.name
@@ -198,7 +221,9 @@ def _explain(console: Console, cluster: LaptopCluster, outcome: Outcome, *, stay
         f"kubectl delete lmc {name}",
     ):
         console.print(f"  {line}", style="cyan", highlight=False, soft_wrap=True)
-    console.print(f"\nLogs are in {cluster.logs}, models in {cluster.directory / 'nodes'}.", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nLogs are in {cluster.logs}, models in {cluster.directory / 'nodes'}.", highlight=False, soft_wrap=True
+    )
 
 
 def _cache_summary(cache: LocalModelCache, served: dict[str, Any]) -> dict[str, Any]:
@@ -233,6 +258,6 @@ def _positive(text: str) -> int:
 
 def _bytes(text: str) -> int:
     try:
-        return parse_quantity(text.removesuffix("B") if text.endswith("iB") else text)
-    except QuantityError as error:
+        return parse_bytes(text.removesuffix("B") if text.endswith("iB") else text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error

@@ -23,20 +23,31 @@ class ChildFailed(Exception):
 
 
 class Child:
-    """One running command. `log` receives its standard output and error."""
+    """One running command. `log` receives its standard error, and its output too unless it is `spoken` to.
 
-    def __init__(self, name: str, command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> None:
+    A `spoken` child takes lines on its standard input and answers each with a line: `tell`, `answer`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        spoken: bool = False,
+    ) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
                 list(command),
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
+                stdin=subprocess.PIPE if spoken else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if spoken else sink,
                 stderr=sink,
                 env=dict(env) if env is not None else None,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509  one prctl call, nothing that takes a lock
+                preexec_fn=_die_with_parent,  # one prctl call, nothing that takes a lock
             )
 
     @property
@@ -57,6 +68,24 @@ class Child:
                 raise ChildFailed(f"{self.name} was not ready after {timeout_s:.0f} s:\n{self.log_tail()}")
             time.sleep(0.05)
 
+    def tell(self, line: str) -> None:
+        """Sends a line to a `spoken` child; `answer` has its reply, in order."""
+        stdin = self._process.stdin
+        if stdin is None:
+            raise ChildFailed(f"{self.name} is not spoken to")
+        try:
+            stdin.write(line.encode() + b"\n")
+            stdin.flush()
+        except OSError as error:
+            raise ChildFailed(f"{self.name} has ended:\n{self.log_tail()}") from error
+
+    def answer(self) -> str:
+        """The next line of a `spoken` child. Raises ChildFailed if it ends instead."""
+        line = self._process.stdout.readline() if self._process.stdout is not None else b""
+        if not line:
+            raise ChildFailed(f"{self.name} ended with exit code {self._process.wait()}:\n{self.log_tail()}")
+        return line.decode().rstrip("\n")
+
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of the log, for an error message."""
         with self.log.open("rb") as log:
@@ -70,17 +99,20 @@ class Child:
     def stop(self, *, grace_s: float = 10.0) -> int:
         """The exit code. SIGTERM first; SIGKILL to the child's whole session after `grace_s`."""
         self.signal(signal.SIGTERM)
-        try:
-            return self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(grace_s)
+        self.kill()
+        return self._process.wait()
 
     def kill(self) -> None:
-        """SIGKILL to the child's whole session, without asking."""
+        """SIGKILL to the child's whole session, without asking. Nothing of it is left."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 def _die_with_parent() -> None:

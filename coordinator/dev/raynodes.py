@@ -1,0 +1,174 @@
+"""A small Ray cluster on this machine: a head, and one Ray node per Kubernetes node to imitate.
+
+    LocalRay ──lines──► one child process ──► gcs, raylet (head), raylet (node-1), raylet (node-2), …
+
+Every Ray node has an environment of its own, which the actors on it inherit. One process starts them all, because
+importing Ray costs more than a Ray node does, and several nodes that start at once time each other out. All of them end
+with that process, and it ends with its parent, so nothing is left behind and nobody calls `ray stop`, which kills by
+process name. Several clusters can live side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.messages import NodeName
+from coordinator.dev.processes import Child, ChildFailed
+from coordinator.fleet import NODE_LABEL, node_label
+
+_HEAD = ""
+_HOST = "127.0.0.2"
+"""Loopback, but not 127.0.0.1: Ray replaces that by an address of the machine that others can reach."""
+
+
+class LocalRay:
+    """`nodes` maps each Kubernetes node's name to what its agent should find in the environment.
+
+    `temp_dir` must be short: Ray puts Unix sockets below it, and their paths end at 107 characters.
+    """
+
+    def __init__(self, nodes: Mapping[NodeName, Mapping[str, str]], *, temp_dir: Path, log: Path) -> None:
+        self.nodes = dict(nodes)
+        self.address = ""
+        self._temp_dir = temp_dir
+        self._log = log
+        self._token = secrets.token_hex(16)
+        self._process: Child | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process that drives this cluster must have set from its start, beside `address`."""
+        return {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self._token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # A lost node is noticed after about three seconds instead of thirteen.
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "2000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+
+    def launch(self) -> None:
+        """Returns at once; `join` waits."""
+        self._temp_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "coordinator.dev.raynodes", str(self._temp_dir)]
+        environment = {**os.environ, **self.environment}
+        self._process = Child("Ray", command, log=self._log, env=environment, spoken=True)
+        for name in (NodeName(_HEAD), *self.nodes):
+            self._tell("start", name)
+
+    def join(self) -> None:
+        """Returns when every node is there, seconds later. Raises ChildFailed with the end of the log."""
+        for _ in (_HEAD, *self.nodes):
+            self.address = self._answer()
+
+    def start_node(self, name: NodeName) -> None:
+        """The Ray node of a Kubernetes node has joined (again)."""
+        self._tell("start", name)
+        self._answer()
+
+    def kill_node(self, name: NodeName) -> None:
+        """Everything on the node is gone at once, as when it loses power."""
+        self._tell("kill", name)
+        self._answer()
+
+    def stop(self) -> None:
+        """Ends every Ray process of this cluster; safe to call twice and half-way."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    @property
+    def _child(self) -> Child:
+        if self._process is None:
+            raise ChildFailed("Ray was not launched")
+        return self._process
+
+    def _tell(self, verb: str, name: NodeName) -> None:
+        self._child.tell(json.dumps({"verb": verb, "node": name, "environment": dict(self.nodes.get(name, {}))}))
+
+    def _answer(self) -> str:
+        answer = json.loads(self._child.answer())
+        if "error" in answer:
+            raise ChildFailed(f"Ray: {answer['error']}:\n{self._child.log_tail()}")
+        return str(answer["address"])
+
+
+class _Nodes:
+    """The Ray nodes of this process. Uses what `ray start` itself uses; there is no public way to start a Ray node."""
+
+    def __init__(self, temp_dir: str) -> None:
+        self._temp_dir = temp_dir
+        self._nodes: dict[str, Any] = {}
+        self._address = ""
+
+    def start(self, name: str, environment: Mapping[str, str]) -> str:
+        """The address of the cluster."""
+        from ray._private.node import Node
+        from ray._private.parameter import RayParams
+
+        head = name == _HEAD
+        place: dict[str, Any] = {"temp_dir": self._temp_dir} if head else {"gcs_address": self._address}
+        parameters = RayParams(
+            node_ip_address=_HOST,
+            node_manager_port=0,
+            min_worker_port=0,
+            max_worker_port=0,
+            num_cpus=0,
+            num_gpus=0,
+            object_store_memory=80 * 1024**2,
+            include_dashboard=False,
+            include_log_monitor=False,
+            no_monitor=True,
+            labels=None if head else {NODE_LABEL: node_label(NodeName(name))},
+            env_vars=dict(environment),
+            **place,
+        )
+        node = Node(parameters, head=head, shutdown_at_exit=False, spawn_reaper=False)
+        self._nodes[name] = node
+        self._address = node.gcs_address
+        return self._address
+
+    def kill(self, name: str) -> str:
+        self._nodes.pop(name).kill_all_processes(check_alive=False, allow_graceful=False)
+        return self._address
+
+    def kill_all(self) -> None:
+        for name in sorted(self._nodes, reverse=True):  # the head is last
+            self.kill(name)
+
+
+def serve(nodes: _Nodes, lines: Iterable[str]) -> None:
+    """Obeys until the parent hangs up."""
+    for line in lines:
+        order = json.loads(line)
+        try:
+            if order["verb"] == "start":
+                answer = {"address": nodes.start(order["node"], order["environment"])}
+            else:
+                answer = {"address": nodes.kill(order["node"])}
+        except Exception as error:  # noqa: BLE001  Ray raises bare Exceptions; the parent decides what it means
+            answer = {"error": f"{order['verb']} {order['node'] or 'head'}: {error}"}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def main() -> int:
+    nodes = _Nodes(sys.argv[1])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        serve(nodes, sys.stdin)
+    finally:
+        nodes.kill_all()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
