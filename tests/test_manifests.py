@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from coordinator import crds, settings
 from coordinator.api import RESOURCES, Resource
+from coordinator.fleet import NODE_LABEL
 from coordinator.selectors import compile_selector
 from tests.manifests import (
     K8S,
@@ -173,7 +175,7 @@ def test_there_is_one_agent_per_node_labelled_with_its_name() -> None:
     assert matches(term["labelSelector"], agent())
     given = environment(container(agent(), "ray-worker"))
     assert given["NODE_NAME"]["fieldRef"]["fieldPath"] == "spec.nodeName"
-    assert given["RAY_OVERRIDE_LABELS"] == '{"localmodel/node":"$(NODE_NAME)"}'
+    assert json.loads(given["RAY_OVERRIDE_LABELS"]) == {NODE_LABEL: "$(NODE_NAME)"}
     assert list(given).index("NODE_NAME") < list(given).index("RAY_OVERRIDE_LABELS"), "defined before it is used"
     assert agent()["spec"]["terminationGracePeriodSeconds"] >= int(given["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) + 30
 
