@@ -18,7 +18,7 @@ EVENT_SELECTABLE = (
     "reason", "reportingComponent", "source", "type",
 )  # fmt: skip
 
-MERGE_KEYS = {
+_MERGE_KEYS = {
     "status.conditions": "type",
     "status.addresses": "type",
     "spec.taints": "key",
@@ -36,30 +36,49 @@ MERGE_KEYS = {
 # https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/
 
 
-def _topology(merge_keys: Mapping[str, str]) -> dict[str, Any]:
-    """The same as a schema: `x-kubernetes-list-type: map` where there is a key."""
-    root: dict[str, Any] = {"properties": {}}
+def _opaque(**properties: Any) -> dict[str, Any]:
+    """An object of which only these properties are known."""
+    return {"type": "object", "x-kubernetes-preserve-unknown-fields": True, "properties": properties}
+
+
+def _lenient(merge_keys: Mapping[str, str]) -> dict[str, Any]:
+    """A schema that wants spec and status to be objects and knows the merge keys; the rest may be anything."""
+    root = _opaque(spec=_opaque(), status=_opaque())
     for path, key in merge_keys.items():
+        *parents, name = path.split(".")
         node = root
-        for part in path.split("."):
-            node = node.get("items", node).setdefault("properties", {}).setdefault(part, {})
-        node |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key], "items": {"properties": {}}}
+        for part in parents:
+            node = node["properties"][part]
+            node = node.get("items", node)
+        node["properties"][name] = {"type": "array", "x-kubernetes-patch-merge-key": key, "items": _opaque()}
     return root
 
 
-TOPOLOGY = _topology(MERGE_KEYS)
+_LENIENT = _lenient(_MERGE_KEYS)
+_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}, "nullable": True}
 
 
 def _kind(plural: str, kind: str, *, group: str = "", version: str = "v1", **rest: object) -> Kind:
     lower = kind.lower()
-    return Kind(group, version, plural, kind, singular=lower, list_kind=kind + "List", topology=TOPOLOGY, **rest)  # type: ignore[arg-type]  # passed on by name
+    return Kind(group, version, plural, kind, singular=lower, list_kind=kind + "List", **{"schema": _LENIENT, **rest})  # type: ignore[arg-type]  # passed on by name
 
+
+_NAMES = _opaque(plural={"type": "string"}, kind={"type": "string"}) | {"required": ["plural", "kind"]}
+_VERSION = _opaque(name={"type": "string"}, served={"type": "boolean"}, storage={"type": "boolean"}, schema=_opaque())
+_CRD_SPEC = _opaque(
+    group={"type": "string"},
+    scope={"type": "string", "enum": ["Cluster", "Namespaced"]},
+    names=_NAMES,
+    versions={"type": "array", "minItems": 1, "items": _VERSION | {"required": ["name", "served", "storage"]}},
+)
+_CRD = _opaque(spec=_CRD_SPEC | {"required": ["group", "scope", "names", "versions"]}) | {"required": ["spec"]}
 
 CRDS = _kind(
     "customresourcedefinitions",
     "CustomResourceDefinition",
     group="apiextensions.k8s.io",
     short_names=("crd", "crds"),
+    schema=_CRD,
     categories=("api-extensions",),
     status=True,
     columns=(Column("Created At", ".metadata.creationTimestamp", "string", format="date-time"),),
@@ -111,6 +130,7 @@ BUILTINS = (
         "secrets",
         "Secret",
         namespaced=True,
+        schema=_opaque(data=_STRINGS, stringData=_STRINGS),
         selectable=("type",),
         columns=(Column("Type", ".type"), Column("Data", "data-count"), AGE),
     ),

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 from coordinator.dev.apiserver import special
 from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
-from coordinator.dev.apiserver.errors import Object
+from coordinator.dev.apiserver.errors import Object, StatusError
 from coordinator.dev.apiserver.kinds import Kind, Resource
 from coordinator.dev.apiserver.patches import MERGE
 from coordinator.dev.apiserver.registry import FOREGROUND, ORPHAN, DeleteOptions, Options, Registry
-from coordinator.dev.apiserver.storage import Change
+from coordinator.dev.apiserver.storage import Change, Storage
 
 
-def matters(change: Change) -> bool:
-    """Whether `collect` could have something to do after this."""
+def due(storage: Storage, since: int) -> bool:
+    """Whether a change after version `since` could be work for `collect`."""
+    try:
+        return any(_matters(change) for change in storage.changes_since(since))
+    except StatusError:  # more than the history holds
+        return True
+
+
+def _matters(change: Change) -> bool:
     if change.after is None:
         return True
-    meta = change.after["metadata"]
-    return bool(meta.get("deletionTimestamp")) or (change.before is None and bool(meta.get("ownerReferences")))
+    meta, before = change.after["metadata"], change.before or {"metadata": {}}
+    owners = meta.get("ownerReferences")
+    return bool(meta.get("deletionTimestamp")) or owners != before["metadata"].get("ownerReferences")
 
 
 def collect(registry: Registry) -> None:
@@ -37,18 +45,19 @@ def _pass(registry: Registry) -> bool:
     for resource, value in everything:
         for owner in value["metadata"].get("ownerReferences", ()):
             dependents.setdefault(owner["uid"], []).append((resource, value))
-    for resource, value in everything:
+    for resource, seen in everything:
         kind = registry.catalogue.any_version(resource)
-        if kind is None:
+        now = registry.storage.get(resource, (seen["metadata"].get("namespace", ""), seen["metadata"]["name"]))
+        if kind is None or now is None:
             continue
-        meta = value["metadata"]
+        meta = now["metadata"]
         owners = [owner["uid"] for owner in meta.get("ownerReferences", ())]
         if owners and not meta.get("deletionTimestamp"):
             present = [alive[uid] for uid in owners if uid in alive]
             if all(_waits_for_dependents(owner) for owner in present):
-                _delete(registry, kind, value, "Foreground" if present else "Background")
+                _delete(registry, kind, now, "Foreground" if present else "Background")
         if meta.get("deletionTimestamp"):
-            _finish(registry, kind, value, dependents.get(meta["uid"], []))
+            _finish(registry, kind, now, dependents.get(meta["uid"], []))
     return registry.storage.version != before
 
 
@@ -98,9 +107,9 @@ def _delete(registry: Registry, kind: Kind, value: Object, propagation: str) -> 
 
 
 def _disown(registry: Registry, kind: Kind | None, dependent: Object, uid: str) -> None:
-    if kind is None:
-        return
     meta = dependent["metadata"]
+    if kind is None or registry.storage.get(kind.resource, (meta.get("namespace", ""), meta["name"])) is None:
+        return
     references = [owner for owner in meta["ownerReferences"] if owner["uid"] != uid]
     patch = {"metadata": {"ownerReferences": references or None}}
     registry.patch(kind, meta.get("namespace", ""), meta["name"], MERGE, patch, Options())

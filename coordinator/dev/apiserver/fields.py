@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.dev.apiserver.errors import Cause, Object, apply_conflict
-from coordinator.dev.apiserver.schema import Schema
+from coordinator.dev.apiserver.schema import Schema, is_set, merge_keys
 
 Path = tuple[str, ...]
 Fields = frozenset[Path]
@@ -59,7 +59,7 @@ def paths(value: Any, schema: Schema, prefix: Path = ()) -> Iterator[Path]:
     if isinstance(value, dict) and value and schema.get("x-kubernetes-map-type") != "atomic":
         for name, item in value.items():
             yield from paths(item, _property(schema, name), (*prefix, f"f:{name}"))
-    elif isinstance(value, list) and schema.get("x-kubernetes-list-type") in ("set", "map"):
+    elif isinstance(value, list) and (is_set(schema) or merge_keys(schema)):
         for item in value:
             step = _step(item, schema)
             yield (*prefix, step)
@@ -158,8 +158,7 @@ def _merge(live: Any, intent: Any, schema: Schema) -> Any:
         for name, item in intent.items():
             result[name] = _merge(result.get(name), item, _property(schema, name))
         return result
-    form = schema.get("x-kubernetes-list-type", "atomic")
-    if isinstance(intent, list) and isinstance(live, list) and form in ("set", "map"):
+    if isinstance(intent, list) and isinstance(live, list) and (is_set(schema) or merge_keys(schema)):
         items = {_step(item, schema): item for item in live}
         for item in intent:
             step = _step(item, schema)
@@ -215,8 +214,8 @@ def _property(schema: Schema, name: str) -> Schema:
 
 
 def _step(item: Any, schema: Schema) -> str:
-    keys = schema.get("x-kubernetes-list-map-keys")
-    if schema.get("x-kubernetes-list-type") == "map" and keys and isinstance(item, dict):
+    keys = merge_keys(schema)
+    if keys and isinstance(item, dict):
         properties = schema.get("items", {}).get("properties", {})
         identity = {key: item.get(key, properties.get(key, {}).get("default")) for key in sorted(keys)}
         return "k:" + json.dumps(identity, separators=(",", ":"))

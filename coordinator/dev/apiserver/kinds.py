@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from coordinator.dev.apiserver.errors import Object
@@ -11,19 +11,55 @@ from coordinator.dev.apiserver.errors import Object
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
+_TIME = {"type": "string", "format": "date-time", "nullable": True}
 METADATA: Mapping[str, Any] = {
     "type": "object",
+    "description": "What every object carries.",
     "properties": {
-        "finalizers": {"type": "array", "x-kubernetes-list-type": "set"},
+        "name": _TEXT,
+        "namespace": _TEXT,
+        "generateName": _TEXT,
+        "uid": _TEXT,
+        "resourceVersion": _TEXT,
+        "generation": {"type": "integer", "format": "int64"},
+        "creationTimestamp": _TIME,
+        "deletionTimestamp": _TIME,
+        "deletionGracePeriodSeconds": {"type": "integer", "format": "int64", "nullable": True},
+        "labels": {**_TEXTS, "nullable": True},
+        "annotations": {**_TEXTS, "nullable": True},
+        "finalizers": {"type": "array", "items": _TEXT, "x-kubernetes-list-type": "set", "nullable": True},
         "ownerReferences": {
             "type": "array",
+            "nullable": True,
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["uid"],
-            "items": {"type": "object"},
+            "items": {
+                "type": "object",
+                "required": ["apiVersion", "kind", "name", "uid"],
+                "properties": {
+                    **dict.fromkeys(("apiVersion", "kind", "name", "uid"), _TEXT),
+                    "controller": {"type": "boolean"},
+                    "blockOwnerDeletion": {"type": "boolean"},
+                },
+            },
+        },
+        "managedFields": {
+            "type": "array",
+            "nullable": True,
+            "items": {
+                "type": "object",
+                "required": ["manager", "operation", "apiVersion"],
+                "properties": {
+                    **dict.fromkeys(("manager", "operation", "apiVersion", "time", "fieldsType", "subresource"), _TEXT),
+                    "fieldsV1": {"type": "object"},
+                },
+            },
         },
     },
 }
-"""How ObjectMeta is merged."""
+"""ObjectMeta as a schema: it is the same for every kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +78,15 @@ class Column:
 class Kind:
     """One kind in one version.
 
-    `schema` None: nothing is defaulted, pruned or validated; `topology` is then the part of a schema that says which
-    lists are merged by which key. `selectable` are the field paths, beyond metadata.name
-    and metadata.namespace, that a fieldSelector may name.
+    `schema` says little for the built-in kinds and everything for custom ones. `selectable` are the field paths, beyond
+    metadata.name and metadata.namespace, that a fieldSelector may name.
     """
 
     group: str
     version: str
     plural: str
     kind: str
+    schema: Mapping[str, Any]
     namespaced: bool = False
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
@@ -58,10 +94,8 @@ class Kind:
     list_kind: str = ""
     status: bool = False
     custom: bool = False
-    schema: Mapping[str, Any] | None = None
     columns: tuple[Column, ...] = ()
     selectable: tuple[str, ...] = ()
-    topology: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def api_version(self) -> str:
@@ -69,9 +103,8 @@ class Kind:
 
     @property
     def merging(self) -> Mapping[str, Any]:
-        """The schema as far as merging goes; `metadata` included."""
-        schema = self.schema if self.schema is not None else self.topology
-        return {**schema, "properties": {**schema.get("properties", {}), "metadata": METADATA}}
+        """The schema with that of `metadata`, which is merged by rules of its own."""
+        return {**self.schema, "properties": {**self.schema.get("properties", {}), "metadata": METADATA}}
 
     @property
     def resource(self) -> Resource:

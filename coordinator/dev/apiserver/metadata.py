@@ -54,19 +54,15 @@ def metadata_causes(meta: Mapping[str, Any], *, label_name: bool = False) -> Ite
         yield from name_causes(meta["name"], label=label_name)
     for key, value in (meta.get("labels") or {}).items():
         yield from _key_causes("metadata.labels", key)
-        if not isinstance(value, str):
-            yield invalid_value("metadata.labels", value, "must be a string")
-        elif len(value) > 63:
+        if len(value) > 63:
             yield invalid_value("metadata.labels", value, "must be no more than 63 bytes")
         elif value and not _QUALIFIED.match(value):
             yield invalid_value("metadata.labels", value, _LABEL_VALUE_RULE)
-    for key, value in (meta.get("annotations") or {}).items():
-        yield from _key_causes("metadata.annotations", key)
-        if not isinstance(value, str):
-            yield invalid_value("metadata.annotations", value, "must be a string")
+    for key in meta.get("annotations") or ():
+        yield from _key_causes("metadata.annotations", key.lower())
     for index, owner in enumerate(meta.get("ownerReferences") or ()):
         for field in ("apiVersion", "kind", "name", "uid"):
-            if not owner.get(field):
+            if not owner[field]:
                 yield invalid_value(f"metadata.ownerReferences[{index}].{field}", "", f"{field} must not be empty")
     for index, finalizer in enumerate(meta.get("finalizers") or ()):
         if not _QUALIFIED.match(str(finalizer).rpartition("/")[2]):

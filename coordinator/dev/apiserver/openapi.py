@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from coordinator.dev.apiserver.errors import Object
-from coordinator.dev.apiserver.kinds import Kind
+from coordinator.dev.apiserver.kinds import METADATA, Kind
 
 _OBJECT_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 
@@ -27,7 +26,7 @@ def document(path: str, kinds: Sequence[Kind]) -> Object | None:
         collection = f"/{path}/namespaces/{{namespace}}/{kind.plural}" if kind.namespaced else f"/{path}/{kind.plural}"
         paths[collection] = {verb: _operation(kind, action) for verb, action in (("get", "list"), ("post", "post"))}
         paths[f"{collection}/{{name}}"] = {verb: _operation(kind, verb) for verb in ("get", "put", "patch", "delete")}
-    schemas = {_schema_name(kind): _schema(kind) for kind in members} | {_OBJECT_META: _object_meta()}
+    schemas = {_schema_name(kind): _schema(kind) for kind in members} | {_OBJECT_META: METADATA}
     return {"openapi": "3.0.0", "info": _INFO, "paths": paths, "components": {"schemas": schemas}}
 
 
@@ -64,33 +63,12 @@ def _operation(kind: Kind, action: str) -> Object:
 
 
 def _schema(kind: Kind) -> Object:
-    known: Any = (
-        kind.schema if kind.schema is not None else {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    )
     properties: Object = {
         "apiVersion": {"type": "string", "description": "The version of this representation of the object."},
         "kind": {"type": "string", "description": "The resource this object represents."},
-    } | dict(known.get("properties", {}))
+    } | dict(kind.schema.get("properties", {}))
     properties["metadata"] = {
         "description": "Standard object's metadata.",
         "allOf": [{"$ref": f"#/components/schemas/{_OBJECT_META}"}],
     }
-    return {**known, "properties": properties, "x-kubernetes-group-version-kind": [_gvk(kind)]}
-
-
-def _object_meta() -> Object:
-    strings = {"type": "object", "additionalProperties": {"type": "string"}}
-    text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
-    time = {"type": "string", "format": "date-time"}
-    return {
-        "type": "object",
-        "description": "What all objects carry.",
-        "properties": {
-            "name": text, "namespace": text, "generateName": text, "uid": text, "resourceVersion": text,
-            "generation": {"type": "integer", "format": "int64"},
-            "creationTimestamp": time, "deletionTimestamp": time,
-            "labels": strings, "annotations": strings, "finalizers": texts,
-            "ownerReferences": {"type": "array", "items": {"type": "object"}},
-            "managedFields": {"type": "array", "items": {"type": "object"}},
-        },
-    }  # fmt: skip
+    return {**kind.schema, "properties": properties, "x-kubernetes-group-version-kind": [_gvk(kind)]}

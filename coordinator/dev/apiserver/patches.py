@@ -12,7 +12,7 @@ from typing import Any
 import jsonpatch
 
 from coordinator.dev.apiserver.errors import Object, StatusError, bad_request
-from coordinator.dev.apiserver.schema import Schema
+from coordinator.dev.apiserver.schema import Schema, is_set, merge_keys
 
 JSON = "application/json-patch+json"
 MERGE = "application/merge-patch+json"
@@ -20,7 +20,7 @@ STRATEGIC = "application/strategic-merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 
-def patched(content_type: str, value: Object, patch: Any, topology: Schema) -> Object:
+def patched(content_type: str, value: Object, patch: Any, schema: Schema) -> Object:
     """`value` after `patch`. Raises StatusError 400 or 422 for a patch that is malformed or does not fit."""
     if content_type == JSON:
         return json_patched(value, patch)
@@ -29,7 +29,10 @@ def patched(content_type: str, value: Object, patch: Any, topology: Schema) -> O
     if content_type == MERGE:
         merged: Object = merge_patched(value, patch)
         return merged
-    return strategic_patched(value, patch, topology)
+    try:
+        return strategic_patched(value, patch, schema)
+    except (AttributeError, TypeError, KeyError) as error:  # not the types that the directives ask for
+        raise bad_request(f"error applying strategic patch: {error}") from error
 
 
 def json_patched(value: Object, patch: Any) -> Object:
@@ -93,12 +96,12 @@ def strategic_patched(value: Any, patch: Mapping[str, Any], schema: Schema) -> O
 
 
 def _merged_list(value: list[Any], patch: list[Any], schema: Schema) -> list[Any]:
-    form = schema.get("x-kubernetes-list-type", "atomic")
-    if form == "set":
+    keys = merge_keys(schema)
+    if is_set(schema):
         return value + [item for item in patch if item not in value]
-    if form == "atomic" or {"$patch": "replace"} in patch:
+    if not keys or {"$patch": "replace"} in patch:
         return [item for item in patch if item != {"$patch": "replace"}]
-    key = schema["x-kubernetes-list-map-keys"][0]
+    key = keys[0]
     result = list(value)
     for item in patch:
         if not isinstance(item, Mapping) or key not in item:

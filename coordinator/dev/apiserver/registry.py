@@ -18,7 +18,7 @@ from typing import Any
 from coordinator.dev.apiserver import errors, fields, metadata, patches, rules, schema, special
 from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
 from coordinator.dev.apiserver.errors import Cause, Object
-from coordinator.dev.apiserver.kinds import Catalogue, Kind
+from coordinator.dev.apiserver.kinds import METADATA, Catalogue, Kind
 from coordinator.dev.apiserver.storage import Storage
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
@@ -108,16 +108,13 @@ class Registry:
         self, kind: Kind, namespace: str, name: str, body: Any, options: Options, subresource: str = ""
     ) -> tuple[Object, bool]:
         """Server-side apply. Also whether the object was created."""
-        if not isinstance(body, dict):
-            raise errors.bad_request("the applied configuration must be an object")
-        body = {**body, "metadata": {"name": name, **(body.get("metadata") or {})}}
-        if body["metadata"].get("managedFields"):
-            raise errors.bad_request("metadata.managedFields must be nil")
         writer = fields.Writer(options.field_manager, "Apply", kind.api_version, subresource)
         old = self.storage.get(kind.resource, (namespace, name))
         if old is None and subresource:
             raise errors.not_found(kind.group, kind.plural, name)
         intent = self._decode(kind, namespace, body, options, name, defaults=False)
+        if intent["metadata"].get("managedFields"):
+            raise errors.bad_request("metadata.managedFields must be nil")
         intent = _only(intent, subresource) if kind.status else intent
         live = as_version(kind, old) if old is not None else _shell(intent)
         version = intent["metadata"].pop("resourceVersion", None)
@@ -130,7 +127,7 @@ class Registry:
             force=options.force,
             last_applied=_last_applied(live) if options.field_manager == "kubectl" else None,
         )
-        value = schema.default(merged, kind.schema or {})
+        value = schema.default(merged, kind.schema)
         if old is None:
             return self._create(kind, namespace, value, options, None), True
         if version:
@@ -180,8 +177,11 @@ class Registry:
         defaults: bool = True,
     ) -> Object:
         """A copy of `body` that is of this kind and in this place: pruned, defaulted, not yet validated."""
-        if not isinstance(body, dict) or not isinstance(body.get("metadata", {}) or {}, dict):
+        if not isinstance(body, dict):
             raise errors.bad_request("the body of the request is not a Kubernetes object")
+        wrong = schema.validate(body.get("metadata") or {}, METADATA, "metadata")
+        if wrong:
+            raise errors.bad_request(f"{kind.kind} cannot be handled: {wrong[0]}")
         value = dict(body)
         for key, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
             found = value.setdefault(key, wanted)
@@ -202,8 +202,8 @@ class Registry:
         elif meta.pop("namespace", None):
             raise errors.bad_request("namespace may not be set on a cluster-scoped object")
         value["metadata"] = meta
-        if kind.schema is None:
-            return value
+        if not kind.custom and (wrong := schema.validate(value, kind.schema)):
+            raise errors.invalid(kind.group, kind.kind, name, wrong)  # `special` expects them well-formed
         value, unknown = schema.prune(value, kind.schema)
         complaints = [f'unknown field "{path}"' for path in unknown]
         if complaints and options.field_validation == "Strict":
@@ -272,9 +272,8 @@ class Registry:
         if old is not None:
             causes += metadata.update_causes(old["metadata"], meta)
         causes += special.causes(kind, value, old)
-        if kind.schema is not None:
-            wrong = schema.validate(value, kind.schema)
-            causes += wrong or rules.check(value, old, kind.schema)
+        wrong = schema.validate(value, kind.schema)
+        causes += wrong or rules.check(value, old, kind.schema)
         if causes:
             raise errors.invalid(kind.group, kind.kind, meta.get("name", ""), causes)
 

@@ -14,7 +14,7 @@ from typing import Any
 import celpy
 
 from coordinator.dev.apiserver.errors import Cause, show
-from coordinator.dev.apiserver.schema import Schema
+from coordinator.dev.apiserver.schema import Schema, merge_keys
 
 _ERRORS = (celpy.CELEvalError, celpy.CELParseError, TypeError, ValueError, KeyError)
 _WORDS = {"true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import",
@@ -67,7 +67,7 @@ def _check(value: Any, old: Any, schema: Schema, path: str) -> Iterator[Cause]:
 
 def _counterpart(item: Any, old: Any, schema: Schema) -> Any:
     """The item of the old list that `item` replaces: only `map` lists say which that is."""
-    keys = schema.get("x-kubernetes-list-map-keys")
+    keys = merge_keys(schema)
     if not keys or not isinstance(old, list) or not isinstance(item, dict):
         return None
     return next((each for each in old if all(each.get(key) == item.get(key) for key in keys)), None)

@@ -75,6 +75,19 @@ def default(value: Any, schema: Schema) -> Any:
     return result
 
 
+def merge_keys(schema: Schema) -> tuple[str, ...]:
+    """What tells the items of this list apart when lists are merged; () for a list that is replaced as a whole."""
+    if schema.get("x-kubernetes-list-type") == "map":
+        return tuple(schema["x-kubernetes-list-map-keys"])
+    key = schema.get("x-kubernetes-patch-merge-key")
+    return (key,) if key else ()
+
+
+def is_set(schema: Schema) -> bool:
+    """Whether this is a list whose items are told apart by their value."""
+    return bool(schema.get("x-kubernetes-list-type") == "set")
+
+
 def validate(value: Any, schema: Schema, path: str = "") -> list[Cause]:
     """Everything about `value` that `schema` refuses, in field order. CEL rules are `rules.check`."""
     return list(_validate(value, schema, path))
@@ -156,7 +169,7 @@ def _validate_list(value: list[Any], schema: Schema, path: str) -> Iterator[Caus
     for index, item in enumerate(value):
         yield from _validate(item, items, f"{path}[{index}]")
     if schema.get("x-kubernetes-list-type") in ("set", "map"):
-        keys = schema.get("x-kubernetes-list-map-keys")
+        keys = merge_keys(schema)
         seen: list[Any] = []
         for index, item in enumerate(value):
             identity = {key: item.get(key) for key in keys} if keys and isinstance(item, dict) else item

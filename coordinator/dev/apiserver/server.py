@@ -1,259 +1,28 @@
-"""The HTTP side: one aiohttp application that routes every path itself, in an event loop of its own.
+"""The server's life: an event loop in a thread, started, stopped, and pointed to by a kubeconfig.
 
-`ApiServer` runs it in a background thread, `python -m coordinator.dev.apiserver` as a process.
+`ApiServer` runs it in the background of a test, `python -m coordinator.dev.apiserver` as a process.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ipaddress
-import json
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from aiohttp import web
 
-from coordinator.dev.apiserver import (
-    collector,
-    discovery,
-    errors,
-    openapi,
-    patches,
-    protobuf,
-    requests,
-    tables,
-    watching,
-)
+from coordinator.dev.apiserver.application import Application
 from coordinator.dev.apiserver.builtins import BUILTINS, CRDS
-from coordinator.dev.apiserver.errors import Object, StatusError
-from coordinator.dev.apiserver.kinds import Catalogue, Kind
+from coordinator.dev.apiserver.errors import Object
+from coordinator.dev.apiserver.kinds import Catalogue
 from coordinator.dev.apiserver.registry import Options, Registry
-from coordinator.dev.apiserver.requests import Form, Target
 from coordinator.dev.apiserver.storage import Storage
 
 HISTORY = 10_000
-_WATCH_S = 1800.0
-
-
-class Application:
-    """Requests in, objects out. Everything but reading and writing sockets is synchronous."""
-
-    def __init__(self, registry: Registry, *, bookmark_s: float = 10.0) -> None:
-        self.registry = registry
-        self.closing = asyncio.Event()
-        self._bookmark_s = bookmark_s
-        self._collected = registry.storage.version
-
-    def routes(self) -> web.Application:
-        app = web.Application(client_max_size=requests.MAX_BODY_BYTES)
-        app.router.add_route("*", "/{path:.*}", self._answer)
-        return app
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        try:
-            return await self._route(request)
-        except StatusError as error:
-            headers = {"Retry-After": "1"} if error.code == 504 else {}
-            return _json(error.status, error.code, headers)
-        except web.HTTPRequestEntityTooLarge:
-            message = f"Request entity too large: limit is {requests.MAX_BODY_BYTES}"
-            return _json(StatusError(413, "RequestEntityTooLarge", message).status, 413)
-
-    async def _route(self, request: web.Request) -> web.StreamResponse:
-        target = requests.target(request.path)
-        if target is None:
-            return self._document(request)
-        kind = self.registry.catalogue.find(target.group, target.version, target.plural)
-        if kind is None or (target.namespace and not kind.namespaced) or target.subresource not in _subresources(kind):
-            raise errors.path_not_found()
-        if request.method == "GET" and not target.name and request.query.get("watch") in ("true", "1"):
-            return await self._watch(request, kind, target)
-        body = await request.read()
-        response = self._resource(request, kind, target, body)
-        self._collect()
-        return response
-
-    def _collect(self) -> None:
-        storage = self.registry.storage
-        if any(collector.matters(change) for change in storage.changes_since(self._collected)):
-            collector.collect(self.registry)
-        self._collected = storage.version
-
-    # resources
-
-    def _resource(self, request: web.Request, kind: Kind, target: Target, body: bytes) -> web.Response:
-        form = requests.form(request.headers.get("Accept", ""), request.query)
-        method = request.method
-        if method == "GET":
-            return self._get(request, kind, target, form)
-        if method == "DELETE":
-            return self._delete(request, kind, target, body)
-        if kind.namespaced and not target.namespace:
-            raise errors.method_not_allowed()
-        content_type = _media(request)
-        value = requests.decode(body, content_type)
-        options = requests.write_options(request.query, request.headers.get("User-Agent", ""))
-        status = 200
-        if method == "POST" and not target.name:
-            written, status = self.registry.create(kind, target.namespace, value, options), 201
-        elif method == "PUT" and target.name:
-            written = self.registry.update(kind, target.namespace, target.name, value, options, target.subresource)
-        elif method == "PATCH" and target.name:
-            written, created = self._patch(kind, target, content_type, value, options)
-            status = 201 if created else 200
-        else:
-            raise errors.method_not_allowed()
-        response = _json(self._formed(kind, [written], form, one=True), status)
-        for warning in options.warnings:
-            response.headers.add("Warning", f"299 - {json.dumps(warning)}")
-        return response
-
-    def _patch(
-        self, kind: Kind, target: Target, content_type: str, value: Any, options: Options
-    ) -> tuple[Object, bool]:
-        place = (kind, target.namespace, target.name)
-        accepted = [patches.JSON, patches.MERGE, patches.APPLY] + ([] if kind.custom else [patches.STRATEGIC])
-        if content_type not in accepted:
-            raise errors.unsupported_media_type(content_type, accepted)
-        if content_type == patches.APPLY:
-            return self.registry.apply(*place, value, options, target.subresource)
-        return self.registry.patch(*place, content_type, value, options, target.subresource), False
-
-    def _get(self, request: web.Request, kind: Kind, target: Target, form: Form) -> web.Response:
-        if target.name:
-            value = self.registry.get(kind, target.namespace, target.name)
-            return _json(self._formed(kind, [value], form, one=True))
-        page = watching.page(self.registry.storage, kind, target.namespace, request.query)
-        meta: Object = {"resourceVersion": str(page.version)}
-        if page.next_token:
-            meta |= {"continue": page.next_token, "remainingItemCount": page.remaining}
-        return _json(self._formed(kind, page.items, form, meta))
-
-    def _delete(self, request: web.Request, kind: Kind, target: Target, body: bytes) -> web.Response:
-        options = requests.delete_options(request.query, requests.decode(body, _media(request)) if body else None)
-        if target.name:
-            value, gone = self.registry.delete(kind, target.namespace, target.name, options)
-            if not gone:
-                return _json(value)
-            details = {"name": target.name, "group": kind.group, "kind": kind.plural, "uid": value["metadata"]["uid"]}
-            return _json(
-                {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
-            )
-        page = watching.page(self.registry.storage, kind, target.namespace, request.query)
-        for value in page.items:
-            meta = value["metadata"]
-            self.registry.delete(kind, meta.get("namespace", ""), meta["name"], options)
-        return _json(self._formed(kind, page.items, Form(), {"resourceVersion": str(page.version)}))
-
-    def _formed(
-        self, kind: Kind, items: Sequence[Object], form: Form, meta: Object | None = None, *, one: bool = False
-    ) -> Object:
-        """One object (`one`), or a list of them, in the form that was asked for."""
-        if one and meta is None:
-            meta = {"resourceVersion": items[0]["metadata"].get("resourceVersion", "")}
-        if form.kind == "Table":
-            return tables.table(kind, items, meta or {}, datetime.now(UTC), form.include)
-        if form.kind.startswith("PartialObjectMetadata"):
-            parts = [tables.partial(item) for item in items]
-            header = {"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}
-            return parts[0] if one else {**header, "metadata": meta, "items": parts}
-        if one:
-            return items[0]
-        return {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": meta, "items": list(items)}
-
-    async def _watch(self, request: web.Request, kind: Kind, target: Target) -> web.StreamResponse:
-        form = requests.form(request.headers.get("Accept", ""), request.query)
-        query = request.query
-        if "sendInitialEvents" in query and query.get("resourceVersionMatch") != "NotOlderThan":
-            why = "resourceVersionMatch=NotOlderThan is required when sendInitialEvents is set"
-            raise errors.invalid(
-                "meta.k8s.io", "ListOptions", "", [errors.forbidden_value("resourceVersionMatch", why)]
-            )
-        watching.selection(kind, query)  # a bad selector is an answer, not an event
-        timeout_s = float(query["timeoutSeconds"]) if query.get("timeoutSeconds", "").isdecimal() else _WATCH_S
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-        namespace = target.namespace
-        events = watching.watch(self.registry.storage, kind, namespace, query, bookmark_s=self._bookmark_s)
-        stop = asyncio.ensure_future(self.closing.wait())
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        pending: asyncio.Future[Any] | None = None
-        try:
-            while not stop.done():
-                pending = asyncio.ensure_future(anext(events))
-                left_s = max(0.0, deadline - asyncio.get_running_loop().time())
-                await asyncio.wait({pending, stop}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                if not pending.done():
-                    break
-                kind_of_event, value = pending.result()
-                shown = value if kind_of_event == "ERROR" else self._formed(kind, [value], form, one=True)
-                await response.write(json.dumps({"type": kind_of_event, "object": shown}).encode() + b"\n")
-            await response.write_eof()
-        except (StopAsyncIteration, ConnectionError):
-            pass
-        finally:
-            stop.cancel()
-            if pending is not None and not pending.done():
-                pending.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await pending
-            await events.aclose()  # type: ignore[attr-defined]  # an async generator
-        return response
-
-    # documents
-
-    def _document(self, request: web.Request) -> web.Response:
-        path, kinds = request.path.rstrip("/") or "/", self.registry.catalogue.all()
-        accept = request.headers.get("Accept", "")
-        if path in ("/healthz", "/readyz", "/livez"):
-            return web.Response(text="ok")
-        if path == "/version":
-            return _json(discovery.VERSION)
-        if path in ("/api", "/apis"):
-            for version in ("v2", "v2beta1"):
-                media = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
-                if media in accept.replace(" ", ""):
-                    return _json(discovery.aggregated(kinds, path == "/api", version), content_type=media)
-            return _json(discovery.core_versions() if path == "/api" else discovery.group_list(kinds))
-        if path == "/openapi/v2":
-            if protobuf.OPENAPI_ASKED in accept:
-                return web.Response(body=protobuf.openapi_v2(kinds), headers={"Content-Type": protobuf.OPENAPI_GIVEN})
-            return _json(openapi.swagger())
-        if path == "/openapi/v3":
-            return _json(openapi.index(kinds))
-        if path.startswith("/openapi/v3/"):
-            found = openapi.document(path.removeprefix("/openapi/v3/"), kinds)
-            if found is not None:
-                return _json(found)
-        parts = path.strip("/").split("/")
-        if parts[0] in ("api", "apis") and len(parts) == (2 if parts[0] == "api" else 3):
-            resources = discovery.resource_list("/".join(parts[1:]), kinds)
-            if resources["resources"]:
-                return _json(resources)
-        if parts[0] == "apis" and len(parts) == 2 and any(kind.group == parts[1] for kind in kinds):
-            return _json(discovery.group(parts[1], kinds))
-        raise errors.path_not_found()
-
-
-def _subresources(kind: Kind) -> tuple[str, ...]:
-    return ("", "status") if kind.status else ("",)
-
-
-def _media(request: web.Request) -> str:
-    return request.headers.get("Content-Type", "application/json").partition(";")[0].strip()
-
-
-def _json(
-    value: Object, status: int = 200, headers: Mapping[str, str] | None = None, content_type: str = "application/json"
-) -> web.Response:
-    body = json.dumps(value).encode()
-    return web.Response(body=body, status=status, headers={**(headers or {}), "Content-Type": content_type})
 
 
 class ApiServer:
@@ -372,5 +141,6 @@ def write_kubeconfig(path: Path, url: str) -> None:
         "current-context": "localmodel-dev",
     }
     temporary = path.with_name(path.name + ".new")
+    temporary.touch(mode=0o600)
     temporary.write_text(yaml.safe_dump(config))
     temporary.replace(path)

@@ -98,30 +98,19 @@ def _established(crd: Object, now: str) -> Object:
 
 
 def _crd_causes(crd: Object) -> Iterator[Cause]:
-    spec = crd.get("spec")
-    if not isinstance(spec, dict):
-        yield errors.required("spec")
-        return
-    names, versions = spec.get("names") or {}, spec.get("versions") or []
-    present = {"group": spec.get("group"), "scope": spec.get("scope"), "versions": versions}
-    present |= {"names.plural": names.get("plural"), "names.kind": names.get("kind")}
-    for path, found in present.items():
-        if not found:
-            yield errors.required(f"spec.{path}")
-    wanted = f"{names.get('plural')}.{spec.get('group')}"
-    if crd["metadata"].get("name") != wanted:
-        yield errors.invalid_value(
-            "metadata.name", crd["metadata"].get("name"), 'must be spec.names.plural+"."+spec.group'
-        )
-    if sum(bool(version.get("storage")) for version in versions) != 1:
+    """What the schema of CustomResourceDefinitions does not say."""
+    spec, name = crd["spec"], crd["metadata"].get("name")
+    if name != f"{spec['names']['plural']}.{spec['group']}":
+        yield errors.invalid_value("metadata.name", name, 'must be spec.names.plural+"."+spec.group')
+    if sum(version["storage"] for version in spec["versions"]) != 1:
         yield errors.invalid_value("spec.versions", "", "must have exactly one version marked as storage version")
-    for index, version in enumerate(versions):
+    for index, version in enumerate(spec["versions"]):
         path = f"spec.versions[{index}].schema.openAPIV3Schema"
-        schema = (version.get("schema") or {}).get("openAPIV3Schema")
-        if schema is None:
+        known = (version.get("schema") or {}).get("openAPIV3Schema")
+        if not isinstance(known, dict):
             yield errors.required(path, "schemas are required")
             continue
-        for place, rule in rules.rules_of(schema):
+        for place, rule in rules.rules_of(known):
             if why := rules.compiles(rule):
                 yield errors.invalid_value(
                     f"{path}{place}.x-kubernetes-validations.rule", rule, f"compilation failed: {why}"
