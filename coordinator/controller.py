@@ -113,6 +113,10 @@ class Controller:
             seconds = time.monotonic() - started
             self._metrics.tick(seconds)
             stop.wait(seconds)
+        self.close()
+
+    def close(self) -> None:
+        """Waits for the writes under way; nothing more is sent."""
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     def tick(self) -> Plan | None:

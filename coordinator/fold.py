@@ -106,7 +106,8 @@ def judge(slot: Slot, view: AgentView, report: ModelReport | None, source: Sourc
 def overlay_not_ready(cell: Cell, view: AgentView, before: str) -> Cell:
     """The same on a node that Kubernetes calls NotReady. `before`: this node's entry in the cache's status.
 
-    As KServe: only a node without an entry becomes NodeNotReady; the others keep theirs while nobody reports.
+    As KServe: only a node without an entry becomes NodeNotReady; the others keep theirs while nobody reports. What was
+    Downloaded and is not any more (the request has changed) is Pending.
     """
     word, failure, retry_at, report = cell
     if word is NodeStatus.DOWNLOADED:
@@ -115,7 +116,8 @@ def overlay_not_ready(cell: Cell, view: AgentView, before: str) -> Cell:
         return NodeStatus.NOT_READY, NODE_NOT_READY, None, report
     if view.failure is None:
         return cell
-    return _WORDS.get(before, NodeStatus.PENDING), failure, retry_at, report
+    word = NodeStatus.PENDING if before == NodeStatus.DOWNLOADED else _WORDS.get(before, NodeStatus.PENDING)
+    return word, failure, retry_at, report
 
 
 _WORDS = {word.value: word for word in NodeStatus}
@@ -154,11 +156,8 @@ def fold(
         lanes = lanes_of.get(id(placement))
         if lanes is None:
             lanes = lanes_of[id(placement)] = [_Lane(slot, tallies, sources) for slot in placement.slots]
-        view, local, ready = (
-            snapshot.agents.get(name, STARTING),
-            snapshot.local_nodes.get(name),
-            snapshot.nodes[name].ready,
-        )
+        view, local = snapshot.agents.get(name, STARTING), snapshot.local_nodes.get(name)
+        ready = snapshot.nodes[name].ready
         reports = {report.key: report for report in view.report.models} if view.report else {}
         cells: list[Cell] = []
         words: dict[StatusKey, ModelStatus] = {}
