@@ -13,24 +13,26 @@ the finalizer, then status) takes two plans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from actors.manifest import ModelSource, Resolved, StorageKey
-from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport
+from actors.manifest import StorageKey
+from actors.messages import DesiredState, ModelReport, NodeName
 from coordinator.api import NodeStatus, StatusKey
 from coordinator.conditions import conditions, deleting, verdicts
+from coordinator.desired import Want as Want
+from coordinator.desired import desired_states, draining, models_of, report_of, wants
 from coordinator.fleet import AgentView
 from coordinator.fold import STARTING, Fold, Turn, fold, source_state
 from coordinator.kube import Object
-from coordinator.members import Members, Placement, group_problem, place, status_roots
+from coordinator.members import Members, Placement, group_problem, place
 from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_patch
 from coordinator.quantity import format_bytes, parse_bytes
-from coordinator.snapshot import LOCAL_NODES, Cache, Credentials, LocalNode, Node, NodeGroup, Problem, Ref, Snapshot
+from coordinator.snapshot import LOCAL_NODES, Cache, LocalNode, Node, NodeGroup, Problem, Ref, Snapshot
 from coordinator.status import SETTLE, cache_numbers, local_node_status
-from coordinator.tally import SourceState, Tally
+from coordinator.tally import Tally
 from coordinator.transitions import Announcement, agent_events, cache_events
 
 UNREACHABLE_GRACE_S = 600.0
@@ -60,16 +62,6 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
-    """A source to resolve. `pinned_revision`: answer for this commit. `reject`: resolutions that no longer serve."""
-
-    source: ModelSource
-    credentials: Credentials
-    pinned_revision: str | None = None
-    reject: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """`tallies` are for metrics."""
 
@@ -96,131 +88,8 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         *_node_writes(snapshot, members, folded),
         *_group_writes(snapshot, members),
     ]
-    desired = _desired(snapshot, members, sources, folded)
-    return Plan(tuple(writes), desired, _wants(snapshot, folded), folded.caches)
-
-
-# --- what agents should hold ---
-
-
-def _desired(
-    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState], folded: Fold
-) -> dict[NodeName, DesiredState]:
-    """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
-    desired: dict[NodeName, DesiredState] = {}
-    shared: dict[int, tuple[DesiredModel, ...]] = {}
-    for name, placement in members.placements.items():
-        models = shared.get(id(placement))
-        if models is None:
-            models = shared[id(placement)] = _models(placement, sources)
-        report = _report(snapshot, name)
-        desired[name] = DesiredState(
-            owner=snapshot.owner,
-            roots=_roots(placement.roots, report),
-            models=models,
-            resolved=_unknown(snapshot, folded.missing[name], report, sources),
-        )
-    for name in snapshot.nodes:
-        if name not in members.placements and _draining(snapshot, name):
-            report = _report(snapshot, name)
-            paths = [r.path for r in report.roots] if report else status_roots(snapshot.local_nodes.get(name))
-            desired[name] = DesiredState(snapshot.owner, tuple(DesiredRoot(path) for path in paths))
-    return desired
-
-
-def _models(placement: Placement, sources: Mapping[StatusKey, SourceState]) -> tuple[DesiredModel, ...]:
-    """One per folder; who shares it lends it the highest priority."""
-    priority: dict[StorageKey, int] = {}
-    for slot in placement.slots:
-        key = slot.cache.storage_key
-        priority[key] = max(priority.get(key, slot.cache.priority), slot.cache.priority)
-    return tuple(
-        DesiredModel(
-            key=slot.cache.storage_key,
-            root=slot.root,
-            source=slot.cache.source,
-            resolved=sources[slot.cache.key].resolved,
-            expected_digest=slot.cache.digest,
-            priority=priority[slot.cache.storage_key],
-        )
-        for slot in placement.slots
-        if slot.owner is slot.cache and slot.root is not None
-    )
-
-
-def _roots(roots: tuple[DesiredRoot, ...], report: NodeReport | None) -> tuple[DesiredRoot, ...]:
-    """The roots of the node's groups, and those of groups it has left as long as something lies there."""
-    if report is None:
-        return roots
-    known = {root.path for root in roots}
-    others = (root for root in report.roots if root.path not in known)
-    return roots + tuple(DesiredRoot(root.path) for root in others if root.used_bytes or root.reserved_bytes)
-
-
-def _unknown(
-    snapshot: Snapshot,
-    missing: Sequence[Cache],
-    report: NodeReport | None,
-    sources: Mapping[StatusKey, SourceState],
-) -> dict[str, Resolved]:
-    """The resolutions that this node needs and does not have."""
-    known = report.resolved_known if report else frozenset()
-    unknown = {}
-    for cache in missing:
-        name = sources[cache.key].resolved
-        if name is not None and name not in known:
-            resolved = snapshot.resolutions[cache.key].resolved
-            if resolved is not None:
-                unknown[name] = resolved
-    return unknown
-
-
-def _draining(snapshot: Snapshot, name: NodeName) -> bool:
-    """A node in no group whose disk may still hold something: its status is cleared once its agent reports nothing."""
-    local, report = snapshot.local_nodes.get(name), _report(snapshot, name)
-    if report and report.models:
-        return True
-    return local is not None and bool(local.models or local.status.get("modelStatus") or local.status.get("agent"))
-
-
-def _wants(snapshot: Snapshot, folded: Fold) -> dict[StatusKey, Want]:
-    """Every source that a ready node still needs something of. A world that holds everything asks for nothing."""
-    wanted = {
-        cache.key: cache
-        for name, missing in folded.missing.items()
-        if snapshot.nodes[name].ready
-        for cache in missing
-        if cache.problem is None
-    }
-    rejected: dict[StatusKey, set[str]] = {}
-    for cache, report in folded.failed:
-        if report.resolved and _is_stale(snapshot, cache, report):
-            rejected.setdefault(cache.key, set()).add(report.resolved)
-    return {
-        key: Want(
-            source=cache.source,
-            credentials=cache.credentials,
-            pinned_revision=cache.status.get("revision") if cache.status.get("selection") == cache.selection else None,
-            reject=frozenset(rejected.get(key, ())),
-        )
-        for key, cache in wanted.items()
-    }
-
-
-def _is_stale(snapshot: Snapshot, cache: Cache, report: ModelReport) -> bool:
-    """The agent failed in a way that fresh locations can help: other content, or a signed location that is refused."""
-    reason = report.failure.reason if report.failure else None
-    resolution = snapshot.resolutions.get(cache.key)
-    signed = resolution is not None and resolution.resolved is not None and resolution.resolved.expires_at is not None
-    return reason == "SourceChanged" or (reason == "SourceDenied" and signed)
-
-
-def _report(snapshot: Snapshot, name: NodeName) -> NodeReport | None:
-    return snapshot.agents.get(name, STARTING).report
-
-
-def _models_of(report: NodeReport | None) -> dict[StorageKey, ModelReport]:
-    return {model.key: model for model in report.models} if report else {}
+    desired = desired_states(snapshot, members, sources, folded)
+    return Plan(tuple(writes), desired, wants(snapshot, folded), folded.caches)
 
 
 # --- caches ---
@@ -232,7 +101,7 @@ def _cache_writes(snapshot: Snapshot, members: Members, folded: Fold, now: float
         if cache.deleted_at is not None:
             if cache.finalizer in cache.finalizers:
                 if reported is None:
-                    reported = {name: _models_of(_report(snapshot, name)) for name in snapshot.nodes}
+                    reported = {name: models_of(report_of(snapshot, name)) for name in snapshot.nodes}
                 yield from _deletion(snapshot, members, cache, reported, now)
         elif cache.finalizer not in cache.finalizers:
             yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
@@ -331,7 +200,7 @@ def _node_writes(snapshot: Snapshot, members: Members, folded: Fold) -> Iterator
         gone = snapshot.nodes.get(name)
         if gone is None:  # the garbage collector does the same where KServe's LocalModelNodes have an owner
             yield Write(Verb.DELETE, local.ref, {})
-        elif name not in members.placements and _draining(snapshot, name):
+        elif name not in members.placements and draining(snapshot, name):
             view = snapshot.agents.get(name, STARTING)
             empty = view.failure is None and view.report is not None and not view.report.models
             status = {} if empty and not local.models else local_node_status({}, [], view, local)
@@ -381,7 +250,7 @@ def _group_writes(snapshot: Snapshot, members: Members) -> Iterator[Write]:
         roots = [
             root
             for node in nodes
-            if (report := _report(snapshot, node)) is not None
+            if (report := report_of(snapshot, node)) is not None
             for root in report.roots
             if root.path == group.root and root.failure is None
         ]

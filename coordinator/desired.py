@@ -1,0 +1,144 @@
+"""What every agent should hold, and which sources must be resolved for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from actors.manifest import ModelSource, Resolved, StorageKey
+from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport
+from coordinator.api import StatusKey
+from coordinator.fold import STARTING, Fold
+from coordinator.members import Members, Placement, status_roots
+from coordinator.snapshot import Cache, Credentials, Snapshot
+from coordinator.tally import SourceState
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A source to resolve. `pinned_revision`: answer for this commit. `reject`: resolutions that no longer serve."""
+
+    source: ModelSource
+    credentials: Credentials
+    pinned_revision: str | None = None
+    reject: frozenset[str] = frozenset()
+
+
+def desired_states(
+    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState], folded: Fold
+) -> dict[NodeName, DesiredState]:
+    """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
+    desired: dict[NodeName, DesiredState] = {}
+    shared: dict[int, tuple[DesiredModel, ...]] = {}
+    for name, placement in members.placements.items():
+        models = shared.get(id(placement))
+        if models is None:
+            models = shared[id(placement)] = _models(placement, sources)
+        report = report_of(snapshot, name)
+        desired[name] = DesiredState(
+            owner=snapshot.owner,
+            roots=_roots(placement.roots, report),
+            models=models,
+            resolved=_unknown(snapshot, folded.missing[name], report, sources),
+        )
+    for name in snapshot.nodes:
+        if name not in members.placements and draining(snapshot, name):
+            report = report_of(snapshot, name)
+            paths = [r.path for r in report.roots] if report else status_roots(snapshot.local_nodes.get(name))
+            desired[name] = DesiredState(snapshot.owner, tuple(DesiredRoot(path) for path in paths))
+    return desired
+
+
+def _models(placement: Placement, sources: Mapping[StatusKey, SourceState]) -> tuple[DesiredModel, ...]:
+    """One per folder; who shares it lends it the highest priority."""
+    priority: dict[StorageKey, int] = {}
+    for slot in placement.slots:
+        key = slot.cache.storage_key
+        priority[key] = max(priority.get(key, slot.cache.priority), slot.cache.priority)
+    return tuple(
+        DesiredModel(
+            key=slot.cache.storage_key,
+            root=slot.root,
+            source=slot.cache.source,
+            resolved=sources[slot.cache.key].resolved,
+            expected_digest=slot.cache.digest,
+            priority=priority[slot.cache.storage_key],
+        )
+        for slot in placement.slots
+        if slot.owner is slot.cache and slot.root is not None
+    )
+
+
+def _roots(roots: tuple[DesiredRoot, ...], report: NodeReport | None) -> tuple[DesiredRoot, ...]:
+    """The roots of the node's groups, and those of groups it has left as long as something lies there."""
+    if report is None:
+        return roots
+    known = {root.path for root in roots}
+    others = (root for root in report.roots if root.path not in known)
+    return roots + tuple(DesiredRoot(root.path) for root in others if root.used_bytes or root.reserved_bytes)
+
+
+def _unknown(
+    snapshot: Snapshot,
+    missing: Sequence[Cache],
+    report: NodeReport | None,
+    sources: Mapping[StatusKey, SourceState],
+) -> dict[str, Resolved]:
+    """The resolutions that this node needs and does not have."""
+    known = report.resolved_known if report else frozenset()
+    unknown = {}
+    for cache in missing:
+        name = sources[cache.key].resolved
+        if name is not None and name not in known:
+            resolved = snapshot.resolutions[cache.key].resolved
+            if resolved is not None:
+                unknown[name] = resolved
+    return unknown
+
+
+def draining(snapshot: Snapshot, name: NodeName) -> bool:
+    """A node in no group whose disk may still hold something: its status is cleared once its agent reports nothing."""
+    local, report = snapshot.local_nodes.get(name), report_of(snapshot, name)
+    if report and report.models:
+        return True
+    return local is not None and bool(local.models or local.status.get("modelStatus") or local.status.get("agent"))
+
+
+def wants(snapshot: Snapshot, folded: Fold) -> dict[StatusKey, Want]:
+    """Every source that a ready node still needs something of. A world that holds everything asks for nothing."""
+    wanted = {
+        cache.key: cache
+        for name, missing in folded.missing.items()
+        if snapshot.nodes[name].ready
+        for cache in missing
+        if cache.problem is None
+    }
+    rejected: dict[StatusKey, set[str]] = {}
+    for cache, report in folded.failed:
+        if report.resolved and _is_stale(snapshot, cache, report):
+            rejected.setdefault(cache.key, set()).add(report.resolved)
+    return {
+        key: Want(
+            source=cache.source,
+            credentials=cache.credentials,
+            pinned_revision=cache.status.get("revision") if cache.status.get("selection") == cache.selection else None,
+            reject=frozenset(rejected.get(key, ())),
+        )
+        for key, cache in wanted.items()
+    }
+
+
+def _is_stale(snapshot: Snapshot, cache: Cache, report: ModelReport) -> bool:
+    """The agent failed in a way that fresh locations can help: other content, or a signed location that is refused."""
+    reason = report.failure.reason if report.failure else None
+    resolution = snapshot.resolutions.get(cache.key)
+    signed = resolution is not None and resolution.resolved is not None and resolution.resolved.expires_at is not None
+    return reason == "SourceChanged" or (reason == "SourceDenied" and signed)
+
+
+def report_of(snapshot: Snapshot, name: NodeName) -> NodeReport | None:
+    return snapshot.agents.get(name, STARTING).report
+
+
+def models_of(report: NodeReport | None) -> dict[StorageKey, ModelReport]:
+    return {model.key: model for model in report.models} if report else {}
