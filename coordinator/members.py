@@ -149,7 +149,8 @@ def _placement(
         elif (item := held_by_key.get(cache.key)) is not None:
             group_name, root = item.group, item.root
             if not cache.source.uri:
-                cache = replace(cache, source=ModelSource(item.uri), storage_key=storage_key(item.uri))
+                source = ModelSource(item.uri)
+                cache = replace(cache, source=source, selection=source.selection, storage_key=storage_key(item.uri))
             if root is not None:
                 roots.setdefault(root, None)
         else:

@@ -174,6 +174,17 @@ def test_a_copy_of_an_earlier_revision_does_not_count() -> None:
     assert status_of(world, cache)["nodeStatus"] == {"n1": "NodeDownloadPending"}
 
 
+def test_a_cache_whose_spec_became_unreadable_still_shows_the_copies_it_has() -> None:
+    cache = a_cache()
+    world = a_cluster(cache, 2).reporting("n1", a_report(cache)).reporting("n2")
+    world.settle()
+    cache.json["spec"] = {"sourceModelUri": 7}
+    status = status_of(world, cache)
+    assert status["nodeStatus"] == {"n1": "NodeDownloaded", "n2": "NodeDownloadPending"}
+    assert condition(status, "Ready")[:2] == ("False", "InvalidObject")
+    assert [len(state.models) for state in world.plan().desired.values()] == [1, 1]
+
+
 def test_a_conflicting_request_does_not_count_the_owners_copy() -> None:
     old = a_cache("old", "hf://m")
     young = a_cache("young", "hf://m").created("2026-02-01T00:00:00Z").with_spec(include=["*.json"])
