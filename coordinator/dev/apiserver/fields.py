@@ -2,7 +2,7 @@
 
 A field is a path of steps as they are written in FieldsV1, and ownership is a set of such paths:
 
-    f:spec  f:nodeGroups                      a leaf: scalar, atomic list, or empty map
+    f:spec  f:nodeGroups                      a leaf: scalar, atomic list, empty list or map
     f:status  f:conditions  k:{"type":"Ready"}    an item of a list with keys, besides the leaves within
     f:metadata  f:finalizers  v:"example.com/x"   an item of a set
 
@@ -59,7 +59,7 @@ def paths(value: Any, schema: Schema, prefix: Path = ()) -> Iterator[Path]:
     if isinstance(value, dict) and value and schema.get("x-kubernetes-map-type") != "atomic":
         for name, item in value.items():
             yield from paths(item, _property(schema, name), (*prefix, f"f:{name}"))
-    elif isinstance(value, list) and (is_set(schema) or merge_keys(schema)):
+    elif isinstance(value, list) and value and (is_set(schema) or merge_keys(schema)):
         for item in value:
             step = _step(item, schema)
             yield (*prefix, step)

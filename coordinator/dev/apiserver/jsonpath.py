@@ -18,21 +18,23 @@ _STEP = re.compile(
 
 def find(value: Any, path: str) -> list[Any]:
     """Everything `path` names in `value`; nothing for a path that leads nowhere or is not understood."""
-    found = [value]
-    for step in _steps(path):
+    steps = _steps(path)
+    found = [] if steps is None else [value]
+    for step in steps or ():
         found = [each for item in found for each in _take(item, step)]
     return found
 
 
 @functools.cache
-def _steps(path: str) -> tuple[re.Match[str], ...]:
+def _steps(path: str) -> tuple[re.Match[str], ...] | None:
+    """None for a path that is not understood."""
     path = path.strip().removeprefix("{").removesuffix("}").removeprefix("$")
     path = path if path.startswith((".", "[")) or not path else f".{path}"
     steps, position = [], 0
     while position < len(path):
         step = _STEP.match(path, position)
         if step is None:
-            return ()
+            return None
         steps.append(step)
         position = step.end()
     return tuple(steps)

@@ -94,7 +94,8 @@ def decode(body: bytes) -> Object:
             2: _Field("raw", bytes),
         },
     )
-    api_version, kind = envelope["type"].get("apiVersion", ""), envelope["type"].get("kind", "")
+    header = envelope.get("type", {})
+    api_version, kind = header.get("apiVersion", ""), header.get("kind", "")
     if kind == "DeleteOptions":
         return _object(envelope.get("raw", b""), _DELETE_OPTIONS)
     if (api_version, kind) not in _KINDS:
@@ -110,8 +111,10 @@ def _object(raw: bytes, fields: _Message) -> Object:
         field = fields.get(number)
         if field is None:
             continue
+        if isinstance(value, int) is not (field.read in (int, bool)):
+            raise ValueError(f"field {number} is of another type")
         if field.map_value is not None:
-            entry = dict(_wire(value))
+            entry = {key: item for key, item in _wire(value) if isinstance(item, bytes)}
             result.setdefault(field.name, {})[_text(entry.get(1, b""))] = field.map_value(entry.get(2, b""))
         elif field.repeated:
             result.setdefault(field.name, []).append(field.read(value))
