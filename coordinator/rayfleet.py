@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ DRAIN_TIMEOUT_S = 20.0
 REPLACED_AT_ONCE = 4
 
 _log = logging.getLogger(__name__)
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Agent(Protocol):
@@ -120,7 +122,10 @@ class _Slot:
 
 
 class RayFleet:
-    """Connects by itself, again and again if it must. `changed` is called, from its thread, when a view has changed."""
+    """Connects by itself, again and again if it must.
+
+    Asks nothing of the agents while not `leading`. `changed` is called, from its thread, when a view has changed.
+    """
 
     def __init__(
         self,
@@ -128,6 +133,7 @@ class RayFleet:
         *,
         version: str | None = None,
         factory: Callable[[NodeName], Agent] = start_agent,
+        leading: Callable[[], bool] = lambda: True,
         changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -135,7 +141,8 @@ class RayFleet:
         self._address = address
         self._version = version or distribution_version("localmodel")
         self._factory = factory
-        self._changed = changed
+        self._leading = leading
+        self.changed = changed
         self._clock = clock
         self._rng = rng or random.Random()
         self._desired: Mapping[NodeName, DesiredState] = {}
@@ -170,13 +177,14 @@ class RayFleet:
         while not self._closing.is_set():
             try:
                 self._connect()
-                self._turn(time.monotonic())
+                if self._leading():
+                    self._turn(time.monotonic())
                 patience.reset()
                 wait_s = self._pause_s(time.monotonic())
             except Exception as error:  # noqa: BLE001  Ray raises whatever it likes; the fleet outlives it
                 wait_s = patience.next_s()
-                _log.warning("Ray cannot be used", extra={"address": self._address, "error": _first_line(error)})
-                failure = Failure("RayUnavailable", f"Ray at {self._address} cannot be used: {_first_line(error)}")
+                _log.warning("Ray cannot be used", extra={"address": self._address, "error": _in_a_line(error)})
+                failure = Failure("RayUnavailable", f"Ray at {self._address} cannot be used: {_in_a_line(error)}")
                 self._publish(
                     {node: replace(self._views.get(node, _UNKNOWN), failure=failure) for node in self._desired}
                 )
@@ -304,15 +312,15 @@ class RayFleet:
         slot.not_before = now + slot.backoff.next_s()
         if isinstance(error, RayTaskError):
             cause = error.cause if isinstance(error.cause, BaseException) else error
-            slot.fail(Failure("AgentError", f"the node agent failed: {type(cause).__name__}: {_first_line(cause)}"))
+            slot.fail(Failure("AgentError", f"the node agent failed: {type(cause).__name__}: {_in_a_line(cause)}"))
             _log.warning("agent failed", extra={"node": slot.node, "error": str(error)[-2000:]})
         elif isinstance(error, ActorUnavailableError):
-            slot.fail(Failure("AgentUnavailable", f"the node agent does not answer: {_first_line(error)}"))
+            slot.fail(Failure("AgentUnavailable", f"the node agent does not answer: {_in_a_line(error)}"))
         elif isinstance(error, RayActorError):
-            slot.fail(Failure("AgentDied", f"the node agent died and is being replaced: {_first_line(error)}"))
+            slot.fail(Failure("AgentDied", f"the node agent died and is being replaced: {_in_a_line(error)}"))
             slot.handle, slot.stage = None, _Stage.ABSENT
         else:
-            slot.fail(Failure("AgentUnavailable", f"the node agent cannot be reached: {_first_line(error)}"))
+            slot.fail(Failure("AgentUnavailable", f"the node agent cannot be reached: {_in_a_line(error)}"))
         if slot.stage is _Stage.JOINING:  # ask again for its version: it may be another process by now
             slot.handle, slot.stage = None, _Stage.ABSENT
 
@@ -341,7 +349,7 @@ class RayFleet:
     def _publish(self, views: Mapping[NodeName, AgentView]) -> None:
         if views != self._views:
             self._views = views
-            self._changed()
+            self.changed()
 
 
 class _RayNodes:
@@ -383,6 +391,9 @@ def _moving(report: NodeReport) -> bool:
     return any(model.phase not in (Phase.READY, Phase.FAILED) for model in report.models)
 
 
-def _first_line(error: BaseException) -> str:
-    """Ray's messages are pages; the first line with something on it says what happened."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+def _in_a_line(error: BaseException) -> str:
+    """Ray's messages are pages. Of one about a constructor the last line says what happened, else the first."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1 if "creation task" in lines[0] else 0][:300]

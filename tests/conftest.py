@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,8 @@ def plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
             del os.environ[name]
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
     yield
     os.environ.clear()
     os.environ.update(saved)

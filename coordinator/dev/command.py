@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="URI",
-        help=f"cache this instead of the built-in sample {SAMPLE_URI}; may be repeated. The real hub needs the internet",
+        help=f"cache this instead of the sample {SAMPLE_URI}; may be repeated. The real hub needs the internet",
     )
     parser.add_argument(
         "--repo",

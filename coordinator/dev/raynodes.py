@@ -39,7 +39,7 @@ class LocalRay:
         self.address = ""
         self._temp_dir = temp_dir
         self._log = log
-        self._token = secrets.token_hex(16)
+        self._token = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(16)  # Ray reads it once in a process
         self._process: Child | None = None
 
     @property

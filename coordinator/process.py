@@ -1,0 +1,192 @@
+"""The coordinator as a process: what is built in which order, what `/readyz` means, and how it ends.
+
+    probes and metrics listen ─► informers ─► leader ─► Ray ─► loop … SIGTERM ─► loop ends, writes and Events are
+    flushed, the Lease is given back, Ray is left, the agents stay for the next coordinator
+
+Exit codes: 0 told to stop; 1 no cluster is configured, an address is taken, or the Lease was lost (as
+controller-runtime does: whoever starts us starts us again, as a follower).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from actors.errors import SourceError
+from actors.origin import SourceOptions
+from coordinator import credentials, health, logs, settings
+from coordinator.controller import Controller
+from coordinator.events import Recorder
+from coordinator.informers import Informers
+from coordinator.kube import (
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    ClusterConfig,
+    HttpKube,
+    KubeError,
+    NoClusterConfig,
+    NotFound,
+    Object,
+    load_config,
+)
+from coordinator.leader import LOCK_NAME, Leader
+from coordinator.metrics import CONTENT_TYPE, Metrics
+from coordinator.resolver import Resolver
+from coordinator.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+LEASE_TIMEOUT_S = 4.0
+"""Of a request for the Lease: under half of the renew deadline, so that a hung one can be made again in time."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """`localmodel run`. Blocks until SIGTERM or SIGINT; the exit code."""
+    chosen = settings.from_args(args, os.environ)
+    logs.configure(chosen.log)
+    _quieten_ray()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        config = load_config(chosen.kubeconfig, chosen.context)
+    except NoClusterConfig as error:
+        _log.error("unable to set up client config", extra={"error": str(error)})
+        return 1
+    try:
+        return _Process(chosen, config, stop).serve()
+    except (OSError, ValueError) as error:  # an address that cannot be listened on
+        _log.error("unable to start", extra={"error": str(error)})
+        return 1
+
+
+def _quieten_ray() -> None:
+    """Logs are one JSON object a line on standard error. Ray's notes on standard output are not, nor its C++ log."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  for as long as the process lives
+
+
+class _Process:
+    """Everything that is built once, and how it stands together."""
+
+    def __init__(self, chosen: Settings, config: ClusterConfig, stop: threading.Event) -> None:
+        self._settings = chosen
+        self._stop = stop
+        self._lost = False
+        self._metrics = Metrics(version("localmodel"), leader_lock=LOCK_NAME)
+        self._kube = HttpKube(config, observe=self._metrics.kube_request)
+        self._lease_kube = HttpKube(config, timeout_s=LEASE_TIMEOUT_S, observe=self._metrics.kube_request)
+        self._leader: Leader | None = None
+        if chosen.leader_elect:
+            identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+            self._leader = Leader(self._lease_kube, identity, chosen.namespace, changed=self._leadership)
+        else:
+            self._metrics.leading(True)
+        self._server = config.server
+
+    def serve(self) -> int:
+        from coordinator.rayfleet import RayFleet  # after the flags were read: importing Ray takes a second
+
+        chosen = self._settings
+        resolver = Resolver()
+        recorder = Recorder(self._kube, instance=socket.gethostname())
+        fleet = RayFleet(chosen.ray_address, leading=self._may_act)
+        informers = Informers.over(
+            self._kube,
+            changed=lambda: controller.wake(),
+            poisoned=lambda ref, error: controller.poisoned(ref, error),
+            restarted=lambda _: self._metrics.watch_restarted(),
+        )
+        controller = Controller(
+            informers,
+            self._kube,
+            fleet,
+            resolver,
+            recorder,
+            self._metrics,
+            leading=self._may_act,
+            load_options=partial(
+                credentials.load_options,
+                read=self._reader(),
+                namespace=chosen.job_namespace,
+                own=SourceOptions.from_environ(),
+            ),
+            progress_interval_s=chosen.progress_interval_s,
+        )
+        resolver.changed = controller.wake
+        fleet.changed = controller.wake
+        servers = self._listen(informers)
+        try:
+            _log.info("starting", extra={"version": version("localmodel"), "api_server": self._server})
+            informers.start()
+            if self._leader:
+                self._leader.start()
+            controller.run(self._stop, tick_s=chosen.tick_s)
+            _log.info("stopping")
+        finally:
+            self._stop.set()
+            recorder.close()
+            if self._leader:
+                self._leader.release()
+            informers.stop()
+            fleet.close(stop_agents=False)
+            resolver.close()
+            self._kube.close()
+            self._lease_kube.close()
+            for server in servers:
+                server.close()
+        return 1 if self._lost else 0
+
+    def _listen(self, informers: Informers) -> list[health.Server]:
+        """Probes and metrics, up before anything that may take long."""
+        checks: dict[str, health.Check] = {
+            "informers": lambda: None if informers.synced else "; ".join(informers.failures) or "not synced yet",
+        }
+        routes = {
+            "/healthz": lambda: health.run_checks({"ping": lambda: None}),
+            "/readyz": lambda: health.run_checks(checks),
+        }
+        metrics = {"/metrics": lambda: health.Response(self._metrics.render(), content_type=CONTENT_TYPE)}
+        probes = health.Server(self._settings.health_probe_addr, routes)
+        try:
+            return [probes, health.Server(self._settings.metrics_addr, metrics)]
+        except (OSError, ValueError):
+            probes.close()
+            raise
+
+    def _may_act(self) -> bool:
+        return self._leader is None or self._leader.leading
+
+    def _leadership(self, leading: bool) -> None:
+        self._metrics.leading(leading)
+        if leading:
+            _log.info("leading")
+        elif not self._stop.is_set():
+            _log.error("leader election lost")
+            self._lost = True
+            self._stop.set()
+
+    def _reader(self) -> Callable[[str, str], Object | None]:
+        """Secrets and ServiceAccounts of the job namespace, as `credentials` asks for them."""
+        kinds = {"Secret": SECRETS, "ServiceAccount": SERVICE_ACCOUNTS}
+
+        def read(kind: str, name: str) -> Object | None:
+            try:
+                return self._kube.get(kinds[kind], name, namespace=self._settings.job_namespace)
+            except NotFound:
+                return None
+            except KubeError as error:
+                message = f"cannot read {kind} {self._settings.job_namespace}/{name}: {error}"
+                raise SourceError(message, reason="CredentialsUnavailable") from error
+
+        return read
