@@ -98,7 +98,10 @@ class Controller:
         self._announce([Announcement(ref, True, "InvalidObject", str(error))])
 
     def run(self, stop: threading.Event, *, tick_s: float = 1.0) -> None:
-        """Ticks until `stop` is set: soon after a wake, at least every `tick_s`, and for half of the time at most."""
+        """Ticks until `stop` is set: soon after a wake, at least every `tick_s`, and for half of the time at most.
+
+        A `wake` after `stop` ends it at once. Writes under way are waited for.
+        """
         while not stop.is_set():
             self._woken.wait(tick_s)
             if stop.wait(DEBOUNCE_S):
@@ -116,8 +119,9 @@ class Controller:
         self.close()
 
     def close(self) -> None:
-        """Waits for the writes under way; nothing more is sent."""
+        """Waits for the writes under way, and says what came of them; nothing more is sent."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+        self._settle(self._clock())
 
     def tick(self) -> Plan | None:
         """One turn. Returns the plan it acted on, None if it may not or cannot act."""
@@ -132,7 +136,7 @@ class Controller:
         sent = [] if now < self._paused_until else self._pace.admit(planned.writes, now)
         for write in sent:
             self._executor.submit(self._send, write)
-        self._pace.keep(_refs(snapshot))
+        self._pace.keep(_refs(snapshot), now)
         self._settle(now)
         self._metrics.show([_sample(tally) for tally in planned.tallies.values()], _agents(snapshot))
         return planned

@@ -99,6 +99,7 @@ class Pace:
         self._in_flight.discard(_id(ref))
         memory = self._objects.setdefault(_id(ref), _Memory())
         memory.refused += 1
+        memory.version, memory.written_at = "", 0.0
         delay = min(MAX_REFUSED_S, 5.0 * float(1 << min(memory.refused - 1, 16)))
         memory.not_before = now + delay
         return delay
@@ -108,10 +109,12 @@ class Pace:
         self._in_flight.discard(_id(ref))
         self._objects.pop(_id(ref), None)
 
-    def keep(self, refs: Iterable[Ref]) -> None:
-        """Forgets objects that are gone."""
+    def keep(self, refs: Iterable[Ref], now: float) -> None:
+        """Forgets objects that are gone; not those just created, which are not seen yet."""
         alive = {_id(ref) for ref in refs} | self._in_flight
-        self._objects = {key: memory for key, memory in self._objects.items() if key in alive}
+        self._objects = {
+            key: memory for key, memory in self._objects.items() if key in alive or now < memory.written_at + LAG_S
+        }
 
     @property
     def in_flight(self) -> int:
