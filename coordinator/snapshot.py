@@ -9,7 +9,7 @@ that silently vanished from the snapshot would look like a deletion, and a delet
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -203,10 +203,10 @@ def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
         storage_key=storage_key(source.uri),
         node_groups=tuple(dict.fromkeys(spec.node_groups)),
         entry=entry,
-        status=_mapping(raw.get("status")),
+        status=_shaped(raw.get("status"), _CACHE_STATUS),
         finalizer=model.FINALIZER,
-        finalizers=tuple(metadata.get("finalizers") or ()),
-        generation=int(metadata.get("generation") or 0),
+        finalizers=_strings(metadata.get("finalizers")) or (),
+        generation=generation if isinstance(generation := metadata.get("generation"), int) else 0,
         created=_seconds(metadata.get("creationTimestamp")) or 0.0,
         deleted_at=_seconds(metadata.get("deletionTimestamp")),
         size_bytes=size_bytes,
@@ -275,21 +275,23 @@ def read_node_group(raw: Object) -> NodeGroup:
 def read_node(raw: Object) -> Node:
     """Raises ValueError only for an object without a name."""
     ref = _ref(raw, NODES)
-    conditions = _mapping(raw.get("status")).get("conditions") or ()
-    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions if isinstance(c, Mapping))
-    return Node(NodeName(ref.name), ref.uid, _mapping(raw["metadata"].get("labels")), ready)
+    conditions = _shaped(raw.get("status"), {"conditions": _are_objects}).get("conditions", ())
+    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+    labels = {k: v for k, v in _mapping(raw["metadata"].get("labels")).items() if isinstance(v, str)}
+    return Node(NodeName(ref.name), ref.uid, labels, ready)
 
 
 def read_local_node(raw: Object) -> LocalNode:
     """Raises ValueError only for an object without a name."""
     entries = _mapping(raw.get("spec")).get("localModels")
-    models = tuple(e for e in entries if isinstance(e, Mapping)) if isinstance(entries, list) else ()
+    models = tuple(entries) if isinstance(entries, list) else ()
+    owners = raw["metadata"].get("ownerReferences")
     return LocalNode(
         ref=_ref(raw, LOCAL_NODES),
-        owners=tuple(raw["metadata"].get("ownerReferences") or ()),
+        owners=tuple(owners) if _are_objects(owners) else (),
         models=models,
-        status=_mapping(raw.get("status")),
-        listed={entry_key(entry): entry for entry in models},
+        status=_shaped(raw.get("status"), _NODE_STATUS),
+        listed={entry_key(entry): entry for entry in models if _is_entry(entry)},
     )
 
 
@@ -311,6 +313,60 @@ def _first_error(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     path = ".".join(["spec", *(str(part) for part in first["loc"])])
     return f"{path}: {first['msg']}"
+
+
+def _shaped(status: object, shapes: Mapping[str, Callable[[object], bool]]) -> dict[str, Any]:
+    """The fields of `status` that have the shape they should have. What is dropped is written anew."""
+    return {name: value for name, value in _mapping(status).items() if name in shapes and shapes[name](value)}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, str | int)
+
+
+def _are_words(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(word, str) for word in value.values())
+
+
+def _are_scalars(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(item, str | int) for item in value.values())
+
+
+def _are_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+
+
+def _are_conditions(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(c, Mapping) and _is_text(c.get("type")) for c in value)
+
+
+def _is_entry(value: object) -> bool:
+    names = ("modelName", "sourceModelUri", "namespace", "nodeGroup")
+    return isinstance(value, Mapping) and all(isinstance(value.get(name, ""), str) for name in names)
+
+
+_CACHE_STATUS: Mapping[str, Callable[[object], bool]] = {
+    "nodeStatus": _are_words,
+    "copies": _are_scalars,
+    "conditions": _are_conditions,
+    "bytes": _are_scalars,
+    "observedGeneration": _is_scalar,
+    "rateBytesPerSecond": _is_scalar,
+    **dict.fromkeys(
+        ("selection", "revision", "manifestDigest", "eta", "progress", "available", "size", "startedAt", "completedAt"),
+        _is_text,
+    ),
+}
+_NODE_STATUS: Mapping[str, Callable[[object], bool]] = {
+    "modelStatus": _are_words,
+    "models": _are_objects,
+    "roots": _are_objects,
+    "agent": _are_scalars,
+}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -279,6 +279,52 @@ def test_the_order_of_observation_does_not_matter(agents: list[Any], resolved: l
     assert (one.desired, one.wants) == (other.desired, other.wants)
 
 
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 1 << 70) | st.text(max_size=4) | st.sampled_from(["gpu", "n1", "/a"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+PATHS = [
+    *(
+        ("LocalModelCache", "spec", name)
+        for name in ("sourceModelUri", "modelSize", "nodeGroups", "storage", "include")
+    ),
+    *(("LocalModelCache", "status", name) for name in ("nodeStatus", "copies", "conditions", "bytes", "selection")),
+    *(("LocalModelCache", "status", name) for name in ("startedAt", "completedAt", "revision", "manifestDigest")),
+    *(("LocalModelCache", "metadata", name) for name in ("finalizers", "creationTimestamp", "generation", "labels")),
+    *(("LocalModelNodeGroup", "spec", name) for name in ("storageLimit", "persistentVolumeSpec")),
+    *(("LocalModelNodeGroup", "status", name) for name in ("used", "available")),
+    *(("LocalModelNode", "spec", name) for name in ("localModels",)),
+    *(("LocalModelNode", "status", name) for name in ("modelStatus", "models", "roots", "agent")),
+    *(("LocalModelNode", "metadata", name) for name in ("ownerReferences",)),
+    *(("Node", "metadata", name) for name in ("labels",)),
+    *(("Node", "status", name) for name in ("conditions",)),
+    *(
+        (kind, part)
+        for kind in ("LocalModelCache", "LocalModelNodeGroup", "LocalModelNode")
+        for part in ("spec", "status")
+    ),
+]
+
+
+@given(st.lists(st.tuples(st.sampled_from(PATHS), JUNK), min_size=1, max_size=4), st.booleans(), st.booleans())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_junk_in_an_object_stops_the_plan(junk: list[Any], silent: bool, deleted: bool) -> None:
+    cache, other = a_cache(), a_cache("other")
+    if deleted:
+        cache.deleted(DELETED)
+    world = a_world(cache, a_group(), a_node("n1"), a_local_node("n1").listing(cache), other)
+    world.reporting("n1", a_report(cache), a_report(other, Phase.DOWNLOADING))
+    for (kind, *path), value in junk:
+        target: Any = next(b.json for b in world.objects if b.json["kind"] == kind and b.name != "other")
+        for step in path[:-1]:
+            target = target.get(step) if isinstance(target.get(step), dict) else target.setdefault(f"no {step}", {})
+        target[path[-1]] = value
+    if silent:
+        world.agents["n1"] = a_silent_agent()
+    assert "other" in {write.ref.name for write in world.plan().writes}
+
+
 # --- what agents are sent ---
 
 
