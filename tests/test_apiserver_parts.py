@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.dev.apiserver import fields, jsonpath, patches, protobuf, requests, selectors, tables
-from coordinator.dev.apiserver.builtins import BUILTINS
+from coordinator.dev.apiserver.builtins import BUILTINS, CRDS
 from coordinator.dev.apiserver.errors import StatusError
 from coordinator.dev.apiserver.fields import Writer
+from coordinator.dev.apiserver.kinds import Catalogue
+from coordinator.dev.apiserver.registry import Options, Registry
 from coordinator.dev.apiserver.storage import Storage
 from tests import widgets
 
@@ -25,7 +27,7 @@ RESOURCE = ("g", "things")
 
 
 def a_thing(name: str, **rest: Any) -> dict[str, Any]:
-    return {"apiVersion": "g/v1", "kind": "Thing", "metadata": {"name": name}, **rest}
+    return {"apiVersion": "g/v1", "kind": "Thing", "metadata": {"name": name, "uid": f"uid-{name}"}, **rest}
 
 
 def names(values: list[dict[str, Any]]) -> list[str]:
@@ -185,6 +187,56 @@ VALUE = {
 )
 def test_a_column_finds(path: str, expected: list[Any]) -> None:
     assert jsonpath.find(VALUE, path) == expected
+
+
+# Kinds
+
+
+def a_registry() -> Registry:
+    return Registry(Storage(clock=lambda: 1.0), Catalogue(BUILTINS))
+
+
+def test_an_object_is_read_in_every_version_that_is_served() -> None:
+    registry, crd = a_registry(), widgets.crd()
+    versions = crd["spec"]["versions"]
+    versions.append({**versions[0], "name": "v2", "storage": False, "selectableFields": [{"jsonPath": ".spec.color"}]})
+    registry.create(CRDS, "", crd, Options())
+    first, second = (registry.catalogue.find(widgets.GROUP, name, "widgets") for name in ("v1", "v2"))
+    assert first is not None
+    assert second is not None
+    assert (first.selectable, second.selectable) == ((), ("spec.color",))
+    created = registry.create(first, "", widgets.a_widget("a"), Options())
+    assert registry.get(second, "", "a") == {**created, "apiVersion": f"{widgets.GROUP}/v2"}
+
+
+BROKEN_SCHEMAS: dict[str, tuple[Any, str]] = {
+    "not a schema": (3, "spec: Invalid value: 3: must be a schema"),
+    "no type": ({}, "spec.type: Required value: must not be empty for specified object fields"),
+    "properties that are none": (
+        {"type": "object", "properties": []},
+        "spec.properties: Invalid value: []: is of the wrong type",
+    ),
+    "a pattern that is none": ({"type": "string", "pattern": "("}, "spec.pattern: Invalid value"),
+    "a list with keys and none named": (
+        {"type": "array", "x-kubernetes-list-type": "map"},
+        "spec.x-kubernetes-list-map-keys: Required value",
+    ),
+    "a rule that is not CEL": (
+        {"type": "object", "x-kubernetes-validations": [{"rule": "self.("}]},
+        "spec.x-kubernetes-validations.rule",
+    ),
+}
+
+
+@pytest.mark.parametrize(("broken", "expected"), BROKEN_SCHEMAS.values(), ids=BROKEN_SCHEMAS)
+def test_a_definition_with_a_broken_schema_is_refused(broken: Any, expected: str) -> None:
+    registry, crd = a_registry(), widgets.crd()
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = broken
+    with pytest.raises(StatusError) as wrong:
+        registry.create(CRDS, "", crd, Options())
+    assert wrong.value.code == 422
+    assert expected.removeprefix("spec") in str(wrong.value)
+    assert registry.catalogue.find(widgets.GROUP, "v1", "widgets") is None
 
 
 # Patches, selectors, requests

@@ -4,16 +4,18 @@ Generic: it knows custom kinds only through the CustomResourceDefinitions it is 
 stored objects. What stock `kubectl` and client libraries rely on is here and held by `tests/test_kube_contract.py`,
 the same suite that a real `kube-apiserver` passes; what only a cluster needs (admission, RBAC, kubelets) is not.
 
-    server      HTTP, one event loop in a thread      ─┐
-    requests    a request line as a value              │
-    watching    streams of events                      │ shells
+    server      started and stopped, in a thread      ─┐
+    application HTTP                                   │ shells
+    watching    pages and streams of events            │
     storage     objects, resourceVersions, history    ─┘
+    requests    a request as a value
     registry    what create, update, patch, delete do to an object
     collector   ownerReferences, namespaces and CRDs that are on their way out
     kinds       which kinds there are       builtins    those that are always there
+    metadata    the rules of every kind     special     and those of Namespaces, CRDs, Secrets
     schema      defaults, pruning, validation           rules       CEL
     patches     merge, JSON, strategic patches          fields      server-side apply, managedFields
     selectors   labels and fields           tables      what `kubectl get` prints
-    openapi, discovery                                  what `kubectl explain` and `api-resources` read
-    errors      every error as a `Status`
+    openapi, discovery, protobuf            what `kubectl explain`, `api-resources` and old and new kubectl read
+    errors      every error as a `Status`   jsonpath    where columns look
 """

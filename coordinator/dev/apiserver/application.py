@@ -5,7 +5,6 @@ One aiohttp handler takes all paths. Writes run between two awaits, so that each
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -32,7 +31,6 @@ from coordinator.dev.apiserver.registry import Options, Registry
 from coordinator.dev.apiserver.requests import Form, Target
 
 _LOG = logging.getLogger(__name__)
-_WATCH_S = 1800.0
 
 
 class Application:
@@ -40,7 +38,7 @@ class Application:
 
     def __init__(self, registry: Registry, *, bookmark_s: float = 10.0) -> None:
         self.registry = registry
-        self.closing = asyncio.Event()
+        self._closing = False
         self._bookmark_s = bookmark_s
         self._collected = registry.storage.version
 
@@ -48,6 +46,11 @@ class Application:
         app = web.Application(client_max_size=requests.MAX_BODY_BYTES)
         app.router.add_route("*", "/{path:.*}", self._answer)
         return app
+
+    def close(self) -> None:
+        """Ends the watches."""
+        self._closing = True
+        self.registry.storage.wake()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -167,42 +170,22 @@ class Application:
 
     async def _watch(self, request: web.Request, kind: Kind, target: Target) -> web.StreamResponse:
         form = requests.form(request.headers.get("Accept", ""), request.query)
-        query = request.query
-        if "sendInitialEvents" in query and query.get("resourceVersionMatch") != "NotOlderThan":
-            why = "resourceVersionMatch=NotOlderThan is required when sendInitialEvents is set"
-            raise errors.invalid(
-                "meta.k8s.io", "ListOptions", "", [errors.forbidden_value("resourceVersionMatch", why)]
-            )
-        watching.selection(kind, query)  # a bad selector is an answer, not an event
-        timeout_s = float(query["timeoutSeconds"]) if query.get("timeoutSeconds", "").isdecimal() else _WATCH_S
+        wanted = watching.Watch.of(kind, request.query)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
         await response.prepare(request)
-        namespace = target.namespace
-        events = watching.watch(self.registry.storage, kind, namespace, query, bookmark_s=self._bookmark_s)
-        stop = asyncio.ensure_future(self.closing.wait())
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        pending: asyncio.Future[Any] | None = None
-        try:
-            while not stop.done():
-                pending = asyncio.ensure_future(anext(events))
-                left_s = max(0.0, deadline - asyncio.get_running_loop().time())
-                await asyncio.wait({pending, stop}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-                if not pending.done():
-                    break
-                kind_of_event, value = pending.result()
-                shown = value if kind_of_event == "ERROR" else self._formed(kind, [value], form, one=True)
-                await response.write(json.dumps({"type": kind_of_event, "object": shown}).encode() + b"\n")
-            await response.write_eof()
-        except (StopAsyncIteration, ConnectionError):
-            pass
-        finally:
-            stop.cancel()
-            if pending is not None and not pending.done():
-                pending.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                    await pending
-            await events.aclose()  # type: ignore[attr-defined]  # an async generator
+        events = watching.watch(
+            self.registry.storage,
+            kind,
+            target.namespace,
+            wanted,
+            bookmark_s=self._bookmark_s,
+            alive=lambda: not self._closing and request.transport is not None,
+        )
+        with contextlib.suppress(ConnectionError):  # the client is gone, which is how most watches end
+            async for type_, value in events:
+                shown = value if type_ == "ERROR" else self._formed(kind, [value], form, one=True)
+                await response.write(json.dumps({"type": type_, "object": shown}).encode() + b"\n")
         return response
 
     # documents

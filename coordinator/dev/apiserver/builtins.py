@@ -64,7 +64,17 @@ def _kind(plural: str, kind: str, *, group: str = "", version: str = "v1", **res
 
 
 _NAMES = _opaque(plural={"type": "string"}, kind={"type": "string"}) | {"required": ["plural", "kind"]}
-_VERSION = _opaque(name={"type": "string"}, served={"type": "boolean"}, storage={"type": "boolean"}, schema=_opaque())
+_TEXT = {"type": "string"}
+_COLUMN = _opaque(name=_TEXT, type=_TEXT, jsonPath=_TEXT, priority={"type": "integer"})
+_VERSION = _opaque(
+    name=_TEXT,
+    served={"type": "boolean"},
+    storage={"type": "boolean"},
+    schema=_opaque(),
+    subresources=_opaque(),
+    additionalPrinterColumns={"type": "array", "items": _COLUMN | {"required": ["name", "type", "jsonPath"]}},
+    selectableFields={"type": "array", "items": _opaque(jsonPath=_TEXT) | {"required": ["jsonPath"]}},
+)
 _CRD_SPEC = _opaque(
     group={"type": "string"},
     scope={"type": "string", "enum": ["Cluster", "Namespaced"]},

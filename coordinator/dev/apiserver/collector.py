@@ -17,17 +17,15 @@ from coordinator.dev.apiserver.storage import Change, Storage
 def due(storage: Storage, since: int) -> bool:
     """Whether a change after version `since` could be work for `collect`."""
     try:
-        return any(_matters(change) for change in storage.changes_since(since))
+        return any(_matters(storage, change) for change in storage.changes_since(since))
     except StatusError:  # more than the history holds
         return True
 
 
-def _matters(change: Change) -> bool:
-    if change.after is None:
+def _matters(storage: Storage, change: Change) -> bool:
+    if change.after is None or change.after["metadata"].get("deletionTimestamp"):
         return True
-    meta, before = change.after["metadata"], change.before or {"metadata": {}}
-    owners = meta.get("ownerReferences")
-    return bool(meta.get("deletionTimestamp")) or owners != before["metadata"].get("ownerReferences")
+    return not all(storage.lives(owner["uid"]) for owner in change.after["metadata"].get("ownerReferences", ()))
 
 
 def collect(registry: Registry) -> None:

@@ -20,6 +20,49 @@ _IMPLICIT = ("apiVersion", "kind", "metadata")
 _INTEGER_BITS = {"int32": 32, "int64": 64}
 
 
+_TYPES = ("array", "boolean", "integer", "number", "object", "string")
+
+
+def structural(schema: Any, path: str) -> Iterator[Cause]:
+    """Why `schema` is not a structural schema, as far as the functions below rely on it."""
+    if not isinstance(schema, Mapping):
+        yield invalid_value(path, schema, "must be a schema")
+        return
+    free = schema.get("x-kubernetes-int-or-string") or schema.get("x-kubernetes-preserve-unknown-fields")
+    if schema.get("type") not in _TYPES and not (free and "type" not in schema):
+        yield required(f"{path}.type", "must not be empty for specified object fields")
+    for name, types in _KEYWORDS.items():
+        if name in schema and not isinstance(schema[name], types):
+            yield invalid_value(f"{path}.{name}", schema[name], "is of the wrong type")
+            return
+    try:
+        re.compile(_as_python(schema.get("pattern", "")))
+    except re.error as error:
+        yield invalid_value(f"{path}.pattern", schema["pattern"], f"must be a valid regular expression: {error}")
+    for name, child in schema.get("properties", {}).items():
+        if path or name != "metadata":
+            yield from structural(child, f"{path}.properties[{name}]")
+    for name in ("items", "additionalProperties"):
+        if name in schema and schema[name] is not True:
+            yield from structural(schema[name], f"{path}.{name}")
+    if schema.get("x-kubernetes-list-type") == "map" and not schema.get("x-kubernetes-list-map-keys"):
+        yield required(f"{path}.x-kubernetes-list-map-keys", "must not be empty if x-kubernetes-list-type is map")
+
+
+_KEYWORDS = {
+    "properties": Mapping,
+    "required": list,
+    "enum": list,
+    "pattern": str,
+    "anyOf": list,
+    "oneOf": list,
+    "allOf": list,
+    "not": Mapping,
+    "x-kubernetes-validations": list,
+    "x-kubernetes-list-map-keys": list,
+}
+
+
 def prune(value: Any, schema: Schema, path: str = "", *, root: bool = True) -> tuple[Any, list[str]]:
     """`value` without the fields `schema` does not know, and the paths of those."""
     unknown: list[str] = []
@@ -138,7 +181,7 @@ def _validate_string(value: str, schema: Schema, path: str) -> Iterator[Cause]:
         yield Cause("FieldValueTooLong", f"Too long: may not be more than {longest} bytes", path)
     if shortest is not None and len(value) < shortest:
         yield invalid_value(path, value, f"{path} in body should be at least {shortest} chars long")
-    if pattern is not None and re.search(pattern.replace(r"\z", r"\Z"), value) is None:
+    if pattern is not None and re.search(_as_python(pattern), value) is None:
         yield invalid_value(path, value, f"{path} in body should match '{pattern}'")
     if schema.get("format") in ("date-time", "date") and not _is_time(value, schema["format"]):
         yield invalid_value(path, value, f"{path} in body must be of type {schema['format']}: {show(value)}")
@@ -221,6 +264,11 @@ def type_name(value: object) -> str:
         if isinstance(value, types):
             return name
     return "null"
+
+
+def _as_python(pattern: str) -> str:
+    """A Go regular expression as Python's."""
+    return pattern.replace(r"\z", r"\Z")
 
 
 def _is_time(value: str, form: str) -> bool:

@@ -108,7 +108,7 @@ class ApiServer:
                 self._port = runner.addresses[0][1]
                 self._started.set()
                 await self._stop.wait()
-                application.closing.set()
+                application.close()
             finally:
                 await runner.cleanup()
         finally:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 
-from coordinator.dev.apiserver import errors, rules
+from coordinator.dev.apiserver import errors, rules, schema
 from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
 from coordinator.dev.apiserver.errors import Cause, Object
 from coordinator.dev.apiserver.kinds import Kind
@@ -109,6 +109,10 @@ def _crd_causes(crd: Object) -> Iterator[Cause]:
         known = (version.get("schema") or {}).get("openAPIV3Schema")
         if not isinstance(known, dict):
             yield errors.required(path, "schemas are required")
+            continue
+        problems = list(schema.structural(known, path))
+        yield from problems
+        if problems:
             continue
         for place, rule in rules.rules_of(known):
             if why := rules.compiles(rule):

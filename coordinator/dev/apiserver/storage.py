@@ -7,6 +7,7 @@ one. With a journal file every write is a JSON line before it is answered, so a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
@@ -41,14 +42,16 @@ class Storage:
         self, *, history: int = 10_000, journal: Path | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self._objects: dict[Resource, dict[Key, Object]] = {}
+        self._uids: set[str] = set()
         self._history: deque[Change] = deque(maxlen=history)
         # A server without a journal forgets everything, and must not hand out a version it used in an earlier life.
-        self._version = int(clock() * 1000)
+        self._version = int(clock() * 1_000_000)
         self._forgotten = self._version
         self._changed: asyncio.Event = asyncio.Event()
         self._journal: IO[str] | None = None
         if journal is not None:
             self._load(journal)
+            self._uids = {value["metadata"]["uid"] for _, value in self.everything()}
             self._journal = _rewrite(journal, self._snapshot())
 
     @property
@@ -77,6 +80,10 @@ class Storage:
             else:
                 found[change.key] = change.before
         return [found[key] for key in sorted(found) if not namespace or key[0] == namespace]
+
+    def lives(self, uid: str) -> bool:
+        """Whether an object with this uid is stored, of whatever kind."""
+        return uid in self._uids
 
     def everything(self) -> Iterator[tuple[Resource, Object]]:
         for resource, objects in list(self._objects.items()):
@@ -115,9 +122,15 @@ class Storage:
         found.reverse()
         return found
 
-    async def changed(self) -> None:
-        """Returns after the next write."""
-        await self._changed.wait()
+    async def changed(self, timeout_s: float) -> None:
+        """Returns after the next write, `wake` or `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+
+    def wake(self) -> None:
+        """Whoever waits for a change looks up."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def close(self) -> None:
         if self._journal is not None:
@@ -129,8 +142,7 @@ class Storage:
             self._journal.write(json.dumps(_line(change.version, change.resource, change.key, change.after)) + "\n")
             self._journal.flush()
         self._remember(change)
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.wake()
 
     def _remember(self, change: Change) -> None:
         if len(self._history) == self._history.maxlen:
@@ -140,8 +152,10 @@ class Storage:
         objects = self._objects.setdefault(change.resource, {})
         if change.after is None:
             del objects[change.key]
+            self._uids.discard(change.last["metadata"]["uid"])
         else:
             objects[change.key] = change.after
+            self._uids.add(change.after["metadata"]["uid"])
 
     def _load(self, journal: Path) -> None:
         if not journal.exists():

@@ -15,6 +15,9 @@ from coordinator.dev.apiserver.registry import as_version
 from coordinator.dev.apiserver.selectors import Predicate
 from coordinator.dev.apiserver.storage import Change, Storage
 
+WATCH_S = 1800.0
+"""How long a watch lasts that names no timeout."""
+
 Event = tuple[str, Object]
 """ADDED, MODIFIED, DELETED, BOOKMARK or ERROR, and its object."""
 
@@ -60,41 +63,65 @@ def page(storage: Storage, kind: Kind, namespace: str, query: Mapping[str, str])
     return Page(items[:limit], wanted, _token(wanted, _place(items[limit])), len(items) - limit)
 
 
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What a watch asks for. `start` 0: begin with what there is. Raises StatusError 400 or 422 when made."""
+
+    chosen: Predicate
+    start: int
+    bookmarks: bool
+    initial: bool
+    timeout_s: float
+
+    @classmethod
+    def of(cls, kind: Kind, query: Mapping[str, str]) -> Watch:
+        if "sendInitialEvents" in query and query.get("resourceVersionMatch") != "NotOlderThan":
+            why = "resourceVersionMatch=NotOlderThan is required when sendInitialEvents is set"
+            cause = errors.forbidden_value("resourceVersionMatch", why)
+            raise errors.invalid("meta.k8s.io", "ListOptions", "", [cause])
+        return cls(
+            chosen=selection(kind, query),
+            start=requests.version_number(query.get("resourceVersion")),
+            bookmarks=query.get("allowWatchBookmarks") in ("true", "1"),
+            initial=query.get("sendInitialEvents") in ("true", "1"),
+            timeout_s=float(query["timeoutSeconds"]) if query.get("timeoutSeconds", "").isdecimal() else WATCH_S,
+        )
+
+
 async def watch(
-    storage: Storage, kind: Kind, namespace: str, query: Mapping[str, str], *, bookmark_s: float
+    storage: Storage, kind: Kind, namespace: str, wanted: Watch, *, bookmark_s: float, alive: Callable[[], bool]
 ) -> AsyncIterator[Event]:
-    """Every event after the query's resourceVersion, bookmarks if asked for. Ends with ERROR 410 if too far behind."""
-    chosen = selection(kind, query)
-    version = requests.version_number(query.get("resourceVersion"))
-    bookmarks = query.get("allowWatchBookmarks") == "true"
-    initial = query.get("sendInitialEvents") == "true"
-    if version == 0 or initial:
-        items = [each for each in storage.all(kind.resource, namespace) if chosen(each)]
+    """Every event after `wanted.start`, until its timeout or until nobody is `alive` to read.
+
+    Looks up at every write and every `bookmark_s`. Ends with ERROR 410 if it fell further behind than the history.
+    """
+    version = wanted.start
+    if version == 0 or wanted.initial:
         version = storage.version
-        for each in items:
-            yield "ADDED", as_version(kind, each)
-        if initial:
+        for each in storage.all(kind.resource, namespace):
+            if wanted.chosen(each):
+                yield "ADDED", as_version(kind, each)
+        if wanted.initial:
             yield "BOOKMARK", bookmark(kind, version, initial_end=True)
-    loop = asyncio.get_running_loop()
-    next_bookmark = loop.time() + bookmark_s
-    try:
-        while True:
-            for change in storage.changes_since(version):
-                version = change.version
-                event = seen(change, kind, namespace, chosen)
-                if event is not None:
-                    yield event
-            if bookmarks and loop.time() >= next_bookmark:
-                next_bookmark = loop.time() + bookmark_s
-                version = max(version, storage.version)
+    clock = asyncio.get_running_loop().time
+    deadline, next_bookmark = clock() + wanted.timeout_s, clock() + bookmark_s
+    while alive() and clock() < deadline:
+        try:
+            changes = storage.changes_since(version)
+        except errors.StatusError as error:
+            yield "ERROR", error.status
+            return
+        for change in changes:
+            version = change.version
+            event = seen(change, kind, namespace, wanted.chosen)
+            if event is not None:
+                yield event
+        if clock() >= next_bookmark:
+            next_bookmark = clock() + bookmark_s
+            if wanted.bookmarks:
                 yield "BOOKMARK", bookmark(kind, version)
-            if version >= storage.version:
-                try:
-                    await asyncio.wait_for(storage.changed(), max(0.0, next_bookmark - loop.time()))
-                except TimeoutError:
-                    next_bookmark = max(next_bookmark, loop.time()) if bookmarks else loop.time() + bookmark_s
-    except errors.StatusError as error:
-        yield "ERROR", error.status
+        if version >= storage.version:
+            await storage.changed(max(0.0, min(next_bookmark, deadline) - clock()))
 
 
 def seen(change: Change, kind: Kind, namespace: str, chosen: Callable[[Object], bool]) -> Event | None:
