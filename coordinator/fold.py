@@ -159,6 +159,7 @@ def fold(
         view, local = snapshot.agents.get(name, STARTING), snapshot.local_nodes.get(name)
         ready = snapshot.nodes[name].ready
         reports = {report.key: report for report in view.report.models} if view.report else {}
+        broken = {root.path: root.failure for root in view.report.roots if root.failure} if view.report else {}
         cells: list[Cell] = []
         words: dict[StatusKey, ModelStatus] = {}
         lacking = missing[name] = []
@@ -168,6 +169,8 @@ def fold(
             cell = judge(lane.slot, view, report, lane.source, held)
             if not ready:
                 cell = overlay_not_ready(cell, view, lane.before.get(name, ""))
+            if broken and cell[0] is NodeStatus.PENDING and cell[1] is None:  # nothing can start in that folder
+                cell = NodeStatus.PENDING, broken.get(lane.slot.root or ""), None, cell[3]
             lane.tally.add(name, cell)
             cells.append(cell)
             word = cell[0]

@@ -348,6 +348,15 @@ def test_a_model_that_does_not_fit_waits_with_its_reason() -> None:
     assert node_status(world, "n1")["models"][0]["reason"] == "InsufficientStorage"
 
 
+def test_a_model_that_waits_for_a_broken_root_says_so() -> None:
+    cache = a_cache()
+    broken = RootReport("/models", failure=Failure("PathMismatch", "the agent sees another disk"))
+    world = a_cluster(cache).reporting("n1", roots=(broken,))
+    status = status_of(world, cache)
+    assert condition(status, "Ready") == ("False", "PathMismatch", "n1: the agent sees another disk")
+    assert node_status(world, "n1")["roots"][0]["reason"] == "PathMismatch"
+
+
 def test_a_condition_keeps_its_transition_time_until_its_status_changes() -> None:
     cache = a_cache()
     world = a_cluster(cache).reporting("n1")
