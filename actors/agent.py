@@ -1,0 +1,369 @@
+"""The node agent: makes what is on this node's disks what it should be, and says how far it is.
+
+    scan disk ────► present ┐
+    DesiredState ───────────┼─► diff ──► start │ cancel │ remove        pure, milliseconds
+    tasks ────────► active  ┘
+
+`reconcile` sets the goal and returns what is true now; it waits for no transfer. One housekeeping thread pursues the
+goal between two calls: it starts what is due, gives a slot that became free to the next, unlinks what was removed. So
+an agent that nobody talks to any more still finishes what it was asked for.
+
+All truth is on the disk: an agent that starts finds it there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version as distribution_version
+
+from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff, satisfies
+from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
+from actors.manifest import Resolved, StorageKey
+from actors.messages import DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
+from actors.retry import RateLimit, RetryPolicy
+from actors.settings import AgentSettings
+from actors.store import Marker, Store, is_complete, path_occupied, read_marker
+from actors.task import Ended, Task
+
+__all__ = ["AgentSettings", "NodeAgent"]
+
+HOUSEKEEPING_S = 1.0
+RESCAN_S = 60.0
+"""How often the disk is looked at for what somebody else did to it."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Root:
+    """One of the settings' roots. Without a store, `failure` says why."""
+
+    store: Store | None = None
+    failure: Failure | None = None
+    present: dict[StorageKey, Marker] = field(default_factory=dict)
+
+
+class NodeAgent:
+    """Any thread may call anything. `clock` gives epoch seconds."""
+
+    def __init__(
+        self,
+        node: NodeName,
+        settings: AgentSettings,
+        *,
+        incarnation: str | None = None,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Looks at the disks before it returns: what is committed is reported from the first report on."""
+        self._node = node
+        self._settings = settings
+        self._incarnation = incarnation or uuid.uuid4().hex[:12]
+        self._version = distribution_version("localmodel")
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._retry = RetryPolicy(settings.backoff_first_s, settings.backoff_max_s)
+        self._limit = RateLimit(settings.rate_limit_bytes_per_s)
+        self._lock = threading.RLock()
+        self._desired: DesiredState | None = None
+        self._resolved: dict[str, Resolved] = {}
+        self._tasks: dict[Place, Task] = {}
+        self._removing: dict[Place, Marker] = {}
+        self._leftovers = True
+        self._roots = {name: self._open(name) for name in settings.roots}
+        self._closed = threading.Event()
+        self._woken = threading.Event()
+        self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
+        self._housekeeper.start()
+
+    def reconcile(self, desired: DesiredState) -> NodeReport:
+        """From now on this is the goal. Returns within milliseconds."""
+        with self._lock:
+            self._desired = desired
+            self._resolved |= desired.resolved
+            for name, root in self._roots.items():
+                if root.store is None:
+                    self._roots[name] = self._open(name)
+            self._step()
+            return self.report()
+
+    def report(self) -> NodeReport:
+        """What is true now."""
+        with self._lock:
+            return NodeReport(
+                node=self._node,
+                incarnation=self._incarnation,
+                version=self._version,
+                pid=os.getpid(),
+                models=tuple(self._model_reports()),
+                roots=tuple(self._root_reports()),
+                resolved_known=frozenset(self._resolved),
+            )
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Nothing runs any more, or `timeout_s` have passed. What was being filled can be continued."""
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            self._closed.set()
+            threads = [task.thread for task in self._tasks.values() if task.thread is not None]
+            for task in self._tasks.values():
+                task.cancel(keep=True)
+        self._woken.set()
+        for thread in (*threads, self._housekeeper):
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # --- the goal, pursued ---
+
+    def _step(self) -> None:
+        desired, now = self._desired, self._clock()
+        if desired is None or self._closed.is_set():
+            return
+        for model in desired.models:
+            task, resolved = self._tasks.get(Place(model.root, model.key)), self._resolved.get(model.resolved or "")
+            if task is not None and task.model.source.selection == model.source.selection:
+                task.model = model
+                if resolved is not None and model.resolved is not None:
+                    task.renew(model.resolved, resolved)
+        present = dict(self._present())
+        active = {place: task.active(now) for place, task in self._tasks.items()}
+        active |= {place: Active(marker.manifest.source.selection) for place, marker in self._removing.items()}
+        for action in diff(desired, present, active):
+            match action:
+                case Cancel(place):
+                    self._cancel(place)
+                case Remove(place):
+                    self._remove(place, desired.owner)
+                case Start(place, model):
+                    self._start(place, model, desired)
+        used = {model.resolved for model in desired.models}
+        self._resolved = {name: each for name, each in self._resolved.items() if name in used}
+
+    def _start(self, place: Place, model: DesiredModel, desired: DesiredState) -> None:
+        """The model is being filled, or its task says what it waits for."""
+        task = self._tasks.get(place)
+        if task is None:
+            task = self._tasks[place] = Task(place, model, self._settings, self._clock)
+        resolved = self._resolved.get(model.resolved or "")
+        try:
+            store = self._store(place.root)
+            if store.occupied(place.key, desired.owner):
+                raise path_occupied(store.model(place.key))
+            self._check_digest(place, model, resolved)
+            running = sum(each.thread is not None for each in self._tasks.values())
+            if resolved is None or model.resolved is None or running >= self._settings.concurrent_models:
+                task.wait()
+                return
+            self._check_room(task, resolved, store, desired)
+        except LocalModelError as error:
+            task.wait(error)
+            return
+
+        def ended(outcome: Ended) -> None:
+            self._ended(task, outcome)
+
+        task.start(model.resolved, resolved, store, desired.owner, limit=self._limit, rng=self._rng, ended=ended)
+
+    def _check_digest(self, place: Place, model: DesiredModel, resolved: Resolved | None) -> None:
+        """Raises IntegrityError when it is known before the first byte that the digest cannot be the expected one."""
+        marker = self._roots[place.root].present.get(place.key)
+        if resolved is not None:
+            check_digest(resolved.manifest.digest, model.expected_digest)
+        elif marker is not None and marker.manifest.source.selection == model.source.selection:
+            check_digest(marker.manifest.digest, model.expected_digest)
+
+    def _check_room(self, task: Task, resolved: Resolved, store: Store, desired: DesiredState) -> None:
+        """Raises InsufficientStorage, with the numbers, if it does not fit beside what was promised to others."""
+        root, needed, headroom = task.place.root, resolved.manifest.total_bytes, self._settings.headroom_bytes
+        others = [each for each in self._tasks.values() if each is not task and each.place.root == root]
+        reserved = sum(each.reserved_bytes for each in others)
+        limit = next((each.storage_limit_bytes for each in desired.roots if each.path == root), None)
+        used = self._used_bytes(root)
+        if limit is not None and used + reserved + needed > limit:
+            raise InsufficientStorage(
+                f"needs {needed} bytes in {root}: its storage limit is {limit} bytes,"
+                f" {used} are used and {reserved} reserved"
+            )
+        free, unallocated = store.free_bytes(), sum(each.reserved_bytes for each in others if not each.allocated)
+        if needed - store.ingested_bytes(task.place.key) > free - headroom - unallocated:
+            raise InsufficientStorage(
+                f"needs {needed} bytes in {root}: {free} bytes are free, of which {headroom} stay free"
+                f" and {unallocated} are reserved"
+            )
+
+    def _ended(self, task: Task, outcome: Ended) -> None:
+        with self._lock:
+            task.finish(outcome, self._retry, self._rng)
+            wanted = self._is_wanted(task)
+            if outcome.marker is not None:
+                self._roots[task.place.root].present[task.place.key] = outcome.marker
+            if outcome.marker is not None or not wanted:
+                del self._tasks[task.place]
+        self._woken.set()
+
+    def _is_wanted(self, task: Task) -> bool:
+        models = self._desired.models if self._desired is not None else ()
+        return any(
+            Place(model.root, model.key) == task.place and model.source.selection == task.model.source.selection
+            for model in models
+        )
+
+    def _cancel(self, place: Place) -> None:
+        """What is being filled ends, and nothing is left of it; its thread says when."""
+        task = self._tasks.get(place)
+        if task is None:
+            return
+        if task.thread is not None:
+            task.cancel(keep=False)
+        else:
+            del self._tasks[place]
+            self._leftovers = True
+            self._woken.set()
+
+    def _remove(self, place: Place, owner: str) -> None:
+        try:
+            self._store(place.root).remove(place.key, owner)
+        except StoreError as error:
+            _log.warning("cannot remove a model", extra={"key": place.key, "error": str(error)})
+            return
+        self._removing[place] = self._roots[place.root].present.pop(place.key)
+        self._woken.set()
+
+    # --- roots ---
+
+    def _open(self, name: str) -> _Root:
+        path = self._settings.path(name)
+        try:
+            if not path.is_dir():
+                raise StoreError(
+                    f"{name} is no folder where the agent looks for it ({path}): is the disk mounted into the agent?",
+                    reason="PathMismatch",
+                )
+            store = Store(path, self._incarnation)
+            return _Root(store, present=store.committed())
+        except StoreError as error:
+            return _Root(failure=error.failure())
+
+    def _store(self, root: str) -> Store:
+        """Raises StoreError for a root that is not one of ours, or cannot be used."""
+        if root not in self._roots:
+            raise StoreError(_mismatch(root, self._settings).message, reason="PathMismatch")
+        store, failure = self._roots[root].store, self._roots[root].failure
+        if store is None:
+            raise StoreError(failure.message if failure else "", reason=failure.reason if failure else None)
+        return store
+
+    def _present(self) -> Iterator[tuple[Place, Marker]]:
+        for name, root in self._roots.items():
+            for key, marker in root.present.items():
+                yield Place(name, key), marker
+
+    def _used_bytes(self, root: str) -> int:
+        return sum(marker.manifest.total_bytes for marker in self._roots[root].present.values())
+
+    # --- what it says ---
+
+    def _model_reports(self) -> Iterator[ModelReport]:
+        """What is leaving comes first, so that by key the last word is what is wanted."""
+        for place, marker in self._removing.items():
+            yield _committed(place, marker, Phase.REMOVING)
+        wanted = None if self._desired is None else {Place(m.root, m.key): m for m in self._desired.models}
+        for place, marker in self._present():
+            if place not in self._tasks and (wanted is None or (place in wanted and satisfies(marker, wanted[place]))):
+                yield _committed(place, marker, Phase.READY)
+        for task in self._tasks.values():
+            yield task.report()
+
+    def _root_reports(self) -> Iterator[RootReport]:
+        for name, root in self._roots.items():
+            reserved = sum(task.reserved_bytes for task in self._tasks.values() if task.place.root == name)
+            free, failure = 0, root.failure
+            try:
+                free = root.store.free_bytes() if root.store is not None else 0
+            except StoreError as error:
+                failure = error.failure()
+            yield RootReport(name, free, self._used_bytes(name), reserved, failure)
+        for each in self._desired.roots if self._desired is not None else ():
+            if each.path not in self._roots:
+                yield RootReport(each.path, failure=_mismatch(each.path, self._settings))
+
+    # --- housekeeping, in its own thread ---
+
+    def _keep_house(self) -> None:
+        rescan_at = time.monotonic() + RESCAN_S
+        while not self._closed.is_set():
+            try:
+                self._sweep()
+                if time.monotonic() >= rescan_at:
+                    rescan_at = time.monotonic() + RESCAN_S
+                    self._rescan()
+                with self._lock:
+                    self._step()
+            except LocalModelError as error:
+                _log.warning("housekeeping failed", extra={"reason": error.reason, "error": str(error)})
+            self._woken.wait(HOUSEKEEPING_S)
+            self._woken.clear()
+
+    def _sweep(self) -> None:
+        """What nobody wants any more is unlinked. Unlinking takes its time, and holds no lock."""
+        with self._lock:
+            stores = {name: root.store for name, root in self._roots.items() if root.store is not None}
+            leaving = dict(self._removing)
+            if self._leftovers and self._desired is not None:
+                wanted = {Place(model.root, model.key) for model in self._desired.models} | self._tasks.keys()
+                for name, store in stores.items():
+                    for key in store.ingests(self._desired.owner):
+                        if Place(name, key) not in wanted:
+                            store.abandon(key)
+                self._leftovers = False
+        for store in stores.values():
+            store.empty_trash()
+        with self._lock:
+            for place in leaving:
+                self._removing.pop(place, None)
+
+    def _rescan(self) -> None:
+        """What somebody else took away or broke is no longer present, so that it is filled again."""
+        with self._lock:
+            present = [(place, marker, self._roots[place.root].store) for place, marker in self._present()]
+        for place, marker, store in present:
+            if store is None:
+                continue
+            folder = store.model(place.key)
+            if read_marker(folder) is None or not is_complete(folder, marker.manifest):
+                _log.warning("a committed model was damaged", extra={"key": place.key, "root": place.root})
+                with self._lock:
+                    if self._roots[place.root].present.get(place.key) is marker:
+                        del self._roots[place.root].present[place.key]
+
+
+def _mismatch(root: str, settings: AgentSettings) -> Failure:
+    ours = ", ".join(settings.roots)
+    return Failure(
+        "PathMismatch",
+        f"the node group's volume is at {root}, but the agent on this node holds models in {ours} (LOCALMODEL_ROOTS)",
+    )
+
+
+def _committed(place: Place, marker: Marker, phase: Phase) -> ModelReport:
+    manifest = marker.manifest
+    return ModelReport(
+        key=place.key,
+        phase=phase,
+        selection=manifest.source.selection,
+        bytes_total=manifest.total_bytes,
+        bytes_done=manifest.total_bytes,
+        bytes_from_origin=marker.bytes_from_origin,
+        manifest_digest=manifest.digest,
+        revision=manifest.revision,
+        verified=Counter(marker.verified.values()),
+        started_at=marker.started_at,
+        finished_at=marker.finished_at,
+    )

@@ -1,0 +1,96 @@
+"""What a node agent does next, decided from what should be, what is there, and what is under way. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from actors.errors import IntegrityError
+from actors.manifest import StorageKey
+from actors.messages import DesiredModel, DesiredState
+from actors.store import Marker
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where one model is or should be: a root, as Kubernetes names it, and a folder in it."""
+
+    root: str
+    key: StorageKey
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """Something under way at a place. `waiting`: nothing runs; it may start again if it is `due`."""
+
+    selection: str
+    resolved: str | None = None
+    waiting: bool = False
+    due: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    place: Place
+    model: DesiredModel
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    place: Place
+
+
+Action = Start | Cancel | Remove
+
+
+def diff(desired: DesiredState, present: Mapping[Place, Marker], active: Mapping[Place, Active]) -> list[Action]:
+    """Every step that is due; starts come last, the most important first. What is under way is not started again.
+
+    A copy that is not asked for is removed if `desired.owner` committed it, and left alone otherwise. One that is asked
+    for differently stays until its replacement is committed.
+    """
+    wanted = {Place(model.root, model.key): model for model in desired.models}
+    cancels = [
+        Cancel(place)
+        for place, task in sorted(active.items(), key=lambda item: item[0])
+        if (model := wanted.get(place)) is None or model.source.selection != task.selection
+    ]
+    removals = [
+        Remove(place)
+        for place, marker in sorted(present.items(), key=lambda item: item[0])
+        if place not in wanted and place not in active and marker.owner == desired.owner
+    ]
+    starts = [
+        Start(place, model)
+        for place, model in sorted(wanted.items(), key=lambda item: (-item[1].priority, item[0]))
+        if not (place in present and satisfies(present[place], model)) and _may_start(model, active.get(place))
+    ]
+    return [*cancels, *removals, *starts]
+
+
+def satisfies(marker: Marker, model: DesiredModel) -> bool:
+    """Whether a committed copy is what is asked for. A newer resolution of the same request does not make it stale."""
+    same = marker.manifest.source.selection == model.source.selection
+    return same and model.expected_digest in (None, marker.manifest.digest)
+
+
+def check_digest(digest: str | None, expected: str | None) -> None:
+    """Raises IntegrityError if the digest is known and is not the expected one. Nothing expected: anything will do."""
+    if expected is not None and digest is not None and digest != expected:
+        raise IntegrityError(
+            f"the model's digest is {digest}, but {expected} is expected (spec.digest)", reason="DigestMismatch"
+        )
+
+
+def _may_start(model: DesiredModel, task: Active | None) -> bool:
+    """Not while it runs. After a failure when its time has come, or at once with a fresh resolution."""
+    if task is None:
+        return True
+    if task.selection != model.source.selection or not task.waiting:
+        return False
+    return task.due or (model.resolved is not None and model.resolved != task.resolved)

@@ -1,0 +1,75 @@
+"""When to try again, and how fast to go: back-off, a byte budget, a speedometer. Seconds are monotonic."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from actors.errors import LocalModelError, SourceChanged
+
+WINDOW_S = 10.0
+"""The rate is that of the last so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Doubles from `first_s` to `max_s`. What cannot help by itself is tried at the slowest pace."""
+
+    first_s: float
+    max_s: float
+
+    def delay_s(self, error: LocalModelError, failures: int, rng: random.Random) -> float:
+        """Before the next try, after `failures` (at least 1) in a row. From the upper half, so that nodes fall apart.
+
+        Never sooner than the origin asked for.
+        """
+        ceiling = self.max_s
+        if error.retryable and not isinstance(error, SourceChanged):
+            ceiling = min(self.max_s, self.first_s * 2.0 ** min(failures - 1, 32))
+        return max(ceiling * rng.uniform(0.5, 1.0), error.retry_after_s or 0.0)
+
+
+class RateLimit:
+    """A budget of bytes per second that threads share. None: no limit."""
+
+    def __init__(self, bytes_per_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._bytes_per_s = bytes_per_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._free_at = clock()
+
+    def spend(self, count: int) -> float:
+        """`count` bytes have been used. Returns how many seconds the caller must be quiet now."""
+        if self._bytes_per_s is None:
+            return 0.0
+        with self._lock:
+            now = self._clock()
+            self._free_at = max(self._free_at, now) + count / self._bytes_per_s
+            return self._free_at - now
+
+
+class RateMeter:
+    """Bytes per second over the last `WINDOW_S`. Not thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._samples: deque[tuple[int, int]] = deque()  # a whole second, and the bytes that came in it
+
+    def add(self, count: int) -> None:
+        second = int(self._clock())
+        if self._samples and self._samples[-1][0] == second:
+            count += self._samples.pop()[1]
+        self._samples.append((second, count))
+        while self._samples[0][0] < second - WINDOW_S:
+            self._samples.popleft()
+
+    def rate(self) -> float:
+        now = self._clock()
+        since = max(self._began, now - WINDOW_S)
+        recent = sum(count for second, count in self._samples if second >= int(since))
+        return recent / max(now - since, 0.1)

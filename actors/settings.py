@@ -1,0 +1,90 @@
+"""How a node agent is configured: by the environment of the process it runs in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from actors.fill import FillSettings
+from actors.retry import RetryPolicy
+
+_QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")
+_POWERS = {"": 0, "K": 1, "k": 1, "M": 2, "G": 3, "T": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """What a node agent may use. `roots` are named as in PersistentVolumes, and seen below `host_root`."""
+
+    host_root: Path = Path("/")
+    roots: tuple[str, ...] = ("/models",)
+    headroom_bytes: int = 1 << 30
+    """Stays free on every root: a full disk makes the kubelet evict pods."""
+    connections: int = 8
+    chunk_bytes: int = 16 << 20
+    rate_limit_bytes_per_s: float | None = None
+    """Of the whole node."""
+    stall_timeout_s: float = 30.0
+    chunk_tries: int = 5
+    chunk_backoff_first_s: float = 0.5
+    chunk_backoff_max_s: float = 15.0
+    backoff_first_s: float = 5.0
+    backoff_max_s: float = 300.0
+    """Between attempts at a model."""
+    concurrent_models: int = 2
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Self:
+        """Raises ValueError naming the variable that cannot be understood. Sizes are plain or `512Mi`, `10G`."""
+        default = cls()
+        rate = _bytes(env, "LOCALMODEL_RATE_LIMIT", 0)
+        roots = tuple(root.rstrip("/") or "/" for root in env.get("LOCALMODEL_ROOTS", "").split(":") if root)
+        settings = cls(
+            host_root=Path(env.get("LOCALMODEL_HOST_ROOT") or default.host_root),
+            roots=roots or default.roots,
+            headroom_bytes=_bytes(env, "LOCALMODEL_HEADROOM", default.headroom_bytes),
+            connections=_count(env, "LOCALMODEL_CONNECTIONS", default.connections),
+            chunk_bytes=_bytes(env, "LOCALMODEL_CHUNK", default.chunk_bytes),
+            rate_limit_bytes_per_s=float(rate) if rate else None,
+            stall_timeout_s=float(_count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s))),
+            concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
+        )
+        for root in settings.roots:
+            if not root.startswith("/"):
+                raise ValueError(f"LOCALMODEL_ROOTS: {root!r} is not an absolute path")
+        return settings
+
+    def path(self, root: str) -> Path:
+        """Where this process sees `root`."""
+        return self.host_root / root.lstrip("/")
+
+    @property
+    def fill(self) -> FillSettings:
+        return FillSettings(
+            connections=self.connections,
+            chunk_bytes=self.chunk_bytes,
+            stall_timeout_s=self.stall_timeout_s,
+            tries=self.chunk_tries,
+            retry=RetryPolicy(self.chunk_backoff_first_s, self.chunk_backoff_max_s),
+        )
+
+
+def _bytes(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, "").strip()
+    match = _QUANTITY.fullmatch(text)
+    if not text:
+        return default
+    if match is None:
+        raise ValueError(f"{name}: {text!r} is not a size such as 512Mi")
+    base = 1024 if match[2].endswith("i") else 1000
+    return int(match[1]) * int(base ** _POWERS[match[2].rstrip("i")])
+
+
+def _count(env: Mapping[str, str], name: str, default: int) -> int:
+    text = env.get(name, "").strip() or str(default)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{name}: {text!r} is not a number from 1 on")
+    return int(text)

@@ -1,0 +1,273 @@
+"""Bytes from one location: ranges over HTTP/1.1 keep-alive connections, read into a buffer that is used again.
+
+    location ──► inline content │ http(s) range, redirects followed │ fsspec range ──► blocks, in order
+
+What an answer must be, or it is refused before a byte of it is used:
+
+    206   Content-Range starts where we asked, and names the size that the manifest has; else SourceChanged
+    200   only for the whole file, with its Content-Length; for a part of one it means that ranges are ignored
+    3xx   at most MAX_REDIRECTS; never from https to http; headers of a location stay with its host
+    else  see `actors.origin.translate_status`
+
+The target of a redirect is remembered, so that the hub is asked once per file and not once per range; a target that
+refuses is forgotten, and asked for again once.
+
+`http.client` and not more: on loopback it costs half the CPU of any client library with features.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceUnsupported
+from actors.manifest import Location
+from actors.origin import expires_at, redact, translate_status
+from actors.source import read_range
+
+MAX_REDIRECTS = 5
+BLOCK_BYTES = 512 << 10
+FSSPEC_BLOCK_BYTES = 4 << 20
+MAX_CONNECTIONS_KEPT = 4
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SMALL_BODY_BYTES = 64 << 10
+
+
+class RangesIgnored(SourceError):
+    """The server sends the whole file whatever it is asked: a part must be asked for as part of the whole."""
+
+
+class Redirects:
+    """Where URLs led to. Shared by the readers of a fill; any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._targets: dict[str, str] = {}
+
+    def get(self, url: str) -> str | None:
+        target = self._targets.get(url)
+        if target is None:
+            return None
+        until = expires_at(target)
+        return target if until is None or self._clock() < until - 30.0 else None
+
+    def put(self, url: str, target: str) -> None:
+        self._targets[url] = target
+
+    def forget(self, url: str) -> None:
+        self._targets.pop(url, None)
+
+
+class RangeReader:
+    """One thread's connections and buffer. `abort` may be called by any thread; it ends what the reader waits for."""
+
+    def __init__(
+        self, *, stall_timeout_s: float, redirects: Redirects | None = None, agent: str = "localmodel"
+    ) -> None:
+        self._timeout_s = stall_timeout_s
+        self._redirects = redirects or Redirects()
+        self._agent = agent
+        self._buffer = bytearray(BLOCK_BYTES)
+        self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self._lock = threading.Lock()
+        self._aborted = False
+
+    @property
+    def buffer(self) -> bytearray:
+        """For the reader's own thread, between reads."""
+        return self._buffer
+
+    def blocks(
+        self, location: Location, storage_options: Mapping[str, Any], size: int, start: int, stop: int
+    ) -> Iterator[memoryview]:
+        """Bytes `[start, stop)` of the file of `size` bytes at `location`, in order; at most what was asked for.
+
+        A block is valid until the next one is asked for. Raises the SourceError family; blocks that came before the
+        error are good. Ends early without an error for nobody: fewer bytes than asked for is a SourceError.
+        """
+        if location.content is not None:
+            if len(location.content) != size:
+                raise SourceChanged(f"{redact(location.url)} came with {len(location.content)} bytes, not {size}")
+            yield memoryview(location.content)[start:stop]
+        elif location.url.startswith(("http://", "https://")):
+            yield from self._http_blocks(location, size, start, stop)
+        else:
+            for position in range(start, stop, FSSPEC_BLOCK_BYTES):
+                end = min(stop, position + FSSPEC_BLOCK_BYTES)
+                yield memoryview(read_range(location.url, storage_options, position, end))
+
+    def close(self) -> None:
+        with self._lock:
+            connections, self._connections = list(self._connections.values()), {}
+        for connection in connections:
+            connection.close()
+
+    def abort(self) -> None:
+        with self._lock:
+            self._aborted = True
+            for connection in self._connections.values():
+                if connection.sock is not None:
+                    with contextlib.suppress(OSError):
+                        connection.sock.shutdown(socket.SHUT_RDWR)
+
+    # --- http ---
+
+    def _http_blocks(self, location: Location, size: int, start: int, stop: int) -> Iterator[memoryview]:
+        url, response = self._open(location, start, stop)
+        where = redact(url)
+        complete = False
+        try:
+            expected = _expected(response, where, location, size, start, stop)
+            view = memoryview(self._buffer)
+            position = start
+            while position < start + expected:
+                try:
+                    count = response.readinto(view[: min(len(view), start + expected - position)])
+                except TimeoutError as error:
+                    raise SourceError(
+                        f"{where} sent nothing for {self._timeout_s:.0f} s", reason="SourceStalled"
+                    ) from error
+                except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+                    # ValueError and AttributeError: the connection was closed under us by `abort`
+                    raise SourceError(f"{where} broke off: {str(error) or type(error).__name__}") from error
+                if not count:
+                    raise SourceError(f"{where} broke off at byte {position}, before {stop}")
+                position += count
+                yield view[:count]
+            complete = True
+            if position < stop:
+                raise SourceError(f"{where} ended at byte {position}, before {stop}")
+        finally:
+            if complete and response.isclosed():
+                response.close()
+            else:
+                self._drop(url)
+                response.close()
+
+    def _open(self, location: Location, start: int, stop: int) -> tuple[str, http.client.HTTPResponse]:
+        """The answer's final URL, and the answer with its body unread."""
+        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity", "User-Agent": self._agent}
+        if location.etag:
+            headers["If-Range"] = location.etag
+        remembered = self._redirects.get(location.url)
+        if remembered is not None:
+            response = self._request(remembered, headers)
+            if response.status < 300:
+                return remembered, response
+            self._finish(remembered, response)
+            self._redirects.forget(location.url)
+        url = location.url
+        for _ in range(MAX_REDIRECTS + 1):
+            own = location.headers if urlsplit(url).netloc == urlsplit(location.url).netloc else {}
+            response = self._request(url, {**own, **headers})
+            if response.status in (200, 206):
+                if url != location.url:
+                    self._redirects.put(location.url, url)
+                return url, response
+            self._finish(url, response)
+            target = response.getheader("Location")
+            if response.status not in _REDIRECTS or not target:
+                raise translate_status(response.status, url, dict(response.getheaders()))
+            following = urljoin(url, target)
+            if urlsplit(url).scheme == "https" and urlsplit(following).scheme != "https":
+                raise SourceDenied(f"{redact(url)} redirects away from https to {redact(following)}: refused")
+            url = following
+        raise SourceNotFound(f"{redact(location.url)} redirects more than {MAX_REDIRECTS} times")
+
+    def _request(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        """The answer's head. A kept connection that the server has closed meanwhile is replaced once."""
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        while True:
+            connection, kept = self._connection(parts)
+            try:
+                connection.request("GET", target, headers=dict(headers))
+                return connection.getresponse()
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                self._drop(url)
+                if kept and isinstance(error, ConnectionError) and not self._aborted:
+                    continue  # the others of that age are dropped the same way, one by one
+                if isinstance(error, TimeoutError):
+                    message = f"{redact(url)} did not answer within {self._timeout_s:.0f} s"
+                    raise SourceError(message, reason="SourceStalled") from error
+                raise SourceError(
+                    f"{redact(url)} could not be reached: {str(error) or type(error).__name__}"
+                ) from error
+
+    def _connection(self, parts: SplitResult) -> tuple[http.client.HTTPConnection, bool]:
+        """A connection to that server, and whether it has served before."""
+        place = (parts.scheme, parts.netloc)
+        with self._lock:
+            if self._aborted:
+                raise SourceError("the transfer was cancelled")
+            connection = self._connections.pop(place, None)
+            if connection is not None:
+                self._connections[place] = connection  # the most recently used are last
+                return connection, connection.sock is not None
+            while len(self._connections) >= MAX_CONNECTIONS_KEPT:
+                self._connections.pop(next(iter(self._connections))).close()
+            connection = _connect(parts, self._timeout_s)
+            self._connections[place] = connection
+            return connection, False
+
+    def _drop(self, url: str) -> None:
+        parts = urlsplit(url)
+        with self._lock:
+            connection = self._connections.pop((parts.scheme, parts.netloc), None)
+        if connection is not None:
+            connection.close()
+
+    def _finish(self, url: str, response: http.client.HTTPResponse) -> None:
+        """The connection can serve again: a small body is read, one with a large body is given up."""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            response.read(_SMALL_BODY_BYTES)
+        if not response.isclosed():
+            self._drop(url)
+        response.close()
+
+
+def _connect(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise SourceUnsupported(f"not a URL: {error}", reason="InvalidURI") from error
+    if not host or parts.scheme not in ("http", "https"):
+        raise SourceUnsupported(f"no reader for {redact(parts.geturl())}", reason="InvalidURI")
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, port, timeout=timeout_s)
+
+
+def _expected(
+    response: http.client.HTTPResponse, where: str, location: Location, size: int, start: int, stop: int
+) -> int:
+    """How many bytes of the answer are ours, at most `stop - start`. Raises SourceError for the wrong answer."""
+    etag = response.getheader("ETag")
+    if location.etag and etag and etag != location.etag:
+        raise SourceChanged(f"{where} changed: its ETag is {etag}, it was {location.etag} when it was listed")
+    if response.getheader("Content-Encoding", "identity") != "identity":
+        raise SourceError(f"{where} is sent compressed although it must not be", reason="InvalidAnswer")
+    if response.status == 200:
+        if response.length not in (None, size):
+            raise SourceChanged(f"{where} has {response.length} bytes, it had {size} when it was listed")
+        if (start, stop) != (0, size):
+            raise RangesIgnored(f"{where} does not support ranges", reason="RangesIgnored")
+        return size
+    match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
+    if match is None or int(match[1]) != start or int(match[2]) >= stop:
+        answer = response.getheader("Content-Range")
+        raise SourceError(f"{where} answered {answer} when asked for bytes {start}-{stop - 1}", reason="InvalidAnswer")
+    if match[3] not in ("*", str(size)):
+        raise SourceChanged(f"{where} has {match[3]} bytes, it had {size} when it was listed")
+    promised = int(match[2]) + 1 - start
+    return promised if response.length is None else min(promised, response.length)
