@@ -7,76 +7,81 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code. Subcommands are imported when they are run, so that `--help` does not wait for Ray."""
+    """The exit code. A subcommand is imported when it is run, so that `--help` does not wait for Ray."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="localmodel",
-        description="Machine-learning models on the local disks of Kubernetes nodes.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"localmodel {version('localmodel')}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = next((each for each in arguments if not each.startswith("-")), None)
-    for name, (summary, add) in _COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-        if name == chosen:
-            add(command)
-    args = parser.parse_args(arguments)
+    name = arguments[0] if arguments else ""
+    if name not in _COMMANDS:
+        return _no_command(arguments)
+    summary, prepare = _COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=f"localmodel {name}", description=summary, allow_abbrev=False)
     try:
-        return int(args.handler(args))
+        handler = prepare(parser)
+        return handler(parser.parse_args(arguments[1:]))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 1
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
+Handler = Callable[[argparse.Namespace], int]
+
+
+def _run(parser: argparse.ArgumentParser) -> Handler:
     from coordinator import process, settings
 
     settings.add_arguments(parser)
-    parser.set_defaults(handler=process.run)
+    return process.run
 
 
-def _add_dev(parser: argparse.ArgumentParser) -> None:
+def _dev(parser: argparse.ArgumentParser) -> Handler:
     try:
         from coordinator.dev import command
     except ModuleNotFoundError as error:
-        parser.set_defaults(handler=lambda _: _missing_extra(error))
-        return
+        parser.error(f"this needs {error.name}: pip install 'localmodel[dev]'")
     command.add_arguments(parser)
-    parser.set_defaults(handler=command.run)
+    return command.run
 
 
-def _add_fill(parser: argparse.ArgumentParser) -> None:
+def _fill(parser: argparse.ArgumentParser) -> Handler:
     from coordinator import fill
 
     fill.add_fill_arguments(parser)
-    parser.set_defaults(handler=fill.fill)
+    return fill.fill
 
 
-def _add_verify(parser: argparse.ArgumentParser) -> None:
+def _verify(parser: argparse.ArgumentParser) -> Handler:
     from coordinator import fill
 
     fill.add_verify_arguments(parser)
-    parser.set_defaults(handler=fill.verify)
+    return fill.verify
 
 
-def _missing_extra(error: ModuleNotFoundError) -> int:
-    sys.stderr.write(f"localmodel dev needs {error.name}: pip install 'localmodel[dev]'\n")
-    return 1
-
-
-_COMMANDS = {
-    "dev": ("a whole cluster on this machine, with a sample model", _add_dev),
-    "run": ("the coordinator, in or beside a Kubernetes cluster", _add_run),
-    "fill": ("download and verify one model into a folder, without Kubernetes or Ray", _add_fill),
-    "verify": ("check every byte of a folder that `fill` or a node agent wrote", _add_verify),
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
+    "dev": ("A whole cluster on this machine, with a sample model.", _dev),
+    "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
+    "fill": ("Download and verify one model into a folder, without Kubernetes or Ray.", _fill),
+    "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),
 }
+
+
+def _no_command(arguments: list[str]) -> int:
+    """--help, --version, or what is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="localmodel",
+        description="Machine-learning models on the local disks of Kubernetes nodes.",
+        epilog="`localmodel COMMAND --help` says more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"localmodel {version('localmodel')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (summary, _) in _COMMANDS.items():
+        commands.add_parser(name, help=summary)
+    parser.parse_args(arguments)
+    return 2
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -145,7 +145,11 @@ class _Process:
             self._lease_kube.close()
             for server in servers:
                 server.close()
-        return 1 if self._lost else 0
+        code = 1 if self._lost else 0
+        if not fleet.closed:
+            logging.shutdown()
+            os._exit(code)
+        return code
 
     def _listen(self, informers: Informers) -> list[health.Server]:
         """Probes and metrics, up before anything that may take long."""

@@ -46,6 +46,7 @@ IDLE_POLL_S = 2.0
 RAY_NODES_S = 1.0
 CALL_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 20.0
+LEAVE_TIMEOUT_S = 5.0
 REPLACED_AT_ONCE = 4
 
 _log = logging.getLogger(__name__)
@@ -164,11 +165,15 @@ class RayFleet:
         return {node: views.get(node, _UNKNOWN) for node in self._desired}
 
     def close(self, *, stop_agents: bool) -> None:
-        """Returns after `DRAIN_TIMEOUT_S` and a little at most."""
         self._stop_agents = stop_agents
         self._closing.set()
         self._woken.set()
-        self._thread.join(DRAIN_TIMEOUT_S + CALL_TIMEOUT_S)
+        self._thread.join(DRAIN_TIMEOUT_S + CALL_TIMEOUT_S if stop_agents else LEAVE_TIMEOUT_S)
+
+    @property
+    def closed(self) -> bool:
+        """False after `close` while Ray still holds the thread: it cannot be interrupted while it connects."""
+        return not self._thread.is_alive()
 
     # --- the polling thread ---
 
