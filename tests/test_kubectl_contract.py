@@ -76,6 +76,12 @@ def test_server_side_apply_takes_over_from_client_side_apply(server: KubeServer)
     assert "replicas" not in read(server, name)["spec"]
 
 
+def test_definitions_can_be_applied_either_way(server: KubeServer) -> None:
+    for flags in ((), (), ("--server-side",), ("--server-side",)):
+        done = server.kubectl("apply", "-f", "-", *flags, stdin=yaml.safe_dump(widgets.CRDS[0]))
+        assert "failed" not in done.stderr
+
+
 def test_get_prints_the_columns_and_wide_prints_more(server: KubeServer) -> None:
     name = unique()
     apply(server, a_widget(name, replicas=3))

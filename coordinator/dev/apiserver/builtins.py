@@ -200,4 +200,15 @@ BUILTINS = (
         namespaced=True,
         columns=(Column("Holder", ".spec.holderIdentity"), AGE),
     ),
+    *(
+        _kind(plural, kind, group=group, namespaced=not kind.startswith("Cluster"), columns=(AGE,))
+        for group, plural, kind in (
+            ("apps", "deployments", "Deployment"),
+            ("networking.k8s.io", "networkpolicies", "NetworkPolicy"),
+            ("rbac.authorization.k8s.io", "clusterroles", "ClusterRole"),
+            ("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding"),
+            ("rbac.authorization.k8s.io", "roles", "Role"),
+            ("rbac.authorization.k8s.io", "rolebindings", "RoleBinding"),
+        )
+    ),  # what an operator's manifests hold: stored, and nobody acts on it
 )

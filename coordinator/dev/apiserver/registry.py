@@ -112,7 +112,7 @@ class Registry:
         old = self.storage.get(kind.resource, (namespace, name))
         if old is None and subresource:
             raise errors.not_found(kind.group, kind.plural, name)
-        intent = self._decode(kind, namespace, body, options, name, defaults=False)
+        intent = self._decode(kind, namespace, body, options, name, partial=True)
         if intent["metadata"].get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil")
         intent = _only(intent, subresource) if kind.status else intent
@@ -127,7 +127,7 @@ class Registry:
             force=options.force,
             last_applied=_last_applied(live) if options.field_manager == "kubectl" else None,
         )
-        value = schema.default(merged, kind.schema)
+        value = self._complete(kind, merged)
         if old is None:
             return self._create(kind, namespace, value, options, None), True
         if version:
@@ -174,9 +174,9 @@ class Registry:
         name: str = "",
         *,
         patch: Any = None,
-        defaults: bool = True,
+        partial: bool = False,
     ) -> Object:
-        """A copy of `body` that is of this kind and in this place: pruned, defaulted, not yet validated."""
+        """A copy of `body` that is of this kind and in this place: pruned, not yet validated; defaults unless `partial`."""
         if not isinstance(body, dict):
             raise errors.bad_request("the body of the request is not a Kubernetes object")
         wrong = schema.validate(body.get("metadata") or {}, METADATA, "metadata")
@@ -202,16 +202,20 @@ class Registry:
         elif meta.pop("namespace", None):
             raise errors.bad_request("namespace may not be set on a cluster-scoped object")
         value["metadata"] = meta
-        if not kind.custom and (wrong := schema.validate(value, kind.schema)):
-            raise errors.invalid(kind.group, kind.kind, name, wrong)  # `special` expects them well-formed
         value, unknown = schema.prune(value, kind.schema)
         complaints = [f'unknown field "{path}"' for path in unknown]
         if complaints and options.field_validation == "Strict":
             raise _strict(kind, complaints, patch)
         if options.field_validation == "Warn":
             options.warnings += complaints
-        pruned: Object = schema.default(value, kind.schema) if defaults else value
-        return pruned
+        return value if partial else self._complete(kind, value)
+
+    def _complete(self, kind: Kind, value: Object) -> Object:
+        """With defaults. A built-in kind must fit its schema already here: `special` expects it well-formed."""
+        complete: Object = schema.default(value, kind.schema)
+        if not kind.custom and (wrong := schema.validate(complete, kind.schema)):
+            raise errors.invalid(kind.group, kind.kind, complete["metadata"].get("name", ""), wrong)
+        return complete
 
     def _create(
         self, kind: Kind, namespace: str, value: Object, options: Options, writer: fields.Writer | None
