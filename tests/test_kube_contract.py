@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from kubernetes import client, watch
 
+from coordinator.dev import envtest
 from tests import widgets
-from tests.kube_servers import SERVERS, Answer, Capability, KubeServer, running
+from tests.kube_servers import NO_REAL_SERVER, SERVERS, Answer, Capability, KubeServer, running
 from tests.waiting import eventually
 from tests.widgets import GADGETS, WIDGETS, a_widget, unique
 
@@ -71,6 +72,13 @@ def causes(answer: Answer) -> dict[str, str]:
 
 def without(value: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: item for key, item in value.items() if key not in names}
+
+
+def test_a_real_server_is_held_to_the_contract_too() -> None:
+    """Skipped, once and with the reason, where there is none: then only the development server was tried."""
+    if envtest.assets() is None:
+        pytest.skip(NO_REAL_SERVER)
+    assert "real" in SERVERS
 
 
 # Objects
@@ -789,6 +797,11 @@ def test_apply_creates_and_records_who_owns_which_field(server: KubeServer) -> N
         200,
         answer.body["metadata"]["resourceVersion"],
     )
+
+
+def test_who_applies_must_say_so(server: KubeServer) -> None:
+    answer = server.request("PATCH", f"{WIDGETS}/{unique()}", a_widget("x"), content_type=APPLY)
+    assert (answer.status, list(causes(answer))) == (422, ["fieldManager"])
 
 
 def test_a_field_that_is_no_longer_applied_is_removed(server: KubeServer) -> None:

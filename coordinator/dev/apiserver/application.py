@@ -106,6 +106,9 @@ class Application:
         elif method == "PUT" and target.name:
             written = self.registry.update(kind, target.namespace, target.name, value, options, target.subresource)
         elif method == "PATCH" and target.name:
+            if content_type == patches.APPLY and not request.query.get("fieldManager"):
+                cause = errors.required("fieldManager", "is required for apply patch")
+                raise errors.invalid("meta.k8s.io", "PatchOptions", "", [cause])
             written, created = self._patch(kind, target, content_type, value, options)
             status = 201 if created else 200
         else:

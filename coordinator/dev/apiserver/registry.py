@@ -1,6 +1,6 @@
 """What the verbs do to objects: every rule between a decoded request and the storage.
 
-    create   update   patch   apply   delete   delete_collection
+    get   create   update   patch   apply   delete   release
 
 All are synchronous and run in the one event loop, so that each is a transaction: read, decide, write.
 """
@@ -80,7 +80,7 @@ class Registry:
         old = self.get(kind, namespace, name)
         value = self._decode(kind, namespace, body, options, name)
         if not value["metadata"].get("resourceVersion") and kind.custom:
-            must = errors.Cause(
+            must = Cause(
                 "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update", "metadata.resourceVersion"
             )
             raise errors.invalid(kind.group, kind.kind, name, [must])
@@ -156,10 +156,8 @@ class Registry:
 
     def release(self, kind: Kind, value: Object, finalizer: str) -> None:
         """Takes one finalizer off, for the collector; the object goes when it was the last."""
-        meta = {
-            **value["metadata"],
-            "finalizers": [f for f in value["metadata"].get("finalizers", ()) if f != finalizer],
-        }
+        left = [each for each in value["metadata"].get("finalizers", ()) if each != finalizer]
+        meta = {**value["metadata"], "finalizers": left}
         writer = fields.Writer("kube-controller-manager", "Update", kind.api_version)
         self._replace(kind, value, {**special.released(kind, value), "metadata": meta}, Options(), "", writer)
 
@@ -176,7 +174,7 @@ class Registry:
         patch: Any = None,
         partial: bool = False,
     ) -> Object:
-        """A copy of `body` that is of this kind and in this place: pruned, not yet validated; defaults unless `partial`."""
+        """A copy of `body`, of this kind and in this place: pruned, not validated; with defaults unless `partial`."""
         if not isinstance(body, dict):
             raise errors.bad_request("the body of the request is not a Kubernetes object")
         wrong = schema.validate(body.get("metadata") or {}, METADATA, "metadata")
