@@ -1,7 +1,7 @@
 """The seam to the node agents: one per Kubernetes node, polled, never blocking.
 
-`Fleet` is what the controller knows. `coordinator.rayfleet` has the real one, in a room of its own so that deciding does
-not import Ray; tests and benchmarks have a fake. Both pass `tests/test_fleet_contract.py`.
+`Fleet` is what the controller knows. `coordinator.rayfleet` has the real one, in a room of its own so that deciding
+does not import Ray; tests and benchmarks have a fake. Both pass `tests/test_fleet_contract.py`.
 """
 
 from __future__ import annotations

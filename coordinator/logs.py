@@ -69,7 +69,7 @@ class Formatter(logging.Formatter):
         self._time = TIME_ENCODINGS[settings.time_encoding]
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+        fields = {key: value for key, value in record.__dict__.items() if key not in _STANDARD and key[0] != "_"}
         trace = ""
         if record.exc_info and record.exc_info[1]:
             error = record.exc_info[1]

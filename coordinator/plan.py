@@ -103,7 +103,7 @@ def _cache_writes(snapshot: Snapshot, members: Members, folded: Fold, now: float
                 if reported is None:
                     reported = {name: models_of(report_of(snapshot, name)) for name in snapshot.nodes}
                 yield from _deletion(snapshot, members, cache, reported, now)
-        elif cache.finalizer not in cache.finalizers:
+        elif cache.finalizer not in cache.finalizers and cache.problem is None:  # junk never gets a copy to clean up
             yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
         else:
             yield from _status_of_cache(snapshot, members, folded.caches[cache.key], now)

@@ -71,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _quieten_ray() -> None:
-    """Logs are one JSON object a line on standard error. Ray's notes on standard output are not, nor its C++ log."""
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
+    """Logs are one JSON object a line on standard error; Ray's notes on standard output are not."""
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  for as long as the process lives
 
 

@@ -153,6 +153,8 @@ class RayFleet:
         self._woken = threading.Event()
         self._closing = threading.Event()
         self._stop_agents = False
+        ray_log = logging.getLogger("ray")  # has a handler of its own, which would write past the process's
+        ray_log.handlers, ray_log.propagate = [], True
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
         self._thread.start()
 
@@ -252,6 +254,8 @@ class RayFleet:
     def _create(self, slot: _Slot, now: float) -> None:
         """Finds the node's actor by name, or makes it. Nothing waits for it to be there."""
         present = self._ray_nodes.labels
+        if present is None:
+            return
         label = next((value for value in (node_label(slot.node), slot.node) if value in present), None)
         if label is None:
             slot.fail(
@@ -361,7 +365,8 @@ class _RayNodes:
     """The labels of live Ray nodes, asked in a thread of its own: the question can block for many seconds."""
 
     def __init__(self) -> None:
-        self.labels: frozenset[str] = frozenset()
+        self.labels: frozenset[str] | None = None
+        """None until asked for the first time."""
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 

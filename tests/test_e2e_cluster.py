@@ -290,6 +290,7 @@ def test_kubectl_shows_what_is_going_on(laptop: Laptop) -> None:
 
 @needs_kubectl
 def test_the_readme_and_the_samples_name_only_what_exists(laptop: Laptop) -> None:
+    laptop.kubectl("create", "namespace", "team-a")
     samples = Path(__file__).parent.parent / "k8s" / "samples"
     for path in sorted(samples.glob("*.yaml")):
         laptop.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
