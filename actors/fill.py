@@ -287,7 +287,8 @@ class Fill:
             self._done += self._files[index].ranges.add(position, position + count)
             self._from_origin += count
             self._meter.add(count)
-            self._trouble = None
+            if self._trouble is not None and self._clock() >= self._trouble[1]:
+                self._trouble = None
 
     def _descriptor(self, index: int) -> int:
         file = self._files[index]

@@ -103,12 +103,13 @@ def model(report: NodeReport, key: str = KEY) -> ModelReport | None:
 
 
 def until(agent: NodeAgent, phase: Phase, *, reason: str | None = None, key: str = KEY) -> ModelReport:
+    """The model's report, once it is in that phase, for that reason."""
+
     def reached() -> ModelReport | None:
         found = model(agent.report(), key)
-        matches = found is not None and found.phase is phase
-        return found if matches and (reason is None or (found and found.failure or None) is not None
-                                     and found is not None and found.failure is not None
-                                     and found.failure.reason == reason) else None
+        if found is None or found.phase is not phase:
+            return None
+        return found if reason is None or (found.failure is not None and found.failure.reason == reason) else None
 
     found = eventually(reached, timeout_s=20, every_s=0.01, seen=agent.report)
     assert found is not None
@@ -151,3 +152,408 @@ def test_a_model_arrives_complete_verified_and_read_only(
     assert modes == {0o555}
     assert {path.stat().st_mode & 0o777 for path in node.folder().rglob("*") if path.is_file()} == {0o444}
     assert node.left_behind() == []
+
+
+def test_empty_and_many_small_files_are_models_too(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    for number in range(500):
+        path = folder / f"part-{number % 7}" / f"{number}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * (number % 40))
+    with Origin({"a/small": folder}) as origin:
+        resolved = resolve(ModelSource("hf://a/small"), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
+        agent = node.agent()
+        agent.reconcile(wants(resolved))
+        ready = until(agent, Phase.READY, key=storage_key("hf://a/small"))
+    assert same_bytes(node.folder("hf://a/small"), folder)
+    assert sum(ready.verified.values()) == 500
+
+
+def test_it_is_removed_when_nobody_wants_it_and_comes_back_when_somebody_does(
+    node: Node, resolved: Resolved, sample: Path
+) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+
+    report = agent.reconcile(NOTHING)
+    assert not node.folder().exists()
+    leaving = model(report)
+    assert leaving is None or leaving.phase is Phase.REMOVING
+    until_gone(agent)
+    assert node.left_behind() == []
+
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+    assert same_bytes(node.folder(), sample)
+
+
+def test_what_another_cluster_put_there_is_left_alone(node: Node, resolved: Resolved) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+
+    report = agent.reconcile(DesiredState("cluster-2", (DesiredRoot("/models"),)))
+    assert model(report) is None
+    assert node.folder().exists()
+    assert model(agent.reconcile(replace(wants(resolved), owner="cluster-2"))) is not None
+    until(agent, Phase.READY)
+
+
+def test_a_restarted_agent_finds_what_is_committed_without_reading_the_origin(
+    node: Node, origin: Origin, resolved: Resolved
+) -> None:
+    first = node.agent()
+    first.reconcile(wants(resolved))
+    before = until(first, Phase.READY)
+    first.close()
+    origin.close()
+
+    second = node.agent()
+    assert model(second.report()) == before
+    assert model(second.reconcile(replace(wants(replace(resolved)), resolved={}))) == before
+
+
+def test_a_restarted_agent_refills_what_lost_a_file(node: Node, resolved: Resolved, sample: Path) -> None:
+    first = node.agent()
+    first.reconcile(wants(resolved))
+    until(first, Phase.READY)
+    first.close()
+    node.folder().chmod(0o755)
+    (node.folder() / "config.json").unlink()
+
+    second = node.agent()
+    assert second.report().models == ()
+    second.reconcile(wants(resolved))
+    until(second, Phase.READY)
+    assert same_bytes(node.folder(), sample)
+
+
+def test_a_restarted_agent_goes_on_where_the_last_one_was(node: Node, origin: Origin, resolved: Resolved) -> None:
+    shard = "*00002-of-00004.safetensors"
+    origin.faults.set(Fault(path=shard, stall_after_bytes=1000))
+    first = node.agent()
+    first.reconcile(wants(resolved))
+    eventually(
+        lambda: (model(first.report()) or _NONE).bytes_done > SAMPLE_BYTES * 0.7, every_s=0.01, seen=first.report
+    )
+    first.close()
+    origin.faults.clear()
+
+    second = node.agent()
+    second.reconcile(wants(resolved))
+    until(second, Phase.READY)
+    assert origin.stats()["bytes"] == SAMPLE_BYTES, "nothing was read twice"
+
+
+_NONE = ModelReport(KEY, Phase.PENDING, "")
+
+
+def test_an_agent_that_was_replaced_stops_writing(node: Node, origin: Origin, resolved: Resolved) -> None:
+    origin.faults.set(Fault(path="*.safetensors", latency_s=0.2))
+    old = node.agent()
+    old.reconcile(wants(resolved))
+    until(old, Phase.DOWNLOADING)
+    new = node.agent()
+    failed = until(old, Phase.FAILED, reason="Fenced")
+    assert failed.retry_at is not None
+    assert not node.folder().exists()
+    old.close()
+
+    origin.faults.clear()
+    new.reconcile(wants(resolved))
+    until(new, Phase.READY)
+
+
+def test_a_cancelled_fill_leaves_nothing(node: Node, origin: Origin, resolved: Resolved) -> None:
+    origin.faults.set(Fault(path="*00003*", stall_after_bytes=0))
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.DOWNLOADING)
+    agent.reconcile(NOTHING)
+    until_gone(agent)
+    eventually(lambda: node.left_behind() == [], seen=node.left_behind)
+    assert not node.folder().exists()
+
+
+def test_another_selection_replaces_the_copy_only_once_it_is_complete(
+    node: Node, origin: Origin, resolved: Resolved
+) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+    source = ModelSource(URI, include=("*.json",))
+    narrower = resolve(source, SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
+    origin.faults.set(Fault(path="*config.json", latency_s=0.3))
+
+    report = model(agent.reconcile(wants(narrower)))
+    assert report is not None
+    assert (report.phase, report.selection) == (Phase.DOWNLOADING, source.selection)
+    assert (node.folder() / "README.md").exists()
+    until(agent, Phase.READY)
+    assert not (node.folder() / "README.md").exists()
+    eventually(lambda: node.left_behind() == [], seen=node.left_behind)
+
+
+def test_bytes_that_are_wrong_once_are_fetched_again(
+    node: Node, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    origin.faults.set(Fault(path="/_cdn/*00001*", corrupt_bytes=3, times=1))
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+    assert same_bytes(node.folder(), sample)
+
+
+def test_bytes_that_stay_wrong_are_never_ready_and_recover_by_themselves(
+    node: Node, origin: Origin, resolved: Resolved
+) -> None:
+    origin.faults.set(Fault(path="*tokenizer.json", corrupt_bytes=1))
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    failed = until(agent, Phase.FAILED, reason="IntegrityError")
+    assert failed.failure is not None
+    assert "tokenizer.json: expected git-sha1:" in failed.failure.message
+    assert failed.retry_at is not None
+    assert not node.folder().exists()
+
+    origin.faults.clear()
+    until(agent, Phase.READY)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(path="/_cdn/*", truncate_bytes=100, times=3),
+        Fault(path="/_cdn/*", drop_after_bytes=1000, times=3),
+        Fault(path="/_cdn/*", stall_after_bytes=1000, times=1),
+        Fault(path="/_cdn/*", status=500, times=3),
+        Fault(path="*", status=429, retry_after="0", times=3),
+        Fault(path="/_cdn/*", status=403, times=2),
+    ],
+    ids=["truncated", "dropped", "stalled", "500", "429", "an expired link"],
+)
+def test_an_origin_that_stumbles_is_tried_again_without_starting_over(
+    fault: Fault, node: Node, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    origin.faults.set(fault)
+    agent = node.agent(stall_timeout_s=0.3)
+    agent.reconcile(wants(resolved))
+    ready = until(agent, Phase.READY)
+    assert same_bytes(node.folder(), sample)
+    assert ready.bytes_done == SAMPLE_BYTES
+    assert origin.stats()["bytes"] < SAMPLE_BYTES + MIB
+
+
+def test_a_pause_the_origin_asks_for_is_kept_and_said(node: Node, origin: Origin, resolved: Resolved) -> None:
+    origin.faults.set(Fault(path="/_cdn/*", status=429, retry_after="1", times=1))
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    waiting = until(agent, Phase.DOWNLOADING, reason="SourceThrottled")
+    assert waiting.retry_at is not None
+    until(agent, Phase.READY)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"), [(404, "SourceNotFound"), (401, "SourceDenied")], ids=["gone", "forbidden"]
+)
+def test_a_refusal_is_reported_at_once_and_a_fresh_resolution_tries_at_once(
+    status: int, reason: str, node: Node, origin: Origin, resolved: Resolved
+) -> None:
+    origin.faults.set(Fault(path="*/resolve/*", status=status))
+    agent = node.agent(backoff_first_s=1000.0, backoff_max_s=1000.0)
+    agent.reconcile(wants(resolved))
+    failed = until(agent, Phase.FAILED, reason=reason)
+    assert failed.resolved == resolved.name
+    assert failed.attempt == 1
+
+    origin.faults.clear()
+    fresh = replace(resolved, locations=tuple(replace(each, url=each.url + "?fresh") for each in resolved.locations))
+    agent.reconcile(wants(fresh))
+    until(agent, Phase.READY)
+
+
+def test_a_file_that_changed_is_not_mixed_with_what_it_was(node: Node, sample: Path) -> None:
+    with Origin({REPO: sample}) as origin:
+        url = f"{origin.url}/files/{REPO}/model-00001-of-00004.safetensors"
+        resolved = resolve(ModelSource(url), SourceOptions())
+        origin.faults.set(Fault(etag='"another"'))
+        agent = node.agent()
+        agent.reconcile(wants(resolved))
+        failed = until(agent, Phase.FAILED, reason="SourceChanged", key=storage_key(url))
+        assert failed.resolved == resolved.name
+        origin.faults.clear()
+        ready = until(agent, Phase.READY, key=storage_key(url))
+    content = (sample / "model-00001-of-00004.safetensors").read_bytes()
+    assert ready.verified == {"size": 1}
+    sealed = ManifestFile("model-00001-of-00004.safetensors", len(content), None)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert ready.manifest_digest == replace(resolved.manifest, files=(replace(sealed, digest=digest),)).digest  # type: ignore[arg-type]  # a Digest is a string
+
+
+def test_a_file_that_grew_is_not_mixed_with_what_it_was(node: Node, sample: Path) -> None:
+    with Origin({REPO: sample}) as origin:
+        url = f"{origin.url}/files/{REPO}/model-00001-of-00004.safetensors"
+        resolved = resolve(ModelSource(url), SourceOptions())
+        shorter = replace(resolved.manifest.files[0], size=resolved.manifest.files[0].size - 1)
+        stale = replace(resolved, manifest=replace(resolved.manifest, files=(shorter,)))
+        agent = node.agent()
+        agent.reconcile(wants(stale))
+        until(agent, Phase.FAILED, reason="SourceChanged", key=storage_key(url))
+
+
+def test_locations_that_are_renewed_on_the_way_are_used(node: Node, origin: Origin, resolved: Resolved) -> None:
+    origin.faults.set(Fault(path="*/resolve/*00004*", status=500))
+    agent = node.agent(chunk_tries=10_000)
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.DOWNLOADING, reason="SourceError")
+    direct = f"{origin.url}/files/{REPO}/"
+    locations = tuple(Location(direct + file.path) for file in resolved.manifest.files)
+    agent.reconcile(wants(replace(resolved, locations=locations)))
+    ready = until(agent, Phase.READY)
+    assert ready.attempt == 0
+    assert origin.stats()["bytes"] == SAMPLE_BYTES
+
+
+def test_content_that_travels_with_the_message_and_files_behind_fsspec(node: Node, tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"w" * 700_000)
+    source = ModelSource(f"file://{tmp_path}")
+    files = (ManifestFile("config.json", 2), ManifestFile("weights", 700_000))
+    locations = (Location("https://gated/config.json", content=b"{}"), Location(f"file://{tmp_path}/weights"))
+    resolved = Resolved(Manifest(source, None, files), locations)
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY, key=storage_key(source.uri))
+    assert (node.folder(source.uri) / "config.json").read_bytes() == b"{}"
+    assert (node.folder(source.uri) / "weights").read_bytes() == b"w" * 700_000
+
+
+def test_another_digest_than_the_expected_is_refused_before_the_first_byte(
+    node: Node, origin: Origin, resolved: Resolved
+) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved, expected_digest="sha256:00"))
+    failed = until(agent, Phase.FAILED, reason="DigestMismatch")
+    assert failed.failure is not None
+    assert str(resolved.manifest.digest) in failed.failure.message
+    assert origin.stats()["bytes"] == 0
+
+    agent.reconcile(wants(resolved, expected_digest=resolved.manifest.digest))
+    until(agent, Phase.READY)
+    agent.reconcile(wants(resolved, expected_digest="sha256:00"))
+    until(agent, Phase.FAILED, reason="DigestMismatch")
+    assert node.folder().exists(), "what is there stays, but is not called ready"
+
+
+def test_what_does_not_fit_is_not_started_and_starts_once_it_fits(
+    node: Node, origin: Origin, resolved: Resolved
+) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved, limit=SAMPLE_BYTES - 1))
+    waiting = until(agent, Phase.PENDING, reason="InsufficientStorage")
+    assert waiting.failure is not None
+    assert waiting.failure.message == (
+        f"needs {SAMPLE_BYTES} bytes in /models: its storage limit is {SAMPLE_BYTES - 1} bytes,"
+        " 0 are used and 0 reserved"
+    )
+    assert origin.stats()["bytes"] == 0
+
+    agent.reconcile(wants(resolved, limit=SAMPLE_BYTES))
+    until(agent, Phase.READY)
+    assert [root.used_bytes for root in agent.report().roots] == [SAMPLE_BYTES]
+
+
+def test_headroom_stays_free(node: Node, resolved: Resolved) -> None:
+    agent = node.agent(headroom_bytes=1 << 60)
+    agent.reconcile(wants(resolved))
+    waiting = until(agent, Phase.PENDING, reason="InsufficientStorage")
+    assert waiting.failure is not None
+    assert f"of which {1 << 60} stay free" in waiting.failure.message
+
+
+def test_a_root_the_agent_does_not_have_is_named_and_never_made(node: Node, resolved: Resolved) -> None:
+    agent = node.agent()
+    report = agent.reconcile(wants(resolved, root="/elsewhere"))
+    failed = model(report)
+    assert failed is not None
+    assert failed.failure is not None
+    assert failed.failure.reason == "PathMismatch"
+    assert "/elsewhere" in failed.failure.message
+    assert "/models" in failed.failure.message
+    assert {root.path: root.failure.reason for root in report.roots if root.failure} == {"/elsewhere": "PathMismatch"}
+    assert not (node.host_root / "elsewhere").exists()
+
+
+def test_a_root_that_is_mounted_later_is_used_then(node: Node, resolved: Resolved) -> None:
+    agent = node.agent(roots=("/late",))
+    agent.reconcile(wants(resolved, root="/late"))
+    until(agent, Phase.FAILED, reason="PathMismatch")
+    assert not (node.host_root / "late").exists()
+    (node.host_root / "late").mkdir()
+    agent.reconcile(wants(resolved, root="/late"))
+    until(agent, Phase.READY)
+
+
+def test_a_folder_that_is_not_ours_is_neither_used_nor_removed(node: Node, resolved: Resolved) -> None:
+    node.folder().mkdir(parents=True)
+    (node.folder() / "precious").write_text("data")
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    failed = until(agent, Phase.FAILED, reason="PathOccupied")
+    assert failed.failure is not None
+    assert str(node.folder()) in failed.failure.message
+    agent.reconcile(NOTHING)
+    assert (node.folder() / "precious").read_text() == "data"
+
+
+def test_the_more_important_model_is_filled_first_and_the_others_take_their_turn(node: Node, tmp_path: Path) -> None:
+    resolved = {}
+    for name in ("low", "high", "middle"):
+        path = tmp_path / name
+        path.write_bytes(name.encode() * 1000)
+        resolved[name] = resolve(ModelSource(f"file://{path}"), SourceOptions())
+    everything = [wants(each, priority=priority) for each, priority in zip(resolved.values(), (0, 10, 5), strict=True)]
+    together = replace(
+        everything[0],
+        models=tuple(model for each in everything for model in each.models),
+        resolved={name: each for state in everything for name, each in state.resolved.items()},
+    )
+    agent = node.agent(concurrent_models=1)
+    agent.reconcile(together)
+    keys = {name: storage_key(f"file://{tmp_path / name}") for name in resolved}
+    for name in resolved:
+        until(agent, Phase.READY, key=keys[name])
+    started = {name: (model(agent.report(), key) or _NONE).started_at or 0.0 for name, key in keys.items()}
+    assert sorted(started, key=lambda name: started[name]) == ["high", "middle", "low"]
+
+
+def test_reconcile_never_waits_for_a_transfer(node: Node, origin: Origin, resolved: Resolved) -> None:
+    origin.faults.set(Fault(latency_s=5.0))
+    agent = node.agent()
+    reports: list[NodeReport] = []
+    caller = threading.Thread(target=lambda: reports.append(agent.reconcile(wants(resolved))))
+    caller.start()
+    caller.join(2.0)
+    assert len(reports) == 1
+    origin.faults.clear()
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path, resolved: Resolved) -> None:
+    host_root = tmp_path / "host"
+    (host_root / "models").mkdir(parents=True)
+    if os.system(f"mount -t tmpfs -o size=2m tmpfs {host_root / 'models'} 2>/dev/null") != 0:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        agent = NodeAgent(NodeName("n"), AgentSettings(host_root=host_root, headroom_bytes=-(1 << 40)))
+        try:
+            agent.reconcile(wants(resolved))
+            failed = until(agent, Phase.PENDING, reason="InsufficientStorage")
+            assert failed.failure is not None
+            assert "the disk is full" in failed.failure.message
+            ingests = host_root / "models/.localmodel/ingest"
+            eventually(lambda: list(ingests.iterdir()) == [], seen=lambda: list(ingests.iterdir()))
+        finally:
+            agent.close()
+    finally:
+        os.system(f"umount {host_root / 'models'}")
