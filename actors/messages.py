@@ -23,10 +23,10 @@ NodeName = NewType("NodeName", str)
 class Phase(StrEnum):
     """Where one model is on one node.
 
-        Pending ──► Downloading ──► Verifying ──► Ready
-           ▲             │              │
-           └── Failed ◄──┴──────────────┘          Failed waits for `retry_at`, then starts again
-        any ──► Removing ──► (no longer reported)
+    Pending ──► Downloading ──► Verifying ──► Ready
+       ▲             │              │
+       └── Failed ◄──┴──────────────┘          Failed waits for `retry_at`, then starts again
+    any ──► Removing ──► (no longer reported)
     """
 
     PENDING = "Pending"
