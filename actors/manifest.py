@@ -48,7 +48,7 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """One file. `path` is relative, `/`-separated and safe to join to a folder. `digest` is None if the source has none."""
+    """One file. `path` is relative, `/`-separated, safe to join to a folder. `digest`: None if the source has none."""
 
     path: str
     size: int
@@ -92,7 +92,7 @@ class Manifest:
 
 
 def make_manifest(source: ModelSource, revision: str | None, files: Iterable[ManifestFile]) -> Manifest:
-    """A manifest of checked, sorted files. Raises SourceError for a path that could leave its folder, or twice the same."""
+    """A manifest of checked, sorted files. Raises SourceError for a path that could leave its folder or comes twice."""
     ordered = tuple(sorted(files, key=lambda file: file.path))
     paths = [file.path for file in ordered]
     for path in paths:

@@ -39,7 +39,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DesiredRoot:
-    """A folder that holds models, as the node group's PersistentVolume names it. `storage_limit_bytes` None: no limit."""
+    """A folder that holds models, as the node group's PersistentVolume names it. `storage_limit_bytes` None: none."""
 
     path: str
     storage_limit_bytes: int | None = None
@@ -50,7 +50,7 @@ class DesiredModel:
     """One model that must be on the node.
 
     `resolved` names an entry of `DesiredState.resolved`, or one the agent reported in `resolved_known`. None: the
-    coordinator could not resolve the source (yet); a committed copy of the same `source.selection` is Ready all the same.
+    coordinator could not resolve the source (yet); a committed copy of the same `source.selection` is Ready still.
     `expected_digest` (a manifest digest) fails closed: a copy with another digest is never Ready.
     """
 

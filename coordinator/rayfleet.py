@@ -75,16 +75,16 @@ class _AgentActor:
         self._version = version
         self._agent = factory(node)
 
-    @ray.method(concurrency_group="ctl")
+    @ray.method(concurrency_group="ctl")  # type: ignore[untyped-decorator]  # Ray has no types
     def version(self) -> str:
         """A plain string, so that a coordinator of any version understands it."""
         return self._version
 
-    @ray.method(concurrency_group="ctl")
+    @ray.method(concurrency_group="ctl")  # type: ignore[untyped-decorator]  # Ray has no types
     def reconcile(self, desired: DesiredState) -> NodeReport:
         return self._agent.reconcile(desired)
 
-    @ray.method(concurrency_group="io")
+    @ray.method(concurrency_group="io")  # type: ignore[untyped-decorator]  # ditto
     def drain(self, timeout_s: float) -> None:
         self._agent.close(timeout_s)
 

@@ -120,7 +120,7 @@ def agent_pids(cluster: LaptopCluster, node: NodeName) -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
         try:
-            is_actor = (process / "cmdline").read_bytes().startswith(b"ray::") and process.name.isdigit()
+            is_actor = process.name.isdigit() and (process / "cmdline").read_bytes().startswith(b"ray::_AgentActor")
             if is_actor and home in (process / "environ").read_bytes().split(b"\0"):
                 found.append(int(process.name))
         except OSError:

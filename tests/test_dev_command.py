@@ -1,4 +1,4 @@
-"""`localmodel dev` as a person meets it: exit codes, the JSON line, Ctrl-C, and nothing left behind, however it ends."""
+"""`localmodel dev` as a person meets it: exit codes, the JSON line, Ctrl-C, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,8 +62,8 @@ class Dev:
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield tmp_path_factory.mktemp("d")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("d")
 
 
 def test_once_json_reports_a_ready_sample_and_leaves_nothing(folder: Path) -> None:

@@ -45,7 +45,7 @@ class World:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRay]:
     folder = tmp_path_factory.mktemp("r")
-    cluster = LocalRay({A: {}, B: {}}, temp_dir=folder / "ray", log=folder / "ray.log")
+    cluster = LocalRay({A: {}, B: {}}, log=folder / "ray.log")
     saved = dict(os.environ)
     try:
         cluster.launch()

@@ -44,7 +44,7 @@ fleet.close(stop_agents=stop == "stop")
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRay]:
     folder = tmp_path_factory.mktemp("r")
-    cluster = LocalRay({A: {}}, temp_dir=folder / "ray", log=folder / "ray.log")
+    cluster = LocalRay({A: {}}, log=folder / "ray.log")
     try:
         cluster.launch()
         cluster.join()

@@ -1,6 +1,6 @@
 """A whole cluster on one laptop, from real processes: API server, origin, Ray nodes, coordinator.
 
-    <directory>/kubeconfig            for kubectl
+    <directory>/kubeconfig            for kubectl; a real API server (KUBEBUILDER_ASSETS) has it in apiserver/
                /logs/*.log            one per process
                /nodes/<node>/models/  what would be /models on that node (the node group's root)
                /origin/               the sample repository, as the hub stand-in serves it
@@ -24,6 +24,7 @@ from typing import Any, Self
 from actors.messages import NodeName
 from coordinator import crds
 from coordinator.api import GROUP, VERSION, LocalModelCache, LocalModelNodeGroup
+from coordinator.dev import envtest
 from coordinator.dev.processes import Child, ChildFailed
 from coordinator.dev.raynodes import LocalRay
 from coordinator.kube import NAMESPACES, NODES, Conflict, HttpKube, KubeError, Object, ResourceType, load_config
@@ -56,15 +57,24 @@ class LaptopCluster:
         self.directory = directory
         self.options = options
         self.kubeconfig = directory / "kubeconfig"
+        binaries = envtest.assets()
+        self.real = envtest.RealServer(binaries, directory / "apiserver", port=options.api_port) if binaries else None
         self.logs = directory / "logs"
         self.nodes = [NodeName(f"node-{number}") for number in range(1, options.nodes + 1)]
         self.ports = dict(zip(("api", "origin", "metrics", "health"), _free_ports(4), strict=True))
         if options.api_port:
             self.ports["api"] = options.api_port
+        if self.real is not None:
+            self.ports["api"], self.kubeconfig = self.real.port, self.real.kubeconfig
         agents = {node: self._agent_environment(node) for node in self.nodes}
-        self.ray = LocalRay(agents, temp_dir=directory / "ray", log=self.logs / "ray.log")
+        self.ray = LocalRay(agents, log=self.logs / "ray.log")
         self.children: dict[str, Child] = {}
         self._say = say
+
+    @property
+    def api_name(self) -> str:
+        """What `kubectl` talks to."""
+        return "a development API server" if self.real is None else "kube-apiserver and etcd"
 
     @property
     def origin_url(self) -> str:
@@ -102,11 +112,11 @@ class LaptopCluster:
         self.logs.mkdir(parents=True, exist_ok=True)
         for node in self.nodes:
             (self.directory / "nodes" / node / ROOT.lstrip("/")).mkdir(parents=True, exist_ok=True)
-        self._say(f"starting {self._api_name()}, the sample origin and {len(self.nodes)} Ray nodes")
+        self._say(f"starting {self.api_name}, the sample origin and {len(self.nodes)} Ray nodes")
         self.ray.launch()
         self.start_apiserver(wait=False)
         self.start_origin(wait=False)
-        self.children["apiserver"].await_ready(lambda: self._answers("/readyz"), timeout_s=60)
+        self._await_apiserver()
         self.children["origin"].await_ready(lambda: self.origin_stats() is not None, timeout_s=120)
         self._create_world()
         self.ray.join()
@@ -121,13 +131,18 @@ class LaptopCluster:
         self.ray.stop()
         if child := self.children.pop("apiserver", None):
             child.stop()
+        if self.real is not None:
+            self.real.stop()
 
     def start_apiserver(self, *, wait: bool = True) -> None:
-        command = [sys.executable, "-m", "coordinator.dev.apiserver", "--port", str(self.ports["api"])]
-        command += ["--kubeconfig", str(self.kubeconfig), "--data", str(self.directory / "objects.json")]
-        self._start("apiserver", command)
+        if self.real is not None:
+            self.children["apiserver"] = self.real.start()
+        else:
+            command = [sys.executable, "-m", "coordinator.dev.apiserver", "--port", str(self.ports["api"])]
+            command += ["--kubeconfig", str(self.kubeconfig), "--data", str(self.directory / "objects.json")]
+            self._start("apiserver", command)
         if wait:
-            self.children["apiserver"].await_ready(lambda: self._answers("/readyz"), timeout_s=60)
+            self._await_apiserver()
 
     def start_origin(self, *, wait: bool = True) -> None:
         command = [sys.executable, "-m", "coordinator.dev.origin", "--port", str(self.ports["origin"])]
@@ -171,11 +186,13 @@ class LaptopCluster:
     def _start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.children[name] = Child(name, command, log=self.logs / f"{name}.log", env=env)
 
-    def _answers(self, path: str) -> bool:
-        return self.kubeconfig.exists() and _get(f"http://127.0.0.1:{self.ports['api']}{path}") is not None
+    def _await_apiserver(self) -> None:
+        self.children["apiserver"].await_ready(self._apiserver_answers, timeout_s=60)
 
-    def _api_name(self) -> str:
-        return "a development API server"
+    def _apiserver_answers(self) -> bool:
+        if self.real is not None:
+            return self.real.answers()
+        return self.kubeconfig.exists() and _get(f"http://127.0.0.1:{self.ports['api']}/readyz") is not None
 
     def _agent_environment(self, node: NodeName) -> dict[str, str]:
         home = self.directory / "nodes" / node

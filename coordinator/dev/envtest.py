@@ -33,48 +33,44 @@ def assets(environ: Mapping[str, str] = os.environ) -> Path | None:
 class RealServer:
     """Started by entering, ended by leaving. `directory` holds its data, keys, logs and `kubeconfig`."""
 
-    def __init__(self, binaries: Path, directory: Path, *, port: int | None = None) -> None:
+    def __init__(self, binaries: Path, directory: Path, *, port: int = 0) -> None:
         self.kubeconfig = directory / "kubeconfig"
         self.port = port or _free_port()
         self._binaries, self._directory = binaries, directory
-        self._children: list[Child] = []
+        self._etcd: Child | None = None
+        self._etcd_url = ""
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        self._directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._start()
+            self._server = self.start()
+            self._server.await_ready(self.answers, timeout_s=60)
         except BaseException:
-            self.__exit__()
+            self.stop()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        while self._children:
-            self._children.pop().stop()
+        self._server.stop()
+        self.stop()
 
-    def _start(self) -> None:
-        home, clients, peers = self._directory, _free_port(), _free_port()
-        etcd_url, peer_url = f"http://127.0.0.1:{clients}", f"http://127.0.0.1:{peers}"
-        self._child(
-            "etcd",
-            f"--data-dir={home / 'etcd'}",
-            f"--listen-client-urls={etcd_url}",
-            f"--advertise-client-urls={etcd_url}",
-            f"--listen-peer-urls={peer_url}",
-            f"--initial-advertise-peer-urls={peer_url}",
-            f"--initial-cluster=default={peer_url}",
-            "--unsafe-no-fsync",
-        )
+    def start(self) -> Child:
+        """The server's process, soon ready (`answers`), and the caller's to stop; its etcd stays until `stop`."""
+        home = self._directory
+        home.mkdir(parents=True, exist_ok=True)
+        if self._etcd is None:
+            self._start_etcd()
         key, tokens = home / "service-account.key", home / "tokens.csv"
-        subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True, timeout=60)
+        if not key.exists():
+            subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True, timeout=60)
         tokens.write_text(f"{_TOKEN},laptop,laptop,system:masters\n")
-        server = self._child(
+        self.kubeconfig.write_text(yaml.safe_dump(self._config()))
+        return self._child(
             "kube-apiserver",
-            f"--etcd-servers={etcd_url}",
+            f"--etcd-servers={self._etcd_url}",
             f"--secure-port={self.port}",
             "--bind-address=127.0.0.1",
             f"--cert-dir={home / 'certificates'}",
@@ -86,15 +82,31 @@ class RealServer:
             f"--service-account-signing-key-file={key}",
             "--disable-admission-plugins=ServiceAccount",
         )
-        server.await_ready(self._answers, timeout_s=60)
-        self.kubeconfig.write_text(yaml.safe_dump(self._config()))
+
+    def stop(self) -> None:
+        """Ends etcd; safe to call twice."""
+        if self._etcd is not None:
+            self._etcd.stop()
+            self._etcd = None
+
+    def _start_etcd(self) -> None:
+        self._etcd_url, peer_url = f"http://127.0.0.1:{_free_port()}", f"http://127.0.0.1:{_free_port()}"
+        self._etcd = self._child(
+            "etcd",
+            f"--data-dir={self._directory / 'etcd'}",
+            f"--listen-client-urls={self._etcd_url}",
+            f"--advertise-client-urls={self._etcd_url}",
+            f"--listen-peer-urls={peer_url}",
+            f"--initial-advertise-peer-urls={peer_url}",
+            f"--initial-cluster=default={peer_url}",
+            "--unsafe-no-fsync",
+        )
 
     def _child(self, name: str, *flags: str) -> Child:
-        child = Child(name, [str(self._binaries / name), *flags], log=self._directory / f"{name}.log")
-        self._children.append(child)
-        return child
+        return Child(name, [str(self._binaries / name), *flags], log=self._directory / f"{name}.log")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it is ready for requests."""
         request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {_TOKEN}"})
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it signs its own certificate

@@ -1,7 +1,8 @@
 """Child processes of the laptop cluster: started with a log file, awaited until ready, stopped exactly, by pid.
 
 A child gets a session of its own, so that Ctrl-C in the terminal reaches only the parent, which then stops its
-children in order. Should the parent be killed outright, the kernel takes the children down with it (PR_SET_PDEATHSIG).
+children in order. Should the parent be killed outright, the kernel takes the children down with it (PR_SET_PDEATHSIG);
+one that is spoken to sees its input end instead, and tidies up.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Child:
                 stderr=sink,
                 env=dict(env) if env is not None else None,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # one prctl call, nothing that takes a lock
+                preexec_fn=None if spoken else _die_with_parent,  # one prctl call, nothing that takes a lock
             )
 
     @property

@@ -15,6 +15,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,16 @@ _HEAD = ""
 _HOST = "127.0.0.2"
 """Loopback, but not 127.0.0.1: Ray replaces that by an address of the machine that others can reach."""
 
+_SHORT = "/tmp"  # noqa: S108  a fresh folder below it is used
+"""Whatever TMPDIR says: Ray puts Unix sockets deep below its folder, and the path of one ends at 107 characters."""
+
 
 class LocalRay:
-    """`nodes` maps each Kubernetes node's name to what its agent should find in the environment.
+    """`nodes` maps each Kubernetes node's name to what its agent should find in the environment."""
 
-    `temp_dir` must be short: Ray puts Unix sockets below it, and their paths end at 107 characters.
-    """
-
-    def __init__(self, nodes: Mapping[NodeName, Mapping[str, str]], *, temp_dir: Path, log: Path) -> None:
+    def __init__(self, nodes: Mapping[NodeName, Mapping[str, str]], *, log: Path) -> None:
         self.nodes = dict(nodes)
         self.address = ""
-        self._temp_dir = temp_dir
         self._log = log
         self._token = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(16)  # Ray reads it once in a process
         self._process: Child | None = None
@@ -57,8 +57,7 @@ class LocalRay:
 
     def launch(self) -> None:
         """Returns at once; `join` waits."""
-        self._temp_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "coordinator.dev.raynodes", str(self._temp_dir)]
+        command = [sys.executable, "-m", "coordinator.dev.raynodes"]
         environment = {**os.environ, **self.environment}
         self._process = Child("Ray", command, log=self._log, env=environment, spoken=True)
         for name in (NodeName(_HEAD), *self.nodes):
@@ -131,7 +130,7 @@ class _Nodes:
             env_vars=dict(environment),
             **place,
         )
-        node = Node(parameters, head=head, shutdown_at_exit=False, spawn_reaper=False)
+        node = Node(parameters, head=head, shutdown_at_exit=False, spawn_reaper=True)  # they end with us
         self._nodes[name] = node
         self._address = node.gcs_address
         return self._address
@@ -161,12 +160,15 @@ def serve(nodes: _Nodes, lines: Iterable[str]) -> None:
 
 
 def main() -> int:
-    nodes = _Nodes(sys.argv[1])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    try:
-        serve(nodes, sys.stdin)
-    finally:
-        nodes.kill_all()
+    with tempfile.TemporaryDirectory(prefix="lm-", dir=_SHORT, ignore_cleanup_errors=True) as folder:
+        nodes = _Nodes(folder)
+        try:
+            serve(nodes, sys.stdin)
+        finally:
+            nodes.kill_all()
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # Ray's own helpers notice only after half a minute that their nodes are gone
     return 0
 
 
