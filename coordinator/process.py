@@ -97,7 +97,7 @@ class _Process:
         from coordinator.rayfleet import RayFleet  # after the flags were read: importing Ray takes a second
 
         chosen = self._settings
-        resolver = Resolver()
+        resolver = Resolver(asked=self._metrics.resolved)
         recorder = Recorder(self._kube, instance=socket.gethostname())
         fleet = RayFleet(chosen.ray_address, leading=self._may_act)
         informers = Informers.over(

@@ -51,18 +51,23 @@ class Resolve(Protocol):
 
 
 class Resolver:
-    """Any thread may call anything. `changed` is called, from a worker, whenever an attempt has ended."""
+    """Any thread may call anything. `changed` is called, from a worker, whenever an attempt has ended.
+
+    `asked` hears of every question put to a source: `ok`, or the reason why it has no answer.
+    """
 
     def __init__(
         self,
         resolve: Resolve = source.resolve,
         *,
         workers: int = 4,
+        asked: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._resolve = resolve
+        self._asked = asked
         self._clock = clock
         self._rng = rng or random.Random()
         self._lock = threading.Lock()
@@ -130,6 +135,7 @@ class Resolver:
             outcome = _failure(error)
         with self._lock:
             entry.finish(outcome, fingerprint, self._clock(), self._rng)
+        self._asked(outcome.reason if isinstance(outcome, Failure) else "ok")
         return True
 
     def _ask(self, want: Want, options: SourceOptions) -> Resolved:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.dev.command import cache_names
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.e2e
@@ -122,3 +124,33 @@ def test_wrong_usage_exits_2(folder: Path, arguments: list[str]) -> None:
     code, _, err = Dev(folder, *arguments).finish(30)
     assert code == 2
     assert "usage: localmodel dev" in err
+
+
+def test_a_cluster_that_cannot_start_says_why_and_leaves_nothing(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        dev = Dev(folder, "--once", "--json", "--nodes", "1", "--port", port)
+        code, out, err = dev.finish()
+
+    assert code == 1
+    assert "apiserver ended" in err
+    summary = json.loads(out.splitlines()[-1])
+    assert (summary["ready"], summary["caches"]) == (False, [])
+    assert "apiserver ended" in summary["error"]
+    assert dev.left_running() == []
+    assert list(folder.iterdir()) == []
+
+
+def test_ctrl_c_while_it_starts_is_obeyed_at_once(folder: Path) -> None:
+    dev = Dev(folder, "--nodes", "3")
+    eventually(lambda: len(dev.left_running()) > 3, timeout_s=30, seen=dev.left_running)
+    dev.process.send_signal(signal.SIGINT)
+
+    assert dev.finish(30)[0] == 130
+    assert dev.left_running() == []
+    assert list(folder.iterdir()) == []
+
+
+def test_models_that_end_alike_get_different_names() -> None:
+    uris = ["hf://a/model", "hf://b/Model:main", "http://c/model"]
+    assert list(cache_names(uris)) == ["model", "model-2", "model-3"]

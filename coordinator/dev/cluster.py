@@ -33,7 +33,8 @@ from coordinator.snapshot import CACHES, NODE_GROUPS
 ROOT = "/models"
 NODE_GROUP = "laptop"
 JOB_NAMESPACE = "kserve-localmodel-jobs"
-SAMPLE_URI = "hf://localmodel/sample"
+SAMPLE_REPO = "localmodel/sample"
+SAMPLE_URI = f"hf://{SAMPLE_REPO}"
 CUSTOM_RESOURCE_DEFINITIONS = ResourceType(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition"
 )

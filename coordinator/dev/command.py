@@ -24,7 +24,7 @@ from rich.live import Live
 from rich.table import Table
 
 from coordinator.api import LocalModelCache, LocalModelNode, NodeStatus
-from coordinator.dev.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions
+from coordinator.dev.cluster import SAMPLE_REPO, SAMPLE_URI, LaptopCluster, LaptopOptions
 from coordinator.dev.processes import ChildFailed
 from coordinator.kube import HttpKube, KubeError
 from coordinator.quantity import format_bytes, parse_bytes
@@ -68,28 +68,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code: 0 Ready (or stopped by Ctrl-C afterwards), 1 failed, 130 interrupted before Ready."""
     console = Console(stderr=args.json)
-    interrupted = threading.Event()
+    interrupted, starting = threading.Event(), True
+
+    def interrupt(*_: object) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            if starting:
+                raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: interrupted.set())
+        signal.signal(number, interrupt)
     models = args.model or [SAMPLE_URI]
     repos = {name: Path(folder).resolve() for name, _, folder in (each.partition("=") for each in args.repo)}
-    served = {SAMPLE_URI, *(f"hf://{name}" for name in repos)}
     options = LaptopOptions(
         nodes=args.nodes,
         api_port=args.port,
-        sample_bytes=args.size if SAMPLE_URI in models else 0,
+        sample_bytes=args.size if SAMPLE_REPO in map(_repo, models) else 0,
         repos=repos,
-        real_hub=any(model.startswith("hf://") and model not in served for model in models),
+        real_hub=any(model.startswith("hf://") and _repo(model) not in {SAMPLE_REPO, *repos} for model in models),
     )
     directory = Path(tempfile.mkdtemp(prefix="localmodel-"))
     cluster = LaptopCluster(directory, options, say=lambda line: console.print(f"[dim]{line}[/dim]"))
     try:
         cluster.start()
+        starting = False
         outcome = _watch(cluster, models, console, interrupted, args.timeout if args.once else None)
         _explain(console, cluster, outcome, stays=not args.once and not interrupted.is_set())
         if args.json:
-            sys.stdout.write(json.dumps(outcome.summary(cluster)) + "\n")
-            sys.stdout.flush()
+            _print_json(outcome.summary(cluster))
         if not args.once:
             interrupted.wait()
             console.print("[dim]stopping[/dim]")
@@ -97,7 +103,9 @@ def run(args: argparse.Namespace) -> int:
             return 130
         return 0 if outcome.ready else 1
     except (ChildFailed, KubeError) as error:
-        console.print(f"[red]the laptop cluster did not start:[/red] {error}", highlight=False)
+        console.print(f"[red]the laptop cluster failed:[/red] {error}", highlight=False)
+        if args.json:
+            _print_json({"ready": False, "seconds": None, "kubeconfig": None, "caches": [], "error": str(error)})
         return 1
     finally:
         cluster.stop()
@@ -172,7 +180,7 @@ def _watch(
     cluster: LaptopCluster, models: list[str], console: Console, interrupted: threading.Event, timeout_s: float | None
 ) -> Outcome:
     kube = cluster.kube()
-    names = {cache_name(uri): uri for uri in models}
+    names = cache_names(models)
     for name, uri in names.items():
         cluster.create_cache(name, uri)
     started = time.monotonic()
@@ -229,7 +237,6 @@ def _explain(console: Console, cluster: LaptopCluster, outcome: Outcome, *, stay
 def _cache_summary(cache: LocalModelCache, served: dict[str, Any]) -> dict[str, Any]:
     ready, reason, _ = ready_condition(cache)
     amounts = cache.status.bytes
-    repo = re.sub(r"^hf://([^:@]+).*$", r"\1", cache.spec.source_model_uri)
     return {
         "name": cache.metadata.name,
         "ready": ready,
@@ -238,15 +245,37 @@ def _cache_summary(cache: LocalModelCache, served: dict[str, Any]) -> dict[str, 
         "bytesTotal": amounts.total if amounts else None,
         "bytesFromOrigin": amounts.from_origin if amounts else None,
         "bytesFromPeers": amounts.from_peers if amounts else None,
-        "originServedBytes": served.get(repo, {}).get("bytes"),
+        "originServedBytes": served.get(_repo(cache.spec.source_model_uri), {}).get("bytes"),
         "manifestDigest": cache.status.manifest_digest,
     }
+
+
+def cache_names(uris: list[str]) -> dict[str, str]:
+    """A name for each URI; those that would get the same are numbered."""
+    names: dict[str, str] = {}
+    for uri in uris:
+        name = first = cache_name(uri)
+        number = 2
+        while name in names:
+            name, number = f"{first}-{number}", number + 1
+        names[name] = uri
+    return names
 
 
 def cache_name(uri: str) -> str:
     """A valid object name from the last part of a URI: `hf://Qwen/Qwen2.5-0.5B:main` → `qwen2.5-0.5b`."""
     last = re.split(r"[/]", uri.rstrip("/"))[-1].split(":")[0].split("@")[0].split("?")[0]
     return re.sub(r"[^a-z0-9.-]+", "-", last.lower()).strip("-.")[:63] or "model"
+
+
+def _repo(uri: str) -> str:
+    """`owner/name` of a Hugging Face URI; of any other, nothing that names a repository."""
+    return re.sub(r"^hf://([^:@]+).*$", r"\1", uri)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
+    sys.stdout.flush()
 
 
 def _positive(text: str) -> int:
