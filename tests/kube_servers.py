@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 from kubernetes import client, config
 
 from coordinator.dev import envtest
@@ -167,7 +166,6 @@ def running(name: str) -> Iterator[KubeServer]:
             binaries = envtest.assets()
             if binaries is None:
                 pytest.skip(NO_REAL_SERVER)
-            stack.callback(urllib3.disable_warnings)
             real = stack.enter_context(envtest.RealServer(binaries, home))
             server = KubeServer(name, real.kubeconfig, frozenset(), home)
         try:

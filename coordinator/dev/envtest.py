@@ -37,6 +37,7 @@ class RealServer:
         self.kubeconfig = directory / "kubeconfig"
         self.port = port or _free_port()
         self._binaries, self._directory = binaries, directory
+        self._certificate = directory / "tls.crt"
         self._etcd: Child | None = None
         self._etcd_url = ""
 
@@ -63,9 +64,9 @@ class RealServer:
         home.mkdir(parents=True, exist_ok=True)
         if self._etcd is None:
             self._start_etcd()
-        key, tokens = home / "service-account.key", home / "tokens.csv"
+        key, tokens = home / "tls.key", home / "tokens.csv"
         if not key.exists():
-            subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True, timeout=60)
+            self._make_certificate(key)
         tokens.write_text(f"{_TOKEN},laptop,laptop,system:masters\n")
         self.kubeconfig.write_text(yaml.safe_dump(self._config()))
         return self._child(
@@ -73,7 +74,8 @@ class RealServer:
             f"--etcd-servers={self._etcd_url}",
             f"--secure-port={self.port}",
             "--bind-address=127.0.0.1",
-            f"--cert-dir={home / 'certificates'}",
+            f"--tls-cert-file={self._certificate}",
+            f"--tls-private-key-file={key}",
             f"--token-auth-file={tokens}",
             "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.0.0.0/24",
@@ -102,14 +104,18 @@ class RealServer:
             "--unsafe-no-fsync",
         )
 
+    def _make_certificate(self, key: Path) -> None:
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "365", "-subj", "/CN=laptop"]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(self._certificate)]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
     def _child(self, name: str, *flags: str) -> Child:
         return Child(name, [str(self._binaries / name), *flags], log=self._directory / f"{name}.log")
 
     def answers(self) -> bool:
         """Whether it is ready for requests."""
         request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {_TOKEN}"})
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it signs its own certificate
+        context = ssl.create_default_context(cafile=str(self._certificate))
         try:
             with urllib.request.urlopen(request, timeout=2, context=context) as response:
                 return bool(response.status == 200)
@@ -120,7 +126,9 @@ class RealServer:
         return {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "real", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
+            "clusters": [
+                {"name": "real", "cluster": {"server": self.url, "certificate-authority": str(self._certificate)}}
+            ],
             "users": [{"name": "laptop", "user": {"token": _TOKEN}}],
             "contexts": [{"name": "real", "context": {"cluster": "real", "user": "laptop"}}],
             "current-context": "real",
