@@ -13,6 +13,8 @@ from actors.errors import LocalModelError, SourceChanged
 
 WINDOW_S = 10.0
 """The rate is that of the last so many seconds."""
+WARM_UP_S = 1.0
+"""After the first byte: a rate of less would be told as days to go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,17 @@ class RateLimit:
 
 
 class RateMeter:
-    """Bytes per second over the last `WINDOW_S`. Not thread-safe."""
+    """Bytes per second over the last `WINDOW_S`; 0 until `WARM_UP_S` have passed. Not thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._began = clock()
+        self._began: float | None = None  # when the first bytes came
         self._samples: deque[tuple[int, int]] = deque()  # a whole second, and the bytes that came in it
 
     def add(self, count: int) -> None:
-        second = int(self._clock())
+        now = self._clock()
+        self._began = now if self._began is None else self._began
+        second = int(now)
         if self._samples and self._samples[-1][0] == second:
             count += self._samples.pop()[1]
         self._samples.append((second, count))
@@ -70,6 +74,8 @@ class RateMeter:
 
     def rate(self) -> float:
         now = self._clock()
+        if self._began is None or now - self._began < WARM_UP_S:
+            return 0.0
         since = max(self._began, now - WINDOW_S)
         recent = sum(count for second, count in self._samples if second >= int(since))
-        return recent / max(now - since, 0.1)
+        return recent / (now - since)

@@ -154,3 +154,14 @@ def test_the_speed_is_that_of_the_last_seconds() -> None:
     assert meter.rate() == pytest.approx(50.0, rel=0.15)
     now[0] += 30.0
     assert meter.rate() == 0.0
+
+
+def test_the_first_bytes_alone_are_no_rate() -> None:
+    now = [100.0]
+    meter = RateMeter(clock=lambda: now[0])
+    now[0] += 5.0  # nothing came yet
+    meter.add(50)
+    assert meter.rate() == 0.0
+    now[0] += 2.0
+    meter.add(50)
+    assert meter.rate() == pytest.approx(50.0)
