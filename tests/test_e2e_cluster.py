@@ -103,7 +103,7 @@ def test_a_missing_node_group_is_named_and_healed_when_it_appears(laptop: Laptop
     condition = laptop.until_reason("lost", "NodeGroupNotFound")
     assert "nowhere" in condition["message"]
 
-    laptop.kube.create(NODE_GROUPS, node_group(10**10, "nowhere"))
+    laptop.kube.create(NODE_GROUPS, node_group("10G", "nowhere"))
     try:
         laptop.until_ready("lost")
     finally:
@@ -112,7 +112,7 @@ def test_a_missing_node_group_is_named_and_healed_when_it_appears(laptop: Laptop
 
 
 def test_a_group_without_a_path_is_named(laptop: Laptop) -> None:
-    group = node_group(10**10, "pathless")
+    group = node_group("10G", "pathless")
     del group["spec"]["persistentVolumeSpec"]["local"]
     group["spec"]["persistentVolumeSpec"]["nfs"] = {"server": "nas", "path": "/x"}
     laptop.kube.create(NODE_GROUPS, group)
@@ -125,7 +125,7 @@ def test_a_group_without_a_path_is_named(laptop: Laptop) -> None:
 
 
 def test_a_group_without_node_affinity_is_named(laptop: Laptop) -> None:
-    group = node_group(10**10, "anywhere")
+    group = node_group("10G", "anywhere")
     del group["spec"]["persistentVolumeSpec"]["nodeAffinity"]
     laptop.kube.create(NODE_GROUPS, group)
     try:
@@ -137,7 +137,7 @@ def test_a_group_without_node_affinity_is_named(laptop: Laptop) -> None:
 
 
 def test_a_group_whose_path_the_agent_has_not_mounted_is_a_path_mismatch(laptop: Laptop) -> None:
-    laptop.kube.create(NODE_GROUPS, node_group(10**10, "elsewhere", path="/mnt/nvme"))
+    laptop.kube.create(NODE_GROUPS, node_group("10G", "elsewhere", path="/mnt/nvme"))
     try:
         laptop.apply("llama", SAMPLE_URI, nodeGroups=["elsewhere"])
         condition = laptop.until_reason("llama", "PathMismatch")

@@ -54,7 +54,14 @@ class LaptopOptions:
 class LaptopCluster:
     """Started by `start`, ended by `stop`; a context manager does both. `say` receives one line per step."""
 
-    def __init__(self, directory: Path, options: LaptopOptions, *, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        options: LaptopOptions,
+        *,
+        say: Callable[[str], None] = lambda _: None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.directory = directory
         self.options = options
         self.kubeconfig = directory / "kubeconfig"
@@ -71,6 +78,7 @@ class LaptopCluster:
         self.ray = LocalRay(agents, log=self.logs / "ray.log")
         self.children: dict[str, Child] = {}
         self._say = say
+        self._interrupted = interrupted
 
     @property
     def api_name(self) -> str:
@@ -109,7 +117,11 @@ class LaptopCluster:
         self.stop()
 
     def start(self) -> None:
-        """Returns when a `kubectl apply` would be acted upon. Raises ChildFailed with the log of what did not start."""
+        """Returns when a `kubectl apply` would be acted upon.
+
+        Raises ChildFailed with the log of what did not start, KeyboardInterrupt once it is `interrupted`: between two
+        steps, so that `stop` knows every child.
+        """
         self.logs.mkdir(parents=True, exist_ok=True)
         for node in self.nodes:
             (self.directory / "nodes" / node / ROOT.lstrip("/")).mkdir(parents=True, exist_ok=True)
@@ -118,7 +130,7 @@ class LaptopCluster:
         self.start_apiserver(wait=False)
         self.start_origin(wait=False)
         self._await_apiserver()
-        self.children["origin"].await_ready(lambda: self.origin_stats() is not None, timeout_s=120)
+        self._await("origin", lambda: self.origin_stats() is not None, timeout_s=120)
         self._create_world()
         self.ray.join()
         self._say("starting the coordinator")
@@ -152,7 +164,7 @@ class LaptopCluster:
             command += ["--repo", f"{repo}={folder}"]
         self._start("origin", command)
         if wait:
-            self.children["origin"].await_ready(lambda: self.origin_stats() is not None, timeout_s=120)
+            self._await("origin", lambda: self.origin_stats() is not None, timeout_s=120)
 
     def start_coordinator(self, *, extra: Sequence[str] = (), wait: bool = True) -> None:
         command = [sys.executable, "-m", "coordinator.cli", "run", "--kubeconfig", str(self.kubeconfig)]
@@ -165,9 +177,7 @@ class LaptopCluster:
             environment["HF_ENDPOINT"] = self.origin_url
         self._start("coordinator", command, environment)
         if wait:
-            self.children["coordinator"].await_ready(
-                lambda: _get(f"{self.health_url}/readyz") is not None, timeout_s=60
-            )
+            self._await("coordinator", lambda: _get(f"{self.health_url}/readyz") is not None, timeout_s=60)
 
     def create_cache(self, name: str, uri: str, **spec: Any) -> Object:
         """What `kubectl create` of a minimal LocalModelCache for the laptop's node group would do."""
@@ -187,8 +197,16 @@ class LaptopCluster:
     def _start(self, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self.children[name] = Child(name, command, log=self.logs / f"{name}.log", env=env)
 
+    def _await(self, name: str, ready: Callable[[], bool], *, timeout_s: float) -> None:
+        def is_ready() -> bool:
+            if self._interrupted():
+                raise KeyboardInterrupt
+            return ready()
+
+        self.children[name].await_ready(is_ready, timeout_s=timeout_s)
+
     def _await_apiserver(self) -> None:
-        self.children["apiserver"].await_ready(self._apiserver_answers, timeout_s=60)
+        self._await("apiserver", self._apiserver_answers, timeout_s=60)
 
     def _apiserver_answers(self) -> bool:
         if self.real is not None:
@@ -208,9 +226,8 @@ class LaptopCluster:
         for node in self.nodes:
             _create(kube, NODES, laptop_node(node))
             kube.patch(NODES, node, {"status": laptop_node(node)["status"]}, subresource="status")
-        group = node_group(shutil.disk_usage(self.directory).free)
-        child = self.children["apiserver"]
-        child.await_ready(lambda: _create(kube, NODE_GROUPS, group), timeout_s=30)
+        group = node_group(f"{shutil.disk_usage(self.directory).free >> 30}Gi")
+        self._await("apiserver", lambda: _create(kube, NODE_GROUPS, group), timeout_s=30)
 
 
 def laptop_node(name: str) -> dict[str, Any]:
@@ -228,16 +245,16 @@ def laptop_node(name: str) -> dict[str, Any]:
     }
 
 
-def node_group(limit_bytes: int, name: str = NODE_GROUP, path: str = ROOT) -> dict[str, Any]:
+def node_group(limit: str, name: str = NODE_GROUP, path: str = ROOT) -> dict[str, Any]:
     """A node group over all nodes with the label of `laptop_node`."""
     expression = {"key": "kserve/localmodel", "operator": "In", "values": ["worker"]}
-    capacity = {"storage": str(limit_bytes)}
+    capacity = {"storage": limit}
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": LocalModelNodeGroup.KIND,
         "metadata": {"name": name},
         "spec": {
-            "storageLimit": str(limit_bytes),
+            "storageLimit": limit,
             "persistentVolumeSpec": {
                 "accessModes": ["ReadOnlyMany"],
                 "capacity": capacity,

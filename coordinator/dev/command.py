@@ -68,16 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The exit code: 0 Ready (or stopped by Ctrl-C afterwards), 1 failed, 130 interrupted before Ready."""
     console = Console(stderr=args.json)
-    interrupted, starting = threading.Event(), True
-
-    def interrupt(*_: object) -> None:
-        if not interrupted.is_set():
-            interrupted.set()
-            if starting:
-                raise KeyboardInterrupt
-
+    interrupted = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        signal.signal(number, lambda *_: interrupted.set())
     models = args.model or [SAMPLE_URI]
     repos = {name: Path(folder).resolve() for name, _, folder in (each.partition("=") for each in args.repo)}
     options = LaptopOptions(
@@ -88,10 +81,13 @@ def run(args: argparse.Namespace) -> int:
         real_hub=any(model.startswith("hf://") and _repo(model) not in {SAMPLE_REPO, *repos} for model in models),
     )
     directory = Path(tempfile.mkdtemp(prefix="localmodel-"))
-    cluster = LaptopCluster(directory, options, say=lambda line: console.print(f"[dim]{line}[/dim]"))
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{line}[/dim]")
+
+    cluster = LaptopCluster(directory, options, say=say, interrupted=interrupted.is_set)
     try:
         cluster.start()
-        starting = False
         outcome = _watch(cluster, models, console, interrupted, args.timeout if args.once else None)
         _explain(console, cluster, outcome, stays=not args.once and not interrupted.is_set())
         if args.json:
