@@ -225,7 +225,7 @@ def test_killed_again_and_again_it_still_ends_complete_and_reads_little_twice(tm
         served = origin.stats()["bytes"]
     assert kills >= 1
     assert said["bytes"] == LARGE_BYTES
-    assert said["maxRssBytes"] < 150 * MIB
+    assert said["maxRssBytes"] < 100 * MIB
     assert served <= LARGE_BYTES + kills * connections * CHUNK_BYTES
     verified = subprocess.run(
         [sys.executable, "-m", "coordinator.cli", "verify", target], capture_output=True, check=False
