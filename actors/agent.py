@@ -21,16 +21,19 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as distribution_version
 
 from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff, satisfies
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.manifest import Resolved, StorageKey
 from actors.messages import DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
+from actors.repair import Repair
 from actors.retry import RateLimit, RetryPolicy
+from actors.scrub import describe
+from actors.scrubber import Scrubber
 from actors.settings import AgentSettings
-from actors.store import Marker, Store, is_complete, path_occupied, read_marker
+from actors.store import Marker, Store, misfits, path_occupied, read_marker
 from actors.task import Ended, Task
 
 __all__ = ["AgentSettings", "NodeAgent"]
@@ -78,9 +81,16 @@ class NodeAgent:
         self._tasks: dict[Place, Task] = {}
         self._removing: dict[Place, Marker] = {}
         self._leftovers = True
-        self._roots = {name: self._open(name) for name in settings.roots}
         self._closed = threading.Event()
         self._woken = threading.Event()
+        self._scrubber = Scrubber(
+            bytes_per_s=settings.scrub_bytes_per_s,
+            interval_s=settings.scrub_interval_s,
+            chunk_bytes=settings.chunk_bytes,
+            clock=clock,
+            found=self._woken.set,
+        )
+        self._roots = {name: self._open(name) for name in settings.roots}
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
         self._housekeeper.start()
 
@@ -119,6 +129,7 @@ class NodeAgent:
         self._woken.set()
         for thread in (*threads, self._housekeeper):
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._scrubber.close(max(0.0, deadline - time.monotonic()))
 
     # --- the goal, pursued ---
 
@@ -135,7 +146,7 @@ class NodeAgent:
         present = dict(self._present())
         active = {place: task.active(now) for place, task in self._tasks.items()}
         active |= {place: Active(marker.manifest.source.selection) for place, marker in self._removing.items()}
-        for action in diff(desired, present, active):
+        for action in diff(desired, present, active, {place for place in present if self._scrubber.damage(place)}):
             match action:
                 case Cancel(place):
                     self._cancel(place)
@@ -161,7 +172,8 @@ class NodeAgent:
             if resolved is None or model.resolved is None or running >= self._settings.concurrent_models:
                 task.wait()
                 return
-            self._check_room(task, resolved, store, desired)
+            repair = self._repair(task, resolved)
+            self._check_room(task, resolved if repair is None else repair.narrowed(resolved), store, desired)
         except LocalModelError as error:
             task.wait(error)
             return
@@ -169,7 +181,18 @@ class NodeAgent:
         def ended(outcome: Ended) -> None:
             self._ended(task, outcome)
 
-        task.start(model.resolved, resolved, store, desired.owner, limit=self._limit, rng=self._rng, ended=ended)
+        name, owner = model.resolved, desired.owner
+        task.start(name, resolved, store, owner, limit=self._limit, rng=self._rng, ended=ended, repair=repair)
+
+    def _repair(self, task: Task, resolved: Resolved) -> Repair | None:
+        """What to put right in the committed copy. None: nothing, or nothing that this source still has."""
+        marker, damage = self._roots[task.place.root].present.get(task.place.key), self._scrubber.damage(task.place)
+        record = self._scrubber.record(task.place)
+        if marker is None or record is None or not damage or marker.manifest.source != task.model.source:
+            return None
+        sums = {path: record.sums[path] for path in damage if path in record.sums}
+        repair = Repair(marker, tuple(damage), sums, record.chunk_bytes)
+        return repair if repair.possible(resolved.manifest) else None
 
     def _check_digest(self, place: Place, model: DesiredModel, resolved: Resolved | None) -> None:
         """Raises IntegrityError when it is known before the first byte that the digest cannot be the expected one."""
@@ -202,8 +225,12 @@ class NodeAgent:
         with self._lock:
             task.finish(outcome, self._retry, self._rng)
             wanted = self._is_wanted(task)
-            if outcome.marker is not None:
-                self._roots[task.place.root].present[task.place.key] = outcome.marker
+            root = self._roots[task.place.root]
+            if outcome.repair is not None:
+                self._scrubber.mended(task.place, outcome.repair.paths)
+            elif outcome.marker is not None and root.store is not None:
+                root.present[task.place.key] = outcome.marker
+                self._scrubber.watch(task.place, outcome.marker, root.store)
             if outcome.marker is not None or not wanted:
                 del self._tasks[task.place]
         self._woken.set()
@@ -230,6 +257,7 @@ class NodeAgent:
     def _remove(self, place: Place, owner: str) -> None:
         try:
             self._store(place.root).remove(place.key, owner)
+            self._scrubber.forget(place)
         except StoreError as error:
             _log.warning("cannot remove a model", extra={"key": place.key, "error": str(error)})
             return
@@ -247,7 +275,11 @@ class NodeAgent:
                     reason="PathMismatch",
                 )
             store = Store(path, self._incarnation)
-            return _Root(store, present=store.committed())
+            present = store.committed()
+            for key, marker in present.items():
+                self._scrubber.watch(Place(name, key), marker, store)
+                self._scrubber.blame(Place(name, key), marker, misfits(store.model(key), marker.manifest))
+            return _Root(store, present=present)
         except StoreError as error:
             return _Root(failure=error.failure())
 
@@ -273,13 +305,34 @@ class NodeAgent:
     def _model_reports(self) -> Iterator[ModelReport]:
         """What is leaving comes first, so that by key the last word is what is wanted."""
         for place, marker in self._removing.items():
-            yield _committed(place, marker, Phase.REMOVING)
+            yield self._committed(place, marker, Phase.REMOVING)
         wanted = None if self._desired is None else {Place(m.root, m.key): m for m in self._desired.models}
         for place, marker in self._present():
             if place not in self._tasks and (wanted is None or (place in wanted and satisfies(marker, wanted[place]))):
-                yield _committed(place, marker, Phase.READY)
-        for task in self._tasks.values():
-            yield task.report()
+                yield self._committed(place, marker, Phase.FAILED if self._scrubber.damage(place) else Phase.READY)
+        for place, task in self._tasks.items():
+            report, damage = task.report(), self._scrubber.damage(place)
+            yield replace(report, damage=describe(damage)) if damage else report
+
+    def _committed(self, place: Place, marker: Marker, phase: Phase) -> ModelReport:
+        manifest, record = marker.manifest, self._scrubber.record(place)
+        return ModelReport(
+            key=place.key,
+            phase=phase,
+            selection=manifest.source.selection,
+            bytes_total=manifest.total_bytes,
+            bytes_done=manifest.total_bytes,
+            bytes_from_origin=marker.bytes_from_origin,
+            manifest_digest=manifest.digest,
+            revision=manifest.revision,
+            verified=Counter(marker.verified.values()),
+            started_at=marker.started_at,
+            finished_at=marker.finished_at,
+            damage=describe(self._scrubber.damage(place)) or None,
+            verified_at=record.verified_at if record is not None else None,
+            repaired=record.repaired if record is not None else None,
+            repaired_at=record.repaired_at if record is not None else None,
+        )
 
     def _root_reports(self) -> Iterator[RootReport]:
         for name, root in self._roots.items():
@@ -330,18 +383,21 @@ class NodeAgent:
                 self._removing.pop(place, None)
 
     def _rescan(self) -> None:
-        """What somebody else took away or broke is no longer present, so that it is filled again."""
+        """What somebody else took away is no longer present, and what he broke is damaged."""
         with self._lock:
             present = [(place, marker, self._roots[place.root].store) for place, marker in self._present()]
         for place, marker, store in present:
             if store is None:
                 continue
             folder = store.model(place.key)
-            if read_marker(folder) is None or not is_complete(folder, marker.manifest):
-                _log.warning("a committed model was damaged", extra={"key": place.key, "root": place.root})
-                with self._lock:
-                    if self._roots[place.root].present.get(place.key) is marker:
-                        del self._roots[place.root].present[place.key]
+            if read_marker(folder) is not None:
+                self._scrubber.blame(place, marker, misfits(folder, marker.manifest))
+                continue
+            _log.warning("a committed model was taken away", extra={"key": place.key, "root": place.root})
+            with self._lock:
+                if self._roots[place.root].present.get(place.key) is marker:
+                    del self._roots[place.root].present[place.key]
+                    self._scrubber.forget(place)
 
 
 def _mismatch(root: str, settings: AgentSettings) -> Failure:
@@ -349,21 +405,4 @@ def _mismatch(root: str, settings: AgentSettings) -> Failure:
     return Failure(
         "PathMismatch",
         f"the node group's volume is at {root}, but the agent on this node holds models in {ours} (LOCALMODEL_ROOTS)",
-    )
-
-
-def _committed(place: Place, marker: Marker, phase: Phase) -> ModelReport:
-    manifest = marker.manifest
-    return ModelReport(
-        key=place.key,
-        phase=phase,
-        selection=manifest.source.selection,
-        bytes_total=manifest.total_bytes,
-        bytes_done=manifest.total_bytes,
-        bytes_from_origin=marker.bytes_from_origin,
-        manifest_digest=manifest.digest,
-        revision=manifest.revision,
-        verified=Counter(marker.verified.values()),
-        started_at=marker.started_at,
-        finished_at=marker.finished_at,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from actors.errors import IntegrityError
@@ -48,11 +48,16 @@ class Remove:
 Action = Start | Cancel | Remove
 
 
-def diff(desired: DesiredState, present: Mapping[Place, Marker], active: Mapping[Place, Active]) -> list[Action]:
+def diff(
+    desired: DesiredState,
+    present: Mapping[Place, Marker],
+    active: Mapping[Place, Active],
+    damaged: Container[Place] = frozenset(),
+) -> list[Action]:
     """Every step that is due; starts come last, the most important first. What is under way is not started again.
 
     A copy that is not asked for is removed if `desired.owner` committed it, and left alone otherwise. One that is asked
-    for differently stays until its replacement is committed.
+    for differently stays until its replacement is committed, and one that is damaged until it is repaired.
     """
     wanted = {Place(model.root, model.key): model for model in desired.models}
     cancels = [
@@ -68,7 +73,8 @@ def diff(desired: DesiredState, present: Mapping[Place, Marker], active: Mapping
     starts = [
         Start(place, model)
         for place, model in sorted(wanted.items(), key=lambda item: (-item[1].priority, item[0]))
-        if not (place in present and satisfies(present[place], model)) and _may_start(model, active.get(place))
+        if not (place in present and place not in damaged and satisfies(present[place], model))
+        and _may_start(model, active.get(place))
     ]
     return [*cancels, *removals, *starts]
 

@@ -35,12 +35,18 @@ class AgentSettings:
     backoff_max_s: float = 300.0
     """Between attempts at a model."""
     concurrent_models: int = 2
+    scrub_bytes_per_s: float | None = 64 << 20
+    """How fast committed models are read again; None: they are not."""
+    scrub_interval_s: float = 24 * 3600.0
+    """From the end of one reading of a model to the beginning of the next."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Raises ValueError naming the variable that cannot be understood. Sizes are plain or `512Mi`, `10G`."""
         default = cls()
         rate = _bytes(env, "LOCALMODEL_RATE_LIMIT", 0)
+        scrub = _bytes(env, "LOCALMODEL_SCRUB_RATE", int(default.scrub_bytes_per_s or 0))
+        hours = _count(env, "LOCALMODEL_SCRUB_INTERVAL_HOURS", int(default.scrub_interval_s // 3600))
         roots = tuple(root.rstrip("/") or "/" for root in env.get("LOCALMODEL_ROOTS", "").split(":") if root)
         settings = cls(
             host_root=Path(env.get("LOCALMODEL_HOST_ROOT") or default.host_root),
@@ -51,6 +57,8 @@ class AgentSettings:
             rate_limit_bytes_per_s=float(rate) if rate else None,
             stall_timeout_s=float(_count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s))),
             concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
+            scrub_bytes_per_s=float(scrub) if scrub else None,
+            scrub_interval_s=hours * 3600.0,
         )
         for root in settings.roots:
             if not root.startswith("/"):

@@ -20,6 +20,7 @@ from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreEr
 from actors.fill import Cancelled, Fill, Progress, verified_how
 from actors.manifest import Resolved
 from actors.messages import DesiredModel, ModelReport, Phase
+from actors.repair import Repair
 from actors.retry import RateLimit, RetryPolicy
 from actors.settings import AgentSettings
 from actors.store import Ingest, Marker, Store
@@ -29,10 +30,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an attempt ended: committed as `marker`, failed with `error`, or, with neither, cancelled."""
+    """How an attempt ended: committed as `marker`, failed with `error`, or, with neither, cancelled.
+
+    With `repair` set the attempt was one of these files of the committed copy.
+    """
 
     marker: Marker | None = None
     error: LocalModelError | None = None
+    repair: Repair | None = None
 
 
 class Task:
@@ -48,6 +53,7 @@ class Task:
         self._clock = clock
         self._resolved_name: str | None = None
         self._resolved: Resolved | None = None
+        self._repair: Repair | None = None
         self._phase = Phase.PENDING
         self._attempt = 0
         self._failure: Failure | None = None
@@ -82,16 +88,17 @@ class Task:
         limit: RateLimit,
         rng: random.Random,
         ended: Callable[[Ended], None],
+        repair: Repair | None = None,
     ) -> None:
-        """An attempt runs; `ended` is called from its thread. There is room on the disk."""
-        self._resolved_name, self._resolved = name, resolved
+        """An attempt runs; `ended` is called from its thread. There is room on the disk for the model, or for `repair`."""
+        self._resolved_name, self._resolved, self._repair = name, resolved, repair
         self._failure, self._retry_at = None, None
         self._phase = Phase.DOWNLOADING
         self._attempt += 1
         self._started_at = self._clock() if self._started_at is None else self._started_at
         self._fill, self._last, self._keep = None, None, True
         self._cancelled.clear()
-        self.reserved_bytes, self.allocated = resolved.manifest.total_bytes, False
+        self.reserved_bytes, self.allocated = self._wanted(resolved).manifest.total_bytes, False
 
         def run() -> None:
             ended(self._run(store, resolved, owner, limit, rng))
@@ -117,7 +124,11 @@ class Task:
             return
         self._resolved_name, self._resolved = name, resolved
         if self._fill is not None:
-            self._fill.renew(resolved)
+            self._fill.renew(self._wanted(resolved))
+
+    def _wanted(self, resolved: Resolved) -> Resolved:
+        """The part of it that this attempt is about."""
+        return resolved if self._repair is None else self._repair.narrowed(resolved)
 
     def cancel(self, *, keep: bool) -> None:
         """The attempt ends soon; with `keep` the next one continues it, else nothing is left of it."""
@@ -142,11 +153,13 @@ class Task:
     def _run(self, store: Store, resolved: Resolved, owner: str, limit: RateLimit, rng: random.Random) -> Ended:
         ingest: Ingest | None = None
         try:
-            ingest = store.ingest(self.place.key, resolved.manifest, owner)
+            ingest = store.ingest(self.place.key, self._wanted(resolved).manifest, owner)
             ingest.allocate()
             self.allocated = True
+            if self._repair is not None:
+                self._repair.keep_good(ingest, store.model(self.place.key), self._check_cancelled)
             marker = self._fill_and_commit(ingest, resolved, store, owner, limit, rng)
-            return Ended(marker=marker)
+            return Ended(marker=marker, repair=self._repair)
         except Cancelled:
             if not self._keep:
                 self._discard(ingest)
@@ -169,7 +182,7 @@ class Task:
     ) -> Marker:
         fill = Fill(
             ingest,
-            resolved,
+            self._wanted(resolved),
             self._settings.fill,
             limit=limit,
             check=store.check_fence,
@@ -177,10 +190,13 @@ class Task:
             rng=rng,
         )
         self._fill = fill
-        fill.renew(self._resolved or resolved)  # it may have been renewed before it could be told
-        if self._cancelled.is_set():
-            raise Cancelled
+        fill.renew(self._wanted(self._resolved or resolved))  # it may have been renewed before it could be told
+        self._check_cancelled()
         manifest = fill.run()
+        if self._repair is not None:
+            self._check_cancelled()
+            store.mend(self.place.key, ingest, owner)
+            return self._repair.marker
         check_digest(manifest.digest, self.model.expected_digest)
         marker = Marker(
             owner=owner,
@@ -190,10 +206,13 @@ class Task:
             finished_at=self._clock(),
             bytes_from_origin=self._from_origin_before + fill.progress().from_origin,
         )
-        if self._cancelled.is_set():
-            raise Cancelled
+        self._check_cancelled()
         store.commit(self.place.key, ingest, marker)
         return marker
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
 
     def _discard(self, ingest: Ingest | None) -> None:
         if ingest is not None:
@@ -209,8 +228,10 @@ class Task:
         phase, failure, retry_at = self._phase, self._failure, self._retry_at
         manifest = self._resolved.manifest if self._resolved is not None else None
         total = manifest.total_bytes if manifest is not None else 0
+        sound = total - self._repair.total_bytes if self._repair is not None else 0
+        done = sound + (progress.done if progress is not None else 0)
         if self._fill is not None and progress is not None:
-            phase = Phase.VERIFYING if progress.done == total else phase
+            phase = Phase.VERIFYING if done == total else phase
             failure, retry_at = progress.trouble, progress.retry_at
         from_origin = self._from_origin_before
         if self._fill is not None and progress is not None:
@@ -221,7 +242,7 @@ class Task:
             selection=self.model.source.selection,
             resolved=self._resolved_name,
             bytes_total=total,
-            bytes_done=progress.done if progress is not None else 0,
+            bytes_done=done,
             bytes_from_origin=from_origin,
             rate_bytes_per_s=progress.rate_bytes_per_s if self._fill is not None and progress is not None else 0.0,
             attempt=self._attempt,
