@@ -25,11 +25,12 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version as distribution_version
 
 from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff, satisfies
-from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
+from actors.errors import Failure, LocalModelError, StoreError
 from actors.manifest import Resolved, StorageKey
 from actors.messages import DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
 from actors.repair import Repair
 from actors.retry import RateLimit, RetryPolicy
+from actors.room import Room, Waiting
 from actors.scrub import describe
 from actors.scrubber import Scrubber
 from actors.settings import AgentSettings
@@ -173,7 +174,7 @@ class NodeAgent:
                 task.wait()
                 return
             repair = self._repair(task, resolved)
-            self._check_room(task, resolved if repair is None else repair.narrowed(resolved), store, desired)
+            self._check_room(task, resolved, repair, store, desired)
         except LocalModelError as error:
             task.wait(error)
             return
@@ -202,24 +203,29 @@ class NodeAgent:
         elif marker is not None and marker.manifest.source.selection == model.source.selection:
             check_digest(marker.manifest.digest, model.expected_digest)
 
-    def _check_room(self, task: Task, resolved: Resolved, store: Store, desired: DesiredState) -> None:
+    def _check_room(
+        self, task: Task, resolved: Resolved, repair: Repair | None, store: Store, desired: DesiredState
+    ) -> None:
         """Raises InsufficientStorage, with the numbers, if it does not fit beside what was promised to others."""
-        root, needed, headroom = task.place.root, resolved.manifest.total_bytes, self._settings.headroom_bytes
+        root = task.place.root
         others = [each for each in self._tasks.values() if each is not task and each.place.root == root]
-        reserved = sum(each.reserved_bytes for each in others)
-        limit = next((each.storage_limit_bytes for each in desired.roots if each.path == root), None)
-        used = self._used_bytes(root)
-        if limit is not None and used + reserved + needed > limit:
-            raise InsufficientStorage(
-                f"needs {needed} bytes in {root}: its storage limit is {limit} bytes,"
-                f" {used} are used and {reserved} reserved"
-            )
-        free, unallocated = store.free_bytes(), sum(each.reserved_bytes for each in others if not each.allocated)
-        if needed - store.ingested_bytes(task.place.key) > free - headroom - unallocated:
-            raise InsufficientStorage(
-                f"needs {needed} bytes in {root}: {free} bytes are free, of which {headroom} stay free"
-                f" and {unallocated} are reserved"
-            )
+        room = Room(
+            root=root,
+            free_bytes=store.free_bytes(),
+            headroom_bytes=self._settings.headroom_bytes,
+            used_bytes=self._used_bytes(root),
+            reserved_bytes=sum(each.reserved_bytes for each in others),
+            unallocated_bytes=sum(each.reserved_bytes for each in others if not each.allocated),
+            limit_bytes=next((each.storage_limit_bytes for each in desired.roots if each.path == root), None),
+        )
+        needed = resolved.manifest.total_bytes if repair is None else repair.total_bytes
+        room.check(needed, held_bytes=store.ingested_bytes(task.place.key), repair=repair is not None)
+        waiting = (
+            Waiting(each.model.source.uri, each.model.priority, known.manifest.total_bytes)
+            for each in others
+            if each.lacks_space and (known := self._resolved.get(each.model.resolved or "")) is not None
+        )
+        room.check_turn(task.model.priority, waiting)
 
     def _ended(self, task: Task, outcome: Ended) -> None:
         with self._lock:
@@ -312,7 +318,16 @@ class NodeAgent:
                 yield self._committed(place, marker, Phase.FAILED if self._scrubber.damage(place) else Phase.READY)
         for place, task in self._tasks.items():
             report, damage = task.report(), self._scrubber.damage(place)
-            yield replace(report, damage=describe(damage)) if damage else report
+            copy = self._roots[place.root].present.get(place.key) if damage else None
+            if copy is None or copy.manifest.source != task.model.source:
+                yield report  # of a first fill, or of another request, which replaces the copy whatever state it is in
+                continue
+            report = replace(report, damage=describe(damage))
+            if not report.attempt:
+                total = copy.manifest.total_bytes
+                lost = sum(file.size for file in copy.manifest.files if file.path in damage)
+                report = replace(report, bytes_total=total, bytes_done=total - lost)
+            yield report
 
     def _committed(self, place: Place, marker: Marker, phase: Phase) -> ModelReport:
         manifest, record = marker.manifest, self._scrubber.record(place)

@@ -26,7 +26,7 @@ class AgentSettings:
     connections: int = 8
     chunk_bytes: int = 16 << 20
     rate_limit_bytes_per_s: float | None = None
-    """Of the whole node."""
+    """Of the whole node. `LOCALMODEL_RATE_LIMIT=0`, or nothing: no limit."""
     stall_timeout_s: float = 30.0
     chunk_tries: int = 5
     chunk_backoff_first_s: float = 0.5
@@ -36,7 +36,7 @@ class AgentSettings:
     """Between attempts at a model."""
     concurrent_models: int = 2
     scrub_bytes_per_s: float | None = 64 << 20
-    """How fast committed models are read again; None: they are not."""
+    """How fast committed models are read again. None, `LOCALMODEL_SCRUB_RATE=0`: they are not."""
     scrub_interval_s: float = 24 * 3600.0
     """From the end of one reading of a model to the beginning of the next."""
 
@@ -46,7 +46,6 @@ class AgentSettings:
         default = cls()
         rate = _bytes(env, "LOCALMODEL_RATE_LIMIT", 0)
         scrub = _bytes(env, "LOCALMODEL_SCRUB_RATE", int(default.scrub_bytes_per_s or 0))
-        hours = _count(env, "LOCALMODEL_SCRUB_INTERVAL_HOURS", int(default.scrub_interval_s // 3600))
         roots = tuple(root.rstrip("/") or "/" for root in env.get("LOCALMODEL_ROOTS", "").split(":") if root)
         settings = cls(
             host_root=Path(env.get("LOCALMODEL_HOST_ROOT") or default.host_root),
@@ -58,7 +57,7 @@ class AgentSettings:
             stall_timeout_s=float(_count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s))),
             concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
             scrub_bytes_per_s=float(scrub) if scrub else None,
-            scrub_interval_s=hours * 3600.0,
+            scrub_interval_s=float(_count(env, "LOCALMODEL_SCRUB_INTERVAL_SECONDS", int(default.scrub_interval_s))),
         )
         for root in settings.roots:
             if not root.startswith("/"):

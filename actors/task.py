@@ -71,6 +71,11 @@ class Task:
         """What runs the present attempt; None between two."""
         return self._thread
 
+    @property
+    def lacks_space(self) -> bool:
+        """It waits, because there was no room when it was its turn."""
+        return self._thread is None and self._failure is not None and self._failure.reason == "InsufficientStorage"
+
     def active(self, now: float) -> Active:
         waiting = self._thread is None
         due = waiting and (self._retry_at is None or now >= self._retry_at)

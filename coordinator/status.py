@@ -98,6 +98,12 @@ def model_detail(key: StatusKey, cell: Cell) -> Mapping[str, Any]:
             detail["startedAt"] = rfc3339(report.started_at)
         if report.finished_at is not None:
             detail["finishedAt"] = rfc3339(report.finished_at)
+        if report.damage is not None and word is NodeStatus.ERROR:
+            detail["phase"] = "Damaged"
+        if report.verified_at is not None:
+            detail["verifiedAt"] = rfc3339(report.verified_at)
+        if report.repaired is not None and report.repaired_at is not None:
+            detail["repaired"], detail["repairedAt"] = report.repaired, rfc3339(report.repaired_at)
     if failure is not None:
         detail["reason"], detail["message"] = failure.reason, failure.message
         if retry_at is not None:
