@@ -19,9 +19,8 @@ import random
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version as distribution_version
 
 from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff, satisfies
@@ -29,9 +28,9 @@ from actors.errors import Failure, LocalModelError, StoreError
 from actors.manifest import Resolved, StorageKey
 from actors.messages import DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
 from actors.repair import Repair
+from actors.report import of_copy, of_repair
 from actors.retry import RateLimit, RetryPolicy
 from actors.room import Room, Waiting
-from actors.scrub import describe
 from actors.scrubber import Scrubber
 from actors.settings import AgentSettings
 from actors.store import Marker, Store, misfits, path_occupied, read_marker
@@ -192,7 +191,7 @@ class NodeAgent:
         if marker is None or record is None or not damage or marker.manifest.source != task.model.source:
             return None
         sums = {path: record.sums[path] for path in damage if path in record.sums}
-        repair = Repair(marker, tuple(damage), sums, record.chunk_bytes)
+        repair = Repair(marker, frozenset(damage), sums, record.chunk_bytes)
         return repair if repair.possible(resolved.manifest) else None
 
     def _check_digest(self, place: Place, model: DesiredModel, resolved: Resolved | None) -> None:
@@ -311,43 +310,18 @@ class NodeAgent:
     def _model_reports(self) -> Iterator[ModelReport]:
         """What is leaving comes first, so that by key the last word is what is wanted."""
         for place, marker in self._removing.items():
-            yield self._committed(place, marker, Phase.REMOVING)
+            yield of_copy(place.key, marker, Phase.REMOVING)
         wanted = None if self._desired is None else {Place(m.root, m.key): m for m in self._desired.models}
         for place, marker in self._present():
             if place not in self._tasks and (wanted is None or (place in wanted and satisfies(marker, wanted[place]))):
-                yield self._committed(place, marker, Phase.FAILED if self._scrubber.damage(place) else Phase.READY)
+                yield of_copy(place.key, marker, Phase.READY, self._scrubber.record(place))
         for place, task in self._tasks.items():
-            report, damage = task.report(), self._scrubber.damage(place)
+            damage = self._scrubber.damage(place)
             copy = self._roots[place.root].present.get(place.key) if damage else None
-            if copy is None or copy.manifest.source != task.model.source:
-                yield report  # of a first fill, or of another request, which replaces the copy whatever state it is in
-                continue
-            report = replace(report, damage=describe(damage))
-            if not report.attempt:
-                total = copy.manifest.total_bytes
-                lost = sum(file.size for file in copy.manifest.files if file.path in damage)
-                report = replace(report, bytes_total=total, bytes_done=total - lost)
-            yield report
-
-    def _committed(self, place: Place, marker: Marker, phase: Phase) -> ModelReport:
-        manifest, record = marker.manifest, self._scrubber.record(place)
-        return ModelReport(
-            key=place.key,
-            phase=phase,
-            selection=manifest.source.selection,
-            bytes_total=manifest.total_bytes,
-            bytes_done=manifest.total_bytes,
-            bytes_from_origin=marker.bytes_from_origin,
-            manifest_digest=manifest.digest,
-            revision=manifest.revision,
-            verified=Counter(marker.verified.values()),
-            started_at=marker.started_at,
-            finished_at=marker.finished_at,
-            damage=describe(self._scrubber.damage(place)) or None,
-            verified_at=record.verified_at if record is not None else None,
-            repaired=record.repaired if record is not None else None,
-            repaired_at=record.repaired_at if record is not None else None,
-        )
+            if copy is not None and copy.manifest.source == task.model.source:
+                yield of_repair(task.report(), copy, damage)
+            else:  # a first fill, or another request, which replaces the copy whatever state that is in
+                yield task.report()
 
     def _root_reports(self) -> Iterator[RootReport]:
         for name, root in self._roots.items():

@@ -14,6 +14,7 @@ import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from actors.chunks import Ranges, plan_chunks
@@ -21,26 +22,26 @@ from actors.manifest import Manifest, ManifestFile, Resolved
 from actors.store import Ingest, Marker, disk_errors
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what follows from the paths is computed once
 class Repair:
     """`paths` are what is damaged; `sums` the checksums of their chunks, where they are known."""
 
     marker: Marker
-    paths: tuple[str, ...]
+    paths: frozenset[str]
     sums: Mapping[str, Sequence[int]]
     chunk_bytes: int
 
-    @property
+    @cached_property
     def files(self) -> tuple[ManifestFile, ...]:
         """Each with the digest it was committed with."""
         return tuple(file for file in self.marker.manifest.files if file.path in self.paths)
 
-    @property
+    @cached_property
     def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
     def possible(self, source: Manifest) -> bool:
-        """Whether the source still has these very files. What it gives no digest of may be: that is seen afterwards."""
+        """Whether the source still has these very files. Of one that it gives no digest of, that is seen afterwards."""
         theirs = {file.path: file for file in source.files}
         return all(
             (their := theirs.get(file.path)) is not None

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.diff import Place
@@ -28,7 +28,7 @@ from actors.errors import StoreError
 from actors.manifest import ManifestFile
 from actors.retry import RateLimit
 from actors.scrub import ChunkSums, Record, describe, differing, next_file
-from actors.store import Marker, Store, disk_errors, misfit
+from actors.store import Marker, Store, disk_errors, misfit, read_marker
 
 BLOCK_BYTES = 1 << 20
 IDLE_S = 1.0
@@ -129,10 +129,10 @@ class Scrubber:
             return dict(copy.record.damage) if copy is not None else {}
 
     def record(self, place: Place) -> Record | None:
-        """Not to be changed, and read field by field: its thread goes on."""
+        """As it is now. The checksums are not copied: they may only be looked up."""
         with self._lock:
             copy = self._copies.get(place)
-            return copy.record if copy is not None else None
+            return replace(copy.record, damage=dict(copy.record.damage)) if copy is not None else None
 
     # --- its own thread ---
 
@@ -155,6 +155,9 @@ class Scrubber:
             except OSError as error:  # of this process, not of the disk
                 _log.warning("cannot scrub now", extra={"key": place.key, "error": str(error)})
                 self._stop.wait(IDLE_S)
+                continue
+            if wrong is not None and read_marker(copy.store.model(place.key)) != copy.marker:
+                self._stop.wait(IDLE_S)  # it is on its way out, and not damaged
                 continue
             with self._lock:
                 if self._copies.get(place) is not copy:
@@ -187,7 +190,10 @@ class Scrubber:
                 staged.write_bytes(copy.record.to_json())
                 staged.replace(path)
         except StoreError as error:
-            _log.warning("cannot remember what was scrubbed", extra={"key": place.key, "error": str(error)})
+            if error.reason == "Fenced":
+                self._stop.set()  # the agent that has taken over reads on
+            else:
+                _log.warning("cannot remember what was scrubbed", extra={"key": place.key, "error": str(error)})
         copy.saved_at, copy.changed = time.monotonic(), False
 
 

@@ -95,7 +95,7 @@ class Task:
         ended: Callable[[Ended], None],
         repair: Repair | None = None,
     ) -> None:
-        """An attempt runs; `ended` is called from its thread. There is room on the disk for the model, or for `repair`."""
+        """An attempt runs; `ended` is called from its thread. There is room on the disk for it."""
         self._resolved_name, self._resolved, self._repair = name, resolved, repair
         self._failure, self._retry_at = None, None
         self._phase = Phase.DOWNLOADING
