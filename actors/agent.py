@@ -192,7 +192,8 @@ class NodeAgent:
             return None
         sums = {path: record.sums[path] for path in damage if path in record.sums}
         repair = Repair(marker, frozenset(damage), sums, record.chunk_bytes)
-        return repair if repair.possible(resolved.manifest) else None
+        changed = task.repaired_in_vain and not repair.vouched(resolved.manifest)
+        return repair if repair.possible(resolved.manifest) and not changed else None
 
     def _check_digest(self, place: Place, model: DesiredModel, resolved: Resolved | None) -> None:
         """Raises IntegrityError when it is known before the first byte that the digest cannot be the expected one."""
@@ -359,7 +360,8 @@ class NodeAgent:
             stores = {name: root.store for name, root in self._roots.items() if root.store is not None}
             leaving = dict(self._removing)
             if self._leftovers and self._desired is not None:
-                wanted = {Place(model.root, model.key) for model in self._desired.models} | self._tasks.keys()
+                wanted = {Place(model.root, model.key) for model in self._desired.models}
+                wanted = wanted - dict(self._present()).keys() | self._tasks.keys()
                 for name, store in stores.items():
                     for key in store.ingests(self._desired.owner):
                         if Place(name, key) not in wanted:

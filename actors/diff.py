@@ -60,10 +60,17 @@ def diff(
     for differently stays until its replacement is committed, and one that is damaged until it is repaired.
     """
     wanted = {Place(model.root, model.key): model for model in desired.models}
+    held = {
+        place
+        for place, model in wanted.items()
+        if place in present and place not in damaged and satisfies(present[place], model)
+    }
     cancels = [
         Cancel(place)
         for place, task in sorted(active.items(), key=lambda item: item[0])
-        if (model := wanted.get(place)) is None or model.source.selection != task.selection
+        if (model := wanted.get(place)) is None
+        or model.source.selection != task.selection
+        or (task.waiting and place in held)  # it waits for what is no longer asked for
     ]
     removals = [
         Remove(place)
@@ -73,8 +80,7 @@ def diff(
     starts = [
         Start(place, model)
         for place, model in sorted(wanted.items(), key=lambda item: (-item[1].priority, item[0]))
-        if not (place in present and place not in damaged and satisfies(present[place], model))
-        and _may_start(model, active.get(place))
+        if place not in held and _may_start(model, active.get(place))
     ]
     return [*cancels, *removals, *starts]
 

@@ -50,6 +50,11 @@ class Repair:
             for file in self.files
         )
 
+    def vouched(self, source: Manifest) -> bool:
+        """Whether the source itself names the digests that were committed. Else it may give other content by now."""
+        theirs = {file.path: file.digest for file in source.files}
+        return all(theirs.get(file.path) == file.digest for file in self.files)
+
     def narrowed(self, resolved: Resolved) -> Resolved:
         """The damaged files alone. `possible` must hold."""
         where = {file.path: place for file, place in zip(resolved.manifest.files, resolved.locations, strict=True)}

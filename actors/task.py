@@ -76,6 +76,11 @@ class Task:
         """It waits, because there was no room when it was its turn."""
         return self._thread is None and self._failure is not None and self._failure.reason == "InsufficientStorage"
 
+    @property
+    def repaired_in_vain(self) -> bool:
+        """The last attempt was a repair, and the source no longer gave the bytes that were committed."""
+        return self._repair is not None and self._failure is not None and self._failure.reason == "IntegrityError"
+
     def active(self, now: float) -> Active:
         waiting = self._thread is None
         due = waiting and (self._retry_at is None or now >= self._retry_at)

@@ -366,6 +366,8 @@ def test_another_digest_than_the_expected_is_refused_before_the_first_byte(
     agent.reconcile(wants(resolved, expected_digest="sha256:00"))
     until(agent, Phase.FAILED, reason="DigestMismatch")
     assert node.folder().exists(), "what is there stays, but is not called ready"
+    agent.reconcile(wants(resolved, expected_digest=resolved.manifest.digest))
+    until(agent, Phase.READY)
 
 
 def test_what_does_not_fit_is_not_started_and_starts_once_it_fits(

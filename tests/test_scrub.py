@@ -16,7 +16,7 @@ import pytest
 
 from actors import scrubber
 from actors.digest import Digester
-from actors.manifest import Manifest, ManifestFile, ModelSource, Resolved
+from actors.manifest import Manifest, ManifestFile, ModelSource, Resolved, storage_key
 from actors.messages import ModelReport, Phase
 from actors.origin import SourceOptions
 from actors.scrub import ChunkSums, Record, describe, differing, next_file
@@ -260,11 +260,11 @@ def until_repaired(node: Node) -> ModelReport:
     return _until(node, lambda report: report.phase is Phase.READY and report.repaired is not None)
 
 
-def _until(node: Node, fact: Callable[[ModelReport], bool]) -> ModelReport:
+def _until(node: Node, fact: Callable[[ModelReport], bool], key: str = KEY) -> ModelReport:
     agent = node.agents[-1]
 
     def reached() -> ModelReport | None:
-        found = model(agent.report())
+        found = model(agent.report(), key)
         return found if found is not None and fact(found) else None
 
     found = eventually(reached, every_s=0.005, seen=agent.report)
@@ -418,6 +418,25 @@ def test_a_copy_whose_source_has_other_files_by_now_is_filled_anew(
     flip(writable(node.folder()) / SHARD, 5)
     _until(node, lambda report: report.phase is Phase.READY and report.manifest_digest == later.manifest.digest)
     assert same_bytes(node.folder(), tmp_path / "later")
+
+
+def test_a_source_without_digests_that_gives_other_bytes_by_now_is_filled_anew(node: Node, tmp_path: Path) -> None:
+    weights = tmp_path / "files/weights.bin"
+    weights.parent.mkdir()
+    weights.write_bytes(b"a" * 3 * CHUNK)
+    with Origin(files=weights.parent) as origin:
+        source = ModelSource(f"{origin.url}/files/weights.bin")
+        key = storage_key(source.uri)
+        agent = node.agent(**ALWAYS)
+        agent.reconcile(wants(resolve(source, SourceOptions())))
+        _until(node, lambda report: report.verified_at is not None, key)
+        weights.write_bytes(b"b" * 3 * CHUNK)
+        agent.reconcile(wants(resolve(source, SourceOptions())))
+        flip(writable(node.folder(source.uri)) / "weights.bin", 5)
+        in_vain = _until(node, lambda report: report.failure is not None, key)
+        assert in_vain.damage == f"weights.bin differs within bytes 0-{CHUNK - 1}"
+        _until(node, lambda report: report.phase is Phase.READY and report.damage is None, key)
+    assert (node.folder(source.uri) / "weights.bin").read_bytes() == b"b" * 3 * CHUNK
 
 
 def test_what_was_read_is_remembered_over_a_restart(node: Node, resolved: Resolved) -> None:
