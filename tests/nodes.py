@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from actors.agent import AgentSettings, NodeAgent
 from actors.manifest import Resolved, storage_key
@@ -20,13 +21,20 @@ PATIENT_CHUNKS = {"chunk_backoff_first_s": 0.02, "chunk_backoff_max_s": 0.1}
 
 
 class Node:
-    """A disk with agents on it, one after the other."""
+    """A disk with agents on it, one after the other; they end with the `with` block."""
 
     def __init__(self, host_root: Path) -> None:
         self.host_root = host_root
         self.root = host_root / "models"
         self.root.mkdir(parents=True)
         self.agents: list[NodeAgent] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for agent in self.agents:
+            agent.close(10)
 
     def agent(self, **settings: object) -> NodeAgent:
         known = {**FAST, **PATIENT_CHUNKS, **settings}

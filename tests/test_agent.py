@@ -46,10 +46,8 @@ def resolved(origin: Origin) -> Resolved:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path / "host")
-    yield node
-    for agent in node.agents:
-        agent.close(10)
+    with Node(tmp_path / "host") as node:
+        yield node
 
 
 def test_a_model_arrives_complete_verified_and_read_only(

@@ -72,8 +72,7 @@ def test_all_fills_of_a_node_together_keep_its_bandwidth_limit_and_say_no_more(t
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(bytes(5 * MIB))
         repos[name] = folder
-    node = Node(tmp_path / "host")
-    with Origin(repos) as origin:
+    with Origin(repos) as origin, Node(tmp_path / "host") as node:
         options = SourceOptions({"HF_ENDPOINT": origin.hub_endpoint})
         states = [wants(resolve(ModelSource(f"hf://{name}"), options)) for name in names]
         models = tuple(model for state in states for model in state.models)
@@ -88,11 +87,8 @@ def test_all_fills_of_a_node_together_keep_its_bandwidth_limit_and_say_no_more(t
             rates.append(sum(report.rate_bytes_per_s for report in reports))
             return [report.phase for report in reports] == [Phase.READY] * 2
 
-        try:
-            eventually(all_ready, every_s=0.02, seen=agent.report)
-            took = time.monotonic() - began
-        finally:
-            agent.close()
+        eventually(all_ready, every_s=0.02, seen=agent.report)
+        took = time.monotonic() - began
         assert origin.stats()["bytes"] == 10 * MIB
     assert took >= 10 * MIB / limit * 0.8
     assert 0 < max(rates) <= limit * 1.5, "each connection begins with a block before it is told to wait"

@@ -106,10 +106,8 @@ def origin(tmp_path: Path) -> Iterator[Origin]:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path / "host")
-    yield node
-    for agent in node.agents:
-        agent.close(10)
+    with Node(tmp_path / "host") as node:
+        yield node
 
 
 @pytest.fixture
@@ -121,9 +119,8 @@ def small_disk(node: Node) -> Iterator[Node]:
     if mounted.returncode != 0:
         pytest.skip("may not mount a tmpfs here")
     try:
-        yield node
-        for agent in node.agents:
-            agent.close(10)
+        with node:
+            yield node
     finally:
         subprocess.run(["umount", "--lazy", node.root], check=True)
 

@@ -242,10 +242,8 @@ def resolved(origin: Origin) -> Resolved:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path / "host")
-    yield node
-    for agent in node.agents:
-        agent.close(10)
+    with Node(tmp_path / "host") as node:
+        yield node
 
 
 def until_verified(node: Node) -> ModelReport:

@@ -43,10 +43,8 @@ def origin(sample: Path) -> Iterator[Origin]:
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.setattr(scrubber, "IDLE_S", 0.02)
-    node = Node(tmp_path / "host")
-    yield node
-    for agent in node.agents:
-        agent.close(10)
+    with Node(tmp_path / "host") as node:
+        yield node
 
 
 class Cluster:
