@@ -114,6 +114,27 @@ def test_a_node_that_loses_power_is_reported_and_filled_when_it_returns(laptop: 
     laptop.until_ready("sample", timeout_s=90)
 
 
+def test_a_file_that_a_disk_has_lost_is_said_and_fetched_again_alone(laptop: Laptop) -> None:
+    node = laptop.cluster.nodes[0]
+    laptop.apply("sample", SAMPLE_URI)
+    laptop.until_ready("sample")
+    folder, before = laptop.folder(node, SAMPLE_URI), served(laptop)
+    lost = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    size = lost.stat().st_size
+    laptop.faults({"path": "/_cdn/*", "status": 503})
+    folder.chmod(0o755)
+    lost.unlink()
+    kill_agent(laptop.cluster, node)
+
+    said = laptop.until_reason("sample", "Damaged", timeout_s=60)["message"]
+    assert f"{node}" in said
+    assert f"{lost.name} is missing" in said
+    laptop.faults()
+    laptop.until_ready("sample")
+    assert served(laptop) - before == size
+    eventually(lambda: laptop.detail(node, "sample").get("repaired") == f"{lost.name} is missing")
+
+
 def test_sigterm_drains_the_coordinator(laptop: Laptop) -> None:
     laptop.apply("sample", SAMPLE_URI)
     laptop.until_ready("sample")
