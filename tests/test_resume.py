@@ -14,6 +14,7 @@ import pytest
 from actors.manifest import storage_key
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
+from tests.nodes import same_bytes
 from tests.waiting import eventually
 
 MIB = 1 << 20
@@ -75,5 +76,33 @@ def test_every_kill_costs_at_most_the_chunks_that_were_in_flight(tmp_path: Path)
         _, err = process.communicate(timeout=120)
         served = origin.stats()["bytes"]
     assert (process.returncode, err) == (0, "")
-    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) > MODEL_BYTES * 0.9
+    assert same_bytes(folder, tmp_path / "sample")
     assert served - MODEL_BYTES <= KILLS * CONNECTIONS * CHUNK_BYTES, "read twice"
+
+
+@pytest.mark.e2e
+def test_a_repair_that_is_killed_again_and_again_ends_and_fetches_little_more_than_was_lost(tmp_path: Path) -> None:
+    write_sample(tmp_path / "sample", MODEL_BYTES)
+    (tmp_path / "host/models").mkdir(parents=True)
+    folder, rng = tmp_path / "host/models/models" / storage_key(URI), random.Random(20)
+    with Origin({REPO: tmp_path / "sample"}, rate_bytes_per_s=16 * MIB) as origin:
+        an_agent(tmp_path / "host", origin.hub_endpoint).communicate(timeout=120)
+        before = origin.stats()["bytes"]
+        shards = sorted(folder.glob("*.safetensors"))[:2]
+        lost = sum(shard.stat().st_size for shard in shards)
+        folder.chmod(0o755)
+        for shard in shards:
+            shard.unlink()
+        for kill in range(4):
+            process = an_agent(tmp_path / "host", origin.hub_endpoint)
+            until_served(origin, before + lost * (kill + rng.random()) / 5)
+            time.sleep(rng.uniform(0, 0.1))
+            process.kill()
+            process.communicate()
+            assert (folder / ".localmodel/manifest.json").exists(), "the copy stays where it is"
+        process = an_agent(tmp_path / "host", origin.hub_endpoint)
+        _, err = process.communicate(timeout=120)
+        served = origin.stats()["bytes"] - before
+    assert (process.returncode, err) == (0, "")
+    assert same_bytes(folder, tmp_path / "sample")
+    assert served - lost <= 4 * CONNECTIONS * CHUNK_BYTES, "read twice"
