@@ -31,6 +31,7 @@ from actors.repair import Repair
 from actors.report import of_copy, of_repair
 from actors.retry import RateLimit, RetryPolicy
 from actors.room import Room, Waiting
+from actors.scrub import is_same_copy
 from actors.scrubber import Scrubber
 from actors.settings import AgentSettings
 from actors.store import Marker, Store, misfits, path_occupied, read_marker
@@ -228,13 +229,13 @@ class NodeAgent:
         room.check_turn(task.model.priority, waiting)
 
     def _ended(self, task: Task, outcome: Ended) -> None:
+        if outcome.repair is not None:
+            self._scrubber.mended(task.place, outcome.repair.paths)
         with self._lock:
             task.finish(outcome, self._retry, self._rng)
             wanted = self._is_wanted(task)
             root = self._roots[task.place.root]
-            if outcome.repair is not None:
-                self._scrubber.mended(task.place, outcome.repair.paths)
-            elif outcome.marker is not None and root.store is not None:
+            if outcome.marker is not None and outcome.repair is None and root.store is not None:
                 root.present[task.place.key] = outcome.marker
                 self._scrubber.watch(task.place, outcome.marker, root.store)
             if outcome.marker is not None or not wanted:
@@ -381,14 +382,20 @@ class NodeAgent:
             if store is None:
                 continue
             folder = store.model(place.key)
-            if read_marker(folder) is not None:
+            found = read_marker(folder)
+            if is_same_copy(found, marker):
                 self._scrubber.blame(place, marker, misfits(folder, marker.manifest))
                 continue
-            _log.warning("a committed model was taken away", extra={"key": place.key, "root": place.root})
             with self._lock:
-                if self._roots[place.root].present.get(place.key) is marker:
-                    del self._roots[place.root].present[place.key]
-                    self._scrubber.forget(place)
+                copies = self._roots[place.root].present
+                if copies.get(place.key) is not marker:
+                    continue
+                _log.warning("a committed model was taken away", extra={"key": place.key, "root": place.root})
+                del copies[place.key]
+                self._scrubber.forget(place)
+                if found is not None:  # and another put in its place
+                    copies[place.key] = found
+                    self._scrubber.watch(place, found, store)
 
 
 def _mismatch(root: str, settings: AgentSettings) -> Failure:

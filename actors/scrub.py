@@ -107,6 +107,10 @@ def copy_name(marker: Marker) -> str:
     return f"{marker.manifest.digest} {marker.finished_at}"
 
 
+def is_same_copy(found: Marker | None, marker: Marker) -> bool:
+    return found is not None and copy_name(found) == copy_name(marker)
+
+
 def next_file(copies: Mapping[Place, tuple[Marker, Record]], now: float, interval_s: float) -> tuple[Place, int] | None:
     """The copy and the file to read now: of a pass that has begun; then of what was never read; then of the oldest."""
     best: tuple[tuple[bool, float], Place, int] | None = None

@@ -27,7 +27,7 @@ from actors.digest import Digester, algorithm_of
 from actors.errors import StoreError
 from actors.manifest import ManifestFile
 from actors.retry import RateLimit
-from actors.scrub import ChunkSums, Record, describe, differing, next_file
+from actors.scrub import ChunkSums, Record, describe, differing, is_same_copy, next_file
 from actors.store import Marker, Store, disk_errors, misfit, read_marker
 
 BLOCK_BYTES = 1 << 20
@@ -70,6 +70,7 @@ class Scrubber:
         self._found = found
         self._limit = RateLimit(bytes_per_s)
         self._lock = threading.Lock()
+        self._saving = threading.Lock()
         self._copies: dict[Place, _Copy] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
@@ -81,9 +82,9 @@ class Scrubber:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         with self._lock:
-            for place, copy in self._copies.items():
-                if copy.changed:
-                    self._save(place, copy)
+            changed = [(place, copy) for place, copy in self._copies.items() if copy.changed]
+        for place, copy in changed:
+            self._save(place, copy)
 
     # --- what the agent tells it ---
 
@@ -100,7 +101,7 @@ class Scrubber:
         with self._lock:
             copy = self._copies.pop(place, None)
         if copy is not None:
-            with disk_errors(f"removing {copy.store.scrub_record(place.key)}"):
+            with self._saving, suppress(OSError):  # of another copy it is not believed
                 copy.store.scrub_record(place.key).unlink(missing_ok=True)
 
     def blame(self, place: Place, marker: Marker, damage: Mapping[str, str]) -> None:
@@ -110,16 +111,19 @@ class Scrubber:
             if copy is None or copy.marker is not marker or damage.items() <= copy.record.damage.items():
                 return
             copy.record.damage.update(damage)
-            self._save(place, copy)
+        self._save(place, copy)
         _log.warning("damaged", extra={"key": place.key, "root": place.root, "damage": describe(damage)})
         self._found()
 
     def mended(self, place: Place, paths: Iterable[str]) -> None:
+        """These files are what they were again."""
         with self._lock:
-            if (copy := self._copies.get(place)) is not None:
-                copy.record.mended(paths, self._clock())
-                self._save(place, copy)
-                _log.info("repaired", extra={"key": place.key, "root": place.root, "damage": copy.record.repaired})
+            copy = self._copies.get(place)
+            if copy is None:
+                return
+            copy.record.mended(paths, self._clock())
+        self._save(place, copy)
+        _log.info("repaired", extra={"key": place.key, "root": place.root, "damage": copy.record.repaired})
 
     # --- what it tells the agent ---
 
@@ -156,7 +160,7 @@ class Scrubber:
                 _log.warning("cannot scrub now", extra={"key": place.key, "error": str(error)})
                 self._stop.wait(IDLE_S)
                 continue
-            if wrong is not None and read_marker(copy.store.model(place.key)) != copy.marker:
+            if wrong is not None and not is_same_copy(read_marker(copy.store.model(place.key)), copy.marker):
                 self._stop.wait(IDLE_S)  # it is on its way out, and not damaged
                 continue
             with self._lock:
@@ -164,8 +168,9 @@ class Scrubber:
                     continue
                 copy.record.noted(copy.marker, index, wrong, sums, self._clock())
                 copy.changed = True
-                if wrong is not None or not copy.record.next_file or time.monotonic() > copy.saved_at + SAVE_S:
-                    self._save(place, copy)
+                news = wrong is not None or not copy.record.next_file
+            if news or time.monotonic() > copy.saved_at + SAVE_S:
+                self._save(place, copy)
             if wrong is not None:
                 named = describe({copy.marker.manifest.files[index].path: wrong})
                 _log.warning("damaged", extra={"key": place.key, "root": place.root, "damage": named})
@@ -182,19 +187,24 @@ class Scrubber:
         return examine(path, file, record.sums.get(file.path), record.chunk_bytes, buffer, pace)
 
     def _save(self, place: Place, copy: _Copy) -> None:
+        """Holds no lock that a report needs: at idle priority, writing may take its time."""
         path = copy.store.scrub_record(place.key)
         try:
             copy.store.check_fence()
-            with disk_errors(f"writing {path}"):
-                staged = path.with_suffix(".new")
-                staged.write_bytes(copy.record.to_json())
-                staged.replace(path)
+            with self._saving:
+                with self._lock:
+                    if self._copies.get(place) is not copy:
+                        return
+                    content, copy.saved_at, copy.changed = copy.record.to_json(), time.monotonic(), False
+                with disk_errors(f"writing {path}"):
+                    staged = path.with_suffix(".new")
+                    staged.write_bytes(content)
+                    staged.replace(path)
         except StoreError as error:
             if error.reason == "Fenced":
                 self._stop.set()  # the agent that has taken over reads on
             else:
                 _log.warning("cannot remember what was scrubbed", extra={"key": place.key, "error": str(error)})
-        copy.saved_at, copy.changed = time.monotonic(), False
 
 
 class _Stopped(Exception):

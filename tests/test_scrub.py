@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from actors import agent as agent_module
 from actors import scrubber
 from actors.digest import Digester
 from actors.manifest import Manifest, ManifestFile, ModelSource, Resolved, storage_key
@@ -359,6 +360,37 @@ def test_a_file_that_was_damaged_before_it_was_ever_read_is_fetched_whole(
     node.agent(**ALWAYS).reconcile(wants(resolved))
     assert until_repaired(node).repaired == f"{SHARD} is not what it was"
     assert origin.stats()["bytes"] - before == (sample / SHARD).stat().st_size
+    assert same_bytes(node.folder(), sample)
+
+
+@pytest.fixture
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "RESCAN_S", 0.02)
+    monkeypatch.setattr(agent_module, "HOUSEKEEPING_S", 0.02)
+
+
+@pytest.mark.usefixtures("restless")
+def test_a_lost_file_is_seen_also_where_nothing_is_read(node: Node, origin: Origin, resolved: Resolved) -> None:
+    agent = node.agent(**NEVER)
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+    before = origin.stats()["bytes"]
+    (writable(node.folder()) / "config.json").unlink()
+    assert until_repaired(node).repaired == "config.json is missing"
+    assert origin.stats()["bytes"] - before == (node.folder() / "config.json").stat().st_size
+
+
+@pytest.mark.usefixtures("restless")
+def test_a_copy_that_was_taken_away_is_filled_again(
+    node: Node, resolved: Resolved, sample: Path, tmp_path: Path
+) -> None:
+    agent = node.agent(**ALWAYS)
+    agent.reconcile(wants(resolved))
+    first = until_verified(node)
+    node.folder().chmod(0o755)
+    node.folder().rename(tmp_path / "taken")
+    again = _until(node, lambda report: report.finished_at not in (None, first.finished_at))
+    assert again.damage is None
     assert same_bytes(node.folder(), sample)
 
 
