@@ -46,7 +46,7 @@ class Room:
             )
         if needed_bytes - held_bytes > self.free_bytes - self.headroom_bytes - self.unallocated_bytes:
             raise InsufficientStorage(
-                f"needs {needed_bytes} bytes in {self.root}: {self.free_bytes} bytes are free,"
+                f"needs {needed_bytes} bytes in {self.root}: {_settled(self.free_bytes)} bytes are free,"
                 f" of which {self.headroom_bytes} stay free and {self.unallocated_bytes} are reserved"
             )
 
@@ -68,3 +68,9 @@ class Room:
         ours = self.used_bytes + self.reserved_bytes - self.unallocated_bytes
         capacity = self.free_bytes - self.headroom_bytes + ours
         return needed_bytes <= (capacity if self.limit_bytes is None else min(capacity, self.limit_bytes))
+
+
+def _settled(count: int) -> int:
+    """To three digits, rounded down: others write there too, and every new message is a write to the cluster."""
+    step: int = 10 ** max(0, len(str(count)) - 3)
+    return count // step * step

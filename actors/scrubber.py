@@ -24,7 +24,7 @@ from pathlib import Path
 
 from actors.diff import Place
 from actors.digest import Digester, algorithm_of
-from actors.errors import StoreError
+from actors.errors import LocalModelError, StoreError
 from actors.manifest import ManifestFile
 from actors.retry import RateLimit
 from actors.scrub import ChunkSums, Record, describe, differing, is_same_copy, next_file
@@ -32,6 +32,7 @@ from actors.store import Marker, Store, disk_errors, misfit, read_marker
 
 BLOCK_BYTES = 1 << 20
 IDLE_S = 1.0
+RETRY_S = 60.0
 SAVE_S = 30.0
 """How much of a pass may be lost with the process."""
 
@@ -156,9 +157,9 @@ class Scrubber:
                 wrong, sums = self._examine(place, copy, index, buffer)
             except _Stopped:
                 return
-            except OSError as error:  # of this process, not of the disk
+            except (OSError, LocalModelError) as error:  # of this process, not of the disk
                 _log.warning("cannot scrub now", extra={"key": place.key, "error": str(error)})
-                self._stop.wait(IDLE_S)
+                self._stop.wait(RETRY_S)
                 continue
             if wrong is not None and not is_same_copy(read_marker(copy.store.model(place.key)), copy.marker):
                 self._stop.wait(IDLE_S)  # it is on its way out, and not damaged

@@ -48,6 +48,13 @@ FITS: dict[str, tuple[Room, int, int, bool, str | None]] = {
         False,
         "its storage limit is 80 bytes, 50 are used and 10 reserved",
     ),
+    "what is free is said in round numbers": (
+        replace(ROOM, free_bytes=78_577_991_680),
+        1 << 40,
+        0,
+        False,
+        "78500000000 bytes are free, of which 10 stay free",
+    ),
     "a repair may exceed the limit": (LIMITED, 31, 0, True, None),
     "a repair may not exceed the disk": (LIMITED, 91, 0, True, "100 bytes are free"),
 }
