@@ -1,13 +1,14 @@
 """What is known of a committed copy between two readings of it, and which file is read next. Pure.
 
-    committed ──► first pass, at once ──► as it was: checksums noted; the next pass when the interval is over
+    committed ──► first pass, soon ──► as it was: checksums noted; the next pass when the interval is over
                         │    ▲
-                        ▼    └──────────── repaired
+                        ▼    └──────── repaired
                      damaged: named, and not read again until it is repaired
 
-A fill hashes what it wrote from the page cache, so a copy's first pass is the first time that its disk is read. That
-pass also notes a checksum of every chunk, by which a later damage is traced to the chunk. The checksums decide only
-what is fetched again; whether a file is right is decided by its digest alone.
+A fill hashes what it wrote from the page cache, so a copy's first pass is the first time that its disk is read; it
+begins when the pods that waited for the copy have had the disk to themselves for a while. That pass also notes a
+checksum of every chunk, by which a later damage is traced to the chunk. The checksums decide only what is fetched
+again; whether a file is right is decided by its digest alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from typing import Self, TypeVar
 from actors.store import Marker
 
 Place = TypeVar("Place")
+
+FIRST_PASS_S = 300.0
+"""After a copy was committed, if passes are not closer together anyway."""
 
 NAMED_FILES = 3
 """How many damaged files, or spots in a file, a message names before it counts the rest."""
@@ -71,12 +75,14 @@ class Record:
     def fresh(cls, marker: Marker, chunk_bytes: int) -> Self:
         return cls(copy_name(marker), chunk_bytes)
 
-    def due_since(self, now: float, interval_s: float) -> float | None:
-        """Since when its next file should be read; None: not yet. A time in the future counts as none."""
-        if self.verified_at is None or self.verified_at > now:
+    def due_since(self, marker: Marker, now: float, interval_s: float) -> float | None:
+        """Since when its next file should be read; None: not yet. A time in the future is not believed."""
+        last, pause_s = self.verified_at, interval_s
+        if last is None:
+            last, pause_s = marker.finished_at or 0.0, min(interval_s, FIRST_PASS_S)
+        if last > now:
             return float("-inf")
-        due = self.verified_at + interval_s
-        return due if due <= now or self.next_file else None
+        return last + pause_s if last + pause_s <= now or self.next_file else None
 
     def unread(self, marker: Marker) -> int | None:
         """The next file of the pass; None: only damaged ones are left. They are not read before they are repaired."""
@@ -113,12 +119,12 @@ def is_same_copy(found: Marker | None, marker: Marker) -> bool:
 
 def next_file(copies: Mapping[Place, tuple[Marker, Record]], now: float, interval_s: float) -> tuple[Place, int] | None:
     """The copy and the file to read now: of a pass that has begun; then of what was never read; then of the oldest."""
-    best: tuple[tuple[bool, float], Place, int] | None = None
+    best: tuple[tuple[bool, bool, float], Place, int] | None = None
     for place, (marker, record) in copies.items():
-        due_since = record.due_since(now, interval_s)
+        due_since = record.due_since(marker, now, interval_s)
         if due_since is None or (index := record.unread(marker)) is None:
             continue
-        order = (record.next_file == 0, due_since)
+        order = (record.next_file == 0, record.verified_at is not None, due_since)
         if best is None or order < best[0]:
             best = order, place, index
     return None if best is None else best[1:]

@@ -84,17 +84,24 @@ def test_what_is_read_next(case: str) -> None:
     assert next_file(copies, NOW, A_DAY) == expected
 
 
+def test_a_new_copy_is_left_to_the_pods_that_waited_for_it_before_it_is_read() -> None:
+    copies = {"new": (replace(a_marker("a"), finished_at=NOW), Record.fresh(a_marker("a"), 2))}
+    assert [next_file(copies, NOW + passed, A_DAY) for passed in (0, 299, 300)] == [None, None, ("new", 0)]
+    assert next_file(copies, NOW + 1, interval_s=1.0) == ("new", 0), "no longer than between two passes"
+    assert next_file(copies, NOW - 1, A_DAY) == ("new", 0), "a time in the future is not believed"
+
+
 def test_a_pass_ends_with_the_last_file_and_the_next_begins_a_day_later() -> None:
     marker = a_marker("a", "b")
     record = Record.fresh(marker, 2)
     read = []
-    for now in (1.0, 2.0, 3.0, A_DAY + 1, A_DAY + 2, A_DAY + 3):
+    for now in (301.0, 302.0, 303.0, A_DAY + 301, A_DAY + 302, A_DAY + 303):
         turn = next_file({"x": (marker, record)}, now, A_DAY)
         read.append(turn and turn[1])
         if turn is not None:
             record.noted(marker, turn[1], None, [7, 7], now)
     assert read == [0, 1, None, None, 0, 1]
-    assert (record.verified_at, record.sums) == (A_DAY + 3, {"a": [7, 7], "b": [7, 7]})
+    assert (record.verified_at, record.sums) == (A_DAY + 303, {"a": [7, 7], "b": [7, 7]})
 
 
 def test_a_damage_stays_until_it_is_mended_and_keeps_the_checksums() -> None:
@@ -470,19 +477,19 @@ def test_a_source_without_digests_that_gives_other_bytes_by_now_is_filled_anew(n
 
 
 def test_what_was_read_is_remembered_over_a_restart(node: Node, resolved: Resolved) -> None:
-    settings = {**ALWAYS, "scrub_interval_s": 1000.0}
-    first = node.agent(**settings)
+    first = node.agent(**ALWAYS)
     first.reconcile(wants(resolved))
-    verified = until_verified(node)
+    until_verified(node)
     first.close()
-    second = node.agent(**settings)
+    verified = until_verified(node)
+    second = node.agent(**{**ALWAYS, "scrub_interval_s": 1000.0})
     assert (model(second.report()) or verified).verified_at == verified.verified_at
     second.reconcile(wants(resolved, root="/models"))
     assert until_verified(node).verified_at == verified.verified_at
 
 
 def test_a_pass_goes_on_in_the_middle_after_a_restart(node: Node, resolved: Resolved) -> None:
-    first = node.agent(scrub_bytes_per_s=2e6)
+    first = node.agent(scrub_bytes_per_s=2e6, scrub_interval_s=0.01)
     first.reconcile(wants(resolved))
     until(first, Phase.READY)
     record = node.root / ".localmodel/scrub" / f"{KEY}.json"
@@ -499,7 +506,7 @@ def test_a_pass_goes_on_in_the_middle_after_a_restart(node: Node, resolved: Reso
 
 
 def test_the_pace_is_kept(node: Node, resolved: Resolved) -> None:
-    agent = node.agent(scrub_bytes_per_s=4e6)
+    agent = node.agent(scrub_bytes_per_s=4e6, scrub_interval_s=0.01)
     agent.reconcile(wants(resolved))
     ready = until(agent, Phase.READY)
     verified = until_verified(node)
