@@ -30,7 +30,7 @@ from actors.manifest import Resolved, StorageKey
 from actors.messages import DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
 from actors.retry import RateLimit, RetryPolicy
 from actors.settings import AgentSettings
-from actors.store import Marker, Store, is_complete, path_occupied, read_marker
+from actors.store import Marker, Store, disk_errors, is_complete, path_occupied, read_marker
 from actors.task import Ended, Task
 
 __all__ = ["AgentSettings", "NodeAgent"]
@@ -241,7 +241,9 @@ class NodeAgent:
     def _open(self, name: str) -> _Root:
         path = self._settings.path(name)
         try:
-            if not path.is_dir():
+            with disk_errors(f"looking at {path}"):
+                present = path.is_dir()
+            if not present:
                 raise StoreError(
                     f"{name} is no folder where the agent looks for it ({path}): is the disk mounted into the agent?",
                     reason="PathMismatch",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -24,6 +25,10 @@ StorageKey = NewType("StorageKey", str)
 
 Digest = NewType("Digest", str)
 """`algorithm:hex`; algorithm is one of `sha256`, `git-sha1` (a git blob: header and content), `md5`."""
+
+
+_FORBIDDEN = re.compile(r"[\0\\\ud800-\udfff]")
+"""NUL ends a name for the kernel, a backslash is a `/` to some, half a surrogate pair has no bytes."""
 
 
 def storage_key(uri: str) -> StorageKey:
@@ -109,7 +114,8 @@ def make_manifest(source: ModelSource, revision: str | None, files: Iterable[Man
 def check_relative(path: str) -> None:
     """Returns if `path` joined to a folder stays inside it and names a file. Raises SourceError otherwise."""
     parts = path.split("/")
-    if not path or "\0" in path or any(part in ("", ".", "..") for part in parts) or parts[0] == ".localmodel":
+    unsafe = any(part in ("", ".", "..") for part in parts) or parts[0] == ".localmodel"
+    if unsafe or _FORBIDDEN.search(path):
         raise SourceError(f"refusing the unsafe file name {path!r}", reason="InvalidManifest")
 
 

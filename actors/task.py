@@ -52,6 +52,7 @@ class Task:
         self._attempt = 0
         self._failure: Failure | None = None
         self._retry_at: float | None = None
+        self._failed_at = 0.0
         self._started_at: float | None = None
         self._thread: threading.Thread | None = None
         self._fill: Fill | None = None
@@ -67,7 +68,8 @@ class Task:
 
     def active(self, now: float) -> Active:
         waiting = self._thread is None
-        due = waiting and (self._retry_at is None or now >= self._retry_at)
+        # A clock that was set back ends the wait: else it could last for as long as the clock was wrong.
+        due = waiting and (self._retry_at is None or not self._failed_at <= now < self._retry_at)
         return Active(self.model.source.selection, self._resolved_name, waiting, due)
 
     # --- what the agent tells it ---
@@ -135,7 +137,8 @@ class Task:
         self._phase = Phase.PENDING
         if ended.error is not None:
             self.wait(ended.error)
-            self._retry_at = self._clock() + retry.delay_s(ended.error, self._attempt, rng)
+            self._failed_at = self._clock()
+            self._retry_at = self._failed_at + retry.delay_s(ended.error, self._attempt, rng)
 
     # --- the attempt's own thread ---
 

@@ -173,6 +173,7 @@ class _Entry:
     failure: Failure | None = None
     fingerprint: str = ""
     attempt: int = 0
+    failed_at: float = 0.0
     retry_at: float | None = None
     look_at: float | None = None
     in_flight: bool = False
@@ -188,7 +189,8 @@ class _Entry:
         return expires_at is not None and now >= self.resolved_at + REFRESH_AT * (expires_at - self.resolved_at)
 
     def waits(self, now: float) -> bool:
-        return self.retry_at is not None and now < self.retry_at
+        """Not on after the clock was set back: the wait could last for as long as the clock had been wrong."""
+        return self.retry_at is not None and self.failed_at <= now < self.retry_at
 
     def looked(self, now: float) -> None:
         """The credentials are what they were."""
@@ -206,6 +208,7 @@ class _Entry:
                 self.attempt, self.retry_at, self.look_at = 0, None, None
                 return
         self.attempt += 1
+        self.failed_at = now
         self.retry_at = now + retry_delay_s(self.failure, self.attempt, rng)
         self.look_at = now + CREDENTIALS_LOOK_S if self.failure and not self.failure.retryable else None
 
