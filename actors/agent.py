@@ -192,9 +192,10 @@ class NodeAgent:
                 f" {used} are used and {reserved} reserved"
             )
         free, unallocated = store.free_bytes(), sum(each.reserved_bytes for each in others if not each.allocated)
-        if needed - store.ingested_bytes(task.place.key) > free - headroom - unallocated:
+        peak = resolved.manifest.peak_bytes
+        if peak - store.ingested_bytes(task.place.key) > free - headroom - unallocated:
             raise InsufficientStorage(
-                f"needs {needed} bytes in {root}: {free} bytes are free, of which {headroom} stay free"
+                f"needs {peak} bytes in {root}: {free} bytes are free, of which {headroom} stay free"
                 f" and {unallocated} are reserved"
             )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -27,6 +27,7 @@ Digest = NewType("Digest", str)
 """`algorithm:hex`; algorithm is one of `sha256`, `git-sha1` (a git blob: header and content), `md5`."""
 
 
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _FORBIDDEN = re.compile(r"[\0\\\ud800-\udfff]")
 """NUL ends a name for the kernel, a backslash is a `/` to some, half a surrogate pair has no bytes."""
 
@@ -78,9 +79,19 @@ class Manifest:
 
         Independent of where the bytes came from, so a mirror of the same files has the same digest.
         """
-        if any(file.digest is None for file in self.files):
+        if self.packed or any(file.digest is None for file in self.files):
             return None
         return "sha256:" + hashlib.sha256(_canonical([[f.path, f.size, f.digest] for f in self.files])).hexdigest()
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether the one file is an archive, which is unpacked before it is published. See `is_packed`."""
+        return is_packed(self.source, self.files)
+
+    @property
+    def peak_bytes(self) -> int:
+        """What a fill takes on the disk. What an archive holds is taken to be as large as the archive."""
+        return self.total_bytes * (2 if self.packed else 1)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,6 +105,11 @@ class Manifest:
             revision=data["revision"],
             files=tuple(ManifestFile(f["path"], int(f["size"]), f["digest"]) for f in data["files"]),
         )
+
+
+def is_packed(source: ModelSource, files: Sequence[ManifestFile]) -> bool:
+    """Whether the source is one archive, as KServe sees it: a single file of such a name, but not in a repository."""
+    return len(files) == 1 and files[0].path.endswith(_ARCHIVES) and not source.uri.startswith("hf://")
 
 
 def make_manifest(source: ModelSource, revision: str | None, files: Iterable[ManifestFile]) -> Manifest:

@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
-from actors.manifest import ManifestFile, ModelSource
+from actors.manifest import ManifestFile, ModelSource, is_packed
 
 MAX_RETRY_AFTER_S = 3600.0
 """An origin that asks for more is asked again after this: a wrong header must not stop a node for a day."""
@@ -88,16 +88,9 @@ class SourceOptions:
 
 
 def select(source: ModelSource, files: Iterable[ManifestFile]) -> list[ManifestFile]:
-    """Those that match a glob of `include` (none: all) and none of `exclude`. Raises SourceNotFound if nothing is left.
-
-    Globs are the hub's and KServe's: `*` matches `/` too, a final `/` means everything below.
-    """
+    """Those that are `wanted`. Raises SourceNotFound if nothing is left. Of an archive the members are selected."""
     listed = list(files)
-    kept = [
-        file
-        for file in listed
-        if (not source.include or _matches(file.path, source.include)) and not _matches(file.path, source.exclude)
-    ]
+    kept = [file for file in listed if wanted(source, file.path)] if not is_packed(source, listed) else listed
     if not kept:
         where = redact(source.uri)
         why = (
@@ -107,6 +100,14 @@ def select(source: ModelSource, files: Iterable[ManifestFile]) -> list[ManifestF
         )
         raise SourceNotFound(f"nothing to cache in {where}: {why}")
     return kept
+
+
+def wanted(source: ModelSource, path: str) -> bool:
+    """Whether it matches a glob of `include` (none: all) and none of `exclude`.
+
+    Globs are the hub's and KServe's: `*` matches `/` too, a final `/` means everything below.
+    """
+    return (not source.include or _matches(path, source.include)) and not _matches(path, source.exclude)
 
 
 def _matches(path: str, globs: Iterable[str]) -> bool:

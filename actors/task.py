@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from actors.archive import unpack
 from actors.diff import Active, Place, check_digest
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.fill import Cancelled, Fill, Progress, verified_how
@@ -60,6 +61,8 @@ class Task:
         self._from_origin_before = 0
         self._cancelled = threading.Event()
         self._keep = True
+        self._unpacking = False
+        """What an archive holds does not fit: the archive itself need not be fetched again."""
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -91,9 +94,9 @@ class Task:
         self._phase = Phase.DOWNLOADING
         self._attempt += 1
         self._started_at = self._clock() if self._started_at is None else self._started_at
-        self._fill, self._last, self._keep = None, None, True
+        self._fill, self._last, self._keep, self._unpacking = None, None, True, False
         self._cancelled.clear()
-        self.reserved_bytes, self.allocated = resolved.manifest.total_bytes, False
+        self.reserved_bytes, self.allocated = resolved.manifest.peak_bytes, False
 
         def run() -> None:
             ended(self._run(store, resolved, owner, limit, rng))
@@ -156,7 +159,7 @@ class Task:
             return Ended()
         except LocalModelError as error:
             _log.warning("fill failed", extra={"key": self.place.key, "reason": error.reason, "error": str(error)})
-            if isinstance(error, InsufficientStorage):
+            if isinstance(error, InsufficientStorage) and not self._unpacking:
                 self._discard(ingest)
             return Ended(error=error)
         except Exception as error:  # noqa: BLE001  a bug must end as a status that somebody reads, not as a silent thread
@@ -183,12 +186,18 @@ class Task:
         fill.renew(self._resolved or resolved)  # it may have been renewed before it could be told
         if self._cancelled.is_set():
             raise Cancelled
-        manifest = fill.run()
+        manifest, verified = fill.run(), verified_how(ingest.manifest)
+        if manifest.packed:
+            self._unpacking = True
+            room_bytes = store.free_bytes() - self._settings.headroom_bytes
+            manifest, verified = unpack(
+                ingest, manifest, verified, room_bytes=room_bytes, check=lambda: self._go_on(store)
+            )
         check_digest(manifest.digest, self.model.expected_digest)
         marker = Marker(
             owner=owner,
             manifest=manifest,
-            verified=verified_how(ingest.manifest),
+            verified=verified,
             started_at=self._started_at,
             finished_at=self._clock(),
             bytes_from_origin=self._from_origin_before + fill.progress().from_origin,
@@ -197,6 +206,11 @@ class Task:
             raise Cancelled
         store.commit(self.place.key, ingest, marker)
         return marker
+
+    def _go_on(self, store: Store) -> None:
+        store.check_fence()
+        if self._cancelled.is_set():
+            raise Cancelled
 
     def _discard(self, ingest: Ingest | None) -> None:
         if ingest is not None:
