@@ -10,6 +10,7 @@
     412 416           SourceChanged     the file is not the one the manifest was made from
     429 503           SourceThrottled   with what `Retry-After` (or the hub's `RateLimit`) named
     anything else     SourceError
+    unanswered        what it means that there is no answer: SourceUnreachable, SourceUntrusted, SourceStalled
 
 URLs in messages are redacted: what signs a URL is a credential, and messages end in `kubectl describe`.
 """
@@ -20,6 +21,8 @@ import hashlib
 import json
 import os
 import re
+import socket
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +34,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
 from actors.manifest import ManifestFile, ModelSource, is_packed
+from actors.pace import TooSlow
 
 MAX_RETRY_AFTER_S = 3600.0
 """An origin that asks for more is asked again after this: a wrong header must not stop a node for a day."""
@@ -40,7 +44,7 @@ _RATE_LIMIT_RESET = re.compile(r"\bt=(\d+)")  # the IETF draft `RateLimit: "reso
 
 _NAMES = re.compile(
     r"HF_TOKEN|HF_ENDPOINT|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|ENDPOINT_URL|DEFAULT_REGION|CA_BUNDLE)"
-    r"|S3_(VERIFY_SSL|USER_VIRTUAL_BUCKET)|awsAnonymousCredential|STORAGE_OPTIONS|[A-Za-z0-9.-]+-headers"
+    r"|S3_(VERIFY_SSL|USER_VIRTUAL_BUCKET)|awsAnonymousCredential|STORAGE_OPTIONS|LOCALMODEL_PRIVATE_REDIRECTS|[A-Za-z0-9.-]+-headers"
 )
 
 
@@ -164,6 +168,25 @@ def translate_status(status: int, url: str, headers: Mapping[str, str]) -> Sourc
             return SourceThrottled(f"{where} answered HTTP {status}: too many requests{hint}", retry_after_s=wait_s)
         case _:
             return SourceError(f"{where} answered HTTP {status}")
+
+
+def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
+    """The error that an exception instead of an answer stands for. The reasons differ where what helps does."""
+    where = redact(url)
+    match error:
+        case TooSlow():
+            return SourceError(f"{where} {error}", reason="SourceStalled")
+        case TimeoutError():
+            return SourceError(f"{where} did not answer within {timeout_s:g} s", reason="SourceStalled")
+        case ssl.SSLCertVerificationError():
+            why = f"{where} has a certificate that is not accepted: {error.verify_message}"
+            return SourceError(why, reason="SourceUntrusted")
+        case socket.gaierror():
+            why = f"{where} could not be reached: its host name does not resolve: {error.strerror}"
+            return SourceError(why, reason="SourceUnreachable")
+    return SourceError(
+        f"{where} could not be reached: {str(error) or type(error).__name__}", reason="SourceUnreachable"
+    )
 
 
 def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:

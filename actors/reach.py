@@ -11,6 +11,7 @@ used. Behind a proxy that address is the proxy's; then only what the name itself
 from __future__ import annotations
 
 import ipaddress
+import socket
 from enum import IntEnum
 from urllib.parse import urlsplit
 
@@ -37,6 +38,16 @@ def reach_of(host: str) -> Reach:
     if address.is_loopback or address.is_link_local or address.is_unspecified:
         return Reach.HOST
     return Reach.INTERNET if address.is_global and not address.is_multicast else Reach.NETWORK
+
+
+def reach_of_url(url: str) -> Reach:
+    """Of its host, asked by name before there is a connection. A name that does not resolve gives nothing away."""
+    host = urlsplit(url).hostname or ""
+    try:
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except (OSError, ValueError):
+        addresses = set()
+    return min(map(reach_of, {host, *addresses}))
 
 
 def check_target(url: str, target: str) -> None:

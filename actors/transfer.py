@@ -33,7 +33,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from actors.errors import SourceChanged, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Location
-from actors.origin import expires_at, redact, translate_status
+from actors.origin import expires_at, redact, translate_status, unanswered
 from actors.pace import Pace, PacedResponse, TooSlow
 from actors.reach import Reach, check_target, reach_of, refused
 from actors.source import read_range
@@ -223,7 +223,7 @@ class RangeReader:
                 self._drop(url)
                 if kept and isinstance(error, ConnectionError) and not self._aborted:
                     continue  # the others of that age are dropped the same way, one by one
-                raise _unanswered(redact(url), error, self._timeout_s) from error
+                raise unanswered(url, error, self._timeout_s) from error
 
     def _connection(self, parts: SplitResult) -> tuple[http.client.HTTPConnection, bool]:
         """A connection to that server, and whether it has served before."""
@@ -273,24 +273,6 @@ def _connect(parts: SplitResult, timeout_s: float, pace: Pace) -> http.client.HT
         connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     connection.response_class = functools.partial(PacedResponse, pace=pace)  # type: ignore[assignment]  # is called
     return connection
-
-
-def _unanswered(where: str, error: Exception, timeout_s: float) -> SourceError:
-    """Why there is no answer. The reasons are apart because what helps is: waiting, a name, a certificate."""
-    match error:
-        case TooSlow():
-            return SourceError(f"{where} {error}", reason="SourceStalled")
-        case TimeoutError():
-            return SourceError(f"{where} did not answer within {timeout_s:g} s", reason="SourceStalled")
-        case ssl.SSLCertVerificationError():
-            why = f"{where} has a certificate that is not accepted: {error.verify_message}"
-            return SourceError(why, reason="SourceUntrusted")
-        case socket.gaierror():
-            why = f"{where} could not be reached: its host name does not resolve: {error.strerror}"
-            return SourceError(why, reason="SourceUnreachable")
-    return SourceError(
-        f"{where} could not be reached: {str(error) or type(error).__name__}", reason="SourceUnreachable"
-    )
 
 
 def _expected(

@@ -26,7 +26,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from huggingface_hub import close_session, constants
 
-from actors import hub
+from actors import hub, reach
 from actors.errors import (
     SourceChanged,
     SourceDenied,
@@ -37,6 +37,7 @@ from actors.errors import (
 )
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved
 from actors.origin import expires_at, redact, retry_after_s, select, translate_status
+from actors.reach import Reach
 from actors.source import SourceOptions, _head, _s3_options, _translated, read_range, resolve
 from coordinator.dev.faults import Fault
 from coordinator.dev.hub import Repository
@@ -496,7 +497,13 @@ def test_a_url_that_expires_says_when(web: Scripted) -> None:
             "web page",
             id="a page",
         ),
-        pytest.param("/m.bin", (302, {"Location": "/m.bin"}, b""), SourceError, "HTTP 302", id="going in circles"),
+        pytest.param(
+            "/m.bin", (302, {"Location": "/m.bin"}, b""), SourceNotFound, "in a circle", id="going in circles"
+        ),
+        pytest.param(
+            "/m.bin", (302, {"Location": "file:///etc/passwd"}, b""), SourceDenied, "only http", id="going to a file"
+        ),
+        pytest.param("/m.bin", (302, {"Location": "ftp://h/f"}, b""), SourceDenied, "only http", id="going to ftp"),
         pytest.param("/folder/", None, SourceUnsupported, "does not name a file", id="a folder"),
     ],
 )
@@ -508,6 +515,20 @@ def test_the_web_refuses(
     with pytest.raises(error, match=message) as caught:
         resolve(ModelSource(web.url + path), SourceOptions())
     assert type(caught.value) is error
+
+
+def test_a_redirect_to_a_less_public_address_is_refused_unless_allowed(
+    web: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "reach_of", lambda host: Reach.INTERNET if host == "127.0.0.1" else Reach.HOST)
+    web.answers["/m.bin"] = (302, {"Location": f"http://127.0.0.2:{web.port}/secret"}, b"")
+    with pytest.raises(SourceDenied, match="less public") as caught:
+        resolve(ModelSource(f"{web.url}/m.bin"), SourceOptions())
+    assert caught.value.reason == "RedirectRefused"
+    web.answers["/m.bin"] = (302, {"Location": f"http://localhost:{web.port}/mirror", "Content-Length": "0"}, b"")
+    web.answers["/mirror"] = (200, ORDINARY, b"weights")
+    allowed = SourceOptions({"LOCALMODEL_PRIVATE_REDIRECTS": "1"})
+    assert resolve(ModelSource(f"{web.url}/m.bin"), allowed).manifest.total_bytes == 7
 
 
 def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
