@@ -24,7 +24,7 @@ StorageKey = NewType("StorageKey", str)
 """16 hex digits: the name of a model's folder on every node. See `storage_key`."""
 
 Digest = NewType("Digest", str)
-"""`algorithm:hex`; algorithm is one of `sha256`, `git-sha1` (a git blob: header and content), `md5`."""
+"""`algorithm:hex`; the algorithms are in `actors.digest`."""
 
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")

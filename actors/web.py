@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import IO
 from urllib.parse import unquote, urljoin, urlsplit
 
-from actors.errors import SourceDenied, SourceNotFound, SourceUnsupported
+from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, redact, select, translate_status, unanswered
 from actors.reach import check_target, reach_of_url, refused
@@ -52,6 +52,15 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
     location = Location(source.uri, etag=etag if etag and not etag.startswith("W/") else None, headers=headers)
     files = select(source, [ManifestFile(name, size, _digest(answer))])
     return Resolved(make_manifest(source, None, files), (location,), expires_at(source.uri))
+
+
+def is_public(url: str, options: SourceOptions) -> bool:
+    """Whether anybody may read it."""
+    try:
+        _ask(url, {}, options)
+    except SourceError:
+        return False
+    return True
 
 
 def _ask(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tuple[int, Mapping[str, str]]:

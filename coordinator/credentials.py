@@ -71,7 +71,8 @@ def load_options(
         return own
     kept = dict(own.env)
     if "AWS_ACCESS_KEY_ID" in found:
-        kept.pop("AWS_SESSION_TOKEN", None)  # belongs to another key
+        for name in ("AWS_SESSION_TOKEN", "AWS_ROLE_ARN"):  # belong to another key
+            kept.pop(name, None)
     return SourceOptions({**kept, **found}, own.timeout_s)
 
 
