@@ -34,7 +34,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
 from actors.manifest import ManifestFile, ModelSource, is_packed
-from actors.pace import TooSlow
+from actors.stall import TooSlow
 
 MAX_RETRY_AFTER_S = 3600.0
 """An origin that asks for more is asked again after this: a wrong header must not stop a node for a day."""

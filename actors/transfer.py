@@ -9,7 +9,7 @@ What an answer must be, or it is refused before a byte of it is used:
     3xx   at most MAX_REDIRECTS; where to: see `actors.reach`; headers of a location stay with its host
     else  see `actors.origin.translate_status`
 
-A server that falls silent, or sends less than a trickle, has stalled: see `actors.pace`.
+A server that falls silent, or sends less than a trickle, has stalled: see `actors.stall`.
 
 The target of a redirect is remembered, so that the hub is asked once per file and not once per range; a target that
 refuses is forgotten, and asked for again once.
@@ -34,9 +34,9 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from actors.errors import SourceChanged, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status, unanswered
-from actors.pace import Pace, PacedResponse, TooSlow
 from actors.reach import Reach, check_target, reach_of, refused
 from actors.source import read_range
+from actors.stall import MinSpeed, TooSlow, WatchedResponse
 
 MAX_REDIRECTS = 5
 BLOCK_BYTES = 512 << 10
@@ -88,12 +88,13 @@ class RangeReader:
     ) -> None:
         """`private_redirects`: an origin may redirect to addresses that are less public than its own."""
         self._timeout_s = stall_timeout_s
-        self._pace = Pace(min_bytes_per_s, stall_timeout_s)
+        self._least = MinSpeed(min_bytes_per_s, stall_timeout_s)
         self._private_redirects = private_redirects
         self._redirects = redirects or Redirects()
         self._agent = agent
         self._buffer = bytearray(BLOCK_BYTES)
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self._reaches: dict[str, Reach] = {}
         self._lock = threading.Lock()
         self._aborted = False
 
@@ -210,12 +211,13 @@ class RangeReader:
         while True:
             connection, kept = self._connection(parts)
             try:
-                if connection.sock is None:
+                if not kept:
                     connection.connect()
-                address = connection.sock.getpeername()[0]
-                reach = min(reach_of(address), reach_of(parts.hostname or ""))
+                    address = connection.sock.getpeername()[0]
+                    self._reaches[parts.netloc] = min(reach_of(address), reach_of(parts.hostname or ""))
+                reach = self._reaches[parts.netloc]
                 if reach < floor:
-                    raise refused(came_from, url, f"{address} is less public than where it comes from")
+                    raise refused(came_from, url, f"{parts.hostname} is less public than where it comes from")
                 connection.request("GET", target, headers=dict(headers))
                 return connection.getresponse(), reach
             except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
@@ -237,7 +239,8 @@ class RangeReader:
                 return connection, connection.sock is not None
             while len(self._connections) >= MAX_CONNECTIONS_KEPT:
                 self._connections.pop(next(iter(self._connections))).close()
-            connection = _connect(parts, self._timeout_s, self._pace)
+            connection = _connect(parts, self._timeout_s)
+            connection.response_class = functools.partial(WatchedResponse, least=self._least)  # type: ignore[assignment]
             self._connections[place] = connection
             return connection, False
 
@@ -257,7 +260,7 @@ class RangeReader:
         response.close()
 
 
-def _connect(parts: SplitResult, timeout_s: float, pace: Pace) -> http.client.HTTPConnection:
+def _connect(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
     try:
         host, port = parts.hostname, parts.port
     except ValueError as error:
@@ -265,14 +268,8 @@ def _connect(parts: SplitResult, timeout_s: float, pace: Pace) -> http.client.HT
     if not host or parts.scheme not in ("http", "https"):
         raise SourceUnsupported(f"no reader for {redact(parts.geturl())}", reason="InvalidURI")
     if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            host, port, timeout=timeout_s, context=context
-        )
-    else:
-        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    connection.response_class = functools.partial(PacedResponse, pace=pace)  # type: ignore[assignment]  # is called
-    return connection
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
 
 def _expected(

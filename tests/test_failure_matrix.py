@@ -353,7 +353,7 @@ ROWS = {
     "a redirect from the internet to this host": Row(
         to_another_loopback, "RedirectRefused", "127.0.0.2 is less public than where it comes from"
     ),
-    "disk full": Row(full_disk, "InsufficientStorage", "the disk is full: making room", Phase.PENDING),
+    "disk full": Row(full_disk, "InsufficientStorage", "the disk is full: ", Phase.PENDING),
     "read-only when the agent starts": Row(
         read_only_from_the_start, "DiskReadOnly", "Read-only file system", timed=False
     ),

@@ -1,4 +1,4 @@
-"""Who may send us where, and how slowly anybody may send: the rules of redirects and of pace, without a network."""
+"""Who may send us where, and how slowly anybody may send: the rules of redirects and of speed, without a network."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import io
 import pytest
 
 from actors.errors import SourceDenied
-from actors.pace import Pace, TooSlow, _PacedSocket
 from actors.reach import Reach, check_target, reach_of, reach_of_url
+from actors.stall import MinSpeed, TooSlow, _WatchedSocket
 
 
 @pytest.mark.parametrize(
@@ -78,25 +78,25 @@ class Trickle(io.RawIOBase):
         return min(self._count, len(buffer))
 
 
-def paced(trickle: Trickle, bytes_per_s: float = 1000) -> io.BufferedReader:
-    return io.BufferedReader(_PacedSocket(trickle, Pace(bytes_per_s, window_s=30), lambda: trickle.now))
+def watched(trickle: Trickle, bytes_per_s: float = 1000) -> io.BufferedReader:
+    return io.BufferedReader(_WatchedSocket(trickle, MinSpeed(bytes_per_s, window_s=30), lambda: trickle.now))
 
 
 def test_a_byte_now_and_then_is_too_slow() -> None:
     trickle = Trickle(1, after_s=5)
     with pytest.raises(TooSlow, match=r"sent 6 bytes in 30.0 s"):
-        paced(trickle).read(1 << 20)
+        watched(trickle).read(1 << 20)
     assert trickle.now == 35, "the wait for the first byte is not counted"
 
 
 def test_what_comes_steadily_is_not() -> None:
-    assert len(paced(Trickle(1000, after_s=0.9)).read(1 << 18)) == 1 << 18
-    assert len(paced(Trickle(1, after_s=1), bytes_per_s=0).read(300)) == 300
+    assert len(watched(Trickle(1000, after_s=0.9)).read(1 << 18)) == 1 << 18
+    assert len(watched(Trickle(1, after_s=1), bytes_per_s=0).read(300)) == 300
 
 
 def test_our_own_time_is_not_the_servers() -> None:
     trickle = Trickle(8192, after_s=0.001)
-    reader = paced(trickle)
+    reader = watched(trickle)
     for _ in range(100):
         reader.read(8192)
         trickle.now += 60

@@ -42,10 +42,12 @@ from actors.manifest import Location, ManifestFile, ModelSource, Resolved
 from actors.origin import expires_at, redact, retry_after_s, select, translate_status
 from actors.reach import Reach
 from actors.source import SourceOptions, _translated, read_range, resolve
+from actors.transfer import RangeReader
 from coordinator.dev.faults import Fault
 from coordinator.dev.hub import Repository
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
+from tests.tls import Authority, TlsFront
 
 TOKEN = "hf_secret-token"
 SAMPLE_BYTES = 200_000
@@ -482,6 +484,13 @@ def test_headers_for_a_host_are_sent_and_given_on_but_do_not_follow_a_redirect(w
     assert web.received["/model.bin"]["Authorization"] == "Bearer s3cret"
     assert "Authorization" not in web.received["/moved"]
     assert web.received["/moved"]["Range"] == "bytes=0-0"
+
+    reader = RangeReader(stall_timeout_s=5)
+    for _ in range(2):  # by the redirect, and then by where it is remembered to lead
+        web.received.clear()
+        assert b"".join(map(bytes, reader.blocks(resolved.locations[0], {}, 7, 0, 7))) == b"weights"
+        assert "Authorization" not in web.received["/moved"]
+    reader.close()
 
 
 def test_a_url_that_expires_says_when(web: Scripted) -> None:
@@ -994,6 +1003,40 @@ def test_a_prefix_is_exactly_a_folder_and_becomes_signed_urls(s3_env: dict[str, 
     assert resolved.expires_at is not None
     assert before + 3500 < resolved.expires_at < before + 3700
     assert (SECRET in repr(resolved), resolved.storage_options) == (False, {})
+
+
+@pytest.mark.e2e
+def test_names_of_every_kind_are_read_from_a_bucket(tmp_path: Path) -> None:
+    files = {"w ü#1?%20+&.bin": b"odd" * 1000, "a/b c/$x=y;'!~.json": b"{}", "a/empty": b""}
+    for name, content in files.items():
+        (tmp_path / "bucket" / "m" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bucket" / "m" / name).write_bytes(content)
+    with s3_server(tmp_path, "--auth-key", f"{KEY},{SECRET}") as endpoint:
+        env = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+        resolved = resolve(ModelSource("s3://bucket/m"), SourceOptions(env | {"AWS_DEFAULT_REGION": "us-east-1"}))
+        reader = RangeReader(stall_timeout_s=5)
+        read = {
+            file.path: b"".join(map(bytes, reader.blocks(location, {}, file.size, 0, file.size)))
+            for file, location in zip(resolved.manifest.files, resolved.locations, strict=True)
+            if file.size
+        }
+        reader.close()
+    assert read | {"a/empty": b""} == files
+
+
+@pytest.mark.e2e
+def test_a_bucket_behind_a_private_authority_is_read_with_its_bundle(
+    buckets: Path, sample: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    env = {"awsAnonymousCredential": "True", "AWS_DEFAULT_REGION": "us-east-1"}
+    with s3_server(buckets) as endpoint, TlsFront(endpoint, authority.good()) as front:
+        env |= {"AWS_ENDPOINT_URL": front.url}
+        with pytest.raises(SourceError, match=r"(?i)certificate"):
+            resolve(ModelSource("s3://bucket/models/sample"), SourceOptions(env))
+        trusting = SourceOptions(env | {"AWS_CA_BUNDLE": str(authority.file)})
+        resolved = resolve(ModelSource("s3://bucket/models/sample"), trusting)
+        assert contents(resolved) == files_below(sample)
 
 
 @pytest.mark.e2e

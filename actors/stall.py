@@ -16,8 +16,8 @@ from http.client import HTTPResponse
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """At least `bytes_per_s`, measured over every `window_s` of waiting. 0: any pace will do."""
+class MinSpeed:
+    """At least `bytes_per_s`, measured over every `window_s` of waiting. 0: any speed will do."""
 
     bytes_per_s: float
     window_s: float
@@ -27,18 +27,18 @@ class TooSlow(TimeoutError):
     """What came in a window was too little. The message says how much."""
 
 
-class PacedResponse(HTTPResponse):
+class WatchedResponse(HTTPResponse):
     """An HTTPResponse that raises TooSlow from whatever reads of it."""
 
-    def __init__(self, sock: socket.socket, *args: object, pace: Pace, **kwargs: object) -> None:
+    def __init__(self, sock: socket.socket, *args: object, least: MinSpeed, **kwargs: object) -> None:
         super().__init__(sock, *args, **kwargs)  # type: ignore[arg-type]  # passed on as http.client gives them
-        self.fp = io.BufferedReader(_PacedSocket(self.fp.detach(), pace))
+        self.fp = io.BufferedReader(_WatchedSocket(self.fp.detach(), least))
 
 
-class _PacedSocket(io.RawIOBase):
-    def __init__(self, raw: io.RawIOBase, pace: Pace, clock: Callable[[], float] = time.monotonic) -> None:
+class _WatchedSocket(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, least: MinSpeed, clock: Callable[[], float] = time.monotonic) -> None:
         self._raw = raw
-        self._pace = pace
+        self._least = least
         self._clock = clock
         self._waited_s = -1.0  # the wait for the first byte is the timeout's to bound
         self._came = 0
@@ -54,8 +54,8 @@ class _PacedSocket(io.RawIOBase):
             return count
         self._waited_s += self._clock() - began
         self._came += count or 0
-        if self._waited_s >= self._pace.window_s:
-            if count and self._came < self._pace.bytes_per_s * self._waited_s:
+        if self._waited_s >= self._least.window_s:
+            if count and self._came < self._least.bytes_per_s * self._waited_s:
                 raise TooSlow(f"sent {self._came} bytes in {self._waited_s:.1f} s")
             self._waited_s, self._came = 0.0, 0
         return count
