@@ -52,6 +52,11 @@ def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str
             return resolve_hub(source, options, pinned_revision)
         case "http" | "https":
             return _resolve_web(source, options)
+        case "oci":  # which fsspec would take for Oracle's object store
+            raise SourceUnsupported(
+                f"{redact(source.uri)}: images of registries cannot be read; put the model's files into a bucket, or "
+                "behind http(s) as a .tar.gz"
+            )
         case _:
             return _resolve_listing(source, options)
 
