@@ -7,6 +7,8 @@ published, and what the marker lists with a sha256 each, is what it held; so the
 once it is unpacked. A file counts as verified in the way the archive was. `include` and `exclude` select what is
 unpacked. Which sources are archives: see `Manifest.packed`.
 
+An image is the same with several archives: its layers, one over the other, of which what is below /models is unpacked.
+
 Nothing in an archive is believed. Names are held to the rules of manifests; links and devices are refused, not skipped;
 files, bytes and the ratio are bounded; no header or directory makes us read much into memory; a tar must have its end
 mark, a gzip stream and every zip entry their checksum. An archive that is refused is forgotten, so that it is asked for
@@ -23,7 +25,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -40,6 +42,10 @@ RATIO_FREE_BYTES = 64 << 20
 MAX_READ_BYTES = 32 << 20
 """The most that one read may ask for: the largest directory of a zip, the largest header of a tar."""
 
+IMAGE_FOLDER = "models/"
+"""Where KServe's images have the model."""
+
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"  # https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
 _BLOCK_BYTES = 1 << 20
 _TAR_BLOCK = 512
 _ZIP_METHODS = frozenset(
@@ -58,31 +64,42 @@ def unpack(
     At most `room_bytes` are written. `check` is called often, and ends it by raising. Raises SourceUnsupported
     (ArchiveRefused), IntegrityError (ArchiveDamaged), InsufficientStorage, StoreError.
     """
-    (packed,) = manifest.files
+    image = manifest.source.uri.startswith("oci://")
     target = ingest.folder / "unpacked"
+    name = manifest.files[0].path
     try:
-        with disk_errors(f"unpacking {packed.path}"), _translated(packed.path):
+        with disk_errors(f"unpacking {name}"), _translated(name if not image else manifest.source.uri):
             remove_tree(target)
             target.mkdir()
-            limit = max(packed.size * MAX_RATIO, RATIO_FREE_BYTES)
+            limit = max(manifest.total_bytes * MAX_RATIO, RATIO_FREE_BYTES)
             unpacker = _Unpacker(target, manifest.source, limit, room_bytes, check)
-            with (ingest.data / packed.path).open("rb") as archive:
-                zipped = packed.path.endswith(".zip")
-                unpacker.write(_zip(archive) if zipped else _tar(archive, packed.path.endswith("gz"), limit))
-            unpacked = make_manifest(manifest.source, manifest.revision, unpacker.files)
+            for packed in manifest.files:
+                with (ingest.data / packed.path).open("rb") as archive:
+                    if packed.path.endswith(".zip"):
+                        unpacker.write(_zip(archive))
+                    else:
+                        below = IMAGE_FOLDER if image else ""
+                        unpacker.write(_tar(archive, packed.path.endswith("gz"), limit, below), layer=image)
+            unpacked = make_manifest(manifest.source, manifest.revision, unpacker.files.values())
             if unpacked.packed or not unpacked.files:
                 raise _Refused("it holds nothing but another archive, or nothing that include/exclude select")
     except LocalModelError as error:
         with disk_errors(f"removing {target}"):
             remove_tree(target)
             if isinstance(error, SourceUnsupported | IntegrityError):
-                ingest.journal.forget(0)
+                _forget(ingest)
         raise
     with disk_errors(f"replacing {ingest.data}"):
-        ingest.journal.forget(0)
+        _forget(ingest)
         remove_tree(ingest.data)
         target.rename(ingest.data)
-    return unpacked, dict.fromkeys((file.path for file in unpacked.files), *verified.values())
+    (how,) = set(verified.values())
+    return unpacked, dict.fromkeys((file.path for file in unpacked.files), how)
+
+
+def _forget(ingest: Ingest) -> None:
+    for index in range(len(ingest.manifest.files)):
+        ingest.journal.forget(index)
 
 
 class _Refused(Exception):
@@ -95,25 +112,43 @@ class _Unpacker:
     def __init__(
         self, target: Path, source: ModelSource, limit: int, room_bytes: int, check: Callable[[], None]
     ) -> None:
-        self.files: list[ManifestFile] = []
+        self.files: dict[str, ManifestFile] = {}
         self._target = target
         self._source = source
         self._limit = limit
         self._room_bytes = room_bytes
         self._check = check
+        self._count = 0
         self._declared = 0
         self._written = 0
 
-    def write(self, members: _Members) -> None:
-        for count, (name, size, content) in enumerate(members, start=1):
-            path = name.removeprefix("./")
+    def write(self, members: _Members, *, layer: bool = False) -> None:
+        """A `layer` may replace what those below it hold, and take it away."""
+        own: set[str] = set()
+        for path, size, content in members:
             check_relative(path)
+            self._count += 1
             self._declared += size
-            if count > MAX_FILES or size < 0 or self._declared > self._limit:
+            if layer and path not in own:
+                folder, _, name = path.rpartition("/")
+                if name.startswith(_WHITEOUT):
+                    gone = folder if name == _OPAQUE else f"{folder}/{name.removeprefix(_WHITEOUT)}".lstrip("/")
+                    self._remove(gone, but=own)
+                    continue
+                self._remove(path, but=own)
+                own.add(path)
+            if self._count > MAX_FILES or size < 0 or self._declared > self._limit:
                 raise _Refused(f"it holds more than {MAX_FILES} files, or {MAX_RATIO} times its size")
             if wanted(self._source, path):
                 self._check_room(size)
-                self.files.append(self._write_one(path, content))
+                self.files[path] = self._write_one(path, content)
+
+    def _remove(self, path: str, *, but: Set[str]) -> None:
+        """What lower layers hold at or below `path` is gone; "" is everything."""
+        for each in [known for known in self.files if known == path or known.startswith(f"{path}/" if path else "")]:
+            if each not in but:
+                (self._target / each).unlink()
+                del self.files[each]
 
     def _write_one(self, path: str, content: IO[bytes]) -> ManifestFile:
         target = self._target / path
@@ -144,18 +179,20 @@ class _Unpacker:
             )
 
 
-def _tar(file: IO[bytes], zipped: bool, limit: int) -> _Members:
+def _tar(file: IO[bytes], zipped: bool, limit: int, below: str) -> _Members:
+    """What is below a folder, named from there."""
     with gzip.open(file) if zipped else file as plain:
         bounded = _Bounded(plain, 2 * limit)
         with tarfile.open(fileobj=bounded, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # documented, if not declared: it keeps them all
-                if member.isdir():
+                path = member.name.removeprefix("./")
+                if member.isdir() or not path.startswith(below):
                     continue
                 content = tar.extractfile(member) if member.isreg() else None
                 if content is None:
                     raise _Refused(f"{member.name!r} in it is a link or a device")
-                yield member.name, member.size, content
+                yield path.removeprefix(below), member.size, content
             if bounded.last != bytes(_TAR_BLOCK):  # tarfile takes a broken header for the end
                 raise tarfile.ReadError("it breaks off")
             while bounded.read(_BLOCK_BYTES):  # gzip's own checksum comes last
@@ -172,7 +209,7 @@ def _zip(file: IO[bytes]) -> _Members:
             if entry.flag_bits & 1 or entry.compress_type not in _ZIP_METHODS:
                 raise _Refused(f"{entry.filename!r} in it is encrypted, or compressed in another way than deflate")
             with archive.open(entry) as content:
-                yield entry.filename, entry.file_size, content
+                yield entry.filename.removeprefix("./"), entry.file_size, content
 
 
 class _Bounded(io.RawIOBase):

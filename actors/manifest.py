@@ -27,6 +27,7 @@ Digest = NewType("Digest", str)
 """`algorithm:hex`; the algorithms are in `actors.digest`."""
 
 
+_LAYER = re.compile(r"layer-\d{3,}\.tar(\.gz)?")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _FORBIDDEN = re.compile(r"[\0\\\ud800-\udfff]")
 """NUL ends a name for the kernel, a backslash is a `/` to some, half a surrogate pair has no bytes."""
@@ -85,7 +86,7 @@ class Manifest:
 
     @cached_property
     def packed(self) -> bool:
-        """Whether the one file is an archive, which is unpacked before it is published. See `is_packed`."""
+        """Whether the files are archives, which are unpacked before anything is published. See `is_packed`."""
         return is_packed(self.source, self.files)
 
     @property
@@ -107,8 +108,18 @@ class Manifest:
         )
 
 
+def layer_name(number: int, *, zipped: bool) -> str:
+    """The file that holds a layer of an image. In the order of their names, one goes over the other."""
+    return f"layer-{number:03}.tar.gz" if zipped else f"layer-{number:03}.tar"
+
+
 def is_packed(source: ModelSource, files: Sequence[ManifestFile]) -> bool:
-    """Whether the source is one archive, as KServe sees it: a single file of such a name, but not in a repository."""
+    """Whether it is not the files that are wanted but what they hold: one archive, or the layers of an image.
+
+    A single file of such a name is an archive, as in KServe, but not in a repository of the hub.
+    """
+    if source.uri.startswith("oci://"):
+        return bool(files) and all(_LAYER.fullmatch(file.path) for file in files)
     return len(files) == 1 and files[0].path.endswith(_ARCHIVES) and not source.uri.startswith("hf://")
 
 

@@ -3,6 +3,7 @@
     hf://                    actors.hub      a commit; every file with its digest
     http:// https://         actors.web      one file
     s3://                    here            what is below a prefix, or one object; with what S3 knows of its digest
+    oci://                   actors.oci      an artifact's files, or an image's layers, by their digests
     anything fsspec knows    here            a folder or a file, as it is listed
 
 What can be signed becomes http(s) URLs, the rest is read with `read_range`. The only module that knows fsspec; nothing
@@ -37,9 +38,9 @@ _PARALLEL_REQUESTS = 8
 def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str | None = None) -> Resolved:
     """What `source` consists of now, and where to read it. Blocks for seconds; raises the SourceError family only.
 
-    `pinned_revision` is a commit that an earlier resolution gave; it wins over what the source names. Only the hub has
-    revisions. No credential is part of the result, unless the source can be read in no other way (see `Location` and
-    `Resolved.storage_options`).
+    `pinned_revision` is a commit that an earlier resolution gave; it wins over what the source names. Only the hub and
+    registries have revisions. No credential is part of the result, unless the source can be read in no other way (see
+    `Location` and `Resolved.storage_options`).
     """
     match = _SCHEME.match(source.uri)
     if match is None:
@@ -53,10 +54,9 @@ def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str
         case "http" | "https":
             return _resolve_web(source, options)
         case "oci":  # which fsspec would take for Oracle's object store
-            raise SourceUnsupported(
-                f"{redact(source.uri)}: images of registries cannot be read; put the model's files into a bucket, or "
-                "behind http(s) as a .tar.gz"
-            )
+            from actors.oci import resolve_image
+
+            return resolve_image(source, options, pinned_revision)
         case _:
             return _resolve_listing(source, options)
 

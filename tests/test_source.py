@@ -584,7 +584,7 @@ def test_one_file_is_a_model_too(sample: Path, tmp_path: Path) -> None:
         pytest.param("foo://bucket/model", SourceUnsupported, "no reader for foo://", id="unknown scheme"),
         pytest.param("gs://bucket/model", SourceUnsupported, r"localmodel\[gcs\]", id="a package is missing"),
         pytest.param("az://bucket/model", SourceUnsupported, r"localmodel\[azure\]", id="so is this"),
-        pytest.param("oci://registry/model:1", SourceUnsupported, "registries cannot be read", id="an image"),
+        pytest.param("oci://registry", SourceUnsupported, "oci://registry/name", id="no image"),
         pytest.param("pvc://claim/model", SourceUnsupported, "no reader for pvc://", id="a volume"),
         pytest.param("/models/llama", SourceUnsupported, "has no scheme", id="a bare path"),
         pytest.param("simplecache::s3://bucket/model", SourceUnsupported, "has no scheme", id="chained filesystems"),
