@@ -27,7 +27,7 @@ from urllib.parse import urlencode, urljoin
 from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, layer_name, make_manifest
 from actors.origin import SourceOptions, expires_at, select, translate_status, unanswered
-from actors.reach import Reach, check_target, reach_of, reach_of_url, refused
+from actors.reach import PRIVATE_REDIRECTS, Reach, check_reach, check_target, reach_of
 
 LINK_TTL_S = 600.0
 TOKEN_TTL_S = 60.0
@@ -176,8 +176,8 @@ class _Registry:
             raise SourceDenied(f"{self._base} wants a login, and a Secret of the kind dockerconfigjson has none for it")
         realm, scope = wants["realm"], f"repository:{self._name}:pull"
         check_target(self._base, realm)
-        if reach_of_url(realm) < reach_of_url(self._base):
-            raise refused(self._base, realm, "it is less public than the registry")
+        if self._options.get(PRIVATE_REDIRECTS) != "1":
+            check_reach(self._base, realm)
         url = f"{realm}?{urlencode({'service': wants.get('service', ''), 'scope': scope})}"
         status, headers, content = self._get(url, basic)
         if status != 200:

@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 from actors.errors import SourceDenied
 from actors.origin import redact
 
+PRIVATE_REDIRECTS = "LOCALMODEL_PRIVATE_REDIRECTS"
+"""Set to 1 where an origin is public, and what it redirects to is not."""
+
 
 class Reach(IntEnum):
     """Who can see an address: this machine (and what is plugged into it), its network, everybody."""
@@ -57,6 +60,16 @@ def check_target(url: str, target: str) -> None:
         raise refused(url, target, "only http and https are followed")
     if before == "https" and after != "https":
         raise refused(url, target, "https is not given up")
+
+
+def check_reach(url: str, target: str) -> None:
+    """Returns if the host of `target` is no less public than that of `url`, by their names. Raises SourceDenied."""
+    if reach_of_url(target) < reach_of_url(url):
+        raise inwards(url, target)
+
+
+def inwards(url: str, target: str) -> SourceDenied:
+    return refused(url, target, f"it is less public than where it comes from ({PRIVATE_REDIRECTS}=1 allows that)")
 
 
 def refused(url: str, target: str, why: str) -> SourceDenied:

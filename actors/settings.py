@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from actors.fill import FillSettings
+from actors.reach import PRIVATE_REDIRECTS
 from actors.retry import RetryPolicy
 
 _QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")
@@ -55,7 +56,7 @@ class AgentSettings:
             rate_limit_bytes_per_s=float(rate) if rate else None,
             stall_timeout_s=float(_count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s))),
             min_speed_bytes_per_s=_bytes(env, "LOCALMODEL_MIN_SPEED", default.min_speed_bytes_per_s),
-            private_redirects=env.get("LOCALMODEL_PRIVATE_REDIRECTS", "") == "1",
+            private_redirects=env.get(PRIVATE_REDIRECTS) == "1",
             concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
         )
         for root in settings.roots:

@@ -34,7 +34,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from actors.errors import SourceChanged, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status, unanswered
-from actors.reach import Reach, check_target, reach_of, refused
+from actors.reach import Reach, check_target, inwards, reach_of
 from actors.source import read_range
 from actors.stall import MinSpeed, TooSlow, WatchedResponse
 
@@ -217,7 +217,7 @@ class RangeReader:
                     self._reaches[parts.netloc] = min(reach_of(address), reach_of(parts.hostname or ""))
                 reach = self._reaches[parts.netloc]
                 if reach < floor:
-                    raise refused(came_from, url, f"{parts.hostname} is less public than where it comes from")
+                    raise inwards(came_from, url)
                 connection.request("GET", target, headers=dict(headers))
                 return connection.getresponse(), reach
             except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:

@@ -6,11 +6,13 @@ again), takes the fault away, and waits for the model. Nothing but the fault is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -164,6 +166,37 @@ def unreachable(world: World) -> Iterator[None]:
     world.move(f"http://127.0.0.1:{port}")
     yield
     world.closing.enter_context(Origin({REPO: world.folder}, port=port))
+
+
+@contextmanager
+def a_head_in_drops(world: World) -> Iterator[None]:
+    """A server that sends one byte of its answer's head after the other."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                threading.Thread(target=drip, args=(connection,)).start()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            for letter in "HTTP/1.1 200 OK\r\nX-Long: " + "x" * 1000:
+                connection.sendall(letter.encode())
+                if over.wait(0.05):
+                    return
+
+    server = threading.Thread(target=serve)
+    server.start()
+    before = world.resolved
+    world.move(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    yield
+    over.set()
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    server.join()
+    world.resolved = before
 
 
 @contextmanager
@@ -324,6 +357,7 @@ ROWS = {
     "silent before the answer": Row(origin(latency_s=30), "SourceStalled", "did not answer within 0.3 s"),
     "silent within the answer": Row(origin(stall_after_bytes=0), "SourceStalled", "sent nothing for 0.3 s"),
     "a trickle": Row(origin(trickle_bytes_per_s=50), "SourceStalled", "bytes in 0."),
+    "a head in drops": Row(a_head_in_drops, "SourceStalled", "bytes in 0."),
     "too little": Row(origin(truncate_bytes=WEIGHTS_BYTES), "SourceError", "ended at byte"),
     "too much": Row(
         origin(extra_bytes=10, content_range=f"bytes 0-{WEIGHTS_BYTES - 1}/{WEIGHTS_BYTES}"),
@@ -351,7 +385,9 @@ ROWS = {
     ),
     "a redirect away from https": Row(back_to_plain_http, "RedirectRefused", "https is not given up"),
     "a redirect from the internet to this host": Row(
-        to_another_loopback, "RedirectRefused", "127.0.0.2 is less public than where it comes from"
+        to_another_loopback,
+        "RedirectRefused",
+        "it is less public than where it comes from (LOCALMODEL_PRIVATE_REDIRECTS=1",
     ),
     "disk full": Row(full_disk, "InsufficientStorage", "the disk is full: ", Phase.PENDING),
     "read-only when the agent starts": Row(
