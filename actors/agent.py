@@ -34,7 +34,7 @@ from actors.room import Room, Waiting
 from actors.scrub import is_same_copy
 from actors.scrubber import Scrubber
 from actors.settings import AgentSettings
-from actors.store import Marker, Store, misfits, path_occupied, read_marker
+from actors.store import Marker, Store, disk_errors, misfits, path_occupied, read_marker
 from actors.task import Ended, Task
 
 __all__ = ["AgentSettings", "NodeAgent"]
@@ -219,8 +219,11 @@ class NodeAgent:
             unallocated_bytes=sum(each.reserved_bytes for each in others if not each.allocated),
             limit_bytes=next((each.storage_limit_bytes for each in desired.roots if each.path == root), None),
         )
-        needed = resolved.manifest.total_bytes if repair is None else repair.total_bytes
-        room.check(needed, held_bytes=store.ingested_bytes(task.place.key), repair=repair is not None)
+        manifest, held = resolved.manifest, store.ingested_bytes(task.place.key)
+        if repair is None:
+            room.check(manifest.total_bytes, peak_bytes=manifest.peak_bytes, held_bytes=held)
+        else:
+            room.check(repair.total_bytes, held_bytes=held, repair=True)
         waiting = (
             Waiting(each.model.source.uri, each.model.priority, known.manifest.total_bytes)
             for each in others
@@ -276,7 +279,9 @@ class NodeAgent:
     def _open(self, name: str) -> _Root:
         path = self._settings.path(name)
         try:
-            if not path.is_dir():
+            with disk_errors(f"looking at {path}"):
+                mounted = path.is_dir()
+            if not mounted:
                 raise StoreError(
                     f"{name} is no folder where the agent looks for it ({path}): is the disk mounted into the agent?",
                     reason="PathMismatch",

@@ -36,6 +36,8 @@ class FillSettings:
     connections: int = 8
     chunk_bytes: int = 16 << 20
     stall_timeout_s: float = 30.0
+    min_speed_bytes_per_s: float = 1024.0
+    private_redirects: bool = False
     tries: int = 5
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(0.5, 30.0))
     patience_s: float = 60.0
@@ -199,7 +201,12 @@ class Fill:
     # --- one worker ---
 
     def _work(self) -> None:
-        reader = RangeReader(stall_timeout_s=self._settings.stall_timeout_s, redirects=self._redirects)
+        reader = RangeReader(
+            stall_timeout_s=self._settings.stall_timeout_s,
+            min_bytes_per_s=self._settings.min_speed_bytes_per_s,
+            private_redirects=self._settings.private_redirects,
+            redirects=self._redirects,
+        )
         with self._lock:
             self._readers.append(reader)
         try:

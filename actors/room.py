@@ -36,17 +36,23 @@ class Room:
     unallocated_bytes: int = 0
     limit_bytes: int | None = None
 
-    def check(self, needed_bytes: int, *, held_bytes: int = 0, repair: bool = False) -> None:
-        """Raises InsufficientStorage, with the numbers, if there is no room. `held_bytes`: allocated to it already."""
+    def check(
+        self, needed_bytes: int, *, peak_bytes: int | None = None, held_bytes: int = 0, repair: bool = False
+    ) -> None:
+        """Raises InsufficientStorage, with the numbers, if there is no room.
+
+        `peak_bytes` is what it takes on its way, where that is more; `held_bytes` of it are allocated already.
+        """
+        peak = needed_bytes if peak_bytes is None else peak_bytes
         limit, used = self.limit_bytes, self.used_bytes
         if not repair and limit is not None and used + self.reserved_bytes + needed_bytes > limit:
             raise InsufficientStorage(
                 f"needs {needed_bytes} bytes in {self.root}: its storage limit is {limit} bytes,"
                 f" {used} are used and {self.reserved_bytes} reserved"
             )
-        if needed_bytes - held_bytes > self.free_bytes - self.headroom_bytes - self.unallocated_bytes:
+        if peak - held_bytes > self.free_bytes - self.headroom_bytes - self.unallocated_bytes:
             raise InsufficientStorage(
-                f"needs {needed_bytes} bytes in {self.root}: {_settled(self.free_bytes)} bytes are free,"
+                f"needs {peak} bytes in {self.root}: {_settled(self.free_bytes)} bytes are free,"
                 f" of which {self.headroom_bytes} stay free and {self.unallocated_bytes} are reserved"
             )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from actors.fill import FillSettings
+from actors.reach import PRIVATE_REDIRECTS
 from actors.retry import RetryPolicy
 
 _QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")
@@ -28,6 +29,10 @@ class AgentSettings:
     rate_limit_bytes_per_s: float | None = None
     """Of the whole node. `LOCALMODEL_RATE_LIMIT=0`, or nothing: no limit."""
     stall_timeout_s: float = 30.0
+    min_speed_bytes_per_s: int = 1024
+    """An origin that sends less than this on a connection, over the stall timeout, has stalled."""
+    private_redirects: bool = False
+    """Origins may redirect to addresses that are less public than their own."""
     chunk_tries: int = 5
     chunk_backoff_first_s: float = 0.5
     chunk_backoff_max_s: float = 15.0
@@ -55,6 +60,8 @@ class AgentSettings:
             chunk_bytes=_bytes(env, "LOCALMODEL_CHUNK", default.chunk_bytes),
             rate_limit_bytes_per_s=float(rate) if rate else None,
             stall_timeout_s=float(_count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s))),
+            min_speed_bytes_per_s=_bytes(env, "LOCALMODEL_MIN_SPEED", default.min_speed_bytes_per_s),
+            private_redirects=env.get(PRIVATE_REDIRECTS) == "1",
             concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
             scrub_bytes_per_s=float(scrub) if scrub else None,
             scrub_interval_s=float(_count(env, "LOCALMODEL_SCRUB_INTERVAL_SECONDS", int(default.scrub_interval_s))),
@@ -74,6 +81,8 @@ class AgentSettings:
             connections=self.connections,
             chunk_bytes=self.chunk_bytes,
             stall_timeout_s=self.stall_timeout_s,
+            min_speed_bytes_per_s=self.min_speed_bytes_per_s,
+            private_redirects=self.private_redirects,
             tries=self.chunk_tries,
             retry=RetryPolicy(self.chunk_backoff_first_s, self.chunk_backoff_max_s),
         )

@@ -38,6 +38,12 @@ FOLDER_MODE = 0o555
 
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REASONS = {
+    errno.EROFS: "DiskReadOnly",
+    errno.EACCES: "DiskPermissionDenied",
+    errno.EPERM: "DiskPermissionDenied",
+    errno.EIO: "DiskFailing",
+}
 _NO_FALLOCATE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
@@ -50,7 +56,7 @@ def disk_errors(what: str) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in _FULL:
             raise InsufficientStorage(f"the disk is full: {what}: {reason}") from error
-        raise StoreError(f"{what}: {reason}") from error
+        raise StoreError(f"{what}: {reason}", reason=_REASONS.get(error.errno or 0)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,8 +244,6 @@ class Store:
         self._scrub = self._own / "scrub"
         self._incarnation = incarnation
         with disk_errors(f"{path} cannot be written to"):
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "permission denied")
             for folder in (self.models, self._ingests, self._trash, self._scrub):
                 folder.mkdir(parents=True, exist_ok=True)
             staged = self._own / f"incarnation.{incarnation}"

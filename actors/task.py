@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from actors.archive import unpack
 from actors.diff import Active, Place, check_digest
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.fill import Cancelled, Fill, Progress, verified_how
@@ -58,6 +59,7 @@ class Task:
         self._attempt = 0
         self._failure: Failure | None = None
         self._retry_at: float | None = None
+        self._failed_at = 0.0
         self._started_at: float | None = None
         self._thread: threading.Thread | None = None
         self._fill: Fill | None = None
@@ -65,6 +67,8 @@ class Task:
         self._from_origin_before = 0
         self._cancelled = threading.Event()
         self._keep = True
+        self._unpacking = False
+        """What an archive holds does not fit: the archive itself need not be fetched again."""
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -83,7 +87,8 @@ class Task:
 
     def active(self, now: float) -> Active:
         waiting = self._thread is None
-        due = waiting and (self._retry_at is None or now >= self._retry_at)
+        # A clock that was set back ends the wait: else it could last for as long as the clock was wrong.
+        due = waiting and (self._retry_at is None or not self._failed_at <= now < self._retry_at)
         return Active(self.model.source.selection, self._resolved_name, waiting, due)
 
     # --- what the agent tells it ---
@@ -106,9 +111,9 @@ class Task:
         self._phase = Phase.DOWNLOADING
         self._attempt += 1
         self._started_at = self._clock() if self._started_at is None else self._started_at
-        self._fill, self._last, self._keep = None, None, True
+        self._fill, self._last, self._keep, self._unpacking = None, None, True, False
         self._cancelled.clear()
-        self.reserved_bytes, self.allocated = self._wanted(resolved).manifest.total_bytes, False
+        self.reserved_bytes, self.allocated = self._wanted(resolved).manifest.peak_bytes, False
 
         def run() -> None:
             ended(self._run(store, resolved, owner, limit, rng))
@@ -156,7 +161,8 @@ class Task:
         self._phase = Phase.PENDING
         if ended.error is not None:
             self.wait(ended.error)
-            self._retry_at = self._clock() + retry.delay_s(ended.error, self._attempt, rng)
+            self._failed_at = self._clock()
+            self._retry_at = self._failed_at + retry.delay_s(ended.error, self._attempt, rng)
 
     # --- the attempt's own thread ---
 
@@ -176,7 +182,7 @@ class Task:
             return Ended()
         except LocalModelError as error:
             _log.warning("fill failed", extra={"key": self.place.key, "reason": error.reason, "error": str(error)})
-            if isinstance(error, InsufficientStorage):
+            if isinstance(error, InsufficientStorage) and not self._unpacking:
                 self._discard(ingest)
             return Ended(error=error)
         except Exception as error:  # noqa: BLE001  a bug must end as a status that somebody reads, not as a silent thread
@@ -202,16 +208,22 @@ class Task:
         self._fill = fill
         fill.renew(self._wanted(self._resolved or resolved))  # it may have been renewed before it could be told
         self._check_cancelled()
-        manifest = fill.run()
+        manifest, verified = fill.run(), verified_how(ingest.manifest)
         if self._repair is not None:
             self._check_cancelled()
             store.mend(self.place.key, ingest, owner)
             return self._repair.marker
+        if manifest.packed:
+            self._unpacking = True
+            room_bytes = store.free_bytes() - self._settings.headroom_bytes
+            manifest, verified = unpack(
+                ingest, manifest, verified, room_bytes=room_bytes, check=lambda: self._go_on(store)
+            )
         check_digest(manifest.digest, self.model.expected_digest)
         marker = Marker(
             owner=owner,
             manifest=manifest,
-            verified=verified_how(ingest.manifest),
+            verified=verified,
             started_at=self._started_at,
             finished_at=self._clock(),
             bytes_from_origin=self._from_origin_before + fill.progress().from_origin,
@@ -219,6 +231,10 @@ class Task:
         self._check_cancelled()
         store.commit(self.place.key, ingest, marker)
         return marker
+
+    def _go_on(self, store: Store) -> None:
+        store.check_fence()
+        self._check_cancelled()
 
     def _check_cancelled(self) -> None:
         if self._cancelled.is_set():

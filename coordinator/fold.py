@@ -67,7 +67,7 @@ def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
         failure = _mismatch(cache, f"the source has {digest}")
     return SourceState(
         resolved=None if failure else resolution.resolved.name,
-        total_bytes=manifest.total_bytes,
+        total_bytes=None if manifest.packed else manifest.total_bytes,  # what it holds has another size
         revision=manifest.revision,
         manifest_digest=digest,
         failure=failure,

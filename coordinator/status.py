@@ -115,7 +115,8 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
     """The status of a cache except its conditions. A value of None means that the field is absent."""
     cache, source, written = tally.cache, tally.source, tally.cache.status
     same = written.get("selection") == cache.selection  # what was written answers the present spec
-    answered = source.total_bytes is not None or tally.available > tally.unmeasured or same
+    answered = source.resolved is not None or source.total_bytes is not None
+    answered = answered or tally.available > tally.unmeasured or same
     written_bytes = written.get("bytes") if same else None
     size = source.total_bytes or tally.bytes_total or (written_bytes or {}).get("total")
     cached = tally.bytes_cached + tally.unmeasured * (size or 0)

@@ -451,3 +451,17 @@ def test_a_group_shows_what_is_used_and_what_is_left_for_models() -> None:
     world.reporting("n2", a_report(cache), roots=(RootReport("/models", 3 * GIB, GIB, 0), RootReport("/other", 1)))
     world.settle()
     assert group.json["status"] == {"used": "2Gi", "available": "8Gi"}
+
+
+def test_what_an_archive_holds_is_the_size_and_not_the_archive() -> None:
+    cache = a_cache("iris", "https://h/iris.tar.gz")
+    world = a_cluster(cache, 2).resolved(cache, GIB, names=("iris.tar.gz",))
+    filling = a_report(cache, Phase.DOWNLOADING, total=GIB, done=GIB // 2)
+    status = status_of(world.reporting("n1", filling), cache)
+    assert (status["selection"], status["progress"]) == (cache.source.selection, "25%")
+
+    for node in ("n1", "n2"):
+        world.reporting(node, a_report(cache, total=3 * GIB))
+    status = status_of(world, cache)
+    assert (status["bytes"]["total"], status["bytes"]["cached"]) == (3 * GIB, 6 * GIB)
+    assert status["progress"] == "100%"
