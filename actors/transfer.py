@@ -21,14 +21,14 @@ import contextlib
 import http.client
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceUnsupported
+from actors.connections import connection_to
+from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status
 from actors.source import read_range
@@ -216,7 +216,7 @@ class RangeReader:
                 return connection, connection.sock is not None
             while len(self._connections) >= MAX_CONNECTIONS_KEPT:
                 self._connections.pop(next(iter(self._connections))).close()
-            connection = _connect(parts, self._timeout_s)
+            connection = connection_to(parts, self._timeout_s)
             self._connections[place] = connection
             return connection, False
 
@@ -234,18 +234,6 @@ class RangeReader:
         if not response.isclosed():
             self._drop(url)
         response.close()
-
-
-def _connect(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise SourceUnsupported(f"not a URL: {error}", reason="InvalidURI") from error
-    if not host or parts.scheme not in ("http", "https"):
-        raise SourceUnsupported(f"no reader for {redact(parts.geturl())}", reason="InvalidURI")
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
-    return http.client.HTTPConnection(host, port, timeout=timeout_s)
 
 
 def _expected(
