@@ -15,6 +15,7 @@ import base64
 import http.client
 import os
 import ssl
+import threading
 import urllib.request
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from actors.errors import SourceUnsupported
 
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 _REPLACING = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_making = threading.Lock()
 
 
 def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
@@ -46,7 +48,8 @@ def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConne
 def tls_context() -> ssl.SSLContext:
     """The process's own, shared by all connections: certificates and host names are checked."""
     known = tuple((name, os.environ.get(name) or "") for name in (*_REPLACING, *_BUNDLES))
-    return _tls_context(tuple((name, path, _changed_at(path)) for name, path in known))
+    with _making:  # the workers of a fill begin at the same moment
+        return _tls_context(tuple((name, path, _changed_at(path)) for name, path in known))
 
 
 @lru_cache(maxsize=4)

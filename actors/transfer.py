@@ -5,7 +5,8 @@
 What an answer must be, or it is refused before a byte of it is used:
 
     206   Content-Range starts where we asked, and names the size that the manifest has; else SourceChanged
-    200   only for the whole file, with its Content-Length; for a part of one it means that ranges are ignored
+    200   as a 206 if it has a Content-Range (rclone's `serve s3`); else only for the whole file, with its
+          Content-Length: for a part of one it means that ranges are ignored
     3xx   at most MAX_REDIRECTS; never from https to http; headers of a location stay with its host
     else  see `actors.origin.translate_status`
 
@@ -245,7 +246,7 @@ def _expected(
         raise SourceChanged(f"{where} changed: its ETag is {etag}, it was {location.etag} when it was listed")
     if response.getheader("Content-Encoding", "identity") != "identity":
         raise SourceError(f"{where} is sent compressed although it must not be", reason="InvalidAnswer")
-    if response.status == 200:
+    if response.status == 200 and response.getheader("Content-Range") is None:
         if response.length not in (None, size):
             raise SourceChanged(f"{where} has {response.length} bytes, it had {size} when it was listed")
         if (start, stop) != (0, size):
