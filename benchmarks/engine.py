@@ -17,7 +17,8 @@ from pathlib import Path
 
 from actors.chunks import Chunk
 from actors.digest import Digester
-from actors.fill import Fill, FillSettings, verified_how
+from actors.fetch import FillSettings
+from actors.fill import Fill, verified_how
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.store import Marker, open_ingest
 from actors.transfer import RangeReader

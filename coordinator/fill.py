@@ -29,7 +29,9 @@ from typing import Any
 from actors.diff import check_digest
 from actors.digest import Digester, algorithm_of
 from actors.errors import LocalModelError, SourceChanged, StoreError
-from actors.fill import Cancelled, Fill, FillSettings, verified_how
+from actors.fetch import FillSettings
+from actors.files import Cancelled
+from actors.fill import Fill, verified_how
 from actors.manifest import ManifestFile, ModelSource, Resolved
 from actors.origin import SourceOptions
 from actors.source import resolve
