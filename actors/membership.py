@@ -16,30 +16,14 @@ import hashlib
 import struct
 from bisect import bisect
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from actors.messages import Member as Member
 from actors.messages import NodeName
 
 NEIGHBOURS = 32
 POINTS = 64
 """Of one member on the circle. With so many, shares differ by an eighth; stealing evens out the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One node in one fill. `address` is for the transport; the decisions do not look at it.
-
-    `owns` is False for a node that joined when the fill was running. `seed`: it held a committed copy when it joined,
-    so the chunks are read from it and not from the origin.
-    """
-
-    name: NodeName
-    incarnation: str = ""
-    zone: str | None = None
-    address: str = ""
-    owns: bool = True
-    seed: bool = False
 
 
 class Membership:
