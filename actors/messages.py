@@ -84,9 +84,13 @@ class Company:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """That a node takes part in a fill, and as what: the coordinator learns from it which fills are running."""
+    """That a node takes part in a fill, and as what: the coordinator learns from it which fills are running.
+
+    `company` names the `Company` it goes by.
+    """
 
     fill: str
+    company: str
     chunk_bytes: int
     owns: bool
 

@@ -83,7 +83,12 @@ class Swarm:
     @property
     def part(self) -> Part:
         here = self.membership.members.get(self.me)
-        return Part(self.company.fill, self.company.chunk_bytes, here is not None and here.owns and not here.seed)
+        return Part(
+            self.company.fill,
+            self.company.name,
+            self.company.chunk_bytes,
+            here is not None and here.owns and not here.seed,
+        )
 
     def join(self, company: Company) -> None:
         """From now on these take part. The last token opens the port still: others may be a moment behind."""
