@@ -76,7 +76,7 @@ class _Candidate:
 def _wanted(
     snapshot: Snapshot, sources: Mapping[StatusKey, SourceState], folded: Fold
 ) -> list[tuple[Resolved, list[Cache]]]:
-    """What some node lacks and can be read, with the caches that ask for it. One of equal resolutions stands for all."""
+    """What some node lacks and can be read, with the caches that ask for it. Equal resolutions count as one."""
     lacking = {cache.key: cache for caches in folded.missing.values() for cache in caches}
     found: dict[str, tuple[Resolved, list[Cache]]] = {}
     for key, cache in lacking.items():
