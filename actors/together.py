@@ -38,9 +38,11 @@ HASHERS = 4
 """Workers beyond those that wait for the network: hashing must not keep slots empty."""
 STUCK_S = 15.0
 """The origin fails, and no chunk has come from anywhere for so long: the attempt ends with the origin's error."""
+HEARING_S = 0.5
+"""Before the first chunk, so long at most is waited for the neighbours to say what they have: it is not read again."""
 SLOWEST_BYTES_PER_S = 32 << 10
 """A peer that is slower is given up, though it still sends."""
-RELISTEN_S = (0.2, 3.0)
+RELISTEN_S = (0.05, 3.0)
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +86,6 @@ class Together:
         self._wake = threading.Condition(swarm.lock)
         self._work = threading.Condition(swarm.lock)
         self._jobs: deque[_Job] = deque(map(_Hash, files.begun()))
-        self._left = len(files.manifest.files)
         self._idle = 0
         self._most = swarm.pace.slots + swarm.pace.origin_reads + HASHERS
         self._threads: list[threading.Thread] = []
@@ -93,6 +94,8 @@ class Together:
         self._flying: set[int] = set()
         self._doubted: set[int] = set()
         self._until = 0.0
+        self._silent = set(swarm.membership.neighbours(swarm.me))
+        self._begin_at = time.monotonic() + HEARING_S
         self._landed_at = time.monotonic()
         self._origin_error: SourceError | None = None
         self._error: BaseException | None = None
@@ -105,7 +108,7 @@ class Together:
         self._fetcher.throttled = self._throttled
         with self._swarm.lock:
             self._swarm.poke = self._pump
-            while self._left and not self._stop.is_set():
+            while self._files.unsealed and not self._stop.is_set():
                 now = time.monotonic()
                 if now >= self._until:
                     self._pump()
@@ -139,9 +142,10 @@ class Together:
 
     def _pump(self) -> None:
         """All that can begin now does."""
-        if self._stop.is_set():
+        before, now = self._until, time.monotonic()
+        if self._stop.is_set() or (self._silent and now < self._begin_at):
+            self._until = self._begin_at
             return
-        before = self._until
         while True:
             action = self._mesh.next(time.monotonic())
             if isinstance(action, Wait | Done):
@@ -338,8 +342,7 @@ class Together:
             if index in self._doubted:
                 for chunk, reader in self._mesh.settle(chunks, time.monotonic()).items():
                     _log.warning("a node read wrong bytes", extra={"peer": reader, "chunk": chunk, "file": path})
-            self._left -= 1
-            if not self._left:
+            if not self._files.unsealed:
                 self._wake.notify()
 
     def _throttled(self, pause_s: float) -> None:
@@ -372,9 +375,11 @@ class Together:
 
     def _heard(self, name: NodeName, frame: Frame) -> None:
         with self._swarm.lock:
+            first = name in self._silent
+            self._silent.discard(name)
             if frame.kind is Kind.QUIET:
                 self._swarm.quiet(frame.value / 1000)
-            elif self._mesh.heard(name, frame.value, time.monotonic(), whole=frame.kind is Kind.WHOLE):
+            elif first | self._mesh.heard(name, frame.value, time.monotonic(), whole=frame.kind is Kind.WHOLE):
                 self._pump()
 
 
