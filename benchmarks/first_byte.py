@@ -1,6 +1,6 @@
 """From `kubectl apply` to the first byte asked of the origin, on a laptop cluster that is up.
 
-python benchmarks/first_byte.py [--runs 5] [--nodes 3]
+python -m benchmarks.first_byte [--runs 5] [--nodes 3]
 
 One cluster, one new cache per run, each of a repository of its own; the origin itself says when it was asked.
 """

@@ -10,6 +10,7 @@ controller-runtime does: whoever starts us starts us again, as a follower).
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -95,6 +96,8 @@ class _Process:
 
     def serve(self) -> int:
         from coordinator.rayfleet import RayFleet  # after the flags were read: importing Ray takes a second
+
+        importlib.import_module("actors.hub")  # half a second, which the first cache would wait for
 
         chosen = self._settings
         resolver = Resolver(asked=self._metrics.resolved)

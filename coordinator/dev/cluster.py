@@ -23,12 +23,12 @@ from typing import Any, Self
 
 from actors.messages import NodeName
 from coordinator import crds
-from coordinator.api import GROUP, VERSION, LocalModelCache, LocalModelNodeGroup
+from coordinator.api import GROUP, VERSION, LocalModelCache, LocalModelNode, LocalModelNodeGroup
 from coordinator.dev import envtest
 from coordinator.dev.processes import Child, ChildFailed
 from coordinator.dev.raynodes import LocalRay
 from coordinator.kube import NAMESPACES, NODES, Conflict, HttpKube, KubeError, Object, ResourceType, load_config
-from coordinator.snapshot import CACHES, NODE_GROUPS
+from coordinator.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
 
 ROOT = "/models"
 NODE_GROUP = "laptop"
@@ -133,8 +133,10 @@ class LaptopCluster:
         self._await("origin", lambda: self.origin_stats() is not None, timeout_s=120)
         self._create_world()
         self.ray.join()
-        self._say("starting the coordinator")
+        self._say("starting the coordinator and the node agents")
         self.start_coordinator()
+        kube = self.kube()
+        self._await("coordinator", lambda: self._agents_are_ready(kube), timeout_s=60)
 
     def stop(self) -> None:
         """Ends everything that was started; safe to call twice and half-way."""
@@ -212,6 +214,11 @@ class LaptopCluster:
         if self.real is not None:
             return self.real.answers()
         return self.kubeconfig.exists() and _get(f"http://127.0.0.1:{self.ports['api']}/readyz") is not None
+
+    def _agents_are_ready(self, kube: HttpKube) -> bool:
+        found = [LocalModelNode.model_validate(each) for each in kube.list(LOCAL_NODES)[0]]
+        ready = {each.metadata.name for each in found if each.status.agent is not None and each.status.agent.ready}
+        return ready >= set(self.nodes)
 
     def _agent_environment(self, node: NodeName) -> dict[str, str]:
         home = self.directory / "nodes" / node
