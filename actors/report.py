@@ -22,6 +22,7 @@ def of_copy(key: StorageKey, marker: Marker, phase: Phase, record: Record | None
         bytes_total=manifest.total_bytes,
         bytes_done=manifest.total_bytes,
         bytes_from_origin=marker.bytes_from_origin,
+        bytes_from_peers=marker.bytes_from_peers,
         manifest_digest=manifest.digest,
         revision=manifest.revision,
         verified=Counter(marker.verified.values()),

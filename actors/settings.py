@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from actors.fill import FillSettings
+from actors.fetch import FillSettings
+from actors.peers import RAY_PORTS
 from actors.reach import PRIVATE_REDIRECTS
 from actors.retry import RetryPolicy
 
@@ -24,7 +25,8 @@ class AgentSettings:
     roots: tuple[str, ...] = ("/models",)
     headroom_bytes: int = 1 << 30
     """Stays free on every root: a full disk makes the kubelet evict pods."""
-    connections: int = 8
+    connections: int = 32
+    """The most that one model is read over; as many are used as make it faster."""
     chunk_bytes: int = 16 << 20
     rate_limit_bytes_per_s: float | None = None
     """Of the whole node. `LOCALMODEL_RATE_LIMIT=0`, or nothing: no limit."""
@@ -44,6 +46,12 @@ class AgentSettings:
     """How fast committed models are read again. None, `LOCALMODEL_SCRUB_RATE=0`: they are not."""
     scrub_interval_s: float = 24 * 3600.0
     """From the end of one reading of a model to the beginning of the next."""
+    peer_host: str | None = None
+    """The address of this node that others reach it at; None: nothing listens, and it fills alone."""
+    peer_port: int = 0
+    """0: a free one, outside of those that Ray uses."""
+    link_bytes_per_s: float | None = None
+    """What the node's network carries, if somebody says so."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -51,6 +59,7 @@ class AgentSettings:
         default = cls()
         rate = _bytes(env, "LOCALMODEL_RATE_LIMIT", 0)
         scrub = _bytes(env, "LOCALMODEL_SCRUB_RATE", int(default.scrub_bytes_per_s or 0))
+        link = _bytes(env, "LOCALMODEL_LINK", 0)
         roots = tuple(root.rstrip("/") or "/" for root in env.get("LOCALMODEL_ROOTS", "").split(":") if root)
         settings = cls(
             host_root=Path(env.get("LOCALMODEL_HOST_ROOT") or default.host_root),
@@ -65,6 +74,9 @@ class AgentSettings:
             concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
             scrub_bytes_per_s=float(scrub) if scrub else None,
             scrub_interval_s=float(_count(env, "LOCALMODEL_SCRUB_INTERVAL_SECONDS", int(default.scrub_interval_s))),
+            peer_host=env.get("LOCALMODEL_PEER_HOST", "").strip() or None,
+            peer_port=_port(env, "LOCALMODEL_PEER_PORT"),
+            link_bytes_per_s=float(link) if link else None,
         )
         for root in settings.roots:
             if not root.startswith("/"):
@@ -103,4 +115,13 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, "").strip() or str(default)
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{name}: {text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _port(env: Mapping[str, str], name: str) -> int:
+    text = env.get(name, "").strip() or "0"
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"{name}: {text!r} is not a port")
+    if int(text) in RAY_PORTS:
+        raise ValueError(f"{name}: {text} is one of the ports that Ray gives to its workers")
     return int(text)

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from actors.archive import unpack
 from actors.diff import Active, Place, check_digest
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
-from actors.fill import Cancelled, Fill, Progress, verified_how
+from actors.exchange import Exchange
+from actors.files import Cancelled
+from actors.fill import Fill, Progress, verified_how
 from actors.manifest import Resolved
-from actors.messages import DesiredModel, ModelReport, Phase
+from actors.messages import Company, DesiredModel, ModelReport, Phase
 from actors.repair import Repair
 from actors.retry import RateLimit, RetryPolicy
 from actors.settings import AgentSettings
@@ -44,14 +46,23 @@ class Ended:
 class Task:
     """The agent's lock guards everything but what its thread does with the disk and the network."""
 
-    def __init__(self, place: Place, model: DesiredModel, settings: AgentSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        model: DesiredModel,
+        settings: AgentSettings,
+        clock: Callable[[], float],
+        exchange: Exchange | None = None,
+    ) -> None:
         self.place = place
         self.model = model
+        self.company: Company | None = None
         self.reserved_bytes = 0
         self.allocated = False
         """What is reserved is no longer free on the disk."""
         self._settings = settings
         self._clock = clock
+        self._exchange = exchange
         self._resolved_name: str | None = None
         self._resolved: Resolved | None = None
         self._repair: Repair | None = None
@@ -65,6 +76,8 @@ class Task:
         self._fill: Fill | None = None
         self._last: Progress | None = None
         self._from_origin_before = 0
+        self._from_peers_before = 0
+        self._from_other_zones_before = 0
         self._cancelled = threading.Event()
         self._keep = True
         self._unpacking = False
@@ -145,6 +158,16 @@ class Task:
         """The part of it that this attempt is about."""
         return resolved if self._repair is None else self._repair.narrowed(resolved)
 
+    def accompany(self, company: Company | None) -> None:
+        """These fill the same, from now on; None: nobody else does."""
+        self.company = company
+        if self._fill is not None and self._resolved is not None:
+            self._fill.accompany(self._company_in(self._resolved))
+
+    def _company_in(self, resolved: Resolved) -> Company | None:
+        """Nobody shares a repair, which is of parts, nor an archive, which is gone once it is unpacked."""
+        return None if self._repair is not None or resolved.manifest.packed else self.company
+
     def cancel(self, *, keep: bool) -> None:
         """The attempt ends soon; with `keep` the next one continues it, else nothing is left of it."""
         self._keep = keep
@@ -157,6 +180,8 @@ class Task:
         if self._fill is not None:
             self._last = self._fill.progress()
             self._from_origin_before += self._last.from_origin
+            self._from_peers_before += self._last.from_peers
+            self._from_other_zones_before += self._last.from_other_zones
         self._thread, self._fill, self.reserved_bytes = None, None, 0
         self._phase = Phase.PENDING
         if ended.error is not None:
@@ -200,6 +225,8 @@ class Task:
             ingest,
             self._wanted(resolved),
             self._settings.fill,
+            exchange=self._exchange,
+            company=self._company_in(resolved),
             limit=limit,
             check=store.check_fence,
             clock=self._clock,
@@ -207,6 +234,7 @@ class Task:
         )
         self._fill = fill
         fill.renew(self._wanted(self._resolved or resolved))  # it may have been renewed before it could be told
+        fill.accompany(self._company_in(resolved))
         self._check_cancelled()
         manifest, verified = fill.run(), verified_how(ingest.manifest)
         if self._repair is not None:
@@ -227,6 +255,7 @@ class Task:
             started_at=self._started_at,
             finished_at=self._clock(),
             bytes_from_origin=self._from_origin_before + fill.progress().from_origin,
+            bytes_from_peers=self._from_peers_before + fill.progress().from_peers,
         )
         self._check_cancelled()
         store.commit(self.place.key, ingest, marker)
@@ -259,9 +288,13 @@ class Task:
         if self._fill is not None and progress is not None:
             phase = Phase.VERIFYING if done == total else phase
             failure, retry_at = progress.trouble, progress.retry_at
-        from_origin = self._from_origin_before
+        moved = [self._from_origin_before, self._from_peers_before, self._from_other_zones_before]
         if self._fill is not None and progress is not None:
-            from_origin += progress.from_origin
+            now = [progress.from_origin, progress.from_peers, progress.from_other_zones]
+            moved = [before + since for before, since in zip(moved, now, strict=True)]
+        from_origin, from_peers, from_other_zones = moved
+        fill_name = self.company.fill if self.company is not None else None
+        part, wrong = self._exchange.part(fill_name) if self._exchange is not None else (None, {})
         return ModelReport(
             key=self.place.key,
             phase=phase,
@@ -270,6 +303,8 @@ class Task:
             bytes_total=total,
             bytes_done=done,
             bytes_from_origin=from_origin,
+            bytes_from_peers=from_peers,
+            bytes_from_other_zones=from_other_zones,
             rate_bytes_per_s=progress.rate_bytes_per_s if self._fill is not None and progress is not None else 0.0,
             attempt=self._attempt,
             failure=failure,
@@ -278,4 +313,6 @@ class Task:
             revision=manifest.revision if manifest is not None else None,
             verified=dict(progress.verified) if progress is not None else {},
             started_at=self._started_at,
+            part=part,
+            wrong_peers=wrong,
         )
