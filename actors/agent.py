@@ -219,14 +219,11 @@ class NodeAgent:
             unallocated_bytes=sum(each.reserved_bytes for each in others if not each.allocated),
             limit_bytes=next((each.storage_limit_bytes for each in desired.roots if each.path == root), None),
         )
-        needed = resolved.manifest.total_bytes if repair is None else repair.total_bytes
-        room.check(needed, held_bytes=store.ingested_bytes(task.place.key), repair=repair is not None)
-        waiting = (
-            Waiting(each.model.source.uri, each.model.priority, known.manifest.total_bytes)
-            for each in others
-            if each.lacks_space and (known := self._resolved.get(each.model.resolved or "")) is not None
-        )
-        room.check_turn(task.model.priority, waiting)
+        task.needed_bytes = resolved.manifest.total_bytes if repair is None else repair.total_bytes
+        room.check(task.needed_bytes, held_bytes=store.ingested_bytes(task.place.key), repair=repair is not None)
+        waiting = (each for each in others if each.lacks_space)
+        ahead = [Waiting(each.model.source.uri, each.model.priority, each.needed_bytes) for each in waiting]
+        room.check_turn(task.model.priority, ahead)
 
     def _ended(self, task: Task, outcome: Ended) -> None:
         if outcome.repair is not None:

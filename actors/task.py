@@ -46,6 +46,8 @@ class Task:
     def __init__(self, place: Place, model: DesiredModel, settings: AgentSettings, clock: Callable[[], float]) -> None:
         self.place = place
         self.model = model
+        self.needed_bytes = 0
+        """What it asked for when it was last its turn."""
         self.reserved_bytes = 0
         self.allocated = False
         """What is reserved is no longer free on the disk."""
