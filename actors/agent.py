@@ -8,6 +8,8 @@
 goal between two calls: it starts what is due, gives a slot that became free to the next, unlinks what was removed. So
 an agent that nobody talks to any more still finishes what it was asked for.
 
+A scrubber reads what is committed again. What it finds damaged is started once more: as a repair, while the copy stays.
+
 All truth is on the disk: an agent that starts finds it there.
 """
 
