@@ -8,6 +8,8 @@
 goal between two calls: it starts what is due, gives a slot that became free to the next, unlinks what was removed. So
 an agent that nobody talks to any more still finishes what it was asked for.
 
+A scrubber reads what is committed again. What it finds damaged is started once more: as a repair, while the copy stays.
+
 All truth is on the disk: an agent that starts finds it there.
 """
 
@@ -248,15 +250,14 @@ class NodeAgent:
         )
         manifest, held = resolved.manifest, store.ingested_bytes(task.place.key)
         if repair is None:
-            room.check(manifest.total_bytes, peak_bytes=manifest.peak_bytes, held_bytes=held)
+            task.needed_bytes = manifest.total_bytes
+            room.check(task.needed_bytes, peak_bytes=manifest.peak_bytes, held_bytes=held)
         else:
-            room.check(repair.total_bytes, held_bytes=held, repair=True)
-        waiting = (
-            Waiting(each.model.source.uri, each.model.priority, known.manifest.total_bytes)
-            for each in others
-            if each.lacks_space and (known := self._resolved.get(each.model.resolved or "")) is not None
-        )
-        room.check_turn(task.model.priority, waiting)
+            task.needed_bytes = repair.total_bytes
+            room.check(task.needed_bytes, held_bytes=held, repair=True)
+        waiting = (each for each in others if each.lacks_space)
+        ahead = [Waiting(each.model.source.uri, each.model.priority, each.needed_bytes) for each in waiting]
+        room.check_turn(task.model.priority, ahead)
 
     def _ended(self, task: Task, outcome: Ended) -> None:
         if outcome.repair is not None:

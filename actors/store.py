@@ -185,22 +185,24 @@ class Ingest:
 
     def replace_in(self, target: Path, *, trash: Path) -> None:
         """The files of the ingest are those of the model in `target`. What stood in their way is in `trash`."""
+        folders = sorted(
+            {target / parent for file in self.manifest.files for parent in PurePosixPath(file.path).parents}
+        )
         with disk_errors(f"repairing {target}"):
+            for folder in folders:
+                if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+                    _move(folder, trash)
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o755)
             for file in self.manifest.files:
                 path = target / file.path
-                folders = [target / parent for parent in reversed(PurePosixPath(file.path).parents)]
-                for folder in folders:
-                    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-                        _move(folder, trash)
-                    folder.mkdir(exist_ok=True)
-                    folder.chmod(0o755)
                 if path.is_dir() and not path.is_symlink():
                     _move(path, trash)
                 (self.data / file.path).chmod(FILE_MODE)
                 (self.data / file.path).replace(path)
-                for folder in reversed(folders):
-                    _sync_folder(folder)
-                    folder.chmod(FOLDER_MODE)
+            for folder in reversed(folders):
+                _sync_folder(folder)
+                folder.chmod(FOLDER_MODE)
         self.close()
         remove_tree(self.folder)
 

@@ -57,6 +57,8 @@ class Task:
         self.place = place
         self.model = model
         self.company: Company | None = None
+        self.needed_bytes = 0
+        """What it asked for when it was last its turn."""
         self.reserved_bytes = 0
         self.allocated = False
         """What is reserved is no longer free on the disk."""

@@ -7,6 +7,7 @@ import errno
 import mmap
 import os
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -385,6 +386,29 @@ def test_a_lost_file_is_seen_also_where_nothing_is_read(node: Node, origin: Orig
     (writable(node.folder()) / "config.json").unlink()
     assert until_repaired(node).repaired == "config.json is missing"
     assert origin.stats()["bytes"] - before == (node.folder() / "config.json").stat().st_size
+
+
+def test_folders_that_are_gone_come_back_with_their_files(node: Node, tmp_path: Path) -> None:
+    folder = tmp_path / "deep"
+    for name in ("a/b/one.json", "a/b/two.json", "a/three.json", "c/four.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    with Origin({"a/deep": folder}) as origin:
+        resolved = resolve(ModelSource("hf://a/deep"), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
+        key = storage_key("hf://a/deep")
+        first = node.agent(**NEVER)
+        first.reconcile(wants(resolved))
+        until(first, Phase.READY, key=key)
+        first.close()
+        copy = writable(node.folder("hf://a/deep"))
+        shutil.rmtree(copy / "a/b")
+        (copy / "a/b").write_text("a file in the way")
+        shutil.rmtree(copy / "c")
+        node.agent(**NEVER).reconcile(wants(resolved))
+        repaired = _until(node, lambda report: report.phase is Phase.READY, key)
+    assert repaired.repaired == "a/b/one.json is missing; a/b/two.json is missing; c/four.json is missing"
+    assert same_bytes(copy, folder)
+    assert {path.stat().st_mode & 0o777 for path in (copy, copy / "a/b", copy / "c")} == {0o555}
 
 
 @pytest.mark.usefixtures("restless")
