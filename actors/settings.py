@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from actors.fill import FillSettings
-from actors.reach import PRIVATE_REDIRECTS
+from actors.origin import PRIVATE_REDIRECTS
 from actors.retry import RetryPolicy
 
 _QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")
