@@ -27,7 +27,7 @@ from urllib.parse import urlencode, urljoin
 from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, layer_name, make_manifest
 from actors.origin import SourceOptions, expires_at, select, translate_status, unanswered
-from actors.reach import PRIVATE_REDIRECTS, Reach, check_reach, check_target, reach_of
+from actors.reach import Reach, check_link, reach_of
 
 LINK_TTL_S = 600.0
 TOKEN_TTL_S = 60.0
@@ -63,11 +63,15 @@ def resolve_image(source: ModelSource, options: SourceOptions, pinned_revision: 
         raise SourceUnsupported(
             f"{source.uri} names {named!r}, but spec.revision says {source.revision!r}", reason="InvalidURI"
         )
-    registry = _Registry(match["host"], match["name"], options)
-    revision, document = registry.manifest(pinned_revision or named or source.revision or "latest")
-    if document.get("manifests"):
-        _, document = registry.manifest(_for_linux(document["manifests"]))
-    files = _files(document.get("layers") or [], source.uri)
+    try:
+        registry = _Registry(match["host"], match["name"], options)
+        revision, document = registry.manifest(pinned_revision or named or source.revision or "latest")
+        if document.get("manifests"):
+            _, document = registry.manifest(_for_linux(document["manifests"]))
+        files = _files(document.get("layers") or [], source.uri)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        message = f"{source.uri}: the registry's answer cannot be understood: {type(error).__name__}: {error}"
+        raise SourceError(message, reason="InvalidManifest") from error
     manifest = make_manifest(source, revision, select(source, files))
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="oci") as pool:
         found = list(pool.map(lambda file: registry.locate(str(file.digest)), manifest.files))
@@ -129,7 +133,7 @@ class _Registry:
         self._login = next((str(auths[name]["auth"]) for name in names if (auths.get(name) or {}).get("auth")), None)
 
     def manifest(self, reference: str) -> tuple[str, Mapping[str, Any]]:
-        """Its digest, and what it says. Checked, where the digest is known."""
+        """Its digest, checked where it is known, and what it says, whatever that is."""
         url = urljoin(self._base, f"manifests/{reference}")
         status, headers, content = self._get(url, {"Accept": ", ".join(_KINDS)})
         if status == 401 and self._authorization is None:
@@ -141,12 +145,7 @@ class _Registry:
         expected = reference if _DIGEST.fullmatch(reference) else headers.get("docker-content-digest", digest)
         if digest != expected:
             raise SourceError(f"{url} came with the digest {digest}, not {expected}", reason="InvalidManifest")
-        try:
-            document = json.loads(content)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise SourceError(f"{url} answered with no manifest", reason="InvalidManifest")
+        document: Mapping[str, Any] = json.loads(content)
         return digest, document
 
     def locate(self, digest: str) -> tuple[Location, float | None]:
@@ -157,7 +156,7 @@ class _Registry:
         status, headers, _ = self._get(url, {"Range": "bytes=0-0"})
         target = urljoin(url, headers.get("location", ""))
         if 300 <= status < 400 and target != url:
-            check_target(url, target)
+            check_link(url, target, private=self._options.private_redirects)
             return Location(target), expires_at(target) or time.time() + LINK_TTL_S
         if status not in (200, 206, 416):
             raise translate_status(status, url, headers)
@@ -175,9 +174,7 @@ class _Registry:
         if scheme.lower() != "bearer" or not wants.get("realm"):
             raise SourceDenied(f"{self._base} wants a login, and a Secret of the kind dockerconfigjson has none for it")
         realm, scope = wants["realm"], f"repository:{self._name}:pull"
-        check_target(self._base, realm)
-        if self._options.get(PRIVATE_REDIRECTS) != "1":
-            check_reach(self._base, realm)
+        check_link(self._base, realm, private=self._options.private_redirects)
         url = f"{realm}?{urlencode({'service': wants.get('service', ''), 'scope': scope})}"
         status, headers, content = self._get(url, basic)
         if status != 200:

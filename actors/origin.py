@@ -39,6 +39,9 @@ from actors.stall import TooSlow
 MAX_RETRY_AFTER_S = 3600.0
 """An origin that asks for more is asked again after this: a wrong header must not stop a node for a day."""
 
+PRIVATE_REDIRECTS = "LOCALMODEL_PRIVATE_REDIRECTS"
+"""Set to 1 where an origin is public, and what it redirects to is not. See `actors.reach`."""
+
 _SIGNATURES = frozenset({"x-amz-signature", "signature", "x-goog-signature", "sig", "key-pair-id"})
 _RATE_LIMIT_RESET = re.compile(r"\bt=(\d+)")  # the IETF draft `RateLimit: "resolvers";r=0;t=137`, as the hub sends it
 
@@ -85,6 +88,11 @@ class SourceOptions:
         if not isinstance(value, dict):
             raise SourceDenied(f"{name} in the credentials is not a JSON object", reason="CredentialsInvalid")
         return value
+
+    @property
+    def private_redirects(self) -> bool:
+        """Whether what is public may redirect to what is not."""
+        return self.get(PRIVATE_REDIRECTS) == "1"
 
     @property
     def fingerprint(self) -> str:

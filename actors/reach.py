@@ -16,10 +16,7 @@ from enum import IntEnum
 from urllib.parse import urlsplit
 
 from actors.errors import SourceDenied
-from actors.origin import redact
-
-PRIVATE_REDIRECTS = "LOCALMODEL_PRIVATE_REDIRECTS"
-"""Set to 1 where an origin is public, and what it redirects to is not."""
+from actors.origin import PRIVATE_REDIRECTS, redact
 
 
 class Reach(IntEnum):
@@ -62,9 +59,10 @@ def check_target(url: str, target: str) -> None:
         raise refused(url, target, "https is not given up")
 
 
-def check_reach(url: str, target: str) -> None:
-    """Returns if the host of `target` is no less public than that of `url`, by their names. Raises SourceDenied."""
-    if reach_of_url(target) < reach_of_url(url):
+def check_link(url: str, target: str, *, private: bool) -> None:
+    """As `check_target`, and its host must be no less public, going by the names, unless `private` may be."""
+    check_target(url, target)
+    if not private and reach_of_url(target) < reach_of_url(url):
         raise inwards(url, target)
 
 

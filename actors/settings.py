@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from actors.fetch import FillSettings
+from actors.origin import PRIVATE_REDIRECTS
 from actors.peers import RAY_PORTS
-from actors.reach import PRIVATE_REDIRECTS
 from actors.retry import RetryPolicy
 
 _QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")

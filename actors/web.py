@@ -22,7 +22,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, redact, select, translate_status, unanswered
-from actors.reach import PRIVATE_REDIRECTS, check_reach, check_target
+from actors.reach import check_link, check_target
 
 _CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -65,7 +65,7 @@ def is_public(url: str, options: SourceOptions) -> bool:
 
 def _ask(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tuple[int, Mapping[str, str]]:
     """The size and the headers of the answer, by lower-case name; `x-linked-etag` also of a redirect on the way."""
-    redirects = _Redirects(private=options.get(PRIVATE_REDIRECTS) == "1")
+    redirects = _Redirects(private=options.private_redirects)
     request = urllib.request.Request(uri, headers={**headers, "Range": "bytes=0-0", "Accept-Encoding": "identity"})
     try:
         with urllib.request.build_opener(redirects).open(request, timeout=options.timeout_s) as response:
@@ -105,9 +105,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         newurl: str,
     ) -> urllib.request.Request | None:
         try:
-            check_target(req.full_url, newurl)
-            if not self._private:
-                check_reach(req.full_url, newurl)
+            check_link(req.full_url, newurl, private=self._private)
         except SourceDenied:
             fp.close()
             raise

@@ -396,6 +396,7 @@ ROWS = {
     "read-only when a fill starts": Row(read_only_later, "DiskReadOnly", "Read-only file system"),
     "permission denied": Row(permission_denied, "DiskPermissionDenied", "Permission denied", timed=False),
     "a write fails": Row(disk_call("pwrite", errno.EIO), "DiskFailing", ": Input/output error"),
+    "reading back fails": Row(disk_call("preadv", errno.EIO), "DiskFailing", "reading back what was written: Input"),
     "a sync fails": Row(disk_call("fsync", errno.EIO), "DiskFailing", "Input/output error"),
 }
 

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
+from actors import reach
 from actors.archive import unpack
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.fill import Fill, FillSettings, verified_how
 from actors.manifest import Manifest, ModelSource, Resolved
-from actors.origin import SourceOptions
+from actors.origin import PRIVATE_REDIRECTS, SourceOptions
 from actors.source import resolve
 from actors.store import open_ingest
 
@@ -260,6 +261,20 @@ def test_with_a_login_the_token_reads_and_goes_nowhere_else(
     assert (renewed.name == found.name) is elsewhere, "agents hear of another token"
 
 
+def test_a_registry_on_the_internet_may_not_send_us_to_this_host(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.token, registry.elsewhere = "t0ken", True
+    registry.artifact("v1", FILES)
+    env = {"DOCKER_CONFIG_JSON": json.dumps({"auths": {registry.host: {"auth": LOGIN}}})}
+    known = reach.reach_of_url
+    public = f"//{registry.host}/"
+    monkeypatch.setattr(reach, "reach_of_url", lambda url: reach.Reach.INTERNET if public in url else known(url))
+    with pytest.raises(SourceDenied, match="less public than where it comes from"):
+        resolved(registry, env=env)
+    assert resolved(registry, env=env | {PRIVATE_REDIRECTS: "1"}).manifest.files
+
+
 @pytest.mark.parametrize(
     ("what", "error", "message"),
     [
@@ -271,7 +286,9 @@ def test_with_a_login_the_token_reads_and_goes_nowhere_else(
         (":unsafe", SourceError, "unsafe file name"),
         (":nothing", SourceNotFound, "holds no files"),
         (":lie", SourceError, "came with the digest"),
-        (":page", SourceError, "answered with no manifest"),
+        (":page", SourceError, "cannot be understood"),
+        (":list", SourceError, "cannot be understood"),
+        (":index", SourceError, "cannot be understood: KeyError: 'digest'"),
         (":UPPER:x", SourceUnsupported, "not of the form"),
     ],
 )
@@ -285,7 +302,7 @@ def test_what_a_registry_cannot_give_is_said(
     registry.push("folder", {"layers": [folder]})
     registry.artifact("unsafe", {"../evil": b"x"})
     registry.push("nothing", {"layers": []})
-    registry.manifests["page"] = b"<html>"
+    registry.manifests |= {"page": b"<html>", "list": b"[]", "index": b'{"manifests": [{}]}'}
     if what == ":lie":
         digest = registry.artifact("v1", FILES)
         registry.manifests[digest] = b"{}"
