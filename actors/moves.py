@@ -100,13 +100,3 @@ class Origin:
 
     reader: NodeName
     digest: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What one node has, for its peers. `chunks` is a bitmap of what has landed since the last news, or, if `whole`, of
-    everything there is. `cursor` is what to ask the next news with."""
-
-    cursor: tuple[int, int]
-    chunks: int
-    whole: bool

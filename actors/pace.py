@@ -14,9 +14,9 @@ MAX_CHUNKS = 16_384
 
 
 def choose_chunk_bytes(model_bytes: int, link_bytes_per_s: float) -> int:
-    """A power of two that a link carries in about 40 ms, 16 MiB at most; more only where there would be too many chunks.
+    """A power of two that a link carries in about 40 ms, 1 to 16 MiB; more only where there would be too many chunks.
 
-    The end of a fill waits for the last chunks to go from hand to hand, so a chunk must be short on a slow link. A chunk
+    The end of a fill waits for the last chunks to go from hand to hand, so a chunk must be short on a slow link. Each
     costs a request, so it need not be shorter than a MiB. Bitmaps and bookkeeping grow with the number of chunks.
     Every member must use the same size: it is part of the fill's identity.
     """
@@ -41,11 +41,11 @@ class Pace:
     origin_reads: int = 8
     """Chunks read from the origin at a time by all owners together, but by each at least one."""
     unpassed: int = 8
-    """Chunks a node has read from the origin and nobody has yet taken. Uncapped, fast readers overload their uplinks."""
+    """Chunks a node has read and nobody has yet taken. Uncapped, fast readers overload their uplinks."""
     window: int = 384
-    """No chunk this far beyond what has been seen is begun. Uncapped, a thousand readers hold an eighth of the model."""
+    """No chunk this far beyond what has been seen is begun. Without it a thousand readers hold an eighth of a model."""
     strangers: int = 4
-    """Requests under way to members that are no neighbours, and as many served to them."""
+    """Requests under way to members that are no neighbours, and chunks sent to such at a time."""
     holds: int = 2
     """Requests kept waiting for one chunk that is on its way. More would make its reader send it to everybody."""
     silence_s: float = 2.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+ASK_S = (0.05, 0.5)
 SUSPECT_FIRST_S = 1.0
 SUSPECT_MAX_S = 30.0
 QUARANTINE_MAX_S = 3600.0
@@ -59,3 +60,19 @@ class Standing:
         self.wrong += 1
         self.quarantined_until = now + min(QUARANTINE_MAX_S, first_s * 2.0 ** min(self.wrong - 1, 16))
         self.not_before = max(self.not_before, self.quarantined_until)
+
+
+class Backoff:
+    """When a question that brought nothing may be asked again: doubles from the first of `ASK_S` to the second."""
+
+    def __init__(self, now: float) -> None:
+        self.after = now
+        self._pause_s = ASK_S[0]
+
+    def miss(self, now: float, rng: random.Random) -> None:
+        self.after = now + self._pause_s * rng.uniform(0.7, 1.3)
+        self._pause_s = min(ASK_S[1], self._pause_s * 2)
+
+    def hit(self, now: float) -> None:
+        self.after = now
+        self._pause_s = ASK_S[0]

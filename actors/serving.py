@@ -1,0 +1,67 @@
+"""What a node answers a peer that asks for a chunk: how many it sends at a time, who waits for one on its way. Pure.
+
+A request for a chunk that is here is answered with it, or with "busy". One for a chunk that is on its way here is held,
+and answered the moment the chunk lands; but only few for each, or the first to have a chunk would send it to everybody.
+"""
+
+from __future__ import annotations
+
+from actors.messages import NodeName
+from actors.moves import Answer, Release
+from actors.pace import Pace
+
+
+class Serving:
+    """The sending side of a mesh. Every DATA takes a slot until `sent`."""
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self.strangers = pace.strangers
+        """Chunks sent at a time to members that are no neighbours."""
+        self.sending = 0
+        self._away = 0
+        self._held: dict[int, list[tuple[NodeName, bool]]] = {}
+        self._holding = 0
+
+    def asked(self, peer: NodeName, chunk: int, *, here: bool, coming: bool, stranger: bool) -> Answer:
+        if here:
+            return self._begin(stranger=stranger)
+        waiting = self._held.get(chunk, [])
+        if not coming or len(waiting) >= self._pace.holds or self._holding >= self._pace.slots:
+            return Answer.NOT_YET
+        self._held.setdefault(chunk, []).append((peer, stranger))
+        self._holding += 1
+        return Answer.HOLD
+
+    def sent(self, *, stranger: bool) -> None:
+        """A chunk went out, or failed to."""
+        self.sending -= 1
+        self._away -= stranger
+
+    def arrived(self, chunk: int) -> list[Release]:
+        """Those who wait for the chunk get it, as far as there are slots."""
+        waiting = self._held.pop(chunk, [])
+        self._holding -= len(waiting)
+        return [Release(peer, chunk, self._begin(stranger=stranger)) for peer, stranger in waiting]
+
+    def lost(self, chunk: int) -> list[Release]:
+        """The chunk is no longer on its way: those who wait for it are told so."""
+        waiting = self._held.pop(chunk, [])
+        self._holding -= len(waiting)
+        return [Release(peer, chunk, Answer.NOT_YET) for peer, _ in waiting]
+
+    def unhold(self, peer: NodeName, chunk: int) -> None:
+        """`peer` waits no longer."""
+        waiting = self._held.get(chunk, [])
+        for entry in waiting:
+            if entry[0] == peer:
+                waiting.remove(entry)
+                self._holding -= 1
+                break
+
+    def _begin(self, *, stranger: bool) -> Answer:
+        if self.sending >= self._pace.slots or (stranger and self._away >= self.strangers):
+            return Answer.BUSY
+        self.sending += 1
+        self._away += stranger
+        return Answer.DATA
