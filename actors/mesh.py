@@ -43,6 +43,8 @@ PATIENCE = 4.0
 class Mesh:
     """Not thread-safe: the caller holds one lock around every call. No call blocks; most take microseconds."""
 
+    membership: Membership
+
     def __init__(
         self, me: NodeName, membership: Membership, pace: Pace, *, rng: random.Random, now: float, have: int = 0
     ) -> None:
@@ -244,7 +246,7 @@ class Mesh:
 
     def join(self, membership: Membership, now: float) -> None:
         """From now on these are the members. Chunks of those that left have new owners."""
-        before = self.membership.members
+        before = self.membership.members if self._peers else {}
         self.membership = membership
         here = membership.members.get(self.me)
         zone = here.zone if here else None
