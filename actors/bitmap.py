@@ -32,9 +32,9 @@ def members(bits: int) -> Iterator[int]:
 
 
 def nth(bits: int, rank: int) -> int:
-    """The member with `rank` smaller ones. Halves the set until one is left: a few microseconds for ten thousand."""
+    """The member with `rank` smaller ones. Halves the set until few are left: microseconds for ten thousand members."""
     base, width = 0, bits.bit_length()
-    while width > 1:
+    while rank > 3:
         half = width >> 1
         low = bits & ((1 << half) - 1)
         count = low.bit_count()
@@ -42,7 +42,9 @@ def nth(bits: int, rank: int) -> int:
             bits, width = low, half
         else:
             bits, base, rank, width = bits >> half, base + half, rank - count, width - half
-    return base
+    for _ in range(rank):
+        bits &= bits - 1
+    return base + (bits & -bits).bit_length() - 1
 
 
 def pick(bits: int, rng: random.Random) -> int:

@@ -31,7 +31,7 @@ from actors.membership import Membership
 from actors.messages import NodeName
 from actors.moves import Action, Answer, AskPeer, Done, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal, Wait
 from actors.news import Cursor, Log, News
-from actors.pace import Pace
+from actors.pace import Pace, Width
 from actors.serving import Serving
 from actors.standing import BUSY_S, Backoff, Standing
 
@@ -59,6 +59,7 @@ class Mesh:
         self._all = bitmap.full(membership.chunks)
         self._missing = self._all & ~have  # and not under way
         self._flying: dict[int, AskPeer | ReadOrigin] = {}
+        self._began: dict[int, float] = {}
         self._reading: set[int] = set()  # those of them that are read from the source
         self._strangers = 0
         self._peers: dict[NodeName, Standing] = {}
@@ -79,6 +80,7 @@ class Mesh:
         self._moved_at = now
         self._until = now
         self._serving = Serving(pace)
+        self._width = Width(pace.slots, pace.aim_s)
         self._log = Log(rng)
         self.join(membership, now)
 
@@ -97,7 +99,7 @@ class Mesh:
         self._until = INFINITE
         if self._missing:
             action = self._read(now)
-            if action is None and len(self._flying) - len(self._reading) < self.pace.slots:
+            if action is None and len(self._flying) - len(self._reading) < int(self._width):
                 action = self._pull(now) or self._inquire(now)
             action = action or self._steal(now) or self._take_over(now)
             if action is not None:
@@ -108,7 +110,7 @@ class Mesh:
 
     def landed(self, chunk: int, origin: Origin, now: float) -> list[Release]:
         """The chunk is on the disk and has the digest it was announced with."""
-        read = chunk in self._reading
+        read, began = chunk in self._reading, self._began[chunk]
         action = self._end(chunk)
         bit = 1 << chunk
         self._missing &= ~bit
@@ -120,7 +122,9 @@ class Mesh:
             self._unpassed |= bit
         if isinstance(action, AskPeer):
             self._alive(action.peer, now)
-        return self._serving.arrived(chunk)
+            if self._standing(action.peer).have & bit:
+                self._width.took(now - began)
+        return self._serving.arrived(chunk, now)
 
     def failed(self, chunk: int, outcome: Outcome, now: float, *, retry_at: float = 0.0) -> list[Release]:
         """The read or request brought nothing. CORRUPT quarantines the peer that was asked."""
@@ -147,6 +151,9 @@ class Mesh:
                 self._look(now)
             else:
                 self._inquiry.miss(now, self._rng)
+            if outcome is Outcome.NOT_YET and self._given.get(chunk) == action.peer:  # it was given, and does not read
+                del self._given[chunk]
+                self._claim()
         return self._serving.lost(chunk)
 
     def redirected(self, chunk: int, to: NodeName, now: float) -> list[Release]:
@@ -169,6 +176,7 @@ class Mesh:
             self._theft.miss(now, self._rng)
             return
         self._theft.hit(now)
+        self._given.pop(chunk, None)
         self._stolen.add(chunk)
         self._own.appendleft(chunk)
 
@@ -185,13 +193,15 @@ class Mesh:
         reader = self._given.get(chunk)
         if reader is not None and not here and not coming and reader not in (peer, self.me):
             return Elsewhere(reader)
-        return self._serving.asked(peer, chunk, here=here, coming=coming, stranger=self._is_stranger(peer))
+        return self._serving.asked(peer, chunk, now, here=here, coming=coming, stranger=self._is_stranger(peer))
 
-    def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None:
-        """A chunk promised with DATA went out, or did not."""
-        self._serving.sent(stranger=self._is_stranger(peer))
-        if ok:
-            self._unpassed &= ~(1 << chunk)
+    def served(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> bool:
+        """A chunk promised with DATA went out, or did not. True: call `next`."""
+        self._serving.sent(peer, chunk, now, ok=ok, stranger=self._is_stranger(peer))
+        if not ok or not self._unpassed >> chunk & 1:
+            return False
+        self._unpassed &= ~(1 << chunk)
+        return bool(self._own)
 
     def unhold(self, peer: NodeName, chunk: int) -> None:
         """The held request was given up or timed out. Without effect if it has been released."""
@@ -232,7 +242,7 @@ class Mesh:
                     self._shown_near |= chunks
         if self._own and len(self._reading) < self._reads:
             return True
-        return bool(chunks & self._missing) and len(self._flying) - len(self._reading) < self.pace.slots
+        return bool(chunks & self._missing) and len(self._flying) - len(self._reading) < int(self._width)
 
     def news(self, cursor: Cursor) -> News:
         """What to tell a peer that knows everything up to `cursor`."""
@@ -335,7 +345,7 @@ class Mesh:
             return self._later(self._moved_at + self.pace.takeover_s)
         self._own.popleft()
         self._reading.add(chunk)
-        return self._begin(action)
+        return self._begin(action, now)
 
     def _is_full(self, now: float) -> bool:
         """We have read as much as may wait for somebody to take it, and there is somebody who may."""
@@ -369,7 +379,7 @@ class Mesh:
             holders = [each for each in self._neighbours if each[1].have >> chunk & 1 and each[1].not_before <= now]
             if holders:
                 near = [each for each in holders if each[1].near] or holders
-                return self._begin(AskPeer(chunk, near[int(self._rng.random() * len(near))][0]))
+                return self._begin(AskPeer(chunk, near[int(self._rng.random() * len(near))][0]), now)
             available &= ~(1 << chunk)
             if not available:
                 break
@@ -378,15 +388,14 @@ class Mesh:
 
     def _inquire(self, now: float) -> Action | None:
         """Ask the owner of a chunk that no neighbour shows."""
-        unknown = self._unknown()
-        if not unknown or self._strangers >= self.pace.strangers:
-            return None
         if now < self._inquiry.after:
             return self._later(self._inquiry.after)
-        chunk = bitmap.pick(unknown, self._rng)
-        owner = self._reader(chunk)
-        if owner != self.me and self._standing(owner).ready(now):
-            return self._begin(AskPeer(chunk, owner))
+        unknown = self._unknown()
+        if unknown and self._strangers < self.pace.strangers:
+            chunk = bitmap.pick(unknown, self._rng)
+            owner = self._reader(chunk)
+            if owner != self.me and self._standing(owner).ready(now):
+                return self._begin(AskPeer(chunk, owner), now)
         self._inquiry.miss(now, self._rng)
         return self._later(self._inquiry.after)
 
@@ -394,22 +403,20 @@ class Mesh:
         """We have nothing left to read: ask an owner of what nobody shows for a chunk it has not begun."""
         if self._own or self._reading or self._stealing or self._is_full(now):
             return None
-        unknown = self._unknown()
-        if not unknown:
-            return None
         if now < max(self._theft.after, self._origin_after):
             return self._later(max(self._theft.after, self._origin_after))
-        owner = self._reader(bitmap.pick(unknown, self._rng))
-        if owner != self.me and self._standing(owner).trusted(now):
-            self._stealing = True
-            return Steal(owner)
+        unknown = self._unknown()
+        if unknown:
+            owner = self._reader(bitmap.pick(unknown, self._rng))
+            if owner != self.me and self._standing(owner).trusted(now):
+                self._stealing = True
+                return Steal(owner)
         self._theft.miss(now, self._rng)
         return self._later(self._theft.after)
 
     def _take_over(self, now: float) -> Action | None:
         """Nothing moves: act for those that cannot be reached, and at last for those that can but do not deliver."""
-        unknown = self._missing & ~self._shown
-        if self._reading or not unknown:
+        if self._reading:
             return None
         if now < self._origin_after:
             self._moved_at = now
@@ -417,6 +424,9 @@ class Mesh:
         idle_s = now - self._moved_at
         if idle_s < self.pace.takeover_s:
             return self._later(self._moved_at + self.pace.takeover_s)
+        unknown = self._missing & ~self._shown
+        if not unknown:
+            return self._later(now + self.pace.takeover_s)
         lost = frozenset(name for name, peer in self._peers.items() if not peer.trusted(now))
         mine = [chunk for chunk in self.membership.without(lost).owned(self.me) if unknown >> chunk & 1]
         if not mine:
@@ -434,8 +444,9 @@ class Mesh:
 
     # --- state ---
 
-    def _begin(self, action: AskPeer | ReadOrigin) -> AskPeer | ReadOrigin:
+    def _begin(self, action: AskPeer | ReadOrigin, now: float) -> AskPeer | ReadOrigin:
         self._flying[action.chunk] = action
+        self._began[action.chunk] = now
         self._missing &= ~(1 << action.chunk)
         if isinstance(action, AskPeer) and self._is_stranger(action.peer):
             self._strangers += 1
@@ -443,6 +454,7 @@ class Mesh:
 
     def _end(self, chunk: int) -> AskPeer | ReadOrigin:
         action = self._flying.pop(chunk)
+        del self._began[chunk]
         self._missing |= 1 << chunk
         self._reading.discard(chunk)
         if isinstance(action, AskPeer) and self._is_stranger(action.peer):

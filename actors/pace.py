@@ -38,6 +38,8 @@ class Pace:
 
     slots: int
     """Chunks received from peers at a time, and chunks sent at a time."""
+    aim_s: float = 1.5
+    """A node whose transfers mostly take longer uses fewer slots: on a slow link they would only slow each other."""
     origin_reads: int = 8
     """Chunks read from the origin at a time by all owners together, but by each at least one."""
     unpassed: int = 8
@@ -60,3 +62,22 @@ class Pace:
     def reads_per_owner(self, owners: int) -> int:
         """One node alone reads as many at a time as it would without peers."""
         return max(1, -(-self.origin_reads // max(owners, 1)))
+
+
+class Width:
+    """How many slots are used: fewer while most transfers take longer than `aim_s`, more while most do not.
+
+    Follows the median, so that the few peers that are slow themselves do not count.
+    """
+
+    def __init__(self, slots: int, aim_s: float) -> None:
+        self._slots, self._aim_s = slots, aim_s
+        self._width = float(slots)
+
+    def __int__(self) -> int:
+        return int(self._width)
+
+    def took(self, seconds: float) -> None:
+        """A transfer is over."""
+        step = -0.5 if seconds > self._aim_s else 0.5
+        self._width = min(float(self._slots), max(2.0, self._width + step))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from actors.messages import NodeName
 from actors.moves import Answer, Release
-from actors.pace import Pace
+from actors.pace import Pace, Width
 
 
 class Serving:
@@ -18,31 +18,36 @@ class Serving:
         self._pace = pace
         self.strangers = pace.strangers
         """Chunks sent at a time to members that are no neighbours."""
-        self.sending = 0
+        self._width = Width(pace.slots, pace.aim_s)
+        self._sending: dict[tuple[NodeName, int], float] = {}
         self._away = 0
         self._held: dict[int, list[tuple[NodeName, bool]]] = {}
         self._holding = 0
 
-    def asked(self, peer: NodeName, chunk: int, *, here: bool, coming: bool, stranger: bool) -> Answer:
+    def asked(self, peer: NodeName, chunk: int, now: float, *, here: bool, coming: bool, stranger: bool) -> Answer:
         if here:
-            return self._begin(stranger=stranger)
-        waiting = self._held.get(chunk, [])
-        if not coming or len(waiting) >= self._pace.holds or self._holding >= self._pace.slots:
+            return self._begin(peer, chunk, now, stranger=stranger)
+        if not coming:
             return Answer.NOT_YET
+        if len(self._held.get(chunk, [])) >= self._pace.holds or self._holding >= self._pace.slots:
+            return Answer.BUSY
         self._held.setdefault(chunk, []).append((peer, stranger))
         self._holding += 1
         return Answer.HOLD
 
-    def sent(self, *, stranger: bool) -> None:
+    def sent(self, peer: NodeName, chunk: int, now: float, *, ok: bool, stranger: bool) -> None:
         """A chunk went out, or failed to."""
-        self.sending -= 1
-        self._away -= stranger
+        began = self._sending.pop((peer, chunk), None)
+        if began is not None:
+            self._away -= stranger
+            if ok:
+                self._width.took(now - began)
 
-    def arrived(self, chunk: int) -> list[Release]:
+    def arrived(self, chunk: int, now: float) -> list[Release]:
         """Those who wait for the chunk get it, as far as there are slots."""
         waiting = self._held.pop(chunk, [])
         self._holding -= len(waiting)
-        return [Release(peer, chunk, self._begin(stranger=stranger)) for peer, stranger in waiting]
+        return [Release(peer, chunk, self._begin(peer, chunk, now, stranger=stranger)) for peer, stranger in waiting]
 
     def lost(self, chunk: int) -> list[Release]:
         """The chunk is no longer on its way: those who wait for it are told so."""
@@ -59,9 +64,11 @@ class Serving:
                 self._holding -= 1
                 break
 
-    def _begin(self, *, stranger: bool) -> Answer:
-        if self.sending >= self._pace.slots or (stranger and self._away >= self.strangers):
+    def _begin(self, peer: NodeName, chunk: int, now: float, *, stranger: bool) -> Answer:
+        if len(self._sending) >= int(self._width) or (stranger and self._away >= self.strangers):
             return Answer.BUSY
-        self.sending += 1
+        if (peer, chunk) in self._sending:  # it asks again while the last copy is on its way
+            return Answer.BUSY
+        self._sending[peer, chunk] = now
         self._away += stranger
         return Answer.DATA

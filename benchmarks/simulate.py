@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 import os
 import platform
 import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from actors import bitmap
@@ -23,7 +24,7 @@ from actors.mesh import Mesh
 from actors.messages import NodeName
 from actors.moves import Answer, AskPeer, Done, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal, Wait
 from actors.news import NOTHING
-from actors.pace import Pace, choose_slots
+from actors.pace import Pace, choose_chunk_bytes, choose_slots
 
 RTT_S = 0.001
 NOTICE_S = 3.0
@@ -55,7 +56,7 @@ class Clock:
 class Flow:
     """One chunk on its way over two links, in segments. `done` is called with the last; never, once it is cut."""
 
-    __slots__ = ("cut", "down", "done", "left", "open", "segment", "sending", "up", "waiting")
+    __slots__ = ("down", "done", "left", "open", "segment", "sending", "up", "waiting")
 
     def __init__(self, up: Link, down: Link, size: int, segment: int, done: Callable[[], None]) -> None:
         self.up, self.down, self.left, self.segment, self.done = up, down, size, segment, done
@@ -144,6 +145,37 @@ class Scenario:
         return self.model_bytes / min(self.link, self.origin)
 
 
+class Transfer:
+    """One chunk on its way from one node to another. Cut when one of them dies: the other notices after a while."""
+
+    __slots__ = ("asker", "chunk", "flow", "origin", "sender")
+
+    def __init__(self, sender: Node, asker: Node, chunk: int, origin: Origin) -> None:
+        self.sender, self.asker, self.chunk, self.origin = sender, asker, chunk, origin
+        fleet = sender.fleet
+        sender.begin(self, asker.name)
+        asker.begin(self, sender.name)
+        self.flow = Flow(sender.up, asker.down, fleet.chunk_bytes, fleet.segment, self.done)
+
+    def done(self) -> None:
+        sender, asker = self.sender, self.asker
+        self.end()
+        asker.landed(self.chunk, self.origin)
+        if sender.mesh.served(asker.name, self.chunk, sender.clock.now, ok=True):
+            sender.poke()
+
+    def end(self) -> None:
+        self.sender.end(self, self.asker.name)
+        self.asker.end(self, self.sender.name)
+
+    def cut(self) -> None:
+        self.flow.open = False
+        self.end()
+        after, silence_s = self.sender.clock.after, self.sender.fleet.pace.silence_s
+        after(silence_s, self.asker.failed, self.chunk, Outcome.UNREACHABLE)
+        after(silence_s, self.sender.gave_up, self.asker.name, self.chunk)
+
+
 class Node:
     """An agent: carries out what its mesh decides, over the simulated network."""
 
@@ -157,8 +189,8 @@ class Node:
         self.mesh: Mesh
         self.cursor = NOTHING
         self.wake_at = float("inf")
-        self.flows: set[tuple[Flow, Node]] = set()  # unordered
-        self.talks: Counter[NodeName] = Counter()
+        self.transfers: set[Transfer] = set()
+        self.talks: dict[NodeName, int] = {}
         self.peak = 0
         self.messages = 0
         self.cross = 0
@@ -276,46 +308,31 @@ class Node:
                 self.fleet.held.discard(key)
                 self.answer(self.fleet.nodes[each.peer], each.chunk, each.answer)
             elif each.answer is Answer.DATA:
-                self.mesh.served(each.peer, each.chunk, ok=False)
+                self.mesh.served(each.peer, each.chunk, self.clock.now, ok=False)
 
     def send(self, asker: Node, chunk: int) -> None:
-        fleet = self.fleet
         origin = self.mesh.origins.get(chunk) or Origin(self.name, b"")
-        for node, other in ((self, asker), (asker, self)):
-            node.talks[other.name] += 1
-            node.peak = max(node.peak, len(node.talks))
-
-        def done() -> None:
-            end()
-            asker.landed(chunk, origin)
-            if not self.dead:
-                self.mesh.served(asker.name, chunk, ok=True)
-                self.poke()
-
-        def end() -> None:
-            self.flows.discard((flow, asker))
-            asker.flows.discard((flow, self))
-            for node, other in ((self, asker), (asker, self)):
-                node.talks[other.name] -= 1
-                if not node.talks[other.name]:
-                    del node.talks[other.name]
-
-        def cut() -> None:
-            """An end died: the other notices after a while."""
-            flow.open = False
-            end()
-            if self.dead:
-                self.clock.after(fleet.pace.silence_s, asker.failed, chunk, Outcome.UNREACHABLE)
-            else:
-                self.clock.after(fleet.pace.silence_s, lambda: self.mesh.served(asker.name, chunk, ok=False))
-
-        flow = Flow(self.up, asker.down, fleet.chunk_bytes, fleet.segment, done)
-        flow.cut = cut
+        transfer = Transfer(self, asker, chunk, origin)
         if asker.dead:
-            cut()
+            transfer.cut()
+
+    def begin(self, transfer: Transfer, other: NodeName) -> None:
+        self.transfers.add(transfer)
+        self.talks[other] = self.talks.get(other, 0) + 1
+        if len(self.talks) > self.peak:
+            self.peak = len(self.talks)
+
+    def end(self, transfer: Transfer, other: NodeName) -> None:
+        self.transfers.discard(transfer)
+        left = self.talks[other] - 1
+        if left:
+            self.talks[other] = left
         else:
-            self.flows.add((flow, asker))
-            asker.flows.add((flow, self))
+            del self.talks[other]
+
+    def gave_up(self, asker: NodeName, chunk: int) -> None:
+        if not self.dead:
+            self.mesh.served(asker, chunk, self.clock.now, ok=False)
 
     def ask_for_work(self, thief: Node) -> None:
         if self.dead:
@@ -336,11 +353,11 @@ class Node:
         news = self.mesh.news(self.cursor)
         if news.cursor != self.cursor:
             self.cursor = news.cursor
-            beside = self.fleet.membership.neighbours(self.name)
+            beside = sorted(self.fleet.membership.neighbours(self.name))
             self.messages += len(beside)
             self.clock.after(RTT_S / 2, self.told, news, beside)
 
-    def told(self, news: Any, beside: frozenset[NodeName]) -> None:
+    def told(self, news: Any, beside: list[NodeName]) -> None:
         nodes, now = self.fleet.nodes, self.clock.now
         for name in beside:
             node = nodes[name]
@@ -350,8 +367,16 @@ class Node:
     def die(self) -> None:
         self.dead = True
         self.fleet.unfinished.discard(self.name)
-        for flow, _ in list(self.flows):
-            flow.cut()
+        for transfer in sorted(self.transfers, key=lambda each: each.chunk):
+            transfer.cut()
+
+
+def scaled_pace(chunk_bytes: int, scenario: Scenario) -> Pace:
+    """That of the real chunk size, in bytes: larger chunks must not mean more of the model in flight."""
+    real = choose_chunk_bytes(scenario.model_bytes, scenario.link)
+    scale = min(1.0, real / chunk_bytes)
+    pace = Pace(slots=choose_slots(real, scenario.link))
+    return replace(pace, slots=math.ceil(pace.slots * scale), window=math.ceil(pace.window * scale))
 
 
 class Fleet:
@@ -363,7 +388,7 @@ class Fleet:
         self.clock = Clock()
         self.chunk_bytes = -(-scenario.model_bytes // scenario.chunks)
         self.segment = -(-self.chunk_bytes // scenario.segments)
-        self.pace = pace or Pace(slots=choose_slots(self.chunk_bytes, scenario.link))
+        self.pace = pace or scaled_pace(self.chunk_bytes, scenario)
         self.origin = Link(self.clock, scenario.origin, True)
         self.origin_reads: Counter[int] = Counter()
         self.held: set[tuple[NodeName, NodeName, int]] = set()
@@ -457,6 +482,8 @@ def main() -> int:
         "c": Scenario("c", **{**b, "nodes": 1000}), "c-slow": Scenario("c-slow", **{**b, "nodes": 1000}, slow=.05, dying=.02),
         "d": Scenario("d", **{**b, "origin": 100 * G}), "d-slow": Scenario("d-slow", **{**b, "origin": 100 * G}, slow=.05, dying=.02),
         "e": Scenario("e", **{**b, "nodes": 1000, "origin": 100 * G}),
+        "e-slow": Scenario("e-slow", **{**b, "nodes": 1000, "origin": 100 * G}, slow=.05, dying=.02),
+        "b-late": Scenario("b-late", **b, late=.2), "d-late": Scenario("d-late", **{**b, "origin": 100 * G}, late=.2),
     }
     for name in options.case:
         cpu = time.process_time()
