@@ -1,4 +1,4 @@
-"""What a node decides in a cooperative fill: worlds in which anything may happen in any order, and each answer alone."""
+"""What a node decides in a cooperative fill: worlds where anything may happen in any order, and each answer alone."""
 
 from __future__ import annotations
 
