@@ -20,7 +20,8 @@ import pytest
 from actors import reach
 from actors.archive import unpack
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
-from actors.fill import Fill, FillSettings, verified_how
+from actors.fetch import FillSettings
+from actors.fill import Fill, verified_how
 from actors.manifest import Manifest, ModelSource, Resolved
 from actors.origin import PRIVATE_REDIRECTS, SourceOptions
 from actors.source import resolve
