@@ -38,8 +38,6 @@ HASHERS = 4
 """Workers beyond those that wait for the network: hashing must not keep slots empty."""
 STUCK_S = 15.0
 """The origin fails, and no chunk has come from anywhere for so long: the attempt ends with the origin's error."""
-HEARING_S = 0.5
-"""Before the first chunk, so long at most is waited for the neighbours to say what they have: it is not read again."""
 SLOWEST_BYTES_PER_S = 32 << 10
 """A peer that is slower is given up, though it still sends."""
 RELISTEN_S = (0.05, 3.0)
@@ -94,8 +92,6 @@ class Together:
         self._flying: set[int] = set()
         self._doubted: set[int] = set()
         self._until = 0.0
-        self._silent = set(swarm.membership.neighbours(swarm.me))
-        self._begin_at = time.monotonic() + HEARING_S
         self._landed_at = time.monotonic()
         self._origin_error: SourceError | None = None
         self._error: BaseException | None = None
@@ -142,10 +138,9 @@ class Together:
 
     def _pump(self) -> None:
         """All that can begin now does."""
-        before, now = self._until, time.monotonic()
-        if self._stop.is_set() or (self._silent and now < self._begin_at):
-            self._until = self._begin_at
+        if self._stop.is_set():
             return
+        before = self._until
         while True:
             action = self._mesh.next(time.monotonic())
             if isinstance(action, Wait | Done):
@@ -375,11 +370,9 @@ class Together:
 
     def _heard(self, name: NodeName, frame: Frame) -> None:
         with self._swarm.lock:
-            first = name in self._silent
-            self._silent.discard(name)
             if frame.kind is Kind.QUIET:
                 self._swarm.quiet(frame.value / 1000)
-            elif first | self._mesh.heard(name, frame.value, time.monotonic(), whole=frame.kind is Kind.WHOLE):
+            elif self._mesh.heard(name, frame.value, time.monotonic(), whole=frame.kind is Kind.WHOLE):
                 self._pump()
 
 
