@@ -91,6 +91,7 @@ class Together:
         self._readers: list[RangeReader] = []
         self._flying: set[int] = set()
         self._doubted: set[int] = set()
+        files.chances = 2
         self._until = 0.0
         self._landed_at = time.monotonic()
         self._origin_error: SourceError | None = None
@@ -186,11 +187,11 @@ class Together:
                     case ReadOrigin(number):
                         self._read(reader, number)
                     case AskPeer(number, peer):
-                        self._ask(reader.buffer, number, peer)
+                        self._ask(reader, number, peer)
                     case Steal(owner):
                         self._steal(owner)
                     case _Hash(file):
-                        self._advance(file, reader.buffer)
+                        self._advance(file, reader)
         except BaseException as error:  # noqa: BLE001  it is raised again, by `run`
             with self._swarm.lock:
                 cancelled = self._stop.is_set() or isinstance(error, Cancelled)
@@ -213,7 +214,7 @@ class Together:
             self._origin_failed(number, error)
             return
         made = digest.digest() if gaps == [chunk] else self._files.chunk_digest(chunk, reader.buffer)
-        self._landed(number, Origin(self._swarm.me, made), reader.buffer)
+        self._landed(number, Origin(self._swarm.me, made), reader)
 
     def _origin_failed(self, number: int, error: SourceError) -> None:
         """Others may have the chunk, or read it: the fill goes on for a while. Not if the source has changed."""
@@ -227,7 +228,7 @@ class Together:
             self._failed_locked(number, Outcome.ORIGIN, time.monotonic() + delay_s)
             self._pump()
 
-    def _ask(self, buffer: bytearray, number: int, peer: NodeName) -> None:
+    def _ask(self, reader: RangeReader, number: int, peer: NodeName) -> None:
         """The chunk from a peer, if it gives it and it is right."""
         outcome = Outcome.UNREACHABLE
         member = self._swarm.membership.members.get(peer)
@@ -238,9 +239,9 @@ class Together:
                     if reply.status == 307:
                         self._redirected(number, NodeName(reply.head.fields.get(READER.lower(), "")))
                         return
-                    got = self._receive(reply, number, member, buffer) if reply.status == 200 else None
+                    got = self._receive(reply, number, member, reader.buffer) if reply.status == 200 else None
                     if isinstance(got, Origin):
-                        self._landed(number, got, buffer)
+                        self._landed(number, got, reader)
                         return
                     outcome = got or _OUTCOMES.get(reply.status, Outcome.UNREACHABLE)
         except OSError as error:
@@ -259,8 +260,7 @@ class Together:
         if origin is None or reply.left != chunk.size:
             return Outcome.CORRUPT
         with self._swarm.lock:
-            if self._mesh.rejects(number, origin):
-                return Outcome.STALE
+            stale = self._mesh.rejects(number, origin)
         gaps, digest, view = self._files.gaps(chunk), blake3(), memoryview(buffer)
         here = self._swarm.membership.members.get(self._swarm.me)
         far = here is not None and peer.zone != here.zone and None not in (peer.zone, here.zone)
@@ -270,13 +270,15 @@ class Together:
             digest.update(block)
             for gap in gaps:
                 start, stop = max(gap.start, position), min(gap.stop, position + count)
-                if start < stop:
+                if start < stop and not stale:
                     self._files.write(chunk.file, start, block[start - position : stop - position])
             position += count
             self._traffic.peer(count, far=far)
             self._fetcher.spend(count, self._stop)
             if time.monotonic() > deadline:
                 return Outcome.UNREACHABLE
+        if stale:  # all of it was read, so that its sender is rid of it
+            return Outcome.STALE
         if digest.digest() != origin.digest:
             return Outcome.CORRUPT
         for gap in gaps:
@@ -287,7 +289,7 @@ class Together:
             return origin if made == origin.digest else Origin(self._swarm.me, made)
         return origin
 
-    def _landed(self, number: int, origin: Origin, buffer: bytearray) -> None:
+    def _landed(self, number: int, origin: Origin, reader: RangeReader) -> None:
         with self._swarm.lock:
             self._flying.discard(number)
             self._landed_at, self._origin_error = time.monotonic(), None
@@ -295,7 +297,7 @@ class Together:
             if origin.reader == self._swarm.me:
                 self._swarm.told_anew()
             self._pump()
-        self._advance(self._swarm.grid.chunks[number].file, buffer)
+        self._advance(self._swarm.grid.chunks[number].file, reader)
 
     def _redirected(self, number: int, reader: NodeName) -> None:
         with self._swarm.lock:
@@ -322,12 +324,15 @@ class Together:
             self._mesh.stolen(owner, chunk, time.monotonic(), reached=reached)
             self._pump()
 
-    def _advance(self, index: int, buffer: bytearray) -> None:
-        """A file that is complete and wrong is doubted, and its chunks come anew, read by others than before."""
-        reached = self._files.advance(index, buffer, self._stop)
+    def _advance(self, index: int, reader: RangeReader) -> None:
+        """A file that is complete and wrong comes anew, read by others than before; the second time by us alone."""
+        reached = self._files.advance(index, reader.buffer, self._stop)
         if reached is Reached.GAP:
             return
         chunks, path = self._swarm.grid.of_file(index), self._files.manifest.files[index].path
+        if reached is Reached.WRONG and index in self._doubted:
+            self._read_alone(reader, index)
+            return
         with self._swarm.lock:
             if reached is Reached.WRONG:
                 self._doubted.add(index)
@@ -335,10 +340,22 @@ class Together:
                 self._pump()
                 return
             if index in self._doubted:
-                for chunk, reader in self._mesh.settle(chunks, time.monotonic()).items():
-                    _log.warning("a node read wrong bytes", extra={"peer": reader, "chunk": chunk, "file": path})
+                for chunk, name in self._mesh.settle(chunks, time.monotonic()).items():
+                    _log.warning("a node read wrong bytes", extra={"peer": name, "chunk": chunk, "file": path})
             if not self._files.unsealed:
                 self._wake.notify()
+
+    def _read_alone(self, reader: RangeReader, index: int) -> None:
+        """Whoever lies about this file does it faster than we find out: all of it comes from the origin, to us."""
+        chunks = self._swarm.grid.of_file(index)
+        with self._swarm.lock:
+            self._mesh.withdraw(chunks)
+        for number in chunks:
+            chunk, digest = self._swarm.grid.chunks[number], blake3()
+            self._fetcher.fetch(reader, chunk, self._stop, each=digest.update)
+            with self._swarm.lock:
+                self._mesh.put_back(number, Origin(self._swarm.me, digest.digest()))
+        self._advance(index, reader)
 
     def _throttled(self, pause_s: float) -> None:
         with self._swarm.lock:
