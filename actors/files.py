@@ -50,7 +50,7 @@ class _File:
     descriptor: int = -1
     digester: Digester | None = None
     hashing: bool = False
-    refetched: int = 0
+    refetched: bool = False
     sealed: Digest | None = None
 
 
@@ -68,8 +68,6 @@ class Files:
         self.hashed = 0
         self.unsealed = len(self._files)
         """How many files are not sealed yet."""
-        self.chances = 1
-        """How often a file that is wrong may be fetched again."""
         self._verified: Counter[str] = Counter()
 
     @property
@@ -127,7 +125,7 @@ class Files:
     def advance(self, index: int, buffer: bytearray, stop: threading.Event) -> Reached:
         """The file is hashed up to its first gap, unless another thread is at it; then SEALED or WRONG is said to that.
 
-        Raises IntegrityError for a file that is wrong once too often, Cancelled soon after `stop` is set.
+        Raises IntegrityError for a file that is wrong a second time, Cancelled soon after `stop` is set.
         """
         state, file = self._files[index], self.manifest.files[index]
         with self._lock:
@@ -160,11 +158,11 @@ class Files:
         state, file = self._files[index], self.manifest.files[index]
         if file.digest is not None and digest != file.digest:
             self._forget(index)
-            if state.refetched >= self.chances:
+            if state.refetched:
                 raise IntegrityError(
-                    f"{file.path}: expected {file.digest}, got {digest}, again: the origin serves what it does not name"
+                    f"{file.path}: expected {file.digest}, got {digest}, twice: the origin serves what it does not name"
                 )
-            state.refetched += 1
+            state.refetched = True
             return Reached.WRONG
         if file.size > SMALL_FILE_BYTES:
             with disk_errors(f"syncing {file.path}"):

@@ -90,8 +90,6 @@ class Together:
         self._listening: dict[NodeName, threading.Thread] = {}
         self._readers: list[RangeReader] = []
         self._flying: set[int] = set()
-        self._doubted: set[int] = set()
-        files.chances = 2
         self._until = 0.0
         self._landed_at = time.monotonic()
         self._origin_error: SourceError | None = None
@@ -325,36 +323,31 @@ class Together:
             self._pump()
 
     def _advance(self, index: int, reader: RangeReader) -> None:
-        """A file that is complete and wrong comes anew, read by others than before; the second time by us alone."""
+        """The file is hashed as far as it reaches. One that is complete and wrong is read anew."""
         reached = self._files.advance(index, reader.buffer, self._stop)
-        if reached is Reached.GAP:
-            return
-        chunks, path = self._swarm.grid.of_file(index), self._files.manifest.files[index].path
-        if reached is Reached.WRONG and index in self._doubted:
+        if reached is Reached.WRONG:
             self._read_alone(reader, index)
-            return
-        with self._swarm.lock:
-            if reached is Reached.WRONG:
-                self._doubted.add(index)
-                self._mesh.doubt(chunks, time.monotonic())
-                self._pump()
-                return
-            if index in self._doubted:
-                for chunk, name in self._mesh.settle(chunks, time.monotonic()).items():
-                    _log.warning("a node read wrong bytes", extra={"peer": name, "chunk": chunk, "file": path})
-            if not self._files.unsealed:
+        elif reached is Reached.SEALED and not self._files.unsealed:
+            with self._swarm.lock:
                 self._wake.notify()
 
     def _read_alone(self, reader: RangeReader, index: int) -> None:
-        """Whoever lies about this file does it faster than we find out: all of it comes from the origin, to us."""
-        chunks = self._swarm.grid.of_file(index)
-        with self._swarm.lock:
-            self._mesh.withdraw(chunks)
+        """All of a file from the origin: then it is known who read it wrong.
+
+        Not shared out again: who makes up chunks together with their digests could do so as fast as they are asked for.
+        """
+        chunks, path = self._swarm.grid.of_file(index), self._files.manifest.files[index].path
+        self._swarm.withdraw(chunks)
         for number in chunks:
             chunk, digest = self._swarm.grid.chunks[number], blake3()
             self._fetcher.fetch(reader, chunk, self._stop, each=digest.update)
             with self._swarm.lock:
                 self._mesh.put_back(number, Origin(self._swarm.me, digest.digest()))
+        with self._swarm.lock:
+            blamed = self._mesh.settle(chunks, time.monotonic())
+            self._pump()
+        for number, name in blamed.items():
+            _log.warning("a node read wrong bytes", extra={"peer": name, "chunk": number, "file": path})
         self._advance(index, reader)
 
     def _throttled(self, pause_s: float) -> None:
