@@ -313,6 +313,19 @@ class Mesh:
         self._moved_at = now
         self._look(now)
 
+    def withdraw(self, chunks: Iterable[int]) -> None:
+        """They are wrong again: nobody gets them from here until `put_back`. The caller reads them from the origin."""
+        for chunk in chunks:
+            self._doubted[chunk] = self.origins.pop(chunk, Origin(self.me, b""))
+            self.have &= ~(1 << chunk)
+        self._log.restart()
+
+    def put_back(self, chunk: int, origin: Origin) -> None:
+        """A chunk that was withdrawn is on the disk again."""
+        self.have |= 1 << chunk
+        self.origins[chunk] = origin
+        self._log.add(chunk, fresh=False)
+
     def settle(self, chunks: Iterable[int], now: float) -> dict[int, NodeName]:
         """The file is right now. By chunk, the reader whose bytes were not: each is quarantined."""
         blamed: dict[int, NodeName] = {}
