@@ -14,34 +14,39 @@ import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
-from actors.chunks import Chunk
 from actors.digest import Digester
 from actors.fetch import FillSettings
+from actors.files import Files
 from actors.fill import Fill, verified_how
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.store import Marker, open_ingest
-from actors.transfer import RangeReader
-from benchmarks.machine import warm_up
+from benchmarks.machine import MOST_WARM_BYTES, warm_up
 
 
-class Observed(Fill):
+class Observed(Files):
     """Knows when its first byte came. With `hashing` off it reads nothing back, which no product does."""
 
     first_byte_at: float | None = None
     hashing = True
 
-    def read(self, reader: RangeReader, resolved: Resolved, chunk: Chunk) -> Iterator[memoryview]:
-        for block in super().read(reader, resolved, chunk):
-            if self.first_byte_at is None:
-                self.first_byte_at = time.perf_counter()
-            yield block
+    def write(self, index: int, position: int, block: memoryview) -> None:
+        if Observed.first_byte_at is None:
+            Observed.first_byte_at = time.perf_counter()
+        super().write(index, position, block)
 
-    def _hash(self, digester: Digester, descriptor: int, frontier: int, buffer: bytearray) -> None:
-        if self.hashing:
-            super()._hash(digester, descriptor, frontier, buffer)
+    def _blocks(self, descriptor: int, position: int, stop: int, buffer: bytearray) -> Iterator[memoryview]:
+        if Observed.hashing:
+            yield from super()._blocks(descriptor, position, stop, buffer)
         else:
-            digester.position = frontier
+            for start in range(position, stop, len(buffer)):
+                yield memoryview(buffer)[: stop - start]
+
+
+class Unhashed(Digester):
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        self.position += len(data)
 
 
 def main() -> int:
@@ -56,15 +61,18 @@ def main() -> int:
     manifest = make_manifest(source, None, [ManifestFile("file", options.bytes)])
     resolved = Resolved(manifest, (Location(options.url),))
     options.directory.mkdir(parents=True)
-    warm_up(options.directory, min(options.bytes, 2 << 30))
+    warm_up(options.directory, min(options.bytes, MOST_WARM_BYTES))
 
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
     idle, cpu, began = _memory("VmHWM"), _cpu_s(), time.perf_counter()
     ingest = open_ingest(options.directory / "ingest", manifest, "benchmark")
     ingest.allocate()
-    fill = Observed(ingest, resolved, FillSettings(connections=options.connections))
-    fill.hashing = not options.no_hash
-    filled = fill.run()
+    Observed.hashing = not options.no_hash
+    with (
+        patch("actors.fill.Files", Observed),
+        patch("actors.files.Digester", Digester if Observed.hashing else Unhashed),
+    ):
+        filled = Fill(ingest, resolved, FillSettings(connections=options.connections)).run()
     marker = Marker("benchmark", filled, verified_how(manifest))
     ingest.publish(marker, options.directory / "model", trash=options.directory / "trash")
     seconds = time.perf_counter() - began
@@ -73,8 +81,7 @@ def main() -> int:
             {
                 "seconds": seconds,
                 "cpuSeconds": _cpu_s() - cpu,
-                "ru": str(resource.getrusage(resource.RUSAGE_SELF))[23:100],
-                "firstByteSeconds": (fill.first_byte_at or began) - began,
+                "firstByteSeconds": (Observed.first_byte_at or began) - began,
                 "rssAboveIdleBytes": _memory("VmHWM") - idle,
             }
         )
