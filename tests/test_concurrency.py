@@ -32,7 +32,7 @@ def after(
     current: Concurrency | None = None,
 ) -> Concurrency:
     """What is found within so many seconds where `rate` says how many bytes per second that many workers bring."""
-    current = current or start(most, Sample(0.0, 0, 0))
+    current = current or start(most, 0.0)
     at, done = current.since.at, float(current.since.bytes)
     end = at + seconds
     while at < end:
@@ -75,7 +75,7 @@ def test_the_knee_is_found(
 
 
 def test_small_files_are_sped_up_like_large_ones() -> None:
-    current = start(32, Sample(0.0, 0, 0))
+    current = start(32, 0.0)
     for tick in range(1, 60):
         current = observe(current, Sample(tick * 0.05, tick * 1024, requests=tick * current.workers))
     assert current.workers == 32
@@ -104,7 +104,7 @@ def test_a_standstill_teaches_nothing() -> None:
 def test_whatever_happens_there_is_at_least_one_and_never_more_than_allowed(
     most: int, steps: list[tuple[float, int, bool]]
 ) -> None:
-    current, at, done = start(most, Sample(0.0, 0, 0)), 0.0, 0
+    current, at, done = start(most, 0.0), 0.0, 0
     for passed_s, count, refused in steps:
         at, done = at + passed_s, done + count
         sample = Sample(at, done, 0, latency_s=0.01)
