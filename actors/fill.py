@@ -1,17 +1,19 @@
 """One attempt to fill one ingest: every chunk fetched once, every file hashed in order while it arrives.
 
-    chunks, in file order ──► N workers: fetch → pwrite → journal → hash the file as far as it reaches ──► sealed files
+    chunks, in file order ──► workers: fetch → pwrite → journal → hash the file as far as it reaches ──► sealed files
                                  ▲                                                      │
                                  └─────────── wrong digest: the file once more ◄────────┘
 
 A worker that has brought a chunk hashes its file up to the first gap, from the page cache; one worker at a time per
-file, so the digest costs no second pass and no thread of its own. A file is fsynced when its digest is right.
+file, so the digest costs no second pass and no thread of its own. A file is fsynced when its digest is right; small
+files are, all together, at the end. How many workers there are is for `actors.pace` to say; the surplus waits.
 
 `Fill.read` is the seam to where bytes come from: today a location of the origin.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
@@ -20,9 +22,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from actors import pace
 from actors.chunks import Chunk, Ranges, plan_chunks
 from actors.digest import Digester, algorithm_of
-from actors.errors import Failure, IntegrityError, SourceChanged, SourceError, StoreError
+from actors.durable import start_writeback, sync_files
+from actors.errors import Failure, IntegrityError, SourceChanged, SourceError, SourceThrottled, StoreError
 from actors.manifest import Digest, Manifest, ManifestFile, Resolved
 from actors.retry import RateLimit, RateMeter, RetryPolicy
 from actors.store import Ingest, disk_errors
@@ -31,15 +35,24 @@ from actors.transfer import RangeReader, RangesIgnored, Redirects
 
 @dataclass(frozen=True, slots=True)
 class FillSettings:
-    """How one model is filled. A chunk is tried `tries` times in a row without a byte of progress."""
+    """How one model is filled. A chunk is tried `tries` times in a row without a byte of progress.
 
-    connections: int = 8
+    `connections` is the most there may be, `chunk_bytes` the largest piece that one request brings.
+    """
+
+    connections: int = 32
     chunk_bytes: int = 16 << 20
     stall_timeout_s: float = 30.0
     tries: int = 5
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(0.5, 30.0))
     patience_s: float = 60.0
     """An origin that asks for a longer pause ends the attempt."""
+
+
+SMALLEST_CHUNK_BYTES = 4 << 20
+"""Of a model too small to keep all connections busy; below, the round trips between two chunks would show."""
+SMALL_FILE_BYTES = 1 << 20
+_TICK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +116,13 @@ class Fill:
         self._quiet_until = 0.0
         self._trouble: tuple[Failure, float] | None = None
         self._busy = 0
+        self._over = threading.Event()
+        self._requests = 0
+        self._latency_s = math.inf
+        total, files = ingest.manifest.total_bytes, len(ingest.manifest.files)
+        most = max(1, min(settings.connections, files + total // (1 << 20)))
+        self._pace = pace.start(most, time.monotonic())
+        self._chunk_bytes = _chunk_bytes(settings.chunk_bytes, total, most)
         self._again: deque[Chunk] = deque()
         done = ingest.journal.done
         self._files = [_File(done.get(index) or Ranges()) for index in range(len(ingest.manifest.files))]
@@ -121,10 +141,17 @@ class Fill:
 
         Raises Cancelled, or the first LocalModelError that could not be helped; the ingest can be continued after both.
         """
-        count = max(1, min(self._settings.connections, len(self._files) + self.manifest.total_bytes // (1 << 20)))
-        workers = [threading.Thread(target=self._work, name=f"fill-{n}", daemon=True) for n in range(count)]
-        for worker in workers:
-            worker.start()
+        workers: list[threading.Thread] = []
+        while True:
+            for number in range(len(workers), self._pace.workers):
+                workers.append(threading.Thread(target=self._work, args=(number,), name=f"fill-{number}", daemon=True))
+                workers[-1].start()
+            if self._over.wait(_TICK_S):
+                break
+            with self._lock:
+                before, self._pace = self._pace, pace.observe(self._pace, self._sample())
+                if self._pace.workers > before.workers:
+                    self._lock.notify_all()
         for worker in workers:
             worker.join()
         for file in self._files:
@@ -135,6 +162,7 @@ class Fill:
             raise self._error
         if self._stop.is_set():
             raise Cancelled
+        self._sync_small_files()
         files = (
             replace(file, digest=state.sealed) for file, state in zip(self.manifest.files, self._files, strict=True)
         )
@@ -143,6 +171,7 @@ class Fill:
     def cancel(self) -> None:
         """`run` ends soon; transfers that wait for the network are cut."""
         self._stop.set()
+        self._over.set()
         with self._lock:
             self._lock.notify_all()
             readers = list(self._readers)
@@ -170,18 +199,22 @@ class Fill:
     def _todo(self) -> Iterator[Chunk]:
         """What is missing, in file order. A file that misses nothing gives an empty chunk: it is still to be hashed."""
         for index, file in enumerate(self.manifest.files):
-            chunks = plan_chunks([file], self._settings.chunk_bytes, {0: self._files[index].ranges})
-            empty = True
-            for chunk in list(chunks):
-                empty = False
-                yield replace(chunk, file=index)
-            if empty:
+            chunks = list(plan_chunks([file], self._chunk_bytes, {0: self._files[index].ranges}))
+            for chunk in chunks:
+                yield Chunk(index, chunk.start, chunk.stop)
+            if not chunks:
                 yield Chunk(index, file.size, file.size)
 
-    def _next(self) -> Chunk | None:
-        """Takes a chunk; None once there is nothing left, and nothing under way that could come back."""
+    def _next(self, number: int) -> Chunk | None:
+        """Takes a chunk; None once there is nothing left, and nothing under way that could come back.
+
+        A worker whose number is not wanted just now waits.
+        """
         with self._lock:
             while not self._stop.is_set():
+                if number >= self._pace.workers and not self._over.is_set():
+                    self._lock.wait()
+                    continue
                 chunk = self._again.popleft() if self._again else next(self._plan, None)
                 if chunk is not None:
                     if self._files[chunk.file].whole and chunk.size and not self._is_whole(chunk):
@@ -189,6 +222,8 @@ class Fill:
                     self._busy += 1
                     return chunk
                 if not self._busy:
+                    self._over.set()
+                    self._lock.notify_all()
                     return None
                 self._lock.wait()
         return None
@@ -198,12 +233,12 @@ class Fill:
 
     # --- one worker ---
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         reader = RangeReader(stall_timeout_s=self._settings.stall_timeout_s, redirects=self._redirects)
         with self._lock:
             self._readers.append(reader)
         try:
-            while (chunk := self._next()) is not None:
+            while (chunk := self._next(number)) is not None:
                 try:
                     self._check()
                     if chunk.size:
@@ -212,7 +247,8 @@ class Fill:
                 finally:
                     with self._lock:
                         self._busy -= 1
-                        self._lock.notify_all()
+                        if not self._busy or self._again:
+                            self._lock.notify_all()
         except BaseException as error:  # noqa: BLE001  it is raised again, by `run`
             with self._lock:
                 cancelled = self._stop.is_set() or isinstance(error, Cancelled)
@@ -229,14 +265,17 @@ class Fill:
         try:
             while position < chunk.stop:
                 self._keep_quiet()
-                began, resolved = position, self._resolved
+                began, began_at, resolved = position, time.monotonic(), self._resolved
                 try:
                     for block in self.read(reader, resolved, Chunk(chunk.file, position, chunk.stop)):
                         with disk_errors(f"writing {self.manifest.files[chunk.file].path}"):
                             _write(descriptor, block, position)
+                        if position == began:
+                            self._latency_s = min(self._latency_s, time.monotonic() - began_at)
                         self._wrote(chunk.file, position, len(block))
                         position += len(block)
-                        if self._stop.wait(self._limit.spend(len(block))):
+                        pause_s = self._limit.spend(len(block))
+                        if self._stop.wait(pause_s) if pause_s else self._stop.is_set():
                             raise Cancelled
                 except RangesIgnored:
                     self._fetch_whole(chunk)
@@ -251,6 +290,8 @@ class Fill:
                     self._endure(error, failures, renewed=resolved is not self._resolved)
         finally:
             if position > chunk.start:
+                if self.manifest.files[chunk.file].size > SMALL_FILE_BYTES:
+                    start_writeback(descriptor, chunk.start, position)
                 with disk_errors("writing the journal"):
                     self._ingest.journal.record(Chunk(chunk.file, chunk.start, position))
 
@@ -272,6 +313,8 @@ class Fill:
             raise error
         with self._lock:
             self._trouble = (error.failure(), self._clock() + delay_s)
+            if isinstance(error, SourceThrottled):
+                self._pace = pace.throttled(self._pace, self._sample(), delay_s)
             if error.retry_after_s is not None:  # all of us are meant, not only this chunk
                 self._quiet_until = max(self._quiet_until, time.monotonic() + error.retry_after_s)
         if self._stop.wait(delay_s):
@@ -286,9 +329,14 @@ class Fill:
         with self._lock:
             self._done += self._files[index].ranges.add(position, position + count)
             self._from_origin += count
+            self._requests += position == 0 or not position % self._chunk_bytes
             self._meter.add(count)
             if self._trouble is not None and self._clock() >= self._trouble[1]:
                 self._trouble = None
+
+    def _sample(self) -> pace.Sample:
+        latency_s = self._latency_s if math.isfinite(self._latency_s) else 0.0
+        return pace.Sample(time.monotonic(), self._from_origin, self._requests, latency_s)
 
     def _descriptor(self, index: int) -> int:
         file = self._files[index]
@@ -346,8 +394,9 @@ class Fill:
             with self._lock:
                 self._again.extend(replace(chunk, file=index) for chunk in self._chunks_of(index))
             return
-        with disk_errors(f"syncing {file.path}"):
-            os.fsync(state.descriptor)
+        if file.size > SMALL_FILE_BYTES:
+            with disk_errors(f"syncing {file.path}"):
+                os.fsync(state.descriptor)
         with self._lock:
             os.close(state.descriptor)
             state.descriptor, state.digester, state.sealed = -1, None, digest
@@ -366,7 +415,19 @@ class Fill:
         file = self.manifest.files[index]
         if self._files[index].whole:
             return iter([Chunk(index, 0, file.size)])
-        return plan_chunks([file], self._settings.chunk_bytes)
+        return plan_chunks([file], self._chunk_bytes)
+
+    def _sync_small_files(self) -> None:
+        small = [file for file in self.manifest.files if file.size <= SMALL_FILE_BYTES]
+        with disk_errors(f"syncing {len(small)} small files"):
+            sync_files(self._ingest.data, [self._ingest.data / file.path for file in small])
+
+
+def _chunk_bytes(largest: int, total: int, workers: int) -> int:
+    """Small enough that every worker has a few. A power of two less than `largest`: its multiples stay boundaries."""
+    while largest >= 2 * SMALLEST_CHUNK_BYTES and not largest % 2 and total < 4 * workers * largest:
+        largest //= 2
+    return largest
 
 
 def verified_how(manifest: Manifest) -> dict[str, str]:
