@@ -29,7 +29,7 @@ from actors.durable import start_writeback, sync_files
 from actors.errors import Failure, IntegrityError, SourceChanged, SourceError, SourceThrottled, StoreError
 from actors.manifest import Digest, Manifest, ManifestFile, Resolved
 from actors.retry import RateLimit, RateMeter, RetryPolicy
-from actors.store import Ingest, disk_errors
+from actors.store import SMALL_FILE_BYTES, Ingest, disk_errors
 from actors.transfer import RangeReader, RangesIgnored, Redirects
 
 
@@ -51,7 +51,6 @@ class FillSettings:
 
 SMALLEST_CHUNK_BYTES = 4 << 20
 """Of a model too small to keep all connections busy; below, the round trips between two chunks would show."""
-SMALL_FILE_BYTES = 1 << 20
 _TICK_S = 0.05
 
 
