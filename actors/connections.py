@@ -47,9 +47,12 @@ def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConne
 
 def tls_context() -> ssl.SSLContext:
     """The process's own, shared by all connections: certificates and host names are checked."""
-    known = tuple((name, os.environ.get(name) or "") for name in (*_REPLACING, *_BUNDLES))
+    named = {name: os.environ.get(name) or "" for name in _REPLACING}
+    for name in _BUNDLES:
+        path = os.environ.get(name) or ""
+        named[name] = "" if path in named.values() else path  # often all of them name the same file
     with _making:  # the workers of a fill begin at the same moment
-        return _tls_context(tuple((name, path, _changed_at(path)) for name, path in known))
+        return _tls_context(tuple((name, path, _changed_at(path)) for name, path in named.items()))
 
 
 @lru_cache(maxsize=4)

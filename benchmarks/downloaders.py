@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,8 @@ while size:
     while count:
         count -= os.splice(out, into, count)
 """
+_ROUTES = re.compile(r"_proxy$|_CA_BUNDLE$|^SSL_CERT_", re.IGNORECASE)
+"""What this machine uses to reach the world, which is not where the servers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,7 @@ def _imports(python: str, package: str) -> bool:
 
 def run(downloader: Downloader) -> dict[str, float]:
     """Wall and CPU seconds and peak memory of the whole process, its children included. Raises SystemExit if it fails."""
-    clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    clean = {name: value for name, value in os.environ.items() if not _ROUTES.search(name)}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
         process = subprocess.Popen(downloader.command, env={**clean, **downloader.env}, stdout=out, stderr=err)
