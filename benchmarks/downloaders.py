@@ -139,7 +139,7 @@ def _imports(python: str, package: str) -> bool:
 
 
 def run(downloader: Downloader) -> dict[str, float]:
-    """Wall and CPU seconds and peak memory of the whole process, its children included. Raises SystemExit if it fails."""
+    """Wall and CPU seconds and peak memory of the process and its children. Raises SystemExit if it fails."""
     clean = {name: value for name, value in os.environ.items() if not _ROUTES.search(name)}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()

@@ -163,7 +163,7 @@ def _empty(folder: Path) -> None:
 
 
 def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, float, float, bool]]:
-    """What is aimed at: its name, the limit, what it is, and whether that is good enough; only for what was measured."""
+    """What is aimed at: its name, the limit, what it is, and whether that will do; only for what was measured."""
     by = {(row["scenario"], row["who"]): row for row in rows if "absent" not in row}
     fill, engine, unhashed = downloaders.FILL, downloaders.ENGINE, downloaders.UNHASHED
 

@@ -121,12 +121,12 @@ def write_small_files(folder: Path, count: int, size: int) -> None:
 def make_certificates(folder: Path) -> Path:
     """`server.pem` and `server.key` for 127.0.0.1 are in `folder`. Returns the authority that signed them."""
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    signed_by = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
     (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
     for arguments in (
         ["req", "-x509", *key, "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=benchmark"],
         ["req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"],
-        ["x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-        + ["-days", "2", "-extfile", "names", "-out", "server.pem"],
+        ["x509", "-req", "-in", "server.csr", *signed_by, "-days", "2", "-extfile", "names", "-out", "server.pem"],
     ):
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
     return folder / "ca.pem"

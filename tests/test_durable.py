@@ -21,14 +21,16 @@ def files(folder: Path, count: int) -> list[Path]:
 def test_a_few_files_are_synced_each_and_many_together(
     count: int, one_by_one: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths, synced = files(tmp_path, count), []
+    paths = files(tmp_path, count)
+    synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     durable.sync_files(tmp_path, paths)
     assert len(synced) == one_by_one
 
 
 def test_without_the_calls_of_linux_every_file_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths, synced = files(tmp_path, durable.MANY), []
+    paths = files(tmp_path, durable.MANY)
+    synced: list[int] = []
     monkeypatch.setattr(durable, "_libc", lambda: None)
     monkeypatch.setattr(os, "fsync", synced.append)
     durable.start_writeback(0, 0, 10)
