@@ -6,7 +6,7 @@
 
 A worker that has brought a chunk hashes its file up to the first gap, from the page cache; one worker at a time per
 file, so the digest costs no second pass and no thread of its own. A file is fsynced when its digest is right; small
-files are, all together, at the end. How many workers there are is for `actors.pace` to say; the surplus waits.
+files are, all together, at the end. How many workers there are is for `actors.concurrency` to say; the surplus waits.
 
 `Fill.read` is the seam to where bytes come from: today a location of the origin.
 """
@@ -22,14 +22,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from actors import pace
+from actors import concurrency
 from actors.chunks import Chunk, Ranges, plan_chunks
 from actors.digest import Digester, algorithm_of
 from actors.durable import start_writeback, sync_files
 from actors.errors import Failure, IntegrityError, SourceChanged, SourceError, SourceThrottled, StoreError
 from actors.manifest import Digest, Manifest, ManifestFile, Resolved
 from actors.retry import RateLimit, RateMeter, RetryPolicy
-from actors.store import SMALL_FILE_BYTES, Ingest, disk_errors
+from actors.store import Ingest, disk_errors
 from actors.transfer import RangeReader, RangesIgnored, Redirects
 
 
@@ -51,6 +51,8 @@ class FillSettings:
 
 SMALLEST_CHUNK_BYTES = 4 << 20
 """Of a model too small to keep all connections busy; below, the round trips between two chunks would show."""
+SMALL_FILE_BYTES = 1 << 20
+"""Up to this size files are not fsynced one by one."""
 _TICK_S = 0.05
 
 
@@ -120,7 +122,7 @@ class Fill:
         self._latency_s = math.inf
         total, files = ingest.manifest.total_bytes, len(ingest.manifest.files)
         most = max(1, min(settings.connections, files + total // (1 << 20)))
-        self._pace = pace.start(most, time.monotonic())
+        self._concurrency = concurrency.start(most, time.monotonic())
         self._chunk_bytes = _chunk_bytes(settings.chunk_bytes, total, most)
         self._again: deque[Chunk] = deque()
         done = ingest.journal.done
@@ -142,14 +144,14 @@ class Fill:
         """
         workers: list[threading.Thread] = []
         while True:
-            for number in range(len(workers), self._pace.workers):
+            for number in range(len(workers), self._concurrency.workers):
                 workers.append(threading.Thread(target=self._work, args=(number,), name=f"fill-{number}", daemon=True))
                 workers[-1].start()
             if self._over.wait(_TICK_S):
                 break
             with self._lock:
-                before, self._pace = self._pace, pace.observe(self._pace, self._sample())
-                if self._pace.workers > before.workers:
+                before, self._concurrency = self._concurrency, concurrency.observe(self._concurrency, self._sample())
+                if self._concurrency.workers > before.workers:
                     self._lock.notify_all()
         for worker in workers:
             worker.join()
@@ -211,7 +213,7 @@ class Fill:
         """
         with self._lock:
             while not self._stop.is_set():
-                if number >= self._pace.workers and not self._over.is_set():
+                if number >= self._concurrency.workers and not self._over.is_set():
                     self._lock.wait()
                     continue
                 chunk = self._again.popleft() if self._again else next(self._plan, None)
@@ -313,7 +315,7 @@ class Fill:
         with self._lock:
             self._trouble = (error.failure(), self._clock() + delay_s)
             if isinstance(error, SourceThrottled):
-                self._pace = pace.throttled(self._pace, self._sample(), delay_s)
+                self._concurrency = concurrency.throttled(self._concurrency, self._sample(), delay_s)
             if error.retry_after_s is not None:  # all of us are meant, not only this chunk
                 self._quiet_until = max(self._quiet_until, time.monotonic() + error.retry_after_s)
         if self._stop.wait(delay_s):
@@ -328,14 +330,14 @@ class Fill:
         with self._lock:
             self._done += self._files[index].ranges.add(position, position + count)
             self._from_origin += count
-            self._requests += position == 0 or not position % self._chunk_bytes
+            self._requests += not position % self._chunk_bytes
             self._meter.add(count)
             if self._trouble is not None and self._clock() >= self._trouble[1]:
                 self._trouble = None
 
-    def _sample(self) -> pace.Sample:
+    def _sample(self) -> concurrency.Sample:
         latency_s = self._latency_s if math.isfinite(self._latency_s) else 0.0
-        return pace.Sample(time.monotonic(), self._from_origin, self._requests, latency_s)
+        return concurrency.Sample(time.monotonic(), self._from_origin, self._requests, latency_s)
 
     def _descriptor(self, index: int) -> int:
         file = self._files[index]

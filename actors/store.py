@@ -31,7 +31,8 @@ from actors.journal import Journal
 from actors.manifest import Manifest, ManifestFile, StorageKey
 
 MARKER = ".localmodel/manifest.json"
-SMALL_FILE_BYTES = 1 << 20
+LATE_FILE_BYTES = 64 << 10
+"""Up to this size a file is made when it is written. What thousands of them need, the headroom covers until then."""
 FILE_MODE = 0o444
 FOLDER_MODE = 0o555
 
@@ -126,7 +127,7 @@ class Ingest:
     def allocate(self) -> None:
         """Every file exists at its full size, with the disk space for it where the filesystem can promise that.
 
-        But small files only if something of them is there already: thousands of them are made while others arrive.
+        But small ones only if something of them is there already: there may be thousands, and others arrive meanwhile.
         """
         made: set[Path] = set()
         with disk_errors(f"making room in {self.data}"):
@@ -135,7 +136,7 @@ class Ingest:
                 if path.parent not in made:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     made.add(path.parent)
-                if file.size <= SMALL_FILE_BYTES and index not in self.journal.done:
+                if file.size <= LATE_FILE_BYTES and index not in self.journal.done:
                     continue
                 if _allocate(path, file) and self.journal.done.pop(index, None) is not None:
                     self.journal.forget(index)

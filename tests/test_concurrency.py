@@ -8,23 +8,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.pace import FIRST_WORKERS, HOLD_S, THROTTLED_HOLD_S, Pace, Phase, Sample, observe, start, throttled
+from actors.concurrency import (
+    FIRST_WORKERS,
+    HOLD_S,
+    THROTTLED_HOLD_S,
+    Concurrency,
+    Phase,
+    Sample,
+    observe,
+    start,
+    throttled,
+)
 
 MB = 1_000_000
 
 
 def after(
-    seconds: float, rate: Callable[[int], float], *, most: int = 64, latency_s: float = 0.0, pace: Pace | None = None
-) -> Pace:
+    seconds: float,
+    rate: Callable[[int], float],
+    *,
+    most: int = 64,
+    latency_s: float = 0.0,
+    current: Concurrency | None = None,
+) -> Concurrency:
     """What is found within so many seconds where `rate` says how many bytes per second that many workers bring."""
-    pace = pace or start(most, 0.0)
-    at, done = pace.since.at, float(pace.since.bytes)
+    current = current or start(most, 0.0)
+    at, done = current.since.at, float(current.since.bytes)
     end = at + seconds
     while at < end:
         at += 0.05
-        done += rate(pace.workers) * 0.05
-        pace = observe(pace, Sample(at, int(done), 0, latency_s))
-    return pace
+        done += rate(current.workers) * 0.05
+        current = observe(current, Sample(at, int(done), 0, latency_s))
+    return current
 
 
 def each(limit: float, link: float) -> Callable[[int], float]:
@@ -60,10 +75,10 @@ def test_the_knee_is_found(
 
 
 def test_small_files_are_sped_up_like_large_ones() -> None:
-    pace = start(32, 0.0)
+    current = start(32, 0.0)
     for tick in range(1, 60):
-        pace = observe(pace, Sample(tick * 0.05, tick * 1024, requests=tick * pace.workers))
-    assert pace.workers == 32
+        current = observe(current, Sample(tick * 0.05, tick * 1024, requests=tick * current.workers))
+    assert current.workers == 32
 
 
 def test_an_origin_that_throttles_is_asked_by_half_as_many_and_for_longer() -> None:
@@ -72,14 +87,14 @@ def test_an_origin_that_throttles_is_asked_by_half_as_many_and_for_longer() -> N
     calmed = throttled(full, sample, pause_s=2)
     assert (calmed.workers, calmed.phase) == (32, Phase.HOLDING)
     assert throttled(calmed, sample, pause_s=2) == calmed, "refused all at once, lowered once"
-    assert after(THROTTLED_HOLD_S, each(25 * MB, 10_000 * MB), pace=calmed).workers == 32
-    later = after(THROTTLED_HOLD_S + 5 + 4 * HOLD_S, each(25 * MB, 10_000 * MB), pace=calmed)
+    assert after(THROTTLED_HOLD_S, each(25 * MB, 10_000 * MB), current=calmed).workers == 32
+    later = after(THROTTLED_HOLD_S + 5 + 4 * HOLD_S, each(25 * MB, 10_000 * MB), current=calmed)
     assert later.workers > 32, "it recovers"
 
 
 def test_a_standstill_teaches_nothing() -> None:
-    pace = after(1, each(25 * MB, 10_000 * MB))
-    assert after(60, lambda workers: 0.0, pace=pace) == pace
+    current = after(1, each(25 * MB, 10_000 * MB))
+    assert after(60, lambda workers: 0.0, current=current) == current
 
 
 @given(
@@ -89,10 +104,10 @@ def test_a_standstill_teaches_nothing() -> None:
 def test_whatever_happens_there_is_at_least_one_and_never_more_than_allowed(
     most: int, steps: list[tuple[float, int, bool]]
 ) -> None:
-    pace, at, done = start(most, 0.0), 0.0, 0
+    current, at, done = start(most, 0.0), 0.0, 0
     for passed_s, count, refused in steps:
         at, done = at + passed_s, done + count
         sample = Sample(at, done, 0, latency_s=0.01)
-        pace = throttled(pace, sample, 1.0) if refused else observe(pace, sample)
-        assert 1 <= pace.workers <= most
-        assert 1 <= pace.good <= most
+        current = throttled(current, sample, 1.0) if refused else observe(current, sample)
+        assert 1 <= current.workers <= most
+        assert 1 <= current.good <= most

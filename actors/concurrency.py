@@ -53,7 +53,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Concurrency:
     """`workers` is what holds now. The rest is what was learnt: `good` workers brought `good_rate`."""
 
     workers: int
@@ -67,65 +67,65 @@ class Pace:
     down_next: bool = False
 
 
-def start(most: int, at: float) -> Pace:
+def start(most: int, at: float) -> Concurrency:
     """Before the first byte. At most `most` workers, ever."""
     workers = min(FIRST_WORKERS, most)
-    return Pace(workers, most, workers, 0.0, Phase.GROWING, Sample(at, 0, 0), at)
+    return Concurrency(workers, most, workers, 0.0, Phase.GROWING, Sample(at, 0, 0), at)
 
 
-def observe(pace: Pace, sample: Sample) -> Pace:
+def observe(current: Concurrency, sample: Sample) -> Concurrency:
     """What holds from now on. Called as often as one likes: nothing is concluded from less than `_enough`."""
-    passed_s = sample.at - pace.since.at
-    if passed_s < _enough(sample.latency_s) or sample.work <= pace.since.work:
-        return pace
-    if pace.phase is Phase.HOLDING and sample.at < pace.until:
-        return pace
-    rate = (sample.work - pace.since.work) / passed_s
-    now = replace(pace, since=sample)
-    match pace.phase:
+    passed_s = sample.at - current.since.at
+    if passed_s < _enough(sample.latency_s) or sample.work <= current.since.work:
+        return current
+    if current.phase is Phase.HOLDING and sample.at < current.until:
+        return current
+    rate = (sample.work - current.since.work) / passed_s
+    now = replace(current, since=sample)
+    match current.phase:
         case Phase.GROWING | Phase.PROBING_UP:
-            factor = pace.workers / pace.good
-            if rate >= pace.good_rate * (1 + GAIN * (factor - 1)):
+            factor = current.workers / current.good
+            if rate >= current.good_rate * (1 + GAIN * (factor - 1)):
                 return _grow(now, rate)
-            return _hold(replace(now, workers=pace.good), HOLD_S)
+            return _hold(replace(now, workers=current.good), HOLD_S)
         case Phase.PROBING_DOWN:
-            if rate >= pace.good_rate * (1 - LOSS):
-                return _hold(replace(now, good=pace.workers, good_rate=rate), HOLD_S)
-            return _hold(replace(now, workers=pace.good), HOLD_S)
+            if rate >= current.good_rate * (1 - LOSS):
+                return _hold(replace(now, good=current.workers, good_rate=rate), HOLD_S)
+            return _hold(replace(now, workers=current.good), HOLD_S)
         case Phase.HOLDING:
-            return _probe(replace(now, good=pace.workers, good_rate=rate))
+            return _probe(replace(now, good=current.workers, good_rate=rate))
 
 
-def throttled(pace: Pace, sample: Sample, pause_s: float) -> Pace:
+def throttled(current: Concurrency, sample: Sample, pause_s: float) -> Concurrency:
     """The origin asked to slow down for `pause_s`. However many requests it refuses at once, that counts once."""
-    if pace.phase is Phase.HOLDING and pace.until - sample.at > HOLD_S:
-        return pace
-    workers = max(1, pace.workers // 2)
-    return _hold(replace(pace, workers=workers, good=workers, since=sample), THROTTLED_HOLD_S + pause_s)
+    if current.phase is Phase.HOLDING and current.until - sample.at > HOLD_S:
+        return current
+    workers = max(1, current.workers // 2)
+    return _hold(replace(current, workers=workers, good=workers, since=sample), THROTTLED_HOLD_S + pause_s)
 
 
 def _enough(latency_s: float) -> float:
     return min(max(SHORTEST_S, ROUND_TRIPS * latency_s), LONGEST_S)
 
 
-def _grow(pace: Pace, rate: float) -> Pace:
+def _grow(current: Concurrency, rate: float) -> Concurrency:
     """The present number is good; is more better?"""
-    good = replace(pace, good=pace.workers, good_rate=rate)
-    if pace.workers >= pace.most:
+    good = replace(current, good=current.workers, good_rate=rate)
+    if current.workers >= current.most:
         return _hold(good, HOLD_S)
-    return replace(good, workers=min(pace.most, pace.workers * 2), phase=Phase.GROWING)
+    return replace(good, workers=min(current.most, current.workers * 2), phase=Phase.GROWING)
 
 
-def _hold(pace: Pace, seconds: float) -> Pace:
-    return replace(pace, phase=Phase.HOLDING, until=pace.since.at + seconds)
+def _hold(current: Concurrency, seconds: float) -> Concurrency:
+    return replace(current, phase=Phase.HOLDING, until=current.since.at + seconds)
 
 
-def _probe(pace: Pace) -> Pace:
+def _probe(current: Concurrency) -> Concurrency:
     """A quarter more or fewer, in turn: conditions change, and the first number may have been too high."""
-    step = max(1, pace.workers // 4)
-    fewer = pace.down_next or pace.workers >= pace.most
-    workers = max(1, pace.workers - step) if fewer else min(pace.most, pace.workers + step)
-    if workers == pace.workers:
-        return _hold(replace(pace, down_next=not fewer), HOLD_S)
+    step = max(1, current.workers // 4)
+    fewer = current.down_next or current.workers >= current.most
+    workers = max(1, current.workers - step) if fewer else min(current.most, current.workers + step)
+    if workers == current.workers:
+        return _hold(replace(current, down_next=not fewer), HOLD_S)
     phase = Phase.PROBING_DOWN if fewer else Phase.PROBING_UP
-    return replace(pace, workers=workers, phase=phase, down_next=not fewer)
+    return replace(current, workers=workers, phase=phase, down_next=not fewer)
