@@ -18,7 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -216,6 +218,7 @@ def main() -> int:
     parser.add_argument("--kserve", metavar="PYTHON", help="the interpreter of a venv that has kserve-storage")
     parser.add_argument("--folder", type=Path, help="kept and used again (default: a temporary one)")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers end with us
     rows: list[Row] = []
     say: Callable[[str], None] = (lambda line: None) if options.json else (lambda line: print(line, flush=True))
     with ExitStack() as stack:
