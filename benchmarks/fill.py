@@ -3,7 +3,7 @@
     python -m benchmarks.fill [--scenario http …] [--size 1Gi] [--runs 3] [--json] [--kserve VENV/bin/python]
 
     http      one file from nginx on loopback                          tls       the same over TLS, with a CA of its own
-    limited   25 MB/s per connection, half of the size                 s3        signed requests, rclone `serve s3`
+    limited   25 MB/s per connection                                   s3        signed requests, rclone `serve s3`
     shards    a hub repository of twice the size                       small     10,000 files of 1 KiB from the hub
     memory    peak memory at the size, and at 16 times it (only when named: it takes long)
     disk      against `dd … conv=fsync` on the same disk
@@ -62,9 +62,8 @@ class Bench:
         yield from self._compare("tls", self.size, self._of_url(url, self.size))
 
     def _limited(self) -> Iterator[Row]:
-        size = self.size // 2
-        url = f"{self._server().http}{origins.SLOW}/{self._file(size)}"
-        yield from self._compare("limited", size, self._of_url(url, size))
+        url = f"{self._server().http}{origins.SLOW}/{self._file(self.size)}"
+        yield from self._compare("limited", self.size, self._of_url(url, self.size))
 
     def _s3(self) -> Iterator[Row]:
         bucket = self._folder / "buckets" / "models"
