@@ -144,7 +144,12 @@ def run(downloader: Downloader) -> dict[str, float]:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
         process = subprocess.Popen(downloader.command, env={**clean, **downloader.env}, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # we are told to end, and it ends with us
+            process.kill()
+            process.wait()
+            raise
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         for stream in (out, err):
