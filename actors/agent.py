@@ -8,6 +8,8 @@
 goal between two calls: it starts what is due, gives a slot that became free to the next, unlinks what was removed. So
 an agent that nobody talks to any more still finishes what it was asked for.
 
+A scrubber reads what is committed again. What it finds damaged is started once more: as a repair, while the copy stays.
+
 All truth is on the disk: an agent that starts finds it there.
 """
 
@@ -19,19 +21,23 @@ import random
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as distribution_version
 
 from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff, satisfies
-from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
+from actors.errors import Failure, LocalModelError, StoreError
 from actors.exchange import Exchange
 from actors.manifest import Resolved, StorageKey
 from actors.messages import Company, DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
+from actors.repair import Repair
+from actors.report import of_copy, of_repair
 from actors.retry import RateLimit, RetryPolicy
+from actors.room import Room, Waiting
+from actors.scrub import is_same_copy
+from actors.scrubber import Scrubber
 from actors.settings import AgentSettings
-from actors.store import Marker, Store, is_complete, path_occupied, read_marker
+from actors.store import Marker, Store, disk_errors, misfits, path_occupied, read_marker
 from actors.task import Ended, Task
 
 __all__ = ["AgentSettings", "NodeAgent"]
@@ -80,10 +86,17 @@ class NodeAgent:
         self._tasks: dict[Place, Task] = {}
         self._removing: dict[Place, Marker] = {}
         self._leftovers = True
-        self._roots = {name: self._open(name) for name in settings.roots}
         self._exchange = Exchange(node, settings.peer_host, settings.peer_port, settings.link_bytes_per_s, self._rng)
         self._closed = threading.Event()
         self._woken = threading.Event()
+        self._scrubber = Scrubber(
+            bytes_per_s=settings.scrub_bytes_per_s,
+            interval_s=settings.scrub_interval_s,
+            chunk_bytes=settings.chunk_bytes,
+            clock=clock,
+            found=self._woken.set,
+        )
+        self._roots = {name: self._open(name) for name in settings.roots}
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
         self._housekeeper.start()
 
@@ -126,6 +139,7 @@ class NodeAgent:
         self._woken.set()
         for thread in (*threads, self._housekeeper):
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._scrubber.close(max(0.0, deadline - time.monotonic()))
         self._exchange.close()
 
     # --- the goal, pursued ---
@@ -145,7 +159,7 @@ class NodeAgent:
         present = dict(self._present())
         active = {place: task.active(now) for place, task in self._tasks.items()}
         active |= {place: Active(marker.manifest.source.selection) for place, marker in self._removing.items()}
-        for action in diff(desired, present, active):
+        for action in diff(desired, present, active, {place for place in present if self._scrubber.damage(place)}):
             match action:
                 case Cancel(place):
                     self._cancel(place)
@@ -188,7 +202,8 @@ class NodeAgent:
             if unknown or resolved is None or model.resolved is None or running >= self._settings.concurrent_models:
                 task.wait()
                 return
-            self._check_room(task, resolved, store, desired)
+            repair = self._repair(task, resolved)
+            self._check_room(task, resolved, repair, store, desired)
         except LocalModelError as error:
             task.wait(error)
             return
@@ -196,7 +211,19 @@ class NodeAgent:
         def ended(outcome: Ended) -> None:
             self._ended(task, outcome)
 
-        task.start(model.resolved, resolved, store, desired.owner, limit=self._limit, rng=self._rng, ended=ended)
+        name, owner = model.resolved, desired.owner
+        task.start(name, resolved, store, owner, limit=self._limit, rng=self._rng, ended=ended, repair=repair)
+
+    def _repair(self, task: Task, resolved: Resolved) -> Repair | None:
+        """What to put right in the committed copy. None: nothing, or nothing that this source still has."""
+        marker, damage = self._roots[task.place.root].present.get(task.place.key), self._scrubber.damage(task.place)
+        record = self._scrubber.record(task.place)
+        if marker is None or record is None or not damage or marker.manifest.source != task.model.source:
+            return None
+        sums = {path: record.sums[path] for path in damage if path in record.sums}
+        repair = Repair(marker, frozenset(damage), sums, record.chunk_bytes)
+        changed = task.repaired_in_vain and not repair.vouched(resolved.manifest)
+        return repair if repair.possible(resolved.manifest) and not changed else None
 
     def _check_digest(self, place: Place, model: DesiredModel, resolved: Resolved | None) -> None:
         """Raises IntegrityError when it is known before the first byte that the digest cannot be the expected one."""
@@ -206,31 +233,42 @@ class NodeAgent:
         elif marker is not None and marker.manifest.source.selection == model.source.selection:
             check_digest(marker.manifest.digest, model.expected_digest)
 
-    def _check_room(self, task: Task, resolved: Resolved, store: Store, desired: DesiredState) -> None:
+    def _check_room(
+        self, task: Task, resolved: Resolved, repair: Repair | None, store: Store, desired: DesiredState
+    ) -> None:
         """Raises InsufficientStorage, with the numbers, if it does not fit beside what was promised to others."""
-        root, needed, headroom = task.place.root, resolved.manifest.total_bytes, self._settings.headroom_bytes
+        root = task.place.root
         others = [each for each in self._tasks.values() if each is not task and each.place.root == root]
-        reserved = sum(each.reserved_bytes for each in others)
-        limit = next((each.storage_limit_bytes for each in desired.roots if each.path == root), None)
-        used = self._used_bytes(root)
-        if limit is not None and used + reserved + needed > limit:
-            raise InsufficientStorage(
-                f"needs {needed} bytes in {root}: its storage limit is {limit} bytes,"
-                f" {used} are used and {reserved} reserved"
-            )
-        free, unallocated = store.free_bytes(), sum(each.reserved_bytes for each in others if not each.allocated)
-        if needed - store.ingested_bytes(task.place.key) > free - headroom - unallocated:
-            raise InsufficientStorage(
-                f"needs {needed} bytes in {root}: {free} bytes are free, of which {headroom} stay free"
-                f" and {unallocated} are reserved"
-            )
+        room = Room(
+            root=root,
+            free_bytes=store.free_bytes(),
+            headroom_bytes=self._settings.headroom_bytes,
+            used_bytes=self._used_bytes(root),
+            reserved_bytes=sum(each.reserved_bytes for each in others),
+            unallocated_bytes=sum(each.reserved_bytes for each in others if not each.allocated),
+            limit_bytes=next((each.storage_limit_bytes for each in desired.roots if each.path == root), None),
+        )
+        manifest, held = resolved.manifest, store.ingested_bytes(task.place.key)
+        if repair is None:
+            task.needed_bytes = manifest.total_bytes
+            room.check(task.needed_bytes, peak_bytes=manifest.peak_bytes, held_bytes=held)
+        else:
+            task.needed_bytes = repair.total_bytes
+            room.check(task.needed_bytes, held_bytes=held, repair=True)
+        waiting = (each for each in others if each.lacks_space)
+        ahead = [Waiting(each.model.source.uri, each.model.priority, each.needed_bytes) for each in waiting]
+        room.check_turn(task.model.priority, ahead)
 
     def _ended(self, task: Task, outcome: Ended) -> None:
+        if outcome.repair is not None:
+            self._scrubber.mended(task.place, outcome.repair.paths)
         with self._lock:
             task.finish(outcome, self._retry, self._rng)
             wanted = self._is_wanted(task)
-            if outcome.marker is not None:
-                self._roots[task.place.root].present[task.place.key] = outcome.marker
+            root = self._roots[task.place.root]
+            if outcome.marker is not None and outcome.repair is None and root.store is not None:
+                root.present[task.place.key] = outcome.marker
+                self._scrubber.watch(task.place, outcome.marker, root.store)
             if outcome.marker is not None or not wanted:
                 del self._tasks[task.place]
         self._woken.set()
@@ -257,6 +295,7 @@ class NodeAgent:
     def _remove(self, place: Place, owner: str) -> None:
         try:
             self._store(place.root).remove(place.key, owner)
+            self._scrubber.forget(place)
         except StoreError as error:
             _log.warning("cannot remove a model", extra={"key": place.key, "error": str(error)})
             return
@@ -268,13 +307,19 @@ class NodeAgent:
     def _open(self, name: str) -> _Root:
         path = self._settings.path(name)
         try:
-            if not path.is_dir():
+            with disk_errors(f"looking at {path}"):
+                mounted = path.is_dir()
+            if not mounted:
                 raise StoreError(
                     f"{name} is no folder where the agent looks for it ({path}): is the disk mounted into the agent?",
                     reason="PathMismatch",
                 )
             store = Store(path, self._incarnation)
-            return _Root(store, present=store.committed())
+            present = store.committed()
+            for key, marker in present.items():
+                self._scrubber.watch(Place(name, key), marker, store)
+                self._scrubber.blame(Place(name, key), marker, misfits(store.model(key), marker.manifest))
+            return _Root(store, present=present)
         except StoreError as error:
             return _Root(failure=error.failure())
 
@@ -300,15 +345,20 @@ class NodeAgent:
     def _model_reports(self) -> Iterator[ModelReport]:
         """What is leaving comes first, so that by key the last word is what is wanted."""
         for place, marker in self._removing.items():
-            yield _committed(place, marker, Phase.REMOVING)
+            yield of_copy(place.key, marker, Phase.REMOVING)
         wanted = None if self._desired is None else {Place(m.root, m.key): m for m in self._desired.models}
         for place, marker in self._present():
             if place not in self._tasks and (wanted is None or (place in wanted and satisfies(marker, wanted[place]))):
-                fill = self._company_of(place)
-                part, wrong = self._exchange.part(fill)
-                yield replace(_committed(place, marker, Phase.READY), part=part, wrong_peers=wrong)
-        for task in self._tasks.values():
-            yield task.report()
+                part, wrong = self._exchange.part(self._company_of(place))
+                said = of_copy(place.key, marker, Phase.READY, self._scrubber.record(place))
+                yield replace(said, part=part, wrong_peers=wrong)
+        for place, task in self._tasks.items():
+            damage = self._scrubber.damage(place)
+            copy = self._roots[place.root].present.get(place.key) if damage else None
+            if copy is not None and copy.manifest.source == task.model.source:
+                yield of_repair(task.report(), copy, damage)
+            else:  # a first fill, or another request, which replaces the copy whatever state that is in
+                yield task.report()
 
     def _company_of(self, place: Place) -> str | None:
         models = self._desired.models if self._desired is not None else ()
@@ -352,7 +402,8 @@ class NodeAgent:
             stores = {name: root.store for name, root in self._roots.items() if root.store is not None}
             leaving = dict(self._removing)
             if self._leftovers and self._desired is not None:
-                wanted = {Place(model.root, model.key) for model in self._desired.models} | self._tasks.keys()
+                wanted = {Place(model.root, model.key) for model in self._desired.models}
+                wanted = wanted - dict(self._present()).keys() | self._tasks.keys()
                 for name, store in stores.items():
                     for key in store.ingests(self._desired.owner):
                         if Place(name, key) not in wanted:
@@ -365,18 +416,27 @@ class NodeAgent:
                 self._removing.pop(place, None)
 
     def _rescan(self) -> None:
-        """What somebody else took away or broke is no longer present, so that it is filled again."""
+        """What somebody else took away is no longer present, and what he broke is damaged."""
         with self._lock:
             present = [(place, marker, self._roots[place.root].store) for place, marker in self._present()]
         for place, marker, store in present:
             if store is None:
                 continue
             folder = store.model(place.key)
-            if read_marker(folder) is None or not is_complete(folder, marker.manifest):
-                _log.warning("a committed model was damaged", extra={"key": place.key, "root": place.root})
-                with self._lock:
-                    if self._roots[place.root].present.get(place.key) is marker:
-                        del self._roots[place.root].present[place.key]
+            found = read_marker(folder)
+            if is_same_copy(found, marker):
+                self._scrubber.blame(place, marker, misfits(folder, marker.manifest))
+                continue
+            with self._lock:
+                copies = self._roots[place.root].present
+                if copies.get(place.key) is not marker:
+                    continue
+                _log.warning("a committed model was taken away", extra={"key": place.key, "root": place.root})
+                del copies[place.key]
+                self._scrubber.forget(place)
+                if found is not None:  # and another put in its place
+                    copies[place.key] = found
+                    self._scrubber.watch(place, found, store)
 
 
 def _mismatch(root: str, settings: AgentSettings) -> Failure:
@@ -384,22 +444,4 @@ def _mismatch(root: str, settings: AgentSettings) -> Failure:
     return Failure(
         "PathMismatch",
         f"the node group's volume is at {root}, but the agent on this node holds models in {ours} (LOCALMODEL_ROOTS)",
-    )
-
-
-def _committed(place: Place, marker: Marker, phase: Phase) -> ModelReport:
-    manifest = marker.manifest
-    return ModelReport(
-        key=place.key,
-        phase=phase,
-        selection=manifest.source.selection,
-        bytes_total=manifest.total_bytes,
-        bytes_done=manifest.total_bytes,
-        bytes_from_origin=marker.bytes_from_origin,
-        bytes_from_peers=marker.bytes_from_peers,
-        manifest_digest=manifest.digest,
-        revision=manifest.revision,
-        verified=Counter(marker.verified.values()),
-        started_at=marker.started_at,
-        finished_at=marker.finished_at,
     )

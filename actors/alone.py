@@ -123,7 +123,7 @@ class Alone:
     # --- one worker ---
 
     def _work(self, number: int) -> None:
-        reader = RangeReader(stall_timeout_s=self._fetcher.settings.stall_timeout_s, redirects=self._redirects)
+        reader = self._fetcher.reader(self._redirects)
         with self._lock:
             self._readers.append(reader)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from actors.errors import IntegrityError
@@ -48,17 +48,29 @@ class Remove:
 Action = Start | Cancel | Remove
 
 
-def diff(desired: DesiredState, present: Mapping[Place, Marker], active: Mapping[Place, Active]) -> list[Action]:
+def diff(
+    desired: DesiredState,
+    present: Mapping[Place, Marker],
+    active: Mapping[Place, Active],
+    damaged: Container[Place] = frozenset(),
+) -> list[Action]:
     """Every step that is due; starts come last, the most important first. What is under way is not started again.
 
     A copy that is not asked for is removed if `desired.owner` committed it, and left alone otherwise. One that is asked
-    for differently stays until its replacement is committed.
+    for differently stays until its replacement is committed, and one that is damaged until it is repaired.
     """
     wanted = {Place(model.root, model.key): model for model in desired.models}
+    held = {
+        place
+        for place, model in wanted.items()
+        if place in present and place not in damaged and satisfies(present[place], model)
+    }
     cancels = [
         Cancel(place)
         for place, task in sorted(active.items(), key=lambda item: item[0])
-        if (model := wanted.get(place)) is None or model.source.selection != task.selection
+        if (model := wanted.get(place)) is None
+        or model.source.selection != task.selection
+        or (task.waiting and place in held)  # it waits for what is no longer asked for
     ]
     removals = [
         Remove(place)
@@ -68,7 +80,7 @@ def diff(desired: DesiredState, present: Mapping[Place, Marker], active: Mapping
     starts = [
         Start(place, model)
         for place, model in sorted(wanted.items(), key=lambda item: (-item[1].priority, item[0]))
-        if not (place in present and satisfies(present[place], model)) and _may_start(model, active.get(place))
+        if place not in held and _may_start(model, active.get(place))
     ]
     return [*cancels, *removals, *starts]
 

@@ -14,7 +14,7 @@ from actors.files import Cancelled, Files
 from actors.manifest import Resolved
 from actors.retry import RateLimit, RetryPolicy
 from actors.traffic import Traffic
-from actors.transfer import RangeReader, RangesIgnored
+from actors.transfer import RangeReader, RangesIgnored, Redirects
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,8 @@ class FillSettings:
     connections: int = 32
     chunk_bytes: int = 16 << 20
     stall_timeout_s: float = 30.0
+    min_speed_bytes_per_s: float = 1024.0
+    private_redirects: bool = False
     tries: int = 5
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(0.5, 30.0))
     patience_s: float = 60.0
@@ -56,6 +58,15 @@ class Fetcher:
         self._limit = limit
         self._rng = rng
         self._quiet_until = 0.0
+
+    def reader(self, redirects: Redirects) -> RangeReader:
+        """For one thread."""
+        return RangeReader(
+            stall_timeout_s=self.settings.stall_timeout_s,
+            min_bytes_per_s=self.settings.min_speed_bytes_per_s,
+            private_redirects=self.settings.private_redirects,
+            redirects=redirects,
+        )
 
     def fetch(
         self,

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, select, signed, translate_status
+from actors.reach import check_link
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 LINK_TTL_S = 600.0
@@ -76,7 +77,7 @@ def resolve_hub(
     if token is None or not (info.gated or info.private):
         return Resolved(manifest, tuple(Location(url) for url in urls))
     with _translated(repo, info.sha, page, token):
-        return _with_token(manifest, urls, token, options.timeout_s, time.time() if now is None else now)
+        return _with_token(manifest, urls, token, options, time.time() if now is None else now)
 
 
 def parse_uri(source: ModelSource) -> tuple[str, str | None]:
@@ -95,14 +96,16 @@ def parse_uri(source: ModelSource) -> tuple[str, str | None]:
     return match["repo"], match["revision"] or source.revision
 
 
-def _with_token(manifest: Manifest, urls: Sequence[str], token: str, timeout_s: float, now: float) -> Resolved:
+def _with_token(manifest: Manifest, urls: Sequence[str], token: str, options: SourceOptions, now: float) -> Resolved:
     """Locations that work without the token: signed links, and contents for what the hub serves itself."""
+    timeout_s = options.timeout_s
 
     def link(number: int) -> str | None:
         file, url = manifest.files[number], urls[number]
         if not (file.digest or "").startswith("sha256:"):
             return None
         location = get_hf_file_metadata(url, token=token, timeout=timeout_s).location
+        check_link(url, location, private=options.private_redirects)
         elsewhere = urlsplit(location).netloc != urlsplit(url).netloc
         return location if elsewhere or signed(location) else None
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NewType
@@ -22,7 +23,13 @@ StorageKey = NewType("StorageKey", str)
 """16 hex digits: the name of a model's folder on every node. See `storage_key`."""
 
 Digest = NewType("Digest", str)
-"""`algorithm:hex`; algorithm is one of `sha256`, `git-sha1` (a git blob: header and content), `md5`."""
+"""`algorithm:hex`; the algorithms are in `actors.digest`."""
+
+
+_LAYER = re.compile(r"layer-\d{3,}\.tar(\.gz)?")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+_FORBIDDEN = re.compile(r"[\0\\\ud800-\udfff]")
+"""NUL ends a name for the kernel, a backslash is a `/` to some, half a surrogate pair has no bytes."""
 
 
 def storage_key(uri: str) -> StorageKey:
@@ -72,9 +79,19 @@ class Manifest:
 
         Independent of where the bytes came from, so a mirror of the same files has the same digest.
         """
-        if any(file.digest is None for file in self.files):
+        if self.packed or any(file.digest is None for file in self.files):
             return None
         return "sha256:" + hashlib.sha256(_canonical([[f.path, f.size, f.digest] for f in self.files])).hexdigest()
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether the files are archives, which are unpacked before anything is published. See `is_packed`."""
+        return is_packed(self.source, self.files)
+
+    @property
+    def peak_bytes(self) -> int:
+        """What a fill takes on the disk. What an archive holds is taken to be as large as the archive."""
+        return self.total_bytes * (2 if self.packed else 1)
 
     def to_json(self) -> dict[str, Any]:
         files = [{"path": file.path, "size": file.size, "digest": file.digest} for file in self.files]
@@ -89,6 +106,21 @@ class Manifest:
             revision=data["revision"],
             files=tuple(ManifestFile(f["path"], int(f["size"]), f["digest"]) for f in data["files"]),
         )
+
+
+def layer_name(number: int, *, zipped: bool) -> str:
+    """The file that holds a layer of an image. In the order of their names, one goes over the other."""
+    return f"layer-{number:03}.tar.gz" if zipped else f"layer-{number:03}.tar"
+
+
+def is_packed(source: ModelSource, files: Sequence[ManifestFile]) -> bool:
+    """Whether it is not the files that are wanted but what they hold: one archive, or the layers of an image.
+
+    A single file of such a name is an archive, as in KServe, but not in a repository of the hub.
+    """
+    if source.uri.startswith("oci://"):
+        return bool(files) and all(_LAYER.fullmatch(file.path) for file in files)
+    return len(files) == 1 and files[0].path.endswith(_ARCHIVES) and not source.uri.startswith("hf://")
 
 
 def make_manifest(source: ModelSource, revision: str | None, files: Iterable[ManifestFile]) -> Manifest:
@@ -115,7 +147,8 @@ def _and_above(folder: str) -> Iterator[str]:
 def check_relative(path: str) -> None:
     """Returns if `path` joined to a folder stays inside it and names a file. Raises SourceError otherwise."""
     parts = path.split("/")
-    if not path or "\0" in path or any(part in ("", ".", "..") for part in parts) or parts[0] == ".localmodel":
+    unsafe = any(part in ("", ".", "..") for part in parts) or parts[0] == ".localmodel"
+    if unsafe or _FORBIDDEN.search(path):
         raise SourceError(f"refusing the unsafe file name {path!r}", reason="InvalidManifest")
 
 

@@ -29,6 +29,8 @@ class Phase(StrEnum):
        ▲             │              │
        └── Failed ◄──┴──────────────┘          Failed waits for `retry_at`, then starts again
     any ──► Removing ──► (no longer reported)
+
+    A Ready copy found damaged goes through the same phases again, with `ModelReport.damage`, until it is repaired.
     """
 
     PENDING = "Pending"
@@ -136,6 +138,10 @@ class ModelReport:
     `verified` counts files by how they were checked (`sha256`, `git-sha1`, `md5`, `size`). `resolved` names the
     `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator. `part`: it is filled,
     or served, together with others. `wrong_peers` counts, by node, chunks that came, or were read, with wrong bytes.
+
+    `damage` names the files of a committed copy that are no longer what they were; the copy is not Ready, and the rest
+    of the report is about its repair. `repaired` is what the last one put right. `verified_at`: when the whole copy was
+    last read from the disk.
     """
 
     key: StorageKey
@@ -156,6 +162,10 @@ class ModelReport:
     verified: Mapping[str, int] = field(default_factory=dict)
     started_at: float | None = None
     finished_at: float | None = None
+    damage: str | None = None
+    verified_at: float | None = None
+    repaired: str | None = None
+    repaired_at: float | None = None
     part: Part | None = None
     wrong_peers: Mapping[NodeName, int] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@
     412 416           SourceChanged     the file is not the one the manifest was made from
     429 503           SourceThrottled   with what `Retry-After` (or the hub's `RateLimit`) named
     anything else     SourceError
+    unanswered        what it means that there is no answer: SourceUnreachable, SourceUntrusted, SourceStalled
 
 URLs in messages are redacted: what signs a URL is a credential, and messages end in `kubectl describe`.
 """
@@ -20,6 +21,8 @@ import hashlib
 import json
 import os
 import re
+import socket
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -30,17 +33,23 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
-from actors.manifest import ManifestFile, ModelSource
+from actors.manifest import ManifestFile, ModelSource, is_packed
+from actors.stall import TooSlow
 
 MAX_RETRY_AFTER_S = 3600.0
 """An origin that asks for more is asked again after this: a wrong header must not stop a node for a day."""
+
+PRIVATE_REDIRECTS = "LOCALMODEL_PRIVATE_REDIRECTS"
+"""Set to 1 where an origin is public, and what it redirects to is not. See `actors.reach`."""
 
 _SIGNATURES = frozenset({"x-amz-signature", "signature", "x-goog-signature", "sig", "key-pair-id"})
 _RATE_LIMIT_RESET = re.compile(r"\bt=(\d+)")  # the IETF draft `RateLimit: "resolvers";r=0;t=137`, as the hub sends it
 
 _NAMES = re.compile(
     r"HF_TOKEN|HF_ENDPOINT|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|ENDPOINT_URL|DEFAULT_REGION|CA_BUNDLE)"
-    r"|S3_(VERIFY_SSL|USER_VIRTUAL_BUCKET)|awsAnonymousCredential|STORAGE_OPTIONS|[A-Za-z0-9.-]+-headers"
+    r"|AWS_ROLE_ARN|S3_(VERIFY_SSL|USER_VIRTUAL_BUCKET)|awsAnonymousCredential|STORAGE_OPTIONS"
+    r"|AZURE_STORAGE_(ACCOUNT_NAME|ACCESS_KEY)|AZ(URE)?_(CLIENT_ID|CLIENT_SECRET|TENANT_ID)"
+    r"|DOCKER_CONFIG_JSON|LOCALMODEL_PRIVATE_REDIRECTS|[A-Za-z0-9.-]+-headers"
 )
 
 
@@ -81,6 +90,11 @@ class SourceOptions:
         return value
 
     @property
+    def private_redirects(self) -> bool:
+        """Whether what is public may redirect to what is not."""
+        return self.get(PRIVATE_REDIRECTS) == "1"
+
+    @property
     def fingerprint(self) -> str:
         """Equal for equal options; reveals nothing of them."""
         canonical = json.dumps([sorted(self.env.items()), self.timeout_s])
@@ -88,16 +102,9 @@ class SourceOptions:
 
 
 def select(source: ModelSource, files: Iterable[ManifestFile]) -> list[ManifestFile]:
-    """Those that match a glob of `include` (none: all) and none of `exclude`. Raises SourceNotFound if nothing is left.
-
-    Globs are the hub's and KServe's: `*` matches `/` too, a final `/` means everything below.
-    """
+    """Those that are `wanted`. Raises SourceNotFound if nothing is left. Of an archive the members are selected."""
     listed = list(files)
-    kept = [
-        file
-        for file in listed
-        if (not source.include or _matches(file.path, source.include)) and not _matches(file.path, source.exclude)
-    ]
+    kept = [file for file in listed if wanted(source, file.path)] if not is_packed(source, listed) else listed
     if not kept:
         where = redact(source.uri)
         why = (
@@ -107,6 +114,14 @@ def select(source: ModelSource, files: Iterable[ManifestFile]) -> list[ManifestF
         )
         raise SourceNotFound(f"nothing to cache in {where}: {why}")
     return kept
+
+
+def wanted(source: ModelSource, path: str) -> bool:
+    """Whether it matches a glob of `include` (none: all) and none of `exclude`.
+
+    Globs are the hub's and KServe's: `*` matches `/` too, a final `/` means everything below.
+    """
+    return (not source.include or _matches(path, source.include)) and not _matches(path, source.exclude)
 
 
 def _matches(path: str, globs: Iterable[str]) -> bool:
@@ -163,6 +178,25 @@ def translate_status(status: int, url: str, headers: Mapping[str, str]) -> Sourc
             return SourceThrottled(f"{where} answered HTTP {status}: too many requests{hint}", retry_after_s=wait_s)
         case _:
             return SourceError(f"{where} answered HTTP {status}")
+
+
+def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
+    """The error that an exception instead of an answer stands for. The reasons differ where what helps does."""
+    where = redact(url)
+    match error:
+        case TooSlow():
+            return SourceError(f"{where} {error}", reason="SourceStalled")
+        case TimeoutError():
+            return SourceError(f"{where} did not answer within {timeout_s:g} s", reason="SourceStalled")
+        case ssl.SSLCertVerificationError():
+            why = f"{where} has a certificate that is not accepted: {error.verify_message}"
+            return SourceError(why, reason="SourceUntrusted")
+        case socket.gaierror():
+            why = f"{where} could not be reached: its host name does not resolve: {error.strerror}"
+            return SourceError(why, reason="SourceUnreachable")
+    return SourceError(
+        f"{where} could not be reached: {str(error) or type(error).__name__}", reason="SourceUnreachable"
+    )
 
 
 def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from actors.fetch import FillSettings
+from actors.origin import PRIVATE_REDIRECTS
 from actors.peers import RAY_PORTS
 from actors.retry import RetryPolicy
 
@@ -28,8 +29,12 @@ class AgentSettings:
     """The most that one model is read over; as many are used as make it faster."""
     chunk_bytes: int = 16 << 20
     rate_limit_bytes_per_s: float | None = None
-    """Of the whole node."""
+    """Of the whole node. `LOCALMODEL_RATE_LIMIT=0`, or nothing: no limit."""
     stall_timeout_s: float = 30.0
+    min_speed_bytes_per_s: int = 1024
+    """An origin that sends less than this on a connection, over the stall timeout, has stalled."""
+    private_redirects: bool = False
+    """Origins may redirect to addresses that are less public than their own."""
     chunk_tries: int = 5
     chunk_backoff_first_s: float = 0.5
     chunk_backoff_max_s: float = 15.0
@@ -37,6 +42,10 @@ class AgentSettings:
     backoff_max_s: float = 300.0
     """Between attempts at a model."""
     concurrent_models: int = 2
+    scrub_bytes_per_s: float | None = 64 << 20
+    """How fast committed models are read again. None, `LOCALMODEL_SCRUB_RATE=0`: they are not."""
+    scrub_interval_s: float = 24 * 3600.0
+    """From the end of one reading of a model to the beginning of the next."""
     peer_host: str | None = None
     """The address of this node that others reach it at; None: nothing listens, and it fills alone."""
     peer_port: int = 0
@@ -49,6 +58,7 @@ class AgentSettings:
         """Raises ValueError naming the variable that cannot be understood. Sizes are plain or `512Mi`, `10G`."""
         default = cls()
         rate = _bytes(env, "LOCALMODEL_RATE_LIMIT", 0)
+        scrub = _bytes(env, "LOCALMODEL_SCRUB_RATE", int(default.scrub_bytes_per_s or 0))
         link = _bytes(env, "LOCALMODEL_LINK", 0)
         roots = tuple(root.rstrip("/") or "/" for root in env.get("LOCALMODEL_ROOTS", "").split(":") if root)
         settings = cls(
@@ -59,7 +69,11 @@ class AgentSettings:
             chunk_bytes=_bytes(env, "LOCALMODEL_CHUNK", default.chunk_bytes),
             rate_limit_bytes_per_s=float(rate) if rate else None,
             stall_timeout_s=float(_count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s))),
+            min_speed_bytes_per_s=_bytes(env, "LOCALMODEL_MIN_SPEED", default.min_speed_bytes_per_s),
+            private_redirects=env.get(PRIVATE_REDIRECTS) == "1",
             concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
+            scrub_bytes_per_s=float(scrub) if scrub else None,
+            scrub_interval_s=float(_count(env, "LOCALMODEL_SCRUB_INTERVAL_SECONDS", int(default.scrub_interval_s))),
             peer_host=env.get("LOCALMODEL_PEER_HOST", "").strip() or None,
             peer_port=_port(env, "LOCALMODEL_PEER_PORT"),
             link_bytes_per_s=float(link) if link else None,
@@ -79,6 +93,8 @@ class AgentSettings:
             connections=self.connections,
             chunk_bytes=self.chunk_bytes,
             stall_timeout_s=self.stall_timeout_s,
+            min_speed_bytes_per_s=self.min_speed_bytes_per_s,
+            private_redirects=self.private_redirects,
             tries=self.chunk_tries,
             retry=RetryPolicy(self.chunk_backoff_first_s, self.chunk_backoff_max_s),
         )

@@ -3,6 +3,7 @@
     hf://                    actors.hub      a commit; every file with its digest
     http:// https://         actors.web      one file
     s3://                    here            what is below a prefix, or one object; with what S3 knows of its digest
+    oci://                   actors.oci      an artifact's files, or an image's layers, by their digests
     anything fsspec knows    here            a folder or a file, as it is listed
 
 What can be signed becomes http(s) URLs, the rest is read with `read_range`. The only module that knows fsspec; nothing
@@ -11,17 +12,16 @@ but the `SourceError` family leaves it.
 
 from __future__ import annotations
 
-import base64
 import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+from actors.buckets import azure_options, described, dialect_of, in_azure, s3_head
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled, SourceUnsupported
-from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
+from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, redact, select, translate_status
 
 __all__ = ["SourceOptions", "read_range", "redact", "resolve", "translate_status"]
@@ -30,16 +30,17 @@ SIGNED_URL_TTL_S = 3600
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://.")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
-_MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
+_DENIED = frozenset({"NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError"})
+"""Of botocore and Azure, by name: not worth an import."""
 _PARALLEL_REQUESTS = 8
 
 
 def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str | None = None) -> Resolved:
     """What `source` consists of now, and where to read it. Blocks for seconds; raises the SourceError family only.
 
-    `pinned_revision` is a commit that an earlier resolution gave; it wins over what the source names. Only the hub has
-    revisions. No credential is part of the result, unless the source can be read in no other way (see `Location` and
-    `Resolved.storage_options`).
+    `pinned_revision` is a commit that an earlier resolution gave; it wins over what the source names. Only the hub and
+    registries have revisions. No credential is part of the result, unless the source can be read in no other way (see
+    `Location` and `Resolved.storage_options`).
     """
     match = _SCHEME.match(source.uri)
     if match is None:
@@ -51,9 +52,11 @@ def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str
 
             return resolve_hub(source, options, pinned_revision)
         case "http" | "https":
-            from actors.web import resolve_file
+            return _resolve_web(source, options)
+        case "oci":  # which fsspec would take for Oracle's object store
+            from actors.oci import resolve_image
 
-            return resolve_file(source, options)
+            return resolve_image(source, options, pinned_revision)
         case _:
             return _resolve_listing(source, options)
 
@@ -76,43 +79,66 @@ def read_range(url: str, storage_options: Mapping[str, Any], start: int, stop: i
     return data
 
 
+def _resolve_web(source: ModelSource, options: SourceOptions) -> Resolved:
+    """One file, or, in Azure, what is below a prefix: told apart by asking, unless there are credentials for Azure."""
+    from actors.web import resolve_file
+
+    if not in_azure(source.uri):
+        return resolve_file(source, options)
+    if "anon" not in azure_options(options):
+        return _resolve_listing(source, options)
+    try:
+        return resolve_file(source, options)
+    except SourceError as error:
+        if error.retryable:
+            raise
+        return _resolve_listing(source, options)
+
+
 def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
     """What fsspec lists below the URI, or the one file it names."""
     import fsspec
 
-    in_s3 = source.uri.startswith(("s3://", "s3a://"))
-    storage_options: dict[str, Any] = _s3_options(options) if in_s3 else options.mapping("STORAGE_OPTIONS")
-    # Agents do not share our trust store: what needs a special one is read with s3fs there, too.
-    signable = not in_s3 or "verify" not in storage_options["client_kwargs"]
-    with _translated(source.uri):
+    dialect = dialect_of(source.uri, options)
+    with _translated(source.uri, dialect.url):
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
-        filesystem, root = fsspec.core.url_to_fs(source.uri, skip_instance_cache=True, **storage_options)
-        names, files = _list(filesystem, root.rstrip("/"))
+        filesystem, root = fsspec.core.url_to_fs(dialect.url, skip_instance_cache=True, **dialect.storage_options)
+        names, files, etags = _list(filesystem, root.rstrip("/"))
         wanted = select(source, files)
-        etags: dict[str, str] = {}
-        if in_s3:
+        if dialect.url.startswith(("s3://", "s3a://")):
             wanted, etags = _look_up(filesystem, names, wanted)
         manifest = make_manifest(source, None, wanted)
-        urls = _sign(filesystem, [names[file.path] for file in manifest.files]) if signable else None
+        in_order = [names[file.path] for file in manifest.files]
+        urls = _sign(filesystem, in_order) if dialect.signable else None
+    if urls is None and dialect.public is not None:
+        urls = _for_anybody([dialect.public(name) for name in in_order], options)
     kept_etags = [etags.get(file.path) for file in manifest.files]
     if urls is not None:
         expiries = [at for at in map(expires_at, urls) if at is not None]
         return Resolved(manifest, tuple(map(Location, urls, kept_etags)), min(expiries, default=None))
-    base = source.uri.rstrip("/")
+    base = dialect.url.rstrip("/")
     is_file = list(names.values()) == [root.rstrip("/")]
     urls = [base if is_file else f"{base}/{file.path}" for file in manifest.files]
-    return Resolved(manifest, tuple(map(Location, urls, kept_etags)), storage_options=storage_options)
+    return Resolved(manifest, tuple(map(Location, urls, kept_etags)), storage_options=dialect.storage_options)
 
 
-def _list(filesystem: Any, root: str) -> tuple[dict[str, str], list[ManifestFile]]:
-    """What is below `root`, or `root` itself: the filesystem's name of every relative path, and the files."""
-    names, files = {}, []
-    for name, info in filesystem.find(root, detail=True).items():
-        if info["type"] == "file" and not name.endswith("/"):  # S3 consoles leave `folder/` objects behind
-            path = name[len(root) + 1 :] or name.rpartition("/")[2]
-            names[path] = name
-            files.append(ManifestFile(path, int(info["size"])))
-    return names, files
+def _list(filesystem: Any, root: str) -> tuple[dict[str, str], list[ManifestFile], dict[str, str]]:
+    """What is below `root`, or `root` itself: by relative path its name there, the files, and what ETags are known."""
+    names, files, etags = {}, [], {}
+    found = filesystem.find(root, detail=True)
+    if not isinstance(found, Mapping):  # adlfs answers for one file with a list
+        found = {root: filesystem.info(root)}
+    for name, info in found.items():
+        below = name == root or name.startswith(f"{root}/")  # what only begins alike is another folder
+        if info["type"] != "file" or name.endswith("/") or not below:  # consoles leave `folder/` objects behind
+            continue
+        path = name[len(root) + 1 :] or name.rpartition("/")[2]
+        digest, etag = described(info)
+        names[path] = name
+        files.append(ManifestFile(path, int(info["size"]), digest))
+        if etag is not None:
+            etags[path] = etag
+    return names, files, etags
 
 
 def _look_up(
@@ -120,7 +146,7 @@ def _look_up(
 ) -> tuple[list[ManifestFile], dict[str, str]]:
     """The files as S3 describes each of them, and their ETags."""
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="s3") as pool:
-        heads = list(pool.map(lambda file: _head(filesystem, names[file.path]), files))
+        heads = list(pool.map(lambda file: s3_head(filesystem, names[file.path]), files))
     described = [ManifestFile(file.path, head.size, head.digest) for file, head in zip(files, heads, strict=True)]
     return described, {file.path: head.etag for file, head in zip(files, heads, strict=True)}
 
@@ -134,64 +160,21 @@ def _sign(filesystem: Any, names: Sequence[str]) -> list[str] | None:
     return urls if all(url.startswith(("http://", "https://")) for url in urls) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
-    size: int
-    etag: str
-    digest: Digest | None
+def _for_anybody(urls: list[str], options: SourceOptions) -> list[str] | None:
+    """The URLs, if anybody may read the first of them."""
+    from actors.web import is_public
 
-
-def _head(filesystem: Any, name: str) -> _Head:
-    """What S3 says of one object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
-
-    A sha256 if the object was uploaded with one. The ETag is an MD5 only of objects that were uploaded in one part and
-    are not encrypted with a key of the customer's or of KMS.
-    """
-    bucket, _, key = name.partition("/")
-    head = filesystem.call_s3("head_object", Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    sha256, etag = head.get("ChecksumSHA256", ""), head["ETag"]
-    digest = None
-    if sha256 and "-" not in sha256:  # with one it is a checksum of the parts' checksums
-        digest = Digest("sha256:" + base64.b64decode(sha256).hex())
-    elif head.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in head:
-        match = _MD5_ETAG.fullmatch(etag)
-        digest = Digest(f"md5:{match[1]}") if match else None
-    return _Head(int(head["ContentLength"]), etag, digest)
-
-
-def _s3_options(options: SourceOptions) -> dict[str, Any]:
-    """What KServe's environment names mean to `S3FileSystem`; plain values, as they may be sent to agents."""
-    verify: bool | str | None = options.get("AWS_CA_BUNDLE")
-    if not options.flag("S3_VERIFY_SSL", default=True):
-        verify = False
-    style = "virtual" if options.flag("S3_USER_VIRTUAL_BUCKET") else "auto"
-    anonymous = options.flag("awsAnonymousCredential")
-    client = {"region_name": options.get("AWS_DEFAULT_REGION"), "verify": verify}
-    config = {
-        "s3": {"addressing_style": style},
-        "connect_timeout": options.timeout_s,
-        "read_timeout": options.timeout_s,
-        "retries": {"total_max_attempts": 1},  # s3fs repeats what it should, and the caller has a patience of its own
-    }
-    return {
-        "anon": anonymous,
-        "key": options.get("AWS_ACCESS_KEY_ID"),
-        "secret": options.get("AWS_SECRET_ACCESS_KEY"),
-        "token": options.get("AWS_SESSION_TOKEN"),
-        "endpoint_url": options.get("AWS_ENDPOINT_URL"),
-        "client_kwargs": {name: value for name, value in client.items() if value is not None},
-        "config_kwargs": config if anonymous else {**config, "signature_version": "s3v4"},
-    }
+    return urls if is_public(urls[0], options) else None
 
 
 @contextmanager
-def _translated(url: str) -> Iterator[None]:
+def _translated(url: str, opened: str = "") -> Iterator[None]:
     """Whatever fsspec and its filesystems raise inside becomes the SourceError it stands for.
 
-    fsspec has no error contract, hence the last clause.
+    `opened` is what fsspec is asked to open for `url`. It has no error contract, hence the last clause.
     """
     where = redact(url)
-    scheme = url.partition("://")[0]
+    scheme = (opened or url).partition("://")[0]
     try:
         yield
     except SourceError:
@@ -205,10 +188,10 @@ def _translated(url: str) -> Iterator[None]:
         hint = f"pip install 'localmodel[{extra}]'" if extra else str(error)
         raise SourceUnsupported(f"{scheme}:// needs a package that is not installed: {hint}") from error
     except Exception as error:
-        text = str(error) or type(error).__name__
+        text = (str(error) or type(error).__name__).splitlines()[0]  # what follows may be new every time
         if isinstance(error, ValueError) and "Protocol not known" in text:
             raise SourceUnsupported(f"no reader for {scheme}:// ({where})") from error
-        if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):  # botocore's, not worth an import
+        if type(error).__name__ in _DENIED or text.startswith("Forbidden: "):  # which is gcsfs's OSError for 403
             raise SourceDenied(f"{where} wants credentials: {text}") from error
         if "InvalidRange" in text:  # s3fs hands S3's code on as the text of an OSError
             raise SourceChanged(f"{where} is shorter than it was when it was listed") from error

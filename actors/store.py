@@ -4,6 +4,7 @@
            models/<key>/.localmodel/manifest.json          the marker: what it is, how it was verified, whose it is
            .localmodel/ingest/<key>.<incarnation>/         data/…  journal  manifest.json
            .localmodel/trash/                              renamed first, unlinked after; emptied when an agent starts
+           .localmodel/scrub/<key>.json                    what `actors.scrub` knows of the committed copy
            .localmodel/incarnation                         who may write: the agent that started last
 
 Commit order: every file is fsynced → marker → folders fsynced → rename → parent fsynced. A process may die between any
@@ -19,11 +20,12 @@ import errno
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from actors.errors import InsufficientStorage, StoreError
@@ -36,7 +38,14 @@ LATE_FILE_BYTES = 64 << 10
 FILE_MODE = 0o444
 FOLDER_MODE = 0o555
 
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REASONS = {
+    errno.EROFS: "DiskReadOnly",
+    errno.EACCES: "DiskPermissionDenied",
+    errno.EPERM: "DiskPermissionDenied",
+    errno.EIO: "DiskFailing",
+}
 _NO_FALLOCATE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
@@ -49,7 +58,7 @@ def disk_errors(what: str) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in _FULL:
             raise InsufficientStorage(f"the disk is full: {what}: {reason}") from error
-        raise StoreError(f"{what}: {reason}") from error
+        raise StoreError(f"{what}: {reason}", reason=_REASONS.get(error.errno or 0)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +111,24 @@ def read_marker(folder: Path) -> Marker | None:
 
 def is_complete(folder: Path, manifest: Manifest) -> bool:
     """Whether every file is there, with its size. Reads no content."""
-    return all(_size(folder / file.path) == file.size for file in manifest.files)
+    return not misfits(folder, manifest)
 
 
-def _size(path: Path) -> int:
+def misfits(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """By path, what can be seen to be wrong with a file of the model without reading its content."""
+    found = {file.path: misfit(folder / file.path, file) for file in manifest.files}
+    return {path: wrong for path, wrong in found.items() if wrong is not None}
+
+
+def misfit(path: Path, file: ManifestFile) -> str | None:
+    """What is wrong with the file at `path` as far as its name and size tell; None: nothing."""
     try:
         status = path.lstat()
-    except OSError:
-        return -1
-    return status.st_size if path.is_file() else -1
+    except OSError as error:
+        return "is missing" if error.errno in _MISSING else f"cannot be read: {error.strerror}"
+    if not stat.S_ISREG(status.st_mode):
+        return "is no longer a regular file"
+    return None if status.st_size == file.size else f"has {status.st_size} bytes, not {file.size}"
 
 
 class Ingest:
@@ -172,6 +190,29 @@ class Ingest:
         self.close()
         remove_tree(self.folder)
 
+    def replace_in(self, target: Path, *, trash: Path) -> None:
+        """The files of the ingest are those of the model in `target`. What stood in their way is in `trash`."""
+        folders = sorted(
+            {target / parent for file in self.manifest.files for parent in PurePosixPath(file.path).parents}
+        )
+        with disk_errors(f"repairing {target}"):
+            for folder in folders:
+                if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+                    _move(folder, trash)
+                folder.mkdir(exist_ok=True)
+                folder.chmod(0o755)
+            for file in self.manifest.files:
+                path = target / file.path
+                if path.is_dir() and not path.is_symlink():
+                    _move(path, trash)
+                (self.data / file.path).chmod(FILE_MODE)
+                (self.data / file.path).replace(path)
+            for folder in reversed(folders):
+                _sync_folder(folder)
+                folder.chmod(FOLDER_MODE)
+        self.close()
+        remove_tree(self.folder)
+
     def close(self) -> None:
         self.journal.close()
 
@@ -212,11 +253,10 @@ class Store:
         self._own = path / ".localmodel"
         self._ingests = self._own / "ingest"
         self._trash = self._own / "trash"
+        self._scrub = self._own / "scrub"
         self._incarnation = incarnation
         with disk_errors(f"{path} cannot be written to"):
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, "permission denied")
-            for folder in (self.models, self._ingests, self._trash):
+            for folder in (self.models, self._ingests, self._trash, self._scrub):
                 folder.mkdir(parents=True, exist_ok=True)
             staged = self._own / f"incarnation.{incarnation}"
             staged.write_text(incarnation)
@@ -238,14 +278,17 @@ class Store:
     def model(self, key: StorageKey) -> Path:
         return self.models / key
 
+    def scrub_record(self, key: StorageKey) -> Path:
+        return self._scrub / f"{key}.json"
+
     def committed(self) -> dict[StorageKey, Marker]:
-        """The models that are there, complete, by their markers."""
+        """The models that were committed, by their markers. They may have been damaged since."""
         found: dict[StorageKey, Marker] = {}
         with disk_errors(f"reading {self.models}"):
             folders = sorted(self.models.iterdir())
         for folder in folders:
             marker = read_marker(folder)
-            if marker is not None and is_complete(folder, marker.manifest):
+            if marker is not None:
                 found[StorageKey(folder.name)] = marker
         return found
 
@@ -299,6 +342,16 @@ class Store:
         if self.occupied(key, marker.owner):
             raise path_occupied(self.model(key))
         ingest.publish(marker, self.model(key), trash=self._trash)
+
+    def mend(self, key: StorageKey, ingest: Ingest, owner: str) -> None:
+        """The files of the ingest have taken the place of those of the model, each by one rename.
+
+        The folder stays the one that pods have mounted: what they have open they keep, what they open anew is right.
+        """
+        self.check_fence()
+        if self.occupied(key, owner):
+            raise path_occupied(self.model(key))
+        ingest.replace_in(self.model(key), trash=self._trash)
 
     def remove(self, key: StorageKey, owner: str) -> None:
         """The model is no longer there; unlinked by `empty_trash`. Raises StoreError if it is not `owner`'s."""

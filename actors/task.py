@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from actors.archive import unpack
 from actors.diff import Active, Place, check_digest
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.exchange import Exchange
@@ -22,6 +23,7 @@ from actors.files import Cancelled
 from actors.fill import Fill, Progress, verified_how
 from actors.manifest import Resolved
 from actors.messages import Company, DesiredModel, ModelReport, Phase
+from actors.repair import Repair
 from actors.retry import RateLimit, RetryPolicy
 from actors.settings import AgentSettings
 from actors.store import Ingest, Marker, Store
@@ -31,10 +33,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How an attempt ended: committed as `marker`, failed with `error`, or, with neither, cancelled."""
+    """How an attempt ended: committed as `marker`, failed with `error`, or, with neither, cancelled.
+
+    With `repair` set the attempt was one of these files of the committed copy.
+    """
 
     marker: Marker | None = None
     error: LocalModelError | None = None
+    repair: Repair | None = None
 
 
 class Task:
@@ -51,6 +57,8 @@ class Task:
         self.place = place
         self.model = model
         self.company: Company | None = None
+        self.needed_bytes = 0
+        """What it asked for when it was last its turn."""
         self.reserved_bytes = 0
         self.allocated = False
         """What is reserved is no longer free on the disk."""
@@ -59,10 +67,12 @@ class Task:
         self._exchange = exchange
         self._resolved_name: str | None = None
         self._resolved: Resolved | None = None
+        self._repair: Repair | None = None
         self._phase = Phase.PENDING
         self._attempt = 0
         self._failure: Failure | None = None
         self._retry_at: float | None = None
+        self._failed_at = 0.0
         self._started_at: float | None = None
         self._thread: threading.Thread | None = None
         self._fill: Fill | None = None
@@ -72,15 +82,28 @@ class Task:
         self._from_other_zones_before = 0
         self._cancelled = threading.Event()
         self._keep = True
+        self._unpacking = False
+        """What an archive holds does not fit: the archive itself need not be fetched again."""
 
     @property
     def thread(self) -> threading.Thread | None:
         """What runs the present attempt; None between two."""
         return self._thread
 
+    @property
+    def lacks_space(self) -> bool:
+        """It waits, because there was no room when it was its turn."""
+        return self._thread is None and self._failure is not None and self._failure.reason == "InsufficientStorage"
+
+    @property
+    def repaired_in_vain(self) -> bool:
+        """The last attempt was a repair, and the source no longer gave the bytes that were committed."""
+        return self._repair is not None and self._failure is not None and self._failure.reason == "IntegrityError"
+
     def active(self, now: float) -> Active:
         waiting = self._thread is None
-        due = waiting and (self._retry_at is None or now >= self._retry_at)
+        # A clock that was set back ends the wait: else it could last for as long as the clock was wrong.
+        due = waiting and (self._retry_at is None or not self._failed_at <= now < self._retry_at)
         return Active(self.model.source.selection, self._resolved_name, waiting, due)
 
     # --- what the agent tells it ---
@@ -95,16 +118,17 @@ class Task:
         limit: RateLimit,
         rng: random.Random,
         ended: Callable[[Ended], None],
+        repair: Repair | None = None,
     ) -> None:
-        """An attempt runs; `ended` is called from its thread. There is room on the disk."""
-        self._resolved_name, self._resolved = name, resolved
+        """An attempt runs; `ended` is called from its thread. There is room on the disk for it."""
+        self._resolved_name, self._resolved, self._repair = name, resolved, repair
         self._failure, self._retry_at = None, None
         self._phase = Phase.DOWNLOADING
         self._attempt += 1
         self._started_at = self._clock() if self._started_at is None else self._started_at
-        self._fill, self._last, self._keep = None, None, True
+        self._fill, self._last, self._keep, self._unpacking = None, None, True, False
         self._cancelled.clear()
-        self.reserved_bytes, self.allocated = resolved.manifest.total_bytes, False
+        self.reserved_bytes, self.allocated = self._wanted(resolved).manifest.peak_bytes, False
 
         def run() -> None:
             ended(self._run(store, resolved, owner, limit, rng))
@@ -130,13 +154,21 @@ class Task:
             return
         self._resolved_name, self._resolved = name, resolved
         if self._fill is not None:
-            self._fill.renew(resolved)
+            self._fill.renew(self._wanted(resolved))
+
+    def _wanted(self, resolved: Resolved) -> Resolved:
+        """The part of it that this attempt is about."""
+        return resolved if self._repair is None else self._repair.narrowed(resolved)
 
     def accompany(self, company: Company | None) -> None:
         """These fill the same, from now on; None: nobody else does."""
         self.company = company
-        if self._fill is not None:
-            self._fill.accompany(company)
+        if self._fill is not None and self._resolved is not None:
+            self._fill.accompany(self._company_in(self._resolved))
+
+    def _company_in(self, resolved: Resolved) -> Company | None:
+        """Nobody shares a repair, which is of parts, nor an archive, which is gone once it is unpacked."""
+        return None if self._repair is not None or resolved.manifest.packed else self.company
 
     def cancel(self, *, keep: bool) -> None:
         """The attempt ends soon; with `keep` the next one continues it, else nothing is left of it."""
@@ -156,25 +188,28 @@ class Task:
         self._phase = Phase.PENDING
         if ended.error is not None:
             self.wait(ended.error)
-            self._retry_at = self._clock() + retry.delay_s(ended.error, self._attempt, rng)
+            self._failed_at = self._clock()
+            self._retry_at = self._failed_at + retry.delay_s(ended.error, self._attempt, rng)
 
     # --- the attempt's own thread ---
 
     def _run(self, store: Store, resolved: Resolved, owner: str, limit: RateLimit, rng: random.Random) -> Ended:
         ingest: Ingest | None = None
         try:
-            ingest = store.ingest(self.place.key, resolved.manifest, owner)
+            ingest = store.ingest(self.place.key, self._wanted(resolved).manifest, owner)
             ingest.allocate()
             self.allocated = True
+            if self._repair is not None:
+                self._repair.keep_good(ingest, store.model(self.place.key), self._check_cancelled)
             marker = self._fill_and_commit(ingest, resolved, store, owner, limit, rng)
-            return Ended(marker=marker)
+            return Ended(marker=marker, repair=self._repair)
         except Cancelled:
             if not self._keep:
                 self._discard(ingest)
             return Ended()
         except LocalModelError as error:
             _log.warning("fill failed", extra={"key": self.place.key, "reason": error.reason, "error": str(error)})
-            if isinstance(error, InsufficientStorage):
+            if isinstance(error, InsufficientStorage) and not self._unpacking:
                 self._discard(ingest)
             return Ended(error=error)
         except Exception as error:  # noqa: BLE001  a bug must end as a status that somebody reads, not as a silent thread
@@ -190,35 +225,51 @@ class Task:
     ) -> Marker:
         fill = Fill(
             ingest,
-            resolved,
+            self._wanted(resolved),
             self._settings.fill,
             exchange=self._exchange,
-            company=self.company,
+            company=self._company_in(resolved),
             limit=limit,
             check=store.check_fence,
             clock=self._clock,
             rng=rng,
         )
         self._fill = fill
-        fill.renew(self._resolved or resolved)  # it may have been renewed before it could be told
-        fill.accompany(self.company)
-        if self._cancelled.is_set():
-            raise Cancelled
-        manifest = fill.run()
+        fill.renew(self._wanted(self._resolved or resolved))  # it may have been renewed before it could be told
+        fill.accompany(self._company_in(resolved))
+        self._check_cancelled()
+        manifest, verified = fill.run(), verified_how(ingest.manifest)
+        if self._repair is not None:
+            self._check_cancelled()
+            store.mend(self.place.key, ingest, owner)
+            return self._repair.marker
+        if manifest.packed:
+            self._unpacking = True
+            room_bytes = store.free_bytes() - self._settings.headroom_bytes
+            manifest, verified = unpack(
+                ingest, manifest, verified, room_bytes=room_bytes, check=lambda: self._go_on(store)
+            )
         check_digest(manifest.digest, self.model.expected_digest)
         marker = Marker(
             owner=owner,
             manifest=manifest,
-            verified=verified_how(ingest.manifest),
+            verified=verified,
             started_at=self._started_at,
             finished_at=self._clock(),
             bytes_from_origin=self._from_origin_before + fill.progress().from_origin,
             bytes_from_peers=self._from_peers_before + fill.progress().from_peers,
         )
-        if self._cancelled.is_set():
-            raise Cancelled
+        self._check_cancelled()
         store.commit(self.place.key, ingest, marker)
         return marker
+
+    def _go_on(self, store: Store) -> None:
+        store.check_fence()
+        self._check_cancelled()
+
+    def _check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
 
     def _discard(self, ingest: Ingest | None) -> None:
         if ingest is not None:
@@ -234,8 +285,10 @@ class Task:
         phase, failure, retry_at = self._phase, self._failure, self._retry_at
         manifest = self._resolved.manifest if self._resolved is not None else None
         total = manifest.total_bytes if manifest is not None else 0
+        sound = total - self._repair.total_bytes if self._repair is not None else 0
+        done = sound + (progress.done if progress is not None else 0)
         if self._fill is not None and progress is not None:
-            phase = Phase.VERIFYING if progress.done == total else phase
+            phase = Phase.VERIFYING if done == total else phase
             failure, retry_at = progress.trouble, progress.retry_at
         moved = [self._from_origin_before, self._from_peers_before, self._from_other_zones_before]
         if self._fill is not None and progress is not None:
@@ -250,7 +303,7 @@ class Task:
             selection=self.model.source.selection,
             resolved=self._resolved_name,
             bytes_total=total,
-            bytes_done=progress.done if progress is not None else 0,
+            bytes_done=done,
             bytes_from_origin=from_origin,
             bytes_from_peers=from_peers,
             bytes_from_other_zones=from_other_zones,

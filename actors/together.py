@@ -175,7 +175,7 @@ class Together:
     # --- one worker ---
 
     def _worker(self) -> None:
-        reader = RangeReader(stall_timeout_s=self._fetcher.settings.stall_timeout_s, redirects=self._redirects)
+        reader = self._fetcher.reader(self._redirects)
         with self._swarm.lock:
             self._readers.append(reader)
         try:

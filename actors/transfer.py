@@ -7,8 +7,10 @@ What an answer must be, or it is refused before a byte of it is used:
     206   Content-Range starts where we asked, and names the size that the manifest has; else SourceChanged
     200   as a 206 if it has a Content-Range (rclone's `serve s3`); else only for the whole file, with its
           Content-Length: for a part of one it means that ranges are ignored
-    3xx   at most MAX_REDIRECTS; never from https to http; headers of a location stay with its host
+    3xx   at most MAX_REDIRECTS; where to: see `actors.reach`; headers of a location stay with its host
     else  see `actors.origin.translate_status`
+
+A server that falls silent, or sends less than a trickle, has stalled: see `actors.stall`.
 
 The target of a redirect is remembered, so that the hub is asked once per file and not once per range; a target that
 refuses is forgotten, and asked for again once.
@@ -19,6 +21,7 @@ refuses is forgotten, and asked for again once.
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import re
 import socket
@@ -29,10 +32,12 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from actors.connections import connection_to
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound
+from actors.errors import SourceChanged, SourceError, SourceNotFound
 from actors.manifest import Location
-from actors.origin import expires_at, redact, translate_status
+from actors.origin import expires_at, redact, translate_status, unanswered
+from actors.reach import Reach, check_target, inwards, reach_of
 from actors.source import read_range
+from actors.stall import MinSpeed, TooSlow, WatchedResponse
 
 MAX_REDIRECTS = 5
 BLOCK_BYTES = 512 << 10
@@ -53,17 +58,18 @@ class Redirects:
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._targets: dict[str, str] = {}
+        self._targets: dict[str, tuple[str, Reach]] = {}
 
-    def get(self, url: str) -> str | None:
-        target = self._targets.get(url)
-        if target is None:
+    def get(self, url: str) -> tuple[str, Reach] | None:
+        """The target, and how public its address must be."""
+        known = self._targets.get(url)
+        if known is None:
             return None
-        until = expires_at(target)
-        return target if until is None or self._clock() < until - 30.0 else None
+        until = expires_at(known[0])
+        return known if until is None or self._clock() < until - 30.0 else None
 
-    def put(self, url: str, target: str) -> None:
-        self._targets[url] = target
+    def put(self, url: str, target: str, floor: Reach) -> None:
+        self._targets[url] = target, floor
 
     def forget(self, url: str) -> None:
         self._targets.pop(url, None)
@@ -73,13 +79,23 @@ class RangeReader:
     """One thread's connections and buffer. `abort` may be called by any thread; it ends what the reader waits for."""
 
     def __init__(
-        self, *, stall_timeout_s: float, redirects: Redirects | None = None, agent: str = "localmodel"
+        self,
+        *,
+        stall_timeout_s: float,
+        min_bytes_per_s: float = 0.0,
+        private_redirects: bool = False,
+        redirects: Redirects | None = None,
+        agent: str = "localmodel",
     ) -> None:
+        """`private_redirects`: an origin may redirect to addresses that are less public than its own."""
         self._timeout_s = stall_timeout_s
+        self._least = MinSpeed(min_bytes_per_s, stall_timeout_s)
+        self._private_redirects = private_redirects
         self._redirects = redirects or Redirects()
         self._agent = agent
         self._buffer = bytearray(BLOCK_BYTES)
         self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self._reaches: dict[str, Reach] = {}
         self._lock = threading.Lock()
         self._aborted = False
 
@@ -135,9 +151,8 @@ class RangeReader:
                 try:
                     count = response.readinto(view[: min(len(view), start + expected - position)])
                 except TimeoutError as error:
-                    raise SourceError(
-                        f"{where} sent nothing for {self._timeout_s:.0f} s", reason="SourceStalled"
-                    ) from error
+                    how = str(error) if isinstance(error, TooSlow) else f"sent nothing for {self._timeout_s:g} s"
+                    raise SourceError(f"{where} {how}", reason="SourceStalled") from error
                 except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
                     # ValueError and AttributeError: the connection was closed under us by `abort`
                     raise SourceError(f"{where} broke off: {str(error) or type(error).__name__}") from error
@@ -162,48 +177,56 @@ class RangeReader:
             headers["If-Range"] = location.etag
         remembered = self._redirects.get(location.url)
         if remembered is not None:
-            response = self._request(remembered, headers)
+            url, floor = remembered
+            response, _ = self._request(url, headers, floor, location.url)
             if response.status < 300:
-                return remembered, response
-            self._finish(remembered, response)
+                return url, response
+            self._finish(url, response)
             self._redirects.forget(location.url)
-        url = location.url
+        came_from, url, floor = "", location.url, Reach.HOST
         for _ in range(MAX_REDIRECTS + 1):
             own = location.headers if urlsplit(url).netloc == urlsplit(location.url).netloc else {}
-            response = self._request(url, {**own, **headers})
+            response, reach = self._request(url, {**own, **headers}, floor, came_from)
             if response.status in (200, 206):
                 if url != location.url:
-                    self._redirects.put(location.url, url)
+                    self._redirects.put(location.url, url, floor)
                 return url, response
             self._finish(url, response)
             target = response.getheader("Location")
             if response.status not in _REDIRECTS or not target:
                 raise translate_status(response.status, url, dict(response.getheaders()))
             following = urljoin(url, target)
-            if urlsplit(url).scheme == "https" and urlsplit(following).scheme != "https":
-                raise SourceDenied(f"{redact(url)} redirects away from https to {redact(following)}: refused")
-            url = following
-        raise SourceNotFound(f"{redact(location.url)} redirects more than {MAX_REDIRECTS} times")
+            check_target(url, following)
+            came_from, url, floor = url, following, Reach.HOST if self._private_redirects else reach
+        raise SourceNotFound(f"{redact(location.url)} redirects more than {MAX_REDIRECTS} times", reason="RedirectLoop")
 
-    def _request(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        """The answer's head. A kept connection that the server has closed meanwhile is replaced once."""
+    def _request(
+        self, url: str, headers: Mapping[str, str], floor: Reach = Reach.HOST, came_from: str = ""
+    ) -> tuple[http.client.HTTPResponse, Reach]:
+        """The answer's head, and who can see the server: refused if less public than `floor`, before it is asked.
+
+        A kept connection that the server has closed meanwhile is replaced once.
+        """
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         while True:
             connection, kept = self._connection(parts)
             try:
+                if not kept:
+                    connection.connect()
+                    address = connection.sock.getpeername()[0]
+                    self._reaches[parts.netloc] = min(reach_of(address), reach_of(parts.hostname or ""))
+                reach = self._reaches[parts.netloc]
+                if reach < floor:
+                    raise inwards(came_from, url)
                 connection.request("GET", target, headers=dict(headers))
-                return connection.getresponse()
-            except (OSError, http.client.HTTPException, ValueError) as error:
+                return connection.getresponse(), reach
+            except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+                # AttributeError: the connection was closed under us by `abort`
                 self._drop(url)
                 if kept and isinstance(error, ConnectionError) and not self._aborted:
                     continue  # the others of that age are dropped the same way, one by one
-                if isinstance(error, TimeoutError):
-                    message = f"{redact(url)} did not answer within {self._timeout_s:.0f} s"
-                    raise SourceError(message, reason="SourceStalled") from error
-                raise SourceError(
-                    f"{redact(url)} could not be reached: {str(error) or type(error).__name__}"
-                ) from error
+                raise unanswered(url, error, self._timeout_s) from error
 
     def _connection(self, parts: SplitResult) -> tuple[http.client.HTTPConnection, bool]:
         """A connection to that server, and whether it has served before."""
@@ -218,6 +241,7 @@ class RangeReader:
             while len(self._connections) >= MAX_CONNECTIONS_KEPT:
                 self._connections.pop(next(iter(self._connections))).close()
             connection = connection_to(parts, self._timeout_s)
+            connection.response_class = functools.partial(WatchedResponse, least=self._least)  # type: ignore[assignment]
             self._connections[place] = connection
             return connection, False
 

@@ -17,11 +17,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import IO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
-from actors.errors import SourceError, SourceNotFound, SourceUnsupported
+from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
-from actors.origin import SourceOptions, expires_at, redact, select, translate_status
+from actors.origin import SourceOptions, expires_at, redact, select, translate_status, unanswered
+from actors.reach import check_link, check_target
 
 _CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -44,7 +45,7 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
             reason="InvalidURI",
         )
     headers = {str(header): str(value) for header, value in options.mapping(f"{url.hostname}-headers").items()}
-    size, answer = _ask(source.uri, headers, options.timeout_s)
+    size, answer = _ask(source.uri, headers, options)
     if answer.get("content-type", "").startswith("text/html") and not name.endswith((".html", ".htm")):
         raise SourceNotFound(f"{redact(source.uri)} is a web page, not a file to download")
     etag = answer.get("etag")
@@ -53,21 +54,33 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
     return Resolved(make_manifest(source, None, files), (location,), expires_at(source.uri))
 
 
-def _ask(uri: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, Mapping[str, str]]:
+def is_public(url: str, options: SourceOptions) -> bool:
+    """Whether anybody may read it."""
+    try:
+        _ask(url, {}, options)
+    except SourceError:
+        return False
+    return True
+
+
+def _ask(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tuple[int, Mapping[str, str]]:
     """The size and the headers of the answer, by lower-case name; `x-linked-etag` also of a redirect on the way."""
-    redirects = _Redirects()
+    redirects = _Redirects(private=options.private_redirects)
     request = urllib.request.Request(uri, headers={**headers, "Range": "bytes=0-0", "Accept-Encoding": "identity"})
     try:
-        with urllib.request.build_opener(redirects).open(request, timeout=timeout_s) as response:
+        with urllib.request.build_opener(redirects).open(request, timeout=options.timeout_s) as response:
             answer = redirects.linked | {name.lower(): value for name, value in response.headers.items()}
     except urllib.error.HTTPError as error:
         with error:
             answer = redirects.linked | {name.lower(): value for name, value in error.headers.items()}
+            if 300 <= error.code < 400:
+                check_target(uri, urljoin(uri, answer.get("location", "")))
+                raise SourceNotFound(f"{redact(uri)} redirects in a circle", reason="RedirectLoop") from error
             if error.code != 416 or _CONTENT_RANGE.fullmatch(answer.get("content-range", "")) is None:
                 raise translate_status(error.code, uri, answer) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise SourceError(f"{redact(uri)} could not be reached: {reason}") from error
+        cause = getattr(error, "reason", None)
+        raise unanswered(uri, cause if isinstance(cause, Exception) else error, options.timeout_s) from error
     ranged = _CONTENT_RANGE.fullmatch(answer.get("content-range", ""))
     size = ranged[1] if ranged else answer.get("content-length", "")
     if not size.isdecimal():
@@ -76,9 +89,10 @@ def _ask(uri: str, headers: Mapping[str, str], timeout_s: float) -> tuple[int, M
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows as usual, but keeps the digest that the Hugging Face Hub names beside its redirect, and keeps secrets."""
+    """Follows where `actors.reach` allows it. Keeps the digest that the hub names beside its redirect, and secrets."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, private: bool) -> None:
+        self._private = private
         self.linked: dict[str, str] = {}
 
     def redirect_request(
@@ -90,6 +104,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
+        try:
+            check_link(req.full_url, newurl, private=self._private)
+        except SourceDenied:
+            fp.close()
+            raise
         if "X-Linked-Etag" in headers:
             self.linked["x-linked-etag"] = headers["X-Linked-Etag"]
         following = super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -14,6 +14,7 @@ import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 from actors.digest import Digester
 from actors.fetch import FillSettings
@@ -24,26 +25,28 @@ from actors.store import Marker, open_ingest
 from benchmarks.machine import MOST_WARM_BYTES, warm_up
 
 
-def observed(fill: Fill, *, hashing: bool) -> list[float]:
-    """When its first bytes came, once they have. Without `hashing` it reads nothing back, which no product does."""
-    answered, came = fill._traffic.answered, list[float]()
+class Observed(Files):
+    """Knows when its first byte came. With `hashing` off it reads nothing back, which no product does."""
 
-    def note(latency_s: float) -> None:
-        came.append(time.perf_counter())
-        answered(latency_s)
+    first_byte_at: float | None = None
+    hashing = True
 
-    def skip(self: Digester, data: memoryview) -> None:
+    def write(self, index: int, position: int, block: memoryview) -> None:
+        if Observed.first_byte_at is None:
+            Observed.first_byte_at = time.perf_counter()
+        super().write(index, position, block)
+
+    def _blocks(self, descriptor: int, position: int, stop: int, buffer: bytearray) -> Iterator[memoryview]:
+        if Observed.hashing:
+            yield from super()._blocks(descriptor, position, stop, buffer)
+        else:
+            for start in range(position, stop, len(buffer)):
+                yield memoryview(buffer)[: stop - start]
+
+
+class Unhashed(Digester):
+    def update(self, data: bytes | bytearray | memoryview) -> None:
         self.position += len(data)
-
-    def unread(self: Files, descriptor: int, position: int, stop: int, buffer: bytearray) -> Iterator[memoryview]:
-        for start in range(position, stop, len(buffer)):
-            yield memoryview(buffer)[: stop - start]
-
-    setattr(fill._traffic, "answered", note)  # noqa: B010  mypy takes no method for a variable
-    if not hashing:
-        setattr(Digester, "update", skip)  # noqa: B010
-        setattr(Files, "_blocks", unread)  # noqa: B010
-    return came
 
 
 def main() -> int:
@@ -64,9 +67,12 @@ def main() -> int:
     idle, cpu, began = _memory("VmHWM"), _cpu_s(), time.perf_counter()
     ingest = open_ingest(options.directory / "ingest", manifest, "benchmark")
     ingest.allocate()
-    fill = Fill(ingest, resolved, FillSettings(connections=options.connections))
-    came = observed(fill, hashing=not options.no_hash)
-    filled = fill.run()
+    Observed.hashing = not options.no_hash
+    with (
+        patch("actors.fill.Files", Observed),
+        patch("actors.files.Digester", Digester if Observed.hashing else Unhashed),
+    ):
+        filled = Fill(ingest, resolved, FillSettings(connections=options.connections)).run()
     marker = Marker("benchmark", filled, verified_how(manifest))
     ingest.publish(marker, options.directory / "model", trash=options.directory / "trash")
     seconds = time.perf_counter() - began
@@ -75,7 +81,7 @@ def main() -> int:
             {
                 "seconds": seconds,
                 "cpuSeconds": _cpu_s() - cpu,
-                "firstByteSeconds": (came[0] if came else began) - began,
+                "firstByteSeconds": (Observed.first_byte_at or began) - began,
                 "rssAboveIdleBytes": _memory("VmHWM") - idle,
             }
         )

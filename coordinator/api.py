@@ -242,6 +242,9 @@ class NodeModelDetail(ApiModel):
     verified: Mapping[str, int] | None = Field(None, description="Number of files by how each was checked.")
     started_at: Time | None = None
     finished_at: Time | None = None
+    verified_at: Time | None = Field(None, description="When the whole copy was last read from the disk.")
+    repaired: str | None = Field(None, description="What was damaged when the copy was last repaired.")
+    repaired_at: Time | None = None
 
 
 class NodeRootDetail(ApiModel):

@@ -48,6 +48,7 @@ _ANNOTATIONS = {
     "serving.kserve.io/s3-useanoncredential": "awsAnonymousCredential",
     "serving.kserve.io/s3-cabundle": "AWS_CA_BUNDLE",
 }
+_DOCKER_CONFIG = ".dockerconfigjson"
 _GCS_KEY_FILE = "gcloud-application-credentials.json"
 
 
@@ -71,7 +72,8 @@ def load_options(
         return own
     kept = dict(own.env)
     if "AWS_ACCESS_KEY_ID" in found:
-        kept.pop("AWS_SESSION_TOKEN", None)  # belongs to another key
+        for name in ("AWS_SESSION_TOKEN", "AWS_ROLE_ARN"):  # belong to another key
+            kept.pop(name, None)
     return SourceOptions({**kept, **found}, own.timeout_s)
 
 
@@ -118,6 +120,8 @@ def _from_secret(secret: Mapping[str, Any], where: str) -> dict[str, str]:
     if _GCS_KEY_FILE in data:
         key_file = _object(data[_GCS_KEY_FILE], f"key {_GCS_KEY_FILE!r} of {where}")
         found["STORAGE_OPTIONS"] = json.dumps({"token": key_file})
+    if _DOCKER_CONFIG in data:
+        found["DOCKER_CONFIG_JSON"] = data[_DOCKER_CONFIG]
     if "https-host" in data and "headers" in data:
         found[f"{data['https-host'].strip()}-headers"] = data["headers"]
     if "HDFS_NAMENODE" in data:

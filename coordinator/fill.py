@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -26,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from actors.archive import unpack
 from actors.diff import check_digest
 from actors.digest import Digester, algorithm_of
 from actors.errors import LocalModelError, SourceChanged, StoreError
@@ -172,11 +174,15 @@ def _fill(resolved: Resolved, target: Path, folder: Path, args: argparse.Namespa
         work = Fill(ingest, resolved, FillSettings(connections=args.connections))
         with _interruptible(work), _progress_bar(work):
             manifest = work.run()
+        verified = verified_how(resolved.manifest)
+        if manifest.packed:
+            room_bytes = shutil.disk_usage(folder).free
+            manifest, verified = unpack(ingest, manifest, verified, room_bytes=room_bytes, check=lambda: None)
         check_digest(manifest.digest, args.digest)
         marker = Marker(
             owner=OWNER,
             manifest=manifest,
-            verified=verified_how(resolved.manifest),
+            verified=verified,
             started_at=started_at,
             finished_at=time.time(),
             bytes_from_origin=work.progress().from_origin,

@@ -3,6 +3,8 @@
     Phase        Pending               Downloading, Verifying   Ready            Failed
     NodeStatus   NodeDownloadPending   NodeDownloading          NodeDownloaded   NodeDownloadError
 
+A damaged copy is NodeDownloadError, and NodeDownloading while it is repaired, both with the reason `Damaged`.
+
 Status is rebuilt from the reports each time. It is read back in two cases only, where nobody can be asked: an agent
 that is silent, and a node that is NotReady. This is the hot loop of a large cluster (nodes × caches); its inner part
 makes no objects that it does not need.
@@ -65,7 +67,7 @@ def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
         failure = _mismatch(cache, f"the source has {digest}")
     return SourceState(
         resolved=None if failure else resolution.resolved.name,
-        total_bytes=manifest.total_bytes,
+        total_bytes=None if manifest.packed else manifest.total_bytes,  # what it holds has another size
         revision=manifest.revision,
         manifest_digest=digest,
         failure=failure,
@@ -92,6 +94,8 @@ def judge(slot: Slot, view: AgentView, report: ModelReport | None, source: Sourc
         return word, view.failure, None, report
     if report is not None:
         phase = report.phase
+        if report.damage is not None:
+            return _damaged(report, source)
         if phase is Phase.DOWNLOADING or phase is Phase.VERIFYING:
             return NodeStatus.DOWNLOADING, report.failure, report.retry_at, report
         if phase is Phase.FAILED:
@@ -101,6 +105,17 @@ def judge(slot: Slot, view: AgentView, report: ModelReport | None, source: Sourc
     if source.failure is not None:
         return NodeStatus.ERROR, source.failure, source.retry_at, report
     return NodeStatus.PENDING, None, None, report
+
+
+def _damaged(report: ModelReport, source: SourceState) -> Cell:
+    """Out of service until it is repaired, and `Damaged` whatever holds the repair up."""
+    under_way = report.phase in (Phase.DOWNLOADING, Phase.VERIFYING)
+    cause = report.failure or (None if under_way else source.failure)
+    state = "being repaired" if under_way else "not repaired yet"
+    message = f"{report.damage}; {state}" + (f": {cause.message}" if cause else "")
+    retry_at = report.retry_at if report.failure else source.retry_at
+    word = NodeStatus.DOWNLOADING if under_way else NodeStatus.ERROR
+    return word, Failure("Damaged", message), retry_at, report
 
 
 def overlay_not_ready(cell: Cell, view: AgentView, before: str) -> Cell:

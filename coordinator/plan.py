@@ -34,7 +34,7 @@ from coordinator.quantity import format_bytes, parse_bytes
 from coordinator.snapshot import LOCAL_NODES, Cache, LocalNode, Node, NodeGroup, Problem, Ref, Snapshot
 from coordinator.status import SETTLE, cache_numbers, local_node_status
 from coordinator.tally import Tally
-from coordinator.transitions import Announcement, agent_events, cache_events
+from coordinator.transitions import Announcement, agent_events, cache_events, repair_events
 
 UNREACHABLE_GRACE_S = 600.0
 """How long the deletion of a cache waits for an agent that does not answer on a node that is Ready. Its copy is then
@@ -235,6 +235,8 @@ def _updated(
     patch = status_patch(local.status, status, NODE_STATUS, extensions=snapshot.extensions)
     if patch:
         events = agent_events(local.ref, local.status, status) if "agent" in patch and status else []
+        if "models" in patch:
+            events = [*events, *repair_events(local.ref, local.status, status)]
         material = is_material(local.status, patch)
         yield Write(Verb.PATCH_STATUS, local.ref, _body(local.ref, status=patch), material, tuple(events))
 

@@ -145,7 +145,7 @@ class Resolver:
             answer = self._answers.setdefault(name, _Answer())
         with answer.lock:
             known = answer.resolved
-            if known is None or self._clock() >= answer.at + SHARED_FOR_S or known.name in want.reject:
+            if known is None or not answer.fresh(self._clock()) or known.name in want.reject:
                 known = self._resolve(want.source, options, pinned_revision=want.pinned_revision)
                 answer.resolved, answer.at = known, self._clock()
             return known
@@ -162,6 +162,9 @@ class _Answer:
     def kept(self, now: float) -> bool:
         return self.lock.locked() or now < self.at + SHARED_FOR_S
 
+    def fresh(self, now: float) -> bool:
+        return now < self.at + SHARED_FOR_S and not _to_be_renewed(self.resolved, self.at, now)
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -173,6 +176,7 @@ class _Entry:
     failure: Failure | None = None
     fingerprint: str = ""
     attempt: int = 0
+    failed_at: float = 0.0
     retry_at: float | None = None
     look_at: float | None = None
     in_flight: bool = False
@@ -184,11 +188,11 @@ class _Entry:
             return self.look_at is not None and now >= self.look_at
         if self.resolved is None or self.failure is not None or self.resolved.name in self.want.reject:
             return True
-        expires_at = self.resolved.expires_at
-        return expires_at is not None and now >= self.resolved_at + REFRESH_AT * (expires_at - self.resolved_at)
+        return _to_be_renewed(self.resolved, self.resolved_at, now)
 
     def waits(self, now: float) -> bool:
-        return self.retry_at is not None and now < self.retry_at
+        """Not on after the clock was set back: the wait could last for as long as the clock had been wrong."""
+        return self.retry_at is not None and self.failed_at <= now < self.retry_at
 
     def looked(self, now: float) -> None:
         """The credentials are what they were."""
@@ -206,6 +210,7 @@ class _Entry:
                 self.attempt, self.retry_at, self.look_at = 0, None, None
                 return
         self.attempt += 1
+        self.failed_at = now
         self.retry_at = now + retry_delay_s(self.failure, self.attempt, rng)
         self.look_at = now + CREDENTIALS_LOOK_S if self.failure and not self.failure.retryable else None
 
@@ -213,6 +218,12 @@ class _Entry:
         resolved = self.resolved
         expired = resolved is not None and resolved.expires_at is not None and resolved.expires_at <= now
         return Resolution(None if expired else resolved, self.failure, self.retry_at, self.attempt)
+
+
+def _to_be_renewed(resolved: Resolved | None, at: float, now: float) -> bool:
+    """Whether most of the life that it had `at` its resolution is over."""
+    expires_at = resolved.expires_at if resolved is not None else None
+    return expires_at is not None and now >= at + REFRESH_AT * (expires_at - at)
 
 
 def _failure(error: Exception) -> Failure:

@@ -98,6 +98,12 @@ def model_detail(key: StatusKey, cell: Cell) -> Mapping[str, Any]:
             detail["startedAt"] = rfc3339(report.started_at)
         if report.finished_at is not None:
             detail["finishedAt"] = rfc3339(report.finished_at)
+        if report.damage is not None and word is NodeStatus.ERROR:
+            detail["phase"] = "Damaged"
+        if report.verified_at is not None:
+            detail["verifiedAt"] = rfc3339(report.verified_at)
+        if report.repaired is not None and report.repaired_at is not None:
+            detail["repaired"], detail["repairedAt"] = report.repaired, rfc3339(report.repaired_at)
     if failure is not None:
         detail["reason"], detail["message"] = failure.reason, failure.message
         if retry_at is not None:
@@ -109,7 +115,8 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
     """The status of a cache except its conditions. A value of None means that the field is absent."""
     cache, source, written = tally.cache, tally.source, tally.cache.status
     same = written.get("selection") == cache.selection  # what was written answers the present spec
-    answered = source.total_bytes is not None or tally.available > tally.unmeasured or same
+    answered = source.resolved is not None or source.total_bytes is not None
+    answered = answered or tally.available > tally.unmeasured or same
     written_bytes = written.get("bytes") if same else None
     size = source.total_bytes or tally.bytes_total or (written_bytes or {}).get("total")
     cached = tally.bytes_cached + tally.unmeasured * (size or 0)

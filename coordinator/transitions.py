@@ -24,6 +24,7 @@ SIZE_TOLERANCE = 1.05
 _OWN_REASON = frozenset(
     {
         "AgentUnavailable",
+        "Damaged",
         "DigestMismatch",
         "DuplicateSource",
         "InsufficientStorage",
@@ -112,6 +113,16 @@ def agent_events(ref: Ref, before: Mapping[str, Any], wanted: Mapping[str, Any])
     if not now["ready"] and now["reason"] not in (was_reason, "AgentStarting"):
         return [Announcement(ref, True, now["reason"], now["message"])]
     return []
+
+
+def repair_events(ref: Ref, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Announcement]:
+    """What was damaged on this node and is not any more, also where nobody saw it damaged."""
+    known = {detail.get("name"): detail for detail in before.get("models") or () if isinstance(detail, Mapping)}
+    return [
+        Announcement(ref, True, "Repaired", f"{detail['name']}: {detail['repaired']}; it was fetched again")
+        for detail in wanted.get("models") or ()
+        if detail["name"] in known and detail.get("repairedAt") not in (None, known[detail["name"]].get("repairedAt"))
+    ]
 
 
 def _written_size(status: Mapping[str, Any]) -> object:

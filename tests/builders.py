@@ -6,7 +6,7 @@ A builder makes the JSON an API server would hold (`.json`), so that what is und
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -194,11 +194,17 @@ def a_local_node(name: str) -> LocalNodeBuilder:
 
 
 def a_resolution(
-    source: ModelSource | str, *sizes: int, revision: str | None = "c0ffee", expires_at: float | None = None
+    source: ModelSource | str,
+    *sizes: int,
+    names: Sequence[str] = (),
+    revision: str | None = "c0ffee",
+    expires_at: float | None = None,
 ) -> Resolution:
-    """A resolved source of files `0.bin`, `1.bin`, … of these sizes (default: one of 1 GiB)."""
+    """A resolved source of files of these sizes (default: one of 1 GiB), named `0.bin`, … or as `names` say."""
     source = ModelSource(source) if isinstance(source, str) else source
-    files = [ManifestFile(f"{index}.bin", size) for index, size in enumerate(sizes or (GIB,))]
+    sizes = sizes or (GIB,)
+    paths = names or [f"{index}.bin" for index in range(len(sizes))]
+    files = [ManifestFile(path, size) for path, size in zip(paths, sizes, strict=True)]
     locations = tuple(Location(f"https://origin.test/{file.path}") for file in files)
     return Resolution(Resolved(make_manifest(source, revision, files), locations, expires_at))
 

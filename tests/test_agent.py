@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,21 +13,17 @@ import pytest
 
 from actors.agent import AgentSettings, NodeAgent
 from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, storage_key
-from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport, Phase
+from actors.messages import DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport, Phase
 from actors.origin import SourceOptions
 from actors.source import resolve
 from coordinator.dev.faults import Fault
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
+from tests.nodes import KEY, NOTHING, URI, Node, model, same_bytes, until, until_gone, wants
 from tests.waiting import eventually
 
 MIB = 1 << 20
 SAMPLE_BYTES = 3 * MIB
-URI = f"hf://{REPO}"
-KEY = storage_key(URI)
-OWNER = "cluster-1"
-FAST = {"chunk_bytes": 256 << 10, "backoff_first_s": 0.05, "backoff_max_s": 0.2, "headroom_bytes": 0}
-PATIENT_CHUNKS = {"chunk_backoff_first_s": 0.02, "chunk_backoff_max_s": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -49,85 +44,10 @@ def resolved(origin: Origin) -> Resolved:
     return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
 
 
-class Node:
-    """A disk with agents on it, one after the other."""
-
-    def __init__(self, host_root: Path) -> None:
-        self.host_root = host_root
-        self.root = host_root / "models"
-        self.root.mkdir(parents=True)
-        self.agents: list[NodeAgent] = []
-
-    def agent(self, **settings: object) -> NodeAgent:
-        known = {**FAST, **PATIENT_CHUNKS, **settings}
-        agent = NodeAgent(
-            NodeName("node-1"),
-            AgentSettings(host_root=self.host_root, **known),  # type: ignore[arg-type]  # by name, as AgentSettings says
-            rng=random.Random(1),
-        )
-        self.agents.append(agent)
-        return agent
-
-    def folder(self, uri: str = URI) -> Path:
-        return self.root / "models" / storage_key(uri)
-
-    def left_behind(self) -> list[Path]:
-        own = self.root / ".localmodel"
-        return [*(own / "ingest").iterdir(), *(own / "trash").iterdir()]
-
-
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path / "host")
-    yield node
-    for agent in node.agents:
-        agent.close(10)
-
-
-def wants(*resolved: Resolved, limit: int | None = None, root: str = "/models", **changes: object) -> DesiredState:
-    models = tuple(
-        replace(
-            DesiredModel(storage_key(each.manifest.source.uri), root, each.manifest.source, each.name),
-            **changes,  # type: ignore[arg-type]  # by name
-        )
-        for each in resolved
-    )
-    return DesiredState(OWNER, (DesiredRoot(root, limit),), models, {each.name: each for each in resolved})
-
-
-NOTHING = DesiredState(OWNER, (DesiredRoot("/models"),))
-
-
-def model(report: NodeReport, key: str = KEY) -> ModelReport | None:
-    return next((each for each in report.models if each.key == key), None)
-
-
-def until(agent: NodeAgent, phase: Phase, *, reason: str | None = None, key: str = KEY) -> ModelReport:
-    """The model's report, once it is in that phase, for that reason."""
-
-    def reached() -> ModelReport | None:
-        found = model(agent.report(), key)
-        if found is None or found.phase is not phase:
-            return None
-        return found if reason is None or (found.failure is not None and found.failure.reason == reason) else None
-
-    found = eventually(reached, timeout_s=20, every_s=0.01, seen=agent.report)
-    assert found is not None
-    return found
-
-
-def until_gone(agent: NodeAgent, key: str = KEY) -> None:
-    eventually(lambda: model(agent.report(), key) is None, timeout_s=20, every_s=0.01, seen=agent.report)
-
-
-def same_bytes(folder: Path, sample: Path) -> bool:
-    expected = {path.relative_to(sample): path.read_bytes() for path in sample.rglob("*") if path.is_file()}
-    found = {
-        path.relative_to(folder): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and ".localmodel" not in path.parts[-2:]
-    }
-    return found == expected
+    with Node(tmp_path / "host") as node:
+        yield node
 
 
 def test_a_model_arrives_complete_verified_and_read_only(
@@ -224,7 +144,7 @@ def test_a_restarted_agent_refills_what_lost_a_file(node: Node, resolved: Resolv
     (node.folder() / "config.json").unlink()
 
     second = node.agent()
-    assert second.report().models == ()
+    assert [(each.phase, each.damage) for each in second.report().models] == [(Phase.FAILED, "config.json is missing")]
     second.reconcile(wants(resolved))
     until(second, Phase.READY)
     assert same_bytes(node.folder(), sample)
@@ -447,6 +367,8 @@ def test_another_digest_than_the_expected_is_refused_before_the_first_byte(
     agent.reconcile(wants(resolved, expected_digest="sha256:00"))
     until(agent, Phase.FAILED, reason="DigestMismatch")
     assert node.folder().exists(), "what is there stays, but is not called ready"
+    agent.reconcile(wants(resolved, expected_digest=resolved.manifest.digest))
+    until(agent, Phase.READY)
 
 
 def test_what_does_not_fit_is_not_started_and_starts_once_it_fits(

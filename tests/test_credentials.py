@@ -15,7 +15,7 @@ from coordinator.credentials import load_options
 from coordinator.snapshot import Credentials
 
 NAMESPACE = "kserve-localmodel-jobs"
-OWN = SourceOptions({"HF_TOKEN": "own", "AWS_SESSION_TOKEN": "own"}, timeout_s=5.0)
+OWN = SourceOptions({"HF_TOKEN": "own", "AWS_SESSION_TOKEN": "own", "AWS_ROLE_ARN": "own"}, timeout_s=5.0)
 
 Object = Mapping[str, Any]
 World = Mapping[tuple[str, str], Object]
@@ -60,7 +60,8 @@ def by_account(data: Mapping[str, str | bytes], annotations: Mapping[str, str] |
 
 
 S3 = {"type": "s3", "access_key_id": "id", "secret_access_key": "key", "endpoint_url": "http://minio:9000"}
-S3_ENV = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_SESSION_TOKEN": "(removed)"}
+REMOVED = {"AWS_SESSION_TOKEN": "(removed)", "AWS_ROLE_ARN": "(removed)"}
+S3_ENV = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", **REMOVED}
 READER = Credentials(service_account="reader")
 ANNOTATION = "serving.kserve.io/"
 
@@ -151,6 +152,18 @@ def test_without_credentials_the_coordinators_own_are_used() -> None:
         ),
         pytest.param(
             READER,
+            by_account({".dockerconfigjson": '{"auths": {}}'}),
+            {"DOCKER_CONFIG_JSON": '{"auths": {}}'},
+            id="the login of a registry",
+        ),
+        pytest.param(
+            READER,
+            by_account({"AZ_CLIENT_ID": "c", "AZURE_STORAGE_ACCESS_KEY": "k", "AZ_SUBSCRIPTION_ID": "s"}),
+            {"AZ_CLIENT_ID": "c", "AZURE_STORAGE_ACCESS_KEY": "k"},
+            id="a login for Azure",
+        ),
+        pytest.param(
+            READER,
             by_account({"gcloud-application-credentials.json": '{"type": "service_account"}'}),
             {"STORAGE_OPTIONS": '{"token": {"type": "service_account"}}'},
             id="a Google key file",
@@ -187,7 +200,8 @@ def test_the_secrets_of_a_service_account_add_up_and_the_timeout_is_kept() -> No
         ("Secret", "two"): secret({"AWS_DEFAULT_REGION": "r"}),
     }
     loaded = load_options(READER, reading(world), namespace=NAMESPACE, own=OWN)
-    assert dict(loaded.env) == {"HF_TOKEN": "hf_1", "AWS_DEFAULT_REGION": "r", "AWS_SESSION_TOKEN": "own"}
+    own = {"AWS_SESSION_TOKEN": "own", "AWS_ROLE_ARN": "own"}
+    assert dict(loaded.env) == {"HF_TOKEN": "hf_1", "AWS_DEFAULT_REGION": "r"} | own
     assert loaded.timeout_s == OWN.timeout_s
 
 

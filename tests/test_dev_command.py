@@ -96,7 +96,7 @@ def test_once_exits_1_and_says_why_when_the_model_cannot_be_had(folder: Path) ->
     assert code == 1, err
     (cache,) = json.loads(out.splitlines()[-1])["caches"]
     assert cache["ready"] is False
-    assert cache["reason"] == "SourceError"
+    assert cache["reason"] == "SourceUnreachable"
     assert dev.left_running() == []
 
 

@@ -594,6 +594,27 @@ def test_a_failure_is_announced_with_its_reason_and_its_node() -> None:
     assert said(world) == [("DownloadFailed", "SourceNotFound: 1/2 nodes (n1): 404 for x")]
 
 
+def test_a_damaged_copy_is_resolved_again_and_announced_until_it_is_repaired() -> None:
+    cache, damage = a_cache(), "a.bin is missing"
+    world = a_cluster(cache).reporting("n1", a_report(cache))
+    world.settle()
+    assert world.plan().wants == {}
+    world.reporting("n1", a_report(cache, Phase.PENDING, damage=damage))
+    assert said(world) == [("Damaged", f"n1: {damage}; not repaired yet")]
+    assert world.plan().wants[cache.key].pinned_revision == "c0ffee"
+    world.reporting("n1", a_report(cache, repaired=damage, repaired_at=NOW))
+    assert story(world) == ["Recovered", "NodeDownloaded", "Ready"]
+
+
+def test_a_repair_that_was_over_before_anybody_looked_is_announced_on_its_node() -> None:
+    cache = a_cache()
+    world = a_cluster(cache).reporting("n1", a_report(cache))
+    world.settle()
+    world.reporting("n1", a_report(cache, repaired="a.bin is missing", repaired_at=NOW))
+    assert events(world.step()) == [("Repaired", "llama: a.bin is missing; it was fetched again")]
+    assert events(world.step()) == []
+
+
 def test_many_nodes_that_finish_together_share_one_event() -> None:
     cache = a_cache()
     world = a_cluster(cache, nodes=12)

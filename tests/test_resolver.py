@@ -166,6 +166,13 @@ def test_the_time_a_throttling_origin_names_is_honoured(world: World) -> None:
     assert world.want(want(), at=0, ends=1)[LLAMA].retry_at == 100
 
 
+def test_a_clock_that_is_set_back_does_not_stretch_a_wait(world: World) -> None:
+    world.answer = failing(SourceError("connection reset"))
+    world.want(want(), at=86_400, ends=1)
+    world.answer = lambda pinned: resolved()
+    assert world.want(want(), at=0, ends=1) == {LLAMA: Resolution(resolved())}
+
+
 def test_a_permanent_failure_is_not_asked_again_while_credentials_stay_the_same(world: World) -> None:
     world.answer = failing(SourceDenied("gated"))
     denied = Resolution(None, Failure("SourceDenied", "gated", retryable=False), retry_at=300, attempt=1)

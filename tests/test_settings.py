@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from actors.settings import AgentSettings
 from coordinator.logs import LogSettings
 from coordinator.settings import Settings, add_arguments, parse
 
@@ -121,3 +122,11 @@ def test_help_names_every_flag_once_and_the_environment(capsys: pytest.CaptureFi
     assert "$POD_NAMESPACE" in text
     assert "$RAY_ADDRESS" in text
     assert " -leader-elect" not in text
+
+
+def test_an_agent_is_told_by_its_environment_what_is_too_slow_and_where_it_may_be_sent() -> None:
+    env = {"LOCALMODEL_MIN_SPEED": "64Ki", "LOCALMODEL_PRIVATE_REDIRECTS": "1"}
+    fill = AgentSettings.from_env(env).fill
+    assert (fill.min_speed_bytes_per_s, fill.private_redirects) == (65536, True)
+    default = AgentSettings.from_env({}).fill
+    assert (default.min_speed_bytes_per_s, default.private_redirects) == (1024, False)

@@ -18,15 +18,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from email.utils import formatdate
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from huggingface_hub import close_session, constants
 
-from actors import hub
+from actors import hub, reach
+from actors.buckets import dialect_of, in_role
 from actors.errors import (
     SourceChanged,
     SourceDenied,
@@ -37,11 +39,14 @@ from actors.errors import (
 )
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved
 from actors.origin import expires_at, redact, retry_after_s, select, translate_status
-from actors.source import SourceOptions, _head, _s3_options, _translated, read_range, resolve
+from actors.reach import Reach
+from actors.source import SourceOptions, _translated, read_range, resolve
+from actors.transfer import RangeReader
 from coordinator.dev.faults import Fault
 from coordinator.dev.hub import Repository
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
+from tests.tls import Authority, TlsFront
 
 TOKEN = "hf_secret-token"
 SAMPLE_BYTES = 200_000
@@ -384,6 +389,10 @@ class Scripted:
         scripted = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
+
             def do_GET(self) -> None:
                 scripted.received[self.path] = dict(self.headers.items())
                 status, headers, body = scripted.answers[self.path]
@@ -475,6 +484,13 @@ def test_headers_for_a_host_are_sent_and_given_on_but_do_not_follow_a_redirect(w
     assert "Authorization" not in web.received["/moved"]
     assert web.received["/moved"]["Range"] == "bytes=0-0"
 
+    reader = RangeReader(stall_timeout_s=5)
+    for _ in range(2):  # by the redirect, and then by where it is remembered to lead
+        web.received.clear()
+        assert b"".join(map(bytes, reader.blocks(resolved.locations[0], {}, 7, 0, 7))) == b"weights"
+        assert "Authorization" not in web.received["/moved"]
+    reader.close()
+
 
 def test_a_url_that_expires_says_when(web: Scripted) -> None:
     path = "/model.bin?Expires=1795424400&Signature=abc"
@@ -496,7 +512,13 @@ def test_a_url_that_expires_says_when(web: Scripted) -> None:
             "web page",
             id="a page",
         ),
-        pytest.param("/m.bin", (302, {"Location": "/m.bin"}, b""), SourceError, "HTTP 302", id="going in circles"),
+        pytest.param(
+            "/m.bin", (302, {"Location": "/m.bin"}, b""), SourceNotFound, "in a circle", id="going in circles"
+        ),
+        pytest.param(
+            "/m.bin", (302, {"Location": "file:///etc/passwd"}, b""), SourceDenied, "only http", id="going to a file"
+        ),
+        pytest.param("/m.bin", (302, {"Location": "ftp://h/f"}, b""), SourceDenied, "only http", id="going to ftp"),
         pytest.param("/folder/", None, SourceUnsupported, "does not name a file", id="a folder"),
     ],
 )
@@ -508,6 +530,20 @@ def test_the_web_refuses(
     with pytest.raises(error, match=message) as caught:
         resolve(ModelSource(web.url + path), SourceOptions())
     assert type(caught.value) is error
+
+
+def test_a_redirect_to_a_less_public_address_is_refused_unless_allowed(
+    web: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "reach_of", lambda host: Reach.INTERNET if host == "127.0.0.1" else Reach.HOST)
+    web.answers["/m.bin"] = (302, {"Location": f"http://127.0.0.2:{web.port}/secret"}, b"")
+    with pytest.raises(SourceDenied, match="less public") as caught:
+        resolve(ModelSource(f"{web.url}/m.bin"), SourceOptions())
+    assert caught.value.reason == "RedirectRefused"
+    web.answers["/m.bin"] = (302, {"Location": f"http://localhost:{web.port}/mirror", "Content-Length": "0"}, b"")
+    web.answers["/mirror"] = (200, ORDINARY, b"weights")
+    allowed = SourceOptions({"LOCALMODEL_PRIVATE_REDIRECTS": "1"})
+    assert resolve(ModelSource(f"{web.url}/m.bin"), allowed).manifest.total_bytes == 7
 
 
 def test_a_password_in_the_url_is_refused_and_not_shown() -> None:
@@ -546,6 +582,9 @@ def test_one_file_is_a_model_too(sample: Path, tmp_path: Path) -> None:
         pytest.param("file:///no/such/folder", SourceNotFound, "does not exist", id="no such folder"),
         pytest.param("foo://bucket/model", SourceUnsupported, "no reader for foo://", id="unknown scheme"),
         pytest.param("gs://bucket/model", SourceUnsupported, r"localmodel\[gcs\]", id="a package is missing"),
+        pytest.param("az://bucket/model", SourceUnsupported, r"localmodel\[azure\]", id="so is this"),
+        pytest.param("oci://registry", SourceUnsupported, "oci://registry/name", id="no image"),
+        pytest.param("pvc://claim/model", SourceUnsupported, "no reader for pvc://", id="a volume"),
         pytest.param("/models/llama", SourceUnsupported, "has no scheme", id="a bare path"),
         pytest.param("simplecache::s3://bucket/model", SourceUnsupported, "has no scheme", id="chained filesystems"),
         pytest.param("hf://", SourceUnsupported, "has no scheme", id="nothing behind the scheme"),
@@ -600,38 +639,98 @@ def test_a_range_is_exact_or_an_error(tmp_path: Path) -> None:
 
 # Buckets
 
-MD5 = hashlib.md5(b"weights").hexdigest()
+
+class Bucket(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A store that lists whatever begins like the prefix, as object stores do, and cannot sign."""
+
+    protocol = ("gs", "abfs")
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.partition("://")[2] or path
+
+    def find(self, path: str, detail: bool = False, **kwargs: Any) -> Any:
+        found = {name: len(content) for name, content in self.objects.items() if name.startswith(path)}
+        return {name: {"name": name, "size": size, "type": "file"} for name, size in found.items()}
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
+        return self.objects[path][start:end]
 
 
-@pytest.mark.parametrize(
-    ("head", "digest"),
-    [
-        pytest.param({"ETag": f'"{MD5}"'}, f"md5:{MD5}", id="a plain object"),
-        pytest.param({"ETag": f'"{MD5}"', "ServerSideEncryption": "AES256"}, f"md5:{MD5}", id="encrypted by S3"),
-        pytest.param({"ETag": f'"{MD5}"', "ServerSideEncryption": "aws:kms"}, None, id="encrypted by KMS"),
-        pytest.param({"ETag": f'"{MD5}"', "SSECustomerAlgorithm": "AES256"}, None, id="encrypted by the customer"),
-        pytest.param({"ETag": f'"{MD5}-12"'}, None, id="uploaded in parts"),
-        pytest.param(
-            {"ETag": f'"{MD5}"', "ChecksumSHA256": base64.b64encode(SHA256).decode()},
-            f"sha256:{SHA256.hex()}",
-            id="with sha256",
-        ),
-        pytest.param(
-            {"ETag": f'"{MD5}-2"', "ChecksumSHA256": base64.b64encode(SHA256).decode() + "-2"},
-            None,
-            id="sha256 of parts",
-        ),
-    ],
-)
-def test_what_s3_knows_of_an_objects_digest(head: dict[str, str], digest: str | None) -> None:
-    class Client:
-        def call_s3(self, method: str, **arguments: str) -> dict[str, Any]:
-            asked = {"Bucket": "bucket", "Key": "a/b.bin", "ChecksumMode": "ENABLED"}
-            assert (method, arguments) == ("head_object", asked)
-            return {"ContentLength": 7, **head}
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    """What is in the bucket of `gs://` and `abfs://`; nothing of it is public."""
+    for protocol in Bucket.protocol:
+        monkeypatch.setitem(import_module("fsspec.registry")._registry, protocol, Bucket)
+    Bucket.objects = {"b/model/a.bin": b"abc", "b/model/c/d.bin": b"", "b/model2/evil": b"x", "b/model.old": b"y"}
+    monkeypatch.setattr("actors.web.is_public", lambda url, options: False)
+    return Bucket.objects
 
-    found = _head(Client(), "bucket/a/b.bin")
-    assert (found.size, found.digest) == (7, digest)
+
+@pytest.mark.parametrize("uri", ["gs://b/model", "gs://b/model/", "abfs://b/model"])
+def test_a_prefix_is_a_folder_whatever_the_store_thinks(bucket: dict[str, bytes], uri: str) -> None:
+    resolved = resolve(ModelSource(uri), SourceOptions())
+    assert contents(resolved) == {"a.bin": b"abc", "c/d.bin": b""}
+
+
+def test_a_public_bucket_of_google_becomes_plain_urls(
+    bucket: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket["b/model/with space#.bin"] = b"z"
+    monkeypatch.setattr("actors.web.is_public", lambda url, options: url.endswith("/b/model/a.bin"))
+    resolved = resolve(ModelSource("gs://b/model"), SourceOptions())
+    assert [location.url for location in resolved.locations] == [
+        "https://storage.googleapis.com/b/model/a.bin",
+        "https://storage.googleapis.com/b/model/c/d.bin",
+        "https://storage.googleapis.com/b/model/with%20space%23.bin",
+    ]
+    assert (resolved.expires_at, resolved.storage_options) == (None, {})
+
+
+def test_a_container_in_azure_is_listed_where_no_file_is(
+    bucket: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(source: ModelSource, options: SourceOptions) -> Resolved:
+        raise SourceNotFound("HTTP 404")
+
+    uri = "https://acct.blob.core.windows.net/b/model"
+    monkeypatch.setattr("actors.web.resolve_file", absent)
+    assert contents(resolve(ModelSource(uri), SourceOptions())) == {"a.bin": b"abc", "c/d.bin": b""}
+
+    def unreachable(source: ModelSource, options: SourceOptions) -> Resolved:
+        raise SourceError("HTTP 500")
+
+    monkeypatch.setattr("actors.web.resolve_file", unreachable)
+    with pytest.raises(SourceError, match="HTTP 500"):
+        resolve(ModelSource(uri), SourceOptions())
+
+
+STS = """<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
+<AccessKeyId>ROLEKEY</AccessKeyId><SecretAccessKey>rolesecret</SecretAccessKey><SessionToken>roletoken</SessionToken>
+<Expiration>2030-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"""
+KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
+ROLE = {"AWS_ROLE_ARN": "arn:aws:iam::1:role/reader"}
+
+
+def test_a_role_is_assumed_with_the_keys(web: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", web.url)
+    web.answers["/"] = (200, {"Content-Type": "text/xml", "Content-Length": str(len(STS))}, STS.encode())
+    options = dialect_of("s3://b/m", SourceOptions(KEYS | ROLE)).storage_options
+    assert (options["key"], options["secret"], options["token"]) == ("ROLEKEY", "rolesecret", "roletoken")
+    assert "Credential=id/" in web.received["/"]["Authorization"]
+
+
+def test_a_role_that_is_refused_is_named(web: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", web.url)
+    body = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
+    web.answers["/"] = (403, {"Content-Length": str(len(body))}, body)
+    with pytest.raises(SourceDenied, match=r"role/reader cannot be assumed: .*AccessDenied"):
+        resolve(ModelSource("s3://b/m"), SourceOptions(KEYS | ROLE))
+
+
+def test_without_keys_a_role_is_left_to_boto_and_its_token_file() -> None:
+    assert in_role(SourceOptions(ROLE)).env == ROLE
 
 
 @pytest.mark.parametrize(
@@ -640,6 +739,8 @@ def test_what_s3_knows_of_an_objects_digest(head: dict[str, str], digest: str | 
         pytest.param(OSError(errno.EBUSY, "SlowDown"), SourceThrottled, id="S3's SlowDown and 503"),
         pytest.param(OSError(errno.EINVAL, "InvalidRange"), SourceChanged, id="S3's InvalidRange"),
         pytest.param(PermissionError("AccessDenied"), SourceDenied, id="a refusal"),
+        pytest.param(OSError("Forbidden: b/m\nno storage.objects.list"), SourceDenied, id="Google's refusal"),
+        pytest.param(type("ClientAuthenticationError", (Exception,), {})("x"), SourceDenied, id="Azure's refusal"),
         pytest.param(FileNotFoundError("NoSuchKey"), SourceNotFound, id="an absence"),
         pytest.param(TimeoutError(), SourceError, id="silence"),
         pytest.param(RuntimeError("whatever"), SourceError, id="anything else"),
@@ -651,37 +752,6 @@ def test_what_a_filesystem_raises_means(raised: Exception, error: type[SourceErr
         raise raised
     assert type(caught.value) is error
     assert "s3cret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("env", "expected"),
-    [
-        pytest.param(
-            {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", "AWS_SESSION_TOKEN": "token"},
-            {"anon": False, "key": "id", "secret": "key", "token": "token"},
-            id="keys",
-        ),
-        pytest.param({"awsAnonymousCredential": "True"}, {"anon": True}, id="anonymous"),
-        pytest.param(
-            {"AWS_ENDPOINT_URL": "http://minio:9000"}, {"endpoint_url": "http://minio:9000"}, id="an endpoint"
-        ),
-        pytest.param({"AWS_DEFAULT_REGION": "eu-1"}, {"client_kwargs": {"region_name": "eu-1"}}, id="a region"),
-        pytest.param({"AWS_CA_BUNDLE": "/ca.pem"}, {"client_kwargs": {"verify": "/ca.pem"}}, id="a CA bundle"),
-        pytest.param(
-            {"AWS_CA_BUNDLE": "/ca.pem", "S3_VERIFY_SSL": "0"}, {"client_kwargs": {"verify": False}}, id="no checks"
-        ),
-    ],
-)
-def test_kserves_names_become_what_s3fs_calls_them(env: dict[str, str], expected: dict[str, object]) -> None:
-    assert _s3_options(SourceOptions(env)).items() >= expected.items()
-
-
-@pytest.mark.parametrize(
-    ("env", "style"),
-    [({}, "auto"), ({"S3_USER_VIRTUAL_BUCKET": "1"}, "virtual"), ({"S3_USER_VIRTUAL_BUCKET": "0"}, "auto")],
-)
-def test_buckets_in_host_names_are_a_wish(env: dict[str, str], style: str) -> None:
-    assert _s3_options(SourceOptions(env))["config_kwargs"]["s3"] == {"addressing_style": style}
 
 
 KEY, SECRET = "localmodelkey", "localmodelsecret"
@@ -733,6 +803,40 @@ def test_a_prefix_is_exactly_a_folder_and_becomes_signed_urls(s3_env: dict[str, 
     assert resolved.expires_at is not None
     assert before + 3500 < resolved.expires_at < before + 3700
     assert (SECRET in repr(resolved), resolved.storage_options) == (False, {})
+
+
+@pytest.mark.e2e
+def test_names_of_every_kind_are_read_from_a_bucket(tmp_path: Path) -> None:
+    files = {"w ü#1?%20+&.bin": b"odd" * 1000, "a/b c/$x=y;'!~.json": b"{}", "a/empty": b""}
+    for name, content in files.items():
+        (tmp_path / "bucket" / "m" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "bucket" / "m" / name).write_bytes(content)
+    with s3_server(tmp_path, "--auth-key", f"{KEY},{SECRET}") as endpoint:
+        env = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+        resolved = resolve(ModelSource("s3://bucket/m"), SourceOptions(env | {"AWS_DEFAULT_REGION": "us-east-1"}))
+        reader = RangeReader(stall_timeout_s=5)
+        read = {
+            file.path: b"".join(map(bytes, reader.blocks(location, {}, file.size, 0, file.size)))
+            for file, location in zip(resolved.manifest.files, resolved.locations, strict=True)
+            if file.size
+        }
+        reader.close()
+    assert read | {"a/empty": b""} == files
+
+
+@pytest.mark.e2e
+def test_a_bucket_behind_a_private_authority_is_read_with_its_bundle(
+    buckets: Path, sample: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    env = {"awsAnonymousCredential": "True", "AWS_DEFAULT_REGION": "us-east-1"}
+    with s3_server(buckets) as endpoint, TlsFront(endpoint, authority.good()) as front:
+        env |= {"AWS_ENDPOINT_URL": front.url}
+        with pytest.raises(SourceError, match=r"(?i)certificate"):
+            resolve(ModelSource("s3://bucket/models/sample"), SourceOptions(env))
+        trusting = SourceOptions(env | {"AWS_CA_BUNDLE": str(authority.file)})
+        resolved = resolve(ModelSource("s3://bucket/models/sample"), trusting)
+        assert contents(resolved) == files_below(sample)
 
 
 @pytest.mark.e2e

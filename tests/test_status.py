@@ -348,6 +348,58 @@ def test_a_model_that_does_not_fit_waits_with_its_reason() -> None:
     assert node_status(world, "n1")["models"][0]["reason"] == "InsufficientStorage"
 
 
+DAMAGE = "a.bin differs within bytes 0-15"
+
+
+@pytest.mark.parametrize(
+    ("phase", "failure", "words", "message"),
+    [
+        (Phase.PENDING, None, ("NodeDownloadError", "Damaged"), f"{DAMAGE}; not repaired yet"),
+        (Phase.FAILED, RESET, ("NodeDownloadError", "Damaged"), f"{DAMAGE}; not repaired yet: connection reset"),
+        (Phase.DOWNLOADING, None, ("NodeDownloading", "Downloading"), f"{DAMAGE}; being repaired"),
+        (Phase.VERIFYING, RESET, ("NodeDownloading", "Verifying"), f"{DAMAGE}; being repaired: connection reset"),
+    ],
+)
+def test_a_damaged_copy_is_out_of_service_and_says_which_file_until_it_is_repaired(
+    phase: Phase, failure: Failure | None, words: tuple[str, str], message: str
+) -> None:
+    cache = a_cache()
+    report = a_report(cache, phase, done=GIB - 16, failure=failure, damage=DAMAGE)
+    world = a_cluster(cache).reporting("n1", report)
+    status = status_of(world, cache)
+    detail = node_status(world, "n1")["models"][0]
+    assert (status["nodeStatus"]["n1"], detail["phase"]) == words
+    assert (detail["reason"], detail["message"]) == ("Damaged", message)
+    for kind, value in (("Ready", "False"), ("Degraded", "True")):
+        assert condition(status, kind) == (value, "Damaged", f"n1: {message}")
+    assert condition(status, "Progressing")[0] == "True"
+    assert not status["copies"].get("available")
+
+
+def test_a_source_that_cannot_be_resolved_holds_up_a_repair_and_is_named() -> None:
+    cache = a_cache()
+    world = a_cluster(cache).reporting("n1", a_report(cache, Phase.PENDING, damage=DAMAGE))
+    status = status_of(world.unresolved(cache, RESET, retry_at=NOW + 5), cache)
+    message = f"n1: {DAMAGE}; not repaired yet: connection reset; next try 2023-11-14T22:13:25Z"
+    assert condition(status, "Ready") == ("False", "Damaged", message)
+
+
+def test_a_node_shows_when_a_copy_was_last_read_and_what_was_repaired() -> None:
+    cache = a_cache()
+    report = a_report(cache, verified={"sha256": 3}, verified_at=NOW, repaired=DAMAGE, repaired_at=NOW - 60)
+    world = a_cluster(cache).reporting("n1", report)
+    world.settle()
+    detail = node_status(world, "n1")["models"][0]
+    shown = {name: detail[name] for name in ("phase", "verified", "verifiedAt", "repaired", "repairedAt")}
+    assert shown == {
+        "phase": "Ready",
+        "verified": {"sha256": 3},
+        "verifiedAt": "2023-11-14T22:13:20Z",
+        "repaired": DAMAGE,
+        "repairedAt": "2023-11-14T22:12:20Z",
+    }
+
+
 def test_a_model_that_waits_for_a_broken_root_says_so() -> None:
     cache = a_cache()
     broken = RootReport("/models", failure=Failure("PathMismatch", "the agent sees another disk"))
@@ -399,3 +451,17 @@ def test_a_group_shows_what_is_used_and_what_is_left_for_models() -> None:
     world.reporting("n2", a_report(cache), roots=(RootReport("/models", 3 * GIB, GIB, 0), RootReport("/other", 1)))
     world.settle()
     assert group.json["status"] == {"used": "2Gi", "available": "8Gi"}
+
+
+def test_what_an_archive_holds_is_the_size_and_not_the_archive() -> None:
+    cache = a_cache("iris", "https://h/iris.tar.gz")
+    world = a_cluster(cache, 2).resolved(cache, GIB, names=("iris.tar.gz",))
+    filling = a_report(cache, Phase.DOWNLOADING, total=GIB, done=GIB // 2)
+    status = status_of(world.reporting("n1", filling), cache)
+    assert (status["selection"], status["progress"]) == (cache.source.selection, "25%")
+
+    for node in ("n1", "n2"):
+        world.reporting(node, a_report(cache, total=3 * GIB))
+    status = status_of(world, cache)
+    assert (status["bytes"]["total"], status["bytes"]["cached"]) == (3 * GIB, 6 * GIB)
+    assert status["progress"] == "100%"

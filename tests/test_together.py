@@ -25,8 +25,8 @@ from coordinator.dev.agentprocess import AgentProcess
 from coordinator.dev.faults import Fault
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
+from tests.nodes import same_bytes
 from tests.peers import MIB, OWNER, Peer, a_company, all_ready, running, wants
-from tests.test_agent import same_bytes
 from tests.waiting import eventually
 
 SAMPLE_BYTES = 16 * MIB

@@ -137,7 +137,8 @@ class Handler(BaseHTTPRequestHandler):
             fault = self.site.faults.take(self.command, url.path) or Fault()
             self.site.closing.wait(fault.latency_s)
             if fault.status is not None:
-                headers = {} if fault.retry_after is None else {"Retry-After": fault.retry_after}
+                known = {"Retry-After": fault.retry_after, "Location": fault.location}
+                headers = {name: value for name, value in known.items() if value is not None}
                 raise _Answer(fault.status, {"error": "a fault was asked for"}, headers)
             self._send_file(self._find(unquote(url.path)), fault)
         except _Answer as answer:
@@ -256,17 +257,18 @@ class Handler(BaseHTTPRequestHandler):
         length = max(stop - start - fault.truncate_bytes, 0)
         self.send_response(206 if partial else 200)
         if partial:
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{body.size}")
+            self.send_header("Content-Range", fault.content_range or f"bytes {start}-{stop - 1}/{body.size}")
         for name, value in {**body.headers, "ETag": etag, "Accept-Ranges": "bytes"}.items():
             self.send_header(name, value)
         self.send_header("Content-Type", "application/octet-stream")
-        self.send_header("Content-Length", str(length))
+        self.send_header("Content-Length", str(length + fault.extra_bytes))
         self.end_headers()
         if self.command == "HEAD":
             return
         self.site.counts.file(body.name, requests=1)
         with body.path.open("rb") as file:
             self._send_bytes(body.name, file.fileno(), start, start + length, fault)
+        self.wfile.write(bytes(fault.extra_bytes))
 
     def _range(self, body: _Body, etag: str) -> tuple[int, int, bool]:
         """`[start, stop)` of the request, and whether it asked for a part. Several ranges get the whole."""
@@ -284,7 +286,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send_bytes(self, name: str, file: int, start: int, stop: int, fault: Fault) -> None:
         """Hand `[start, stop)` to the socket, as fast as the rate allows and as well as `fault` lets us."""
-        position, rate = start, self.site.rate_bytes_per_s
+        position, rate = start, fault.trickle_bytes_per_s or self.site.rate_bytes_per_s
         marks: dict[int, Callable[[], None]] = {}
         if fault.stall_after_bytes is not None:
             marks[start + fault.stall_after_bytes] = lambda: self._stall(fault.stall_s)

@@ -27,17 +27,25 @@ class Fault:
     status: int | None = None
     """Answer this instead; with `retry_after`, that header (seconds or an HTTP-date)."""
     retry_after: str | None = None
+    location: str | None = None
+    """With a redirect as `status`: where to."""
     etag: str | None = None
     """Send this ETag instead of the true one."""
+    content_range: str | None = None
+    """Send this Content-Range instead of the true one."""
     corrupt_bytes: int = 0
     """Flip this many bytes at the start of the body; its length stays right."""
     truncate_bytes: int = 0
     """Send, and declare in Content-Length, this many bytes less than were asked for."""
+    extra_bytes: int = 0
+    """Send, and declare in Content-Length, this many bytes more than were asked for."""
     drop_after_bytes: int | None = None
     """Close the connection after this much of the body, short of the declared Content-Length."""
     stall_after_bytes: int | None = None
     """Send nothing for `stall_s` after this much of the body, then go on."""
     stall_s: float = 3600.0
+    trickle_bytes_per_s: float | None = None
+    """Send the body this slowly, in the smallest pieces."""
 
 
 class Faults:

@@ -1,0 +1,225 @@
+"""What object stores call things: KServe's names become their options, and what they know of an object.
+
+    s3:// s3a://                           keys, endpoint, region, CA, anonymous, role; a digest by HEAD of each object
+    gs:// gcs://                           a key file; md5 from the listing
+    az:// abfs:// abfss://                 an account key, or a service principal; Content-MD5 and ETag from the listing
+    https://ACCOUNT.blob.core.windows.net  the same: KServe's form of it
+    hdfs://                                WebHDFS, as in KServe
+    anything else                          as fsspec knows it, with STORAGE_OPTIONS
+
+Knows no filesystem library: what is asked of one comes in as an argument.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+from actors.errors import SourceDenied, SourceError
+from actors.manifest import Digest
+from actors.origin import SourceOptions
+
+ROLE_SESSION_S = 3600
+
+_AZURE = re.compile(r"https://(([^/.]+)\.(?:blob\.core\.windows\.net|z\d+\.blob\.storage\.azure\.net))/([^?#]+)")
+_AZURE_NAMES = {
+    "account_name": ("AZURE_STORAGE_ACCOUNT_NAME",),
+    "account_key": ("AZURE_STORAGE_ACCESS_KEY",),
+    "client_id": ("AZURE_CLIENT_ID", "AZ_CLIENT_ID"),
+    "client_secret": ("AZURE_CLIENT_SECRET", "AZ_CLIENT_SECRET"),
+    "tenant_id": ("AZURE_TENANT_ID", "AZ_TENANT_ID"),
+}
+_UNKNOWN_TO_THE_STORE = frozenset({errno.EINVAL, errno.EPERM, errno.ENOSYS})  # s3fs's for 400, 405 and 501
+_ETAG = re.compile(r'"?([0-9a-f]{32})(?:-(\d+))?"?')
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a URI is opened. `public` is the URL of a name (`bucket/key`) for anybody, if the object is public."""
+
+    url: str
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    signable: bool = True
+    public: Callable[[str], str] | None = None
+
+
+def dialect_of(uri: str, options: SourceOptions) -> Dialect:
+    """Raises SourceDenied for options that cannot be understood."""
+    scheme, _, rest = uri.partition("://")
+    match scheme:
+        case "s3" | "s3a":
+            s3 = s3_options(in_role(options))
+            # Agents do not share our trust store: what needs a special one is read with s3fs there, too.
+            return Dialect(uri, s3, signable="verify" not in s3["client_kwargs"])
+        case "gs" | "gcs":
+            return Dialect(uri, options.mapping("STORAGE_OPTIONS"), public=_public("https://storage.googleapis.com"))
+        case "az" | "abfs" | "abfss":
+            azure = azure_options(options)
+            account = azure.get("account_name")
+            public = _public(f"https://{account}.blob.core.windows.net") if account else None
+            return Dialect(uri, azure, public=public)
+        case "https" if match := _AZURE.fullmatch(uri):
+            host, account, path = match.groups()
+            return Dialect(
+                f"abfs://{path}", azure_options(options) | {"account_name": account}, public=_public(f"https://{host}")
+            )
+        case "hdfs":
+            return Dialect(f"webhdfs://{rest}", options.mapping("STORAGE_OPTIONS"))
+    return Dialect(uri, options.mapping("STORAGE_OPTIONS"))
+
+
+def in_azure(uri: str) -> bool:
+    """Whether an https URL is KServe's form of a container in Azure, or of something in one; none with a signature."""
+    return _AZURE.fullmatch(uri) is not None
+
+
+def _public(base: str) -> Callable[[str], str]:
+    return lambda name: f"{base}/{quote(name)}"
+
+
+def described(info: Mapping[str, Any]) -> tuple[Digest | None, str | None]:
+    """The digest and the ETag that a listing gives of an object, of those that hold for its bytes over HTTP, too.
+
+    Google: `md5Hash`, which composite objects lack. Azure: the Content-MD5 that the uploader gave, and the ETag.
+    """
+    md5, etag = info.get("md5Hash"), info.get("etag")
+    if isinstance(md5, str):
+        md5 = base64.b64decode(md5)
+    elif (settings := info.get("content_settings")) is not None:
+        md5 = settings.get("content_md5")
+    digest = Digest(f"md5:{bytes(md5).hex()}") if md5 else None
+    return digest, etag if isinstance(etag, str) and etag.startswith('"') else None
+
+
+# --- Azure ---
+
+
+def azure_options(options: SourceOptions) -> dict[str, Any]:
+    """What KServe's environment names mean to adlfs; anonymous when there is nothing, as there."""
+    found: dict[str, Any] = {}
+    for argument, names in _AZURE_NAMES.items():
+        value = next(filter(None, map(options.get, names)), None)
+        if value is not None:
+            found[argument] = value
+    found |= options.mapping("STORAGE_OPTIONS")
+    return found if found.keys() - {"account_name"} else found | {"anon": True}
+
+
+# --- S3 ---
+
+
+def s3_options(options: SourceOptions) -> dict[str, Any]:
+    """What KServe's environment names mean to `S3FileSystem`; plain values, as they may be sent to agents."""
+    verify: bool | str | None = options.get("AWS_CA_BUNDLE")
+    if not options.flag("S3_VERIFY_SSL", default=True):
+        verify = False
+    style = "virtual" if options.flag("S3_USER_VIRTUAL_BUCKET") else "auto"
+    anonymous = options.flag("awsAnonymousCredential")
+    client = {"region_name": options.get("AWS_DEFAULT_REGION"), "verify": verify}
+    config = {
+        "s3": {"addressing_style": style},
+        "connect_timeout": options.timeout_s,
+        "read_timeout": options.timeout_s,
+        "retries": {"total_max_attempts": 1},  # s3fs repeats what it should, and the caller has a patience of its own
+    }
+    return {
+        "anon": anonymous,
+        "key": options.get("AWS_ACCESS_KEY_ID"),
+        "secret": options.get("AWS_SECRET_ACCESS_KEY"),
+        "token": options.get("AWS_SESSION_TOKEN"),
+        "endpoint_url": options.get("AWS_ENDPOINT_URL"),
+        "client_kwargs": {name: value for name, value in client.items() if value is not None},
+        "config_kwargs": config if anonymous else {**config, "signature_version": "s3v4"},
+    }
+
+
+def in_role(options: SourceOptions) -> SourceOptions:
+    """The same with the keys of the role that they name, if they name one; good for an hour. Asks AWS's STS.
+
+    Only for keys that are given: without, boto assumes what the environment of the process names by itself.
+    """
+    role, key = options.get("AWS_ROLE_ARN"), options.get("AWS_ACCESS_KEY_ID")
+    if role is None or key is None:
+        return options
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.session import Session
+
+    sts = Session().create_client(
+        "sts",
+        region_name=options.get("AWS_DEFAULT_REGION") or "us-east-1",
+        aws_access_key_id=key,
+        aws_secret_access_key=options.get("AWS_SECRET_ACCESS_KEY"),
+        aws_session_token=options.get("AWS_SESSION_TOKEN"),
+        config=Config(connect_timeout=options.timeout_s, read_timeout=options.timeout_s),
+    )
+    try:
+        answer = sts.assume_role(RoleArn=role, RoleSessionName="localmodel", DurationSeconds=ROLE_SESSION_S)
+    except ClientError as error:
+        raise SourceDenied(f"the role {role} cannot be assumed: {error}") from error
+    except BotoCoreError as error:
+        raise SourceError(f"the role {role} cannot be assumed: {error}") from error
+    finally:
+        sts.close()
+    found = answer["Credentials"]
+    keys = {"AWS_ACCESS_KEY_ID": "AccessKeyId", "AWS_SECRET_ACCESS_KEY": "SecretAccessKey"}
+    renamed = {name: str(found[field]) for name, field in {**keys, "AWS_SESSION_TOKEN": "SessionToken"}.items()}
+    return replace(options, env={**options.env, **renamed})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    size: int
+    etag: str
+    digest: Digest | None
+
+
+def s3_head(filesystem: Any, name: str) -> Head:
+    """What S3 says of one object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
+
+    A sha256 if the object was uploaded with one. The ETag is an MD5 of objects that were uploaded in one part, and an
+    MD5 of the parts' MD5s of others, unless they are encrypted with a key of the customer's or of KMS.
+    """
+    bucket, _, key = name.partition("/")
+
+    def head(**more: object) -> Mapping[str, Any]:
+        answer: Mapping[str, Any] = filesystem.call_s3("head_object", Bucket=bucket, Key=key, **more)
+        return answer
+
+    answer = head(ChecksumMode="ENABLED")
+    size, sha256, etag = int(answer["ContentLength"]), answer.get("ChecksumSHA256", ""), answer["ETag"]
+    digest = None
+    if sha256 and "-" not in sha256:  # with one it is a checksum of the parts' checksums
+        digest = Digest("sha256:" + base64.b64decode(sha256).hex())
+    elif answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer:
+        match = _ETAG.fullmatch(etag)
+        if match and match[2] is None:
+            digest = Digest(f"md5:{match[1]}")
+        elif match and (part := _part_bytes(head, etag, size, int(match[2]))) is not None:
+            digest = Digest(f"md5-{part}:{match[1]}-{match[2]}")
+    return Head(size, etag, digest)
+
+
+def _part_bytes(head: Callable[..., Mapping[str, Any]], etag: str, size: int, count: int) -> int | None:
+    """How large the parts were that an object was uploaded in, all but the last; None if they were not of one size.
+
+    Asked of the first and of the one in the middle: if those are of one size, and it fits, all are.
+    """
+    sizes = set()
+    for number in {1, max(count // 2, 1)}:
+        try:
+            answer = head(PartNumber=number)
+        except OSError as error:
+            if error.errno in _UNKNOWN_TO_THE_STORE:
+                return None
+            raise
+        if answer["ETag"] != etag or (count > 1 and int(answer["ContentLength"]) == size):
+            return None  # a store that does not know parts answers for the whole
+        sizes.add(int(answer["ContentLength"]))
+    part = sizes.pop()
+    return part if not sizes and part > 0 and -(-size // part) == count else None

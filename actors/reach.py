@@ -1,0 +1,74 @@
+"""Where a redirect may lead: nowhere that is less public than where it came from.
+
+    INTERNET ──► NETWORK ──► HOST       against the arrows: allowed; along them: refused
+
+An origin on the internet must not be able to make a node read what only its own network or the node itself can see: a
+metadata service, a kubelet, an admin page. A mirror in the cluster may send us anywhere but to the node. Asked of the
+address that a connection has come to, so that a name cannot say one thing when it is checked and another when it is
+used. Behind a proxy that address is the proxy's; then only what the name itself gives away is refused.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from enum import IntEnum
+from urllib.parse import urlsplit
+
+from actors.errors import SourceDenied
+from actors.origin import PRIVATE_REDIRECTS, redact
+
+
+class Reach(IntEnum):
+    """Who can see an address: this machine (and what is plugged into it), its network, everybody."""
+
+    HOST = 0
+    NETWORK = 1
+    INTERNET = 2
+
+
+def reach_of(host: str) -> Reach:
+    """Of an address, or of a name; a name that gives nothing away counts as INTERNET."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return Reach.HOST if host == "localhost" or host.endswith(".localhost") else Reach.INTERNET
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    if address.is_loopback or address.is_link_local or address.is_unspecified:
+        return Reach.HOST
+    return Reach.INTERNET if address.is_global and not address.is_multicast else Reach.NETWORK
+
+
+def reach_of_url(url: str) -> Reach:
+    """Of its host, asked by name before there is a connection. A name that does not resolve gives nothing away."""
+    host = urlsplit(url).hostname or ""
+    try:
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except (OSError, ValueError):
+        addresses = set()
+    return min(map(reach_of, {host, *addresses}))
+
+
+def check_target(url: str, target: str) -> None:
+    """Returns if `url` may redirect to `target` as far as the URLs tell. Raises SourceDenied."""
+    before, after = urlsplit(url).scheme, urlsplit(target).scheme
+    if after not in ("http", "https"):
+        raise refused(url, target, "only http and https are followed")
+    if before == "https" and after != "https":
+        raise refused(url, target, "https is not given up")
+
+
+def check_link(url: str, target: str, *, private: bool) -> None:
+    """As `check_target`, and its host must be no less public, going by the names, unless `private` may be."""
+    check_target(url, target)
+    if not private and reach_of_url(target) < reach_of_url(url):
+        raise inwards(url, target)
+
+
+def inwards(url: str, target: str) -> SourceDenied:
+    return refused(url, target, f"it is less public than where it comes from ({PRIVATE_REDIRECTS}=1 allows that)")
+
+
+def refused(url: str, target: str, why: str) -> SourceDenied:
+    return SourceDenied(f"{redact(url)} redirects to {redact(target)}, refused: {why}", reason="RedirectRefused")

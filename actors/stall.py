@@ -1,0 +1,65 @@
+"""An answer that must keep coming: who sends a byte now and then is as stalled as who sends none.
+
+A socket's timeout only bounds the wait for the next byte. A server that trickles never meets it, and a reader that
+wants a block waits for hours. So the waiting is added up where it happens, below the buffer, heads and bodies alike;
+the time that we ourselves take for what has come is not held against the server.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPResponse
+
+
+@dataclass(frozen=True, slots=True)
+class MinSpeed:
+    """At least `bytes_per_s`, measured over every `window_s` of waiting. 0: any speed will do."""
+
+    bytes_per_s: float
+    window_s: float
+
+
+class TooSlow(TimeoutError):
+    """What came in a window was too little. The message says how much."""
+
+
+class WatchedResponse(HTTPResponse):
+    """An HTTPResponse that raises TooSlow from whatever reads of it."""
+
+    def __init__(self, sock: socket.socket, *args: object, least: MinSpeed, **kwargs: object) -> None:
+        super().__init__(sock, *args, **kwargs)  # type: ignore[arg-type]  # passed on as http.client gives them
+        self.fp = io.BufferedReader(_WatchedSocket(self.fp.detach(), least))
+
+
+class _WatchedSocket(io.RawIOBase):
+    def __init__(self, raw: io.RawIOBase, least: MinSpeed, clock: Callable[[], float] = time.monotonic) -> None:
+        self._raw = raw
+        self._least = least
+        self._clock = clock
+        self._waited_s = -1.0  # the wait for the first byte is the timeout's to bound
+        self._came = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]  # as BufferedReader calls it
+        began = self._clock()
+        count: int | None = self._raw.readinto(buffer)
+        if self._waited_s < 0:
+            self._waited_s = 0.0
+            return count
+        self._waited_s += self._clock() - began
+        self._came += count or 0
+        if self._waited_s >= self._least.window_s:
+            if count and self._came < self._least.bytes_per_s * self._waited_s:
+                raise TooSlow(f"sent {self._came} bytes in {self._waited_s:.1f} s")
+            self._waited_s, self._came = 0.0, 0
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
