@@ -91,3 +91,22 @@ def plan_chunks(
                 end = min(stop, (position // chunk_bytes + 1) * chunk_bytes)
                 yield Chunk(index, position, end)
                 position = end
+
+
+class Grid:
+    """The chunks of a whole model, numbered in file order: what nodes that fill it together name them by."""
+
+    def __init__(self, files: Sequence[ManifestFile], chunk_bytes: int) -> None:
+        self.chunks = tuple(plan_chunks(files, chunk_bytes))
+        self._first: dict[int, int] = {}
+        self._after: dict[int, int] = {}
+        for number, chunk in enumerate(self.chunks):
+            self._first.setdefault(chunk.file, number)
+            self._after[chunk.file] = number + 1
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def of_file(self, index: int) -> range:
+        """The numbers of a file's chunks. An empty file has none."""
+        return range(self._first.get(index, 0), self._after.get(index, 0))

@@ -8,9 +8,11 @@ A lost message is repaired by the next one. Times are epoch seconds, sizes are b
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import NewType
 
 from actors.errors import Failure
@@ -46,12 +48,57 @@ class DesiredRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One node in one fill. `address` is of its peer port, `host:port`; the decisions do not look at it.
+
+    `owns` is False for a node that joined when the fill was running. `seed`: it held a committed copy when it joined,
+    so the chunks are read from it and not from the origin.
+    """
+
+    name: NodeName
+    incarnation: str = ""
+    zone: str | None = None
+    address: str = ""
+    owns: bool = True
+    seed: bool = False
+
+
+@dataclass(frozen=True)  # no slots: the name is computed once
+class Company:
+    """The nodes that fill one model together, in chunks of one size. All of them are told the same.
+
+    `fill` names what is filled, and outlives changes among the members; `token` opens their peer ports for it.
+    """
+
+    fill: str
+    chunk_bytes: int
+    members: tuple[Member, ...]
+    token: str = field(repr=False)
+
+    @cached_property
+    def name(self) -> str:
+        """Names this exact company, so that it is sent to an agent once and not with every tick."""
+        identity = repr((self.fill, self.chunk_bytes, self.members, self.token))
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """That a node takes part in a fill, and as what: the coordinator learns from it which fills are running."""
+
+    fill: str
+    chunk_bytes: int
+    owns: bool
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredModel:
     """One model that must be on the node.
 
     `resolved` names an entry of `DesiredState.resolved`, or one the agent reported in `resolved_known`. None: the
     coordinator could not resolve the source (yet); a committed copy of the same `source.selection` is Ready still.
-    `expected_digest` (a manifest digest) fails closed: a copy with another digest is never Ready.
+    `expected_digest` (a manifest digest) fails closed: a copy with another digest is never Ready. `company` names an
+    entry of `DesiredState.companies`, or one in `companies_known`: who fills the same. None: nobody else does.
     """
 
     key: StorageKey
@@ -60,6 +107,7 @@ class DesiredModel:
     resolved: str | None = None
     expected_digest: str | None = None
     priority: int = 0
+    company: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +122,7 @@ class DesiredState:
     roots: tuple[DesiredRoot, ...] = ()
     models: tuple[DesiredModel, ...] = ()
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
+    companies: Mapping[str, Company] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +130,8 @@ class ModelReport:
     """One model on one node. `bytes_done` counts finished bytes, of any earlier attempt too; `attempt` starts at 1.
 
     `verified` counts files by how they were checked (`sha256`, `git-sha1`, `md5`, `size`). `resolved` names the
-    `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator.
+    `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator. `part`: it is filled, or
+    served, together with others. `wrong_peers` counts, by node, chunks that came with, or were read as, wrong bytes.
     """
 
     key: StorageKey
@@ -92,6 +142,7 @@ class ModelReport:
     bytes_done: int = 0
     bytes_from_origin: int = 0
     bytes_from_peers: int = 0
+    bytes_from_other_zones: int = 0
     rate_bytes_per_s: float = 0.0
     attempt: int = 0
     failure: Failure | None = None
@@ -101,6 +152,8 @@ class ModelReport:
     verified: Mapping[str, int] = field(default_factory=dict)
     started_at: float | None = None
     finished_at: float | None = None
+    part: Part | None = None
+    wrong_peers: Mapping[NodeName, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +169,11 @@ class RootReport:
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """Everything one agent knows. `incarnation` is new for every start of the agent process."""
+    """Everything one agent knows. `incarnation` is new for every start of the agent process.
+
+    `peer_address`: where other nodes can ask for chunks; None: nowhere, so it fills alone. `link_bytes_per_s`: what its
+    network carries, if somebody said so.
+    """
 
     node: NodeName
     incarnation: str
@@ -125,3 +182,6 @@ class NodeReport:
     models: tuple[ModelReport, ...] = ()
     roots: tuple[RootReport, ...] = ()
     resolved_known: frozenset[str] = frozenset()
+    companies_known: frozenset[str] = frozenset()
+    peer_address: str | None = None
+    link_bytes_per_s: float | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from actors.fill import FillSettings
+from actors.fetch import FillSettings
 from actors.retry import RetryPolicy
 
 _QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")
@@ -23,7 +23,8 @@ class AgentSettings:
     roots: tuple[str, ...] = ("/models",)
     headroom_bytes: int = 1 << 30
     """Stays free on every root: a full disk makes the kubelet evict pods."""
-    connections: int = 8
+    connections: int = 32
+    """The most that one model is read over; as many are used as make it faster."""
     chunk_bytes: int = 16 << 20
     rate_limit_bytes_per_s: float | None = None
     """Of the whole node."""

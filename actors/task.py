@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from actors.diff import Active, Place, check_digest
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
-from actors.fill import Cancelled, Fill, Progress, verified_how
+from actors.files import Cancelled
+from actors.fill import Fill, Progress, verified_how
 from actors.manifest import Resolved
 from actors.messages import DesiredModel, ModelReport, Phase
 from actors.retry import RateLimit, RetryPolicy

@@ -5,7 +5,8 @@
 What an answer must be, or it is refused before a byte of it is used:
 
     206   Content-Range starts where we asked, and names the size that the manifest has; else SourceChanged
-    200   only for the whole file, with its Content-Length; for a part of one it means that ranges are ignored
+    200   as a 206 if it has a Content-Range (rclone's `serve s3`); else only for the whole file, with its
+          Content-Length: for a part of one it means that ranges are ignored
     3xx   at most MAX_REDIRECTS; never from https to http; headers of a location stay with its host
     else  see `actors.origin.translate_status`
 
@@ -21,14 +22,14 @@ import contextlib
 import http.client
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceUnsupported
+from actors.connections import connection_to
+from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status
 from actors.source import read_range
@@ -216,7 +217,7 @@ class RangeReader:
                 return connection, connection.sock is not None
             while len(self._connections) >= MAX_CONNECTIONS_KEPT:
                 self._connections.pop(next(iter(self._connections))).close()
-            connection = _connect(parts, self._timeout_s)
+            connection = connection_to(parts, self._timeout_s)
             self._connections[place] = connection
             return connection, False
 
@@ -236,18 +237,6 @@ class RangeReader:
         response.close()
 
 
-def _connect(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise SourceUnsupported(f"not a URL: {error}", reason="InvalidURI") from error
-    if not host or parts.scheme not in ("http", "https"):
-        raise SourceUnsupported(f"no reader for {redact(parts.geturl())}", reason="InvalidURI")
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
-    return http.client.HTTPConnection(host, port, timeout=timeout_s)
-
-
 def _expected(
     response: http.client.HTTPResponse, where: str, location: Location, size: int, start: int, stop: int
 ) -> int:
@@ -257,7 +246,7 @@ def _expected(
         raise SourceChanged(f"{where} changed: its ETag is {etag}, it was {location.etag} when it was listed")
     if response.getheader("Content-Encoding", "identity") != "identity":
         raise SourceError(f"{where} is sent compressed although it must not be", reason="InvalidAnswer")
-    if response.status == 200:
+    if response.status == 200 and response.getheader("Content-Range") is None:
         if response.length not in (None, size):
             raise SourceChanged(f"{where} has {response.length} bytes, it had {size} when it was listed")
         if (start, stop) != (0, size):

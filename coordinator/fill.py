@@ -29,7 +29,9 @@ from typing import Any
 from actors.diff import check_digest
 from actors.digest import Digester, algorithm_of
 from actors.errors import LocalModelError, SourceChanged, StoreError
-from actors.fill import Cancelled, Fill, FillSettings, verified_how
+from actors.fetch import FillSettings
+from actors.files import Cancelled
+from actors.fill import Fill, verified_how
 from actors.manifest import ManifestFile, ModelSource, Resolved
 from actors.origin import SourceOptions
 from actors.source import resolve
@@ -49,7 +51,10 @@ def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="only these files; repeatable")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="not these files; repeatable")
     parser.add_argument("--digest", metavar="sha256:HEX", help="the manifest digest it must have")
-    parser.add_argument("--connections", type=_positive, default=FillSettings().connections, metavar="N")
+    most = FillSettings().connections
+    parser.add_argument(
+        "--connections", type=_positive, default=most, metavar="N", help=f"at most so many (default: {most})"
+    )
     parser.add_argument("--json", action="store_true", help="the last line of standard output says what was done")
 
 

@@ -1,0 +1,133 @@
+"""Asking peers: one request at a time over connections that are kept for the next.
+
+What a peer answers is a value; that it cannot be reached, or breaks off, raises OSError. An answer's body belongs to
+the caller: a connection is kept only if all of it was read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from actors.membership import Member
+from actors.messages import NodeName
+from actors.wire import NODE, Closed, Head, ProtocolError, Wire, connect
+
+KEPT_PER_PEER = 4
+CONNECT_TIMEOUT_S = 2.0
+
+
+@dataclass(slots=True)
+class Reply:
+    """`status` is HTTP's. The body has `left` bytes still to be read."""
+
+    status: int
+    head: Head
+    left: int
+    _wire: Wire
+
+    def read_into(self, view: memoryview) -> int:
+        """Some of the body; 0 at its end."""
+        if not self.left:
+            return 0
+        count = self._wire.read_into(view[: self.left])
+        self.left -= count
+        return count
+
+    def read(self, limit: int) -> bytes:
+        """All of a short body."""
+        if self.left > limit:
+            raise ProtocolError(f"{self.left} bytes where at most {limit} make sense")
+        body = self._wire.read(self.left)
+        self.left = 0
+        return body
+
+
+class Asker:
+    """The connections of one node in one fill. Any thread; each request is one thread's."""
+
+    def __init__(self, me: NodeName, fill: str, token: Callable[[], str], silence_s: float) -> None:
+        """A peer that sends no byte for `silence_s` is given up. `token` is asked for every request."""
+        self._me = me
+        self._fill = fill
+        self._token = token
+        self._silence_s = silence_s
+        self._lock = threading.Lock()
+        self._idle: dict[str, list[Wire]] = {}
+        self._used: set[Wire] = set()
+        self._closed = False
+
+    @contextmanager
+    def ask(self, peer: Member, method: str, what: str, *, timeout_s: float | None = None) -> Iterator[Reply]:
+        """The head of the answer has come. `timeout_s`: how long it may take, if not `silence_s`."""
+        wire, head = self._request(peer.address, method, what, timeout_s or self._silence_s)
+        reply: Reply | None = None
+        try:
+            reply = Reply(_status(head), head, head.length, wire)
+            yield reply
+        finally:
+            self._give_back(peer.address, wire, kept=reply is not None and not reply.left)
+
+    def close(self) -> None:
+        """No connection is left; requests under way break off."""
+        with self._lock:
+            self._closed = True
+            used = list(self._used)
+            idle = [wire for wires in self._idle.values() for wire in wires]
+            self._idle.clear()
+        for wire in used:
+            wire.cut()
+        for wire in idle:
+            wire.close()
+
+    def _request(self, address: str, method: str, what: str, timeout_s: float) -> tuple[Wire, Head]:
+        """A kept connection that the peer has closed meanwhile is replaced."""
+        fields = {"Authorization": f"Bearer {self._token()}", NODE: self._me}
+        while True:
+            wire, kept = self._take(address)
+            try:
+                wire.patience(timeout_s)
+                wire.send_head(f"{method} /fills/{self._fill}/{what} HTTP/1.1", fields)
+                head = wire.read_head()
+                wire.patience(self._silence_s)
+            except OSError as error:
+                self._give_back(address, wire, kept=False)
+                if kept and isinstance(error, Closed | ConnectionError) and not self._closed:
+                    continue
+                raise
+            return wire, head
+
+    def _take(self, address: str) -> tuple[Wire, bool]:
+        with self._lock:
+            if self._closed:
+                raise Closed("the fill is over")
+            idle = self._idle.get(address)
+            wire = idle.pop() if idle else None
+            if wire is not None:
+                self._used.add(wire)
+                return wire, True
+        wire = connect(address, CONNECT_TIMEOUT_S)
+        with self._lock:
+            if self._closed:
+                wire.close()
+                raise Closed("the fill is over")
+            self._used.add(wire)
+        return wire, False
+
+    def _give_back(self, address: str, wire: Wire, *, kept: bool) -> None:
+        with self._lock:
+            self._used.discard(wire)
+            idle = self._idle.setdefault(address, [])
+            if kept and not self._closed and len(idle) < KEPT_PER_PEER:
+                idle.append(wire)
+                return
+        wire.close()
+
+
+def _status(head: Head) -> int:
+    parts = head.first.split(" ", 2)
+    if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not parts[1].isdecimal():
+        raise ProtocolError(f"not an answer: {head.first[:80]!r}")
+    return int(parts[1])

@@ -1,0 +1,120 @@
+"""How a connection to an origin is made: whom TLS trusts, and which proxy stands between, as the environment says.
+
+    SSL_CERT_FILE, SSL_CERT_DIR          instead of the system's certificates (OpenSSL's own rule)
+    REQUESTS_CA_BUNDLE, AWS_CA_BUNDLE    a file or a folder of certificates, in addition
+    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY   a proxy for http, for https (by CONNECT), for both; user:password@ is sent to it
+    NO_PROXY                             hosts and domains that are reached directly
+
+The lower-case names win, as everywhere else. A context takes tens of milliseconds to make, so that there is one per
+process; it is made anew when a file it was made from changes, because certificates are renewed under running agents.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import os
+import ssl
+import threading
+import urllib.request
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from actors.errors import SourceUnsupported
+
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
+_REPLACING = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_making = threading.Lock()
+
+
+def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
+    """Not yet connected. Raises SourceUnsupported for what is no http(s) URL, and for settings that cannot be used."""
+    host, port = _host_and_port(parts)
+    if not host or parts.scheme not in ("http", "https"):
+        raise SourceUnsupported(f"no reader for {parts.scheme}://{host or ''}", reason="InvalidURI")
+    proxy = _proxy_for(parts.scheme, host)
+    if parts.scheme == "http":
+        if proxy is None:
+            return http.client.HTTPConnection(host, port, timeout=timeout_s)
+        return _Forwarded(parts, proxy, timeout_s)
+    if proxy is None:
+        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls_context())
+    tunnel = http.client.HTTPSConnection(*_host_and_port(proxy), timeout=timeout_s, context=tls_context())
+    tunnel.set_tunnel(host, port, headers=_credentials(proxy))
+    return tunnel
+
+
+def tls_context() -> ssl.SSLContext:
+    """The process's own, shared by all connections: certificates and host names are checked."""
+    known = tuple((name, os.environ.get(name) or "") for name in (*_REPLACING, *_BUNDLES))
+    with _making:  # the workers of a fill begin at the same moment
+        return _tls_context(tuple((name, path, _changed_at(path)) for name, path in known))
+
+
+@lru_cache(maxsize=4)
+def _tls_context(trusted: tuple[tuple[str, str, int], ...]) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    for name, path, _ in trusted:
+        if name in _BUNDLES and path:
+            try:
+                if Path(path).is_dir():
+                    context.load_verify_locations(capath=path)
+                else:
+                    context.load_verify_locations(cafile=path)
+            except OSError as error:  # ssl.SSLError is one
+                raise SourceUnsupported(
+                    f"{name}={path} holds no certificates that can be read: {error.strerror or error}",
+                    reason="InvalidCABundle",
+                ) from error
+    return context
+
+
+def _changed_at(path: str) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns if path else 0
+    except OSError:
+        return 0
+
+
+class _Forwarded(http.client.HTTPConnection):
+    """A connection to an http proxy, which is asked for whole URLs."""
+
+    def __init__(self, origin: SplitResult, proxy: SplitResult, timeout_s: float) -> None:
+        super().__init__(*_host_and_port(proxy), timeout=timeout_s)
+        self._origin = origin
+        self._credentials = _credentials(proxy)
+
+    def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:
+        where = self._origin.netloc.rpartition("@")[2]
+        super().putrequest(method, f"http://{where}{url}", skip_host, skip_accept_encoding)
+        for name, value in self._credentials.items():
+            self.putheader(name, value)
+
+
+def _proxy_for(scheme: str, host: str) -> SplitResult | None:
+    proxies = urllib.request.getproxies_environment()
+    proxy = proxies.get(scheme) or proxies.get("all")
+    if not proxy or urllib.request.proxy_bypass_environment(host, proxies):
+        return None
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise SourceUnsupported(
+            f"the proxy for {scheme} is {parts.scheme}://{parts.hostname or ''}: only http:// proxies can be used",
+            reason="InvalidProxy",
+        )
+    return parts
+
+
+def _host_and_port(parts: SplitResult) -> tuple[str, int | None]:
+    try:
+        return parts.hostname or "", parts.port or (80 if parts.scheme == "http" else None)
+    except ValueError as error:
+        raise SourceUnsupported(f"not a URL: {error}", reason="InvalidURI") from error
+
+
+def _credentials(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}

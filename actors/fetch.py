@@ -1,0 +1,135 @@
+"""A chunk from the origin into its file, with as much patience as its errors deserve."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from actors.chunks import Chunk
+from actors.errors import SourceChanged, SourceError, SourceThrottled
+from actors.files import Cancelled, Files
+from actors.manifest import Resolved
+from actors.retry import RateLimit, RetryPolicy
+from actors.traffic import Traffic
+from actors.transfer import RangeReader, RangesIgnored
+
+
+@dataclass(frozen=True, slots=True)
+class FillSettings:
+    """How one model is filled. A chunk is tried `tries` times in a row without a byte of progress.
+
+    `connections` is the most there may be, `chunk_bytes` the largest piece that one request brings.
+    """
+
+    connections: int = 32
+    chunk_bytes: int = 16 << 20
+    stall_timeout_s: float = 30.0
+    tries: int = 5
+    retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(0.5, 30.0))
+    patience_s: float = 60.0
+    """An origin that asks for a longer pause ends the attempt."""
+
+
+class Fetcher:
+    """What the threads of a fill share to read the origin. `resolved` may be replaced at any time."""
+
+    def __init__(
+        self,
+        files: Files,
+        resolved: Resolved,
+        settings: FillSettings,
+        traffic: Traffic,
+        *,
+        limit: RateLimit,
+        rng: random.Random,
+        throttled: Callable[[float], None] = lambda pause_s: None,
+    ) -> None:
+        """`throttled` hears of every pause that the origin asks for."""
+        self.resolved = resolved
+        self.settings = settings
+        self.throttled = throttled
+        self._files = files
+        self._traffic = traffic
+        self._limit = limit
+        self._rng = rng
+        self._quiet_until = 0.0
+
+    def fetch(
+        self,
+        reader: RangeReader,
+        chunk: Chunk,
+        stop: threading.Event,
+        *,
+        resumes: bool = True,
+        each: Callable[[memoryview], None] = lambda block: None,
+    ) -> None:
+        """The chunk is written and journaled; of one that fails, what came of it.
+
+        Not `resumes`: the server sends nothing but the whole, so that every try begins at the beginning. `each` is
+        given every block in order. Raises RangesIgnored and the SourceError family; Cancelled soon after `stop` is set.
+        """
+        file = self._files.manifest.files[chunk.file]
+        position, failures = chunk.start, 0
+        try:
+            while position < chunk.stop:
+                self._keep_quiet(stop)
+                began, began_at, resolved = position, time.monotonic(), self.resolved
+                location = resolved.locations[chunk.file]
+                try:
+                    for block in reader.blocks(location, resolved.storage_options, file.size, position, chunk.stop):
+                        self._files.write(chunk.file, position, block)
+                        if position == began:
+                            self._traffic.answered(time.monotonic() - began_at)
+                        self._files.wrote(chunk.file, position, position + len(block))
+                        self._traffic.origin(len(block), requests=position == chunk.start)
+                        each(block)
+                        position += len(block)
+                        self.spend(len(block), stop)
+                except RangesIgnored:
+                    raise
+                except SourceError as error:
+                    if stop.is_set():
+                        raise Cancelled from error
+                    failures = 1 if resumes and position > began else failures + 1
+                    if not resumes:
+                        position = chunk.start
+                    self._endure(error, failures, stop, renewed=resolved is not self.resolved)
+        finally:
+            if position > chunk.start:
+                self._files.record(Chunk(chunk.file, chunk.start, position))
+
+    def spend(self, count: int, stop: threading.Event) -> None:
+        """So many bytes have come: returns when the next may."""
+        pause_s = self._limit.spend(count)
+        if stop.wait(pause_s) if pause_s else stop.is_set():
+            raise Cancelled
+
+    def keep_quiet(self, pause_s: float) -> None:
+        """Nobody asks the origin for so long."""
+        self._quiet_until = max(self._quiet_until, time.monotonic() + pause_s)
+
+    def _endure(self, error: SourceError, failures: int, stop: threading.Event, *, renewed: bool) -> None:
+        """Returns when the chunk may be tried again; raises `error` when that is not for this attempt to do."""
+        if renewed:
+            return
+        settings = self.settings
+        if not error.retryable or isinstance(error, SourceChanged) or failures >= settings.tries:
+            raise error
+        delay_s = settings.retry.delay_s(error, failures, self._rng)
+        if delay_s > max(settings.patience_s, settings.retry.max_s):
+            raise error
+        self._traffic.troubled(error.failure(), delay_s)
+        if isinstance(error, SourceThrottled):
+            self.throttled(delay_s)
+        if error.retry_after_s is not None:  # all of us are meant, not only this chunk
+            self.keep_quiet(error.retry_after_s)
+        if stop.wait(delay_s):
+            raise Cancelled
+
+    def _keep_quiet(self, stop: threading.Event) -> None:
+        while (left_s := self._quiet_until - time.monotonic()) > 0:
+            if stop.wait(left_s):
+                raise Cancelled

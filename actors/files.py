@@ -1,0 +1,216 @@
+"""The files of one fill: what of them is on the disk, hashed in order while it arrives, sealed when all is right.
+
+    bytes written ──► ranges ──► hashed as far as the file reaches ──► its digest is right ──► sealed, on the disk
+                                                                   └─► it is wrong: forgotten, to be fetched again
+
+Whoever has brought a chunk hashes its file up to the first gap, from the page cache; one thread at a time per file, so
+the digest costs no second pass and no thread of its own. A file is fsynced when its digest is right; small files are,
+all together, at the end. Where the bytes come from is none of its business.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from blake3 import blake3
+
+from actors.chunks import Chunk, Ranges
+from actors.digest import Digester, algorithm_of
+from actors.durable import start_writeback, sync_files
+from actors.errors import IntegrityError, StoreError
+from actors.manifest import Digest, Manifest
+from actors.store import Ingest, disk_errors
+
+SMALL_FILE_BYTES = 1 << 20
+
+
+class Cancelled(Exception):
+    """The fill was told to end. What it has stays in the ingest."""
+
+
+class Reached(Enum):
+    """How far hashing a file came."""
+
+    GAP = auto()
+    SEALED = auto()
+    WRONG = auto()
+    """Every byte was there and the digest is another: nothing of the file is left, it has to be fetched once more."""
+
+
+@dataclass(slots=True)
+class _File:
+    """`ranges` is written; `digester` has read up to its position."""
+
+    ranges: Ranges
+    descriptor: int = -1
+    digester: Digester | None = None
+    hashing: bool = False
+    refetched: bool = False
+    sealed: Digest | None = None
+
+
+class Files:
+    """Any thread may call anything; two must not write the same chunk at the same time."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self.manifest = ingest.manifest
+        self._ingest = ingest
+        self._lock = threading.Lock()
+        done = ingest.journal.done
+        self._files = [_File(done.get(index) or Ranges()) for index in range(len(self.manifest.files))]
+        self.done = sum(file.ranges.total for file in self._files)
+        """Bytes on the disk."""
+        self.hashed = 0
+        self._verified: Counter[str] = Counter()
+
+    @property
+    def verified(self) -> Counter[str]:
+        """Sealed files, by how they were checked."""
+        with self._lock:
+            return self._verified.copy()
+
+    def ranges(self, index: int) -> Ranges:
+        """What is there of a file. For one thread, before others write."""
+        return self._files[index].ranges
+
+    def gaps(self, chunk: Chunk) -> list[Chunk]:
+        """What of the chunk is not there."""
+        with self._lock:
+            found = list(self._files[chunk.file].ranges.gaps(chunk.stop))
+        return [Chunk(chunk.file, max(start, chunk.start), stop) for start, stop in found if stop > chunk.start]
+
+    # --- writing ---
+
+    def write(self, index: int, position: int, block: memoryview) -> None:
+        """The bytes are in the file; they count once `wrote` says so."""
+        descriptor = self._descriptor(index)
+        with disk_errors(f"writing {self.manifest.files[index].path}"):
+            while block:
+                count = os.pwrite(descriptor, block, position)
+                block, position = block[count:], position + count
+
+    def wrote(self, index: int, start: int, stop: int) -> None:
+        """These bytes are there."""
+        with self._lock:
+            self.done += self._files[index].ranges.add(start, stop)
+
+    def record(self, chunk: Chunk) -> None:
+        """The chunk is remembered over a restart, and the disk begins to take it."""
+        if self.manifest.files[chunk.file].size > SMALL_FILE_BYTES:
+            start_writeback(self._descriptor(chunk.file), chunk.start, chunk.stop)
+        with disk_errors("writing the journal"):
+            self._ingest.journal.record(chunk)
+
+    def chunk_digest(self, chunk: Chunk, buffer: bytearray) -> bytes:
+        """The BLAKE3 of a chunk that is there."""
+        digest = blake3()
+        for block in self._blocks(self._descriptor(chunk.file), chunk.start, chunk.stop, buffer):
+            digest.update(block)
+        return digest.digest()
+
+    # --- hashing ---
+
+    def advance(self, index: int, buffer: bytearray, stop: threading.Event) -> Reached:
+        """The file is hashed up to its first gap, unless another thread is at it; then SEALED or WRONG is said to that.
+
+        Raises IntegrityError for a file that is wrong a second time, Cancelled soon after `stop` is set.
+        """
+        state, file = self._files[index], self.manifest.files[index]
+        with self._lock:
+            if state.hashing or state.sealed is not None:
+                return Reached.GAP
+            state.hashing = True
+        digester = state.digester or Digester(algorithm_of(file.digest), file.size)
+        state.digester = digester
+        try:
+            descriptor = self._descriptor(index)
+            while digester.position < file.size:
+                with self._lock:
+                    frontier = state.ranges.frontier
+                    if digester.position >= frontier:
+                        state.hashing = False  # under the lock: whoever moves the frontier next takes over
+                        return Reached.GAP
+                for block in self._blocks(descriptor, digester.position, frontier, buffer):
+                    digester.update(block)
+                    with self._lock:
+                        self.hashed += len(block)
+                    if stop.is_set():
+                        raise Cancelled
+        except BaseException:
+            with self._lock:
+                state.hashing = False
+            raise
+        return self._finish(index, digester.digest())
+
+    def _finish(self, index: int, digest: Digest) -> Reached:
+        state, file = self._files[index], self.manifest.files[index]
+        if file.digest is not None and digest != file.digest:
+            self._forget(index)
+            if state.refetched:
+                raise IntegrityError(
+                    f"{file.path}: expected {file.digest}, got {digest}, twice: the origin serves what it does not name"
+                )
+            state.refetched = True
+            return Reached.WRONG
+        if file.size > SMALL_FILE_BYTES:
+            with disk_errors(f"syncing {file.path}"):
+                os.fsync(state.descriptor)
+        with self._lock:
+            os.close(state.descriptor)
+            state.descriptor, state.digester, state.sealed = -1, None, digest
+            self._verified["size" if file.digest is None else algorithm_of(file.digest)] += 1
+        return Reached.SEALED
+
+    def _forget(self, index: int) -> None:
+        state = self._files[index]
+        with disk_errors("writing the journal"):
+            self._ingest.journal.forget(index)
+        with self._lock:
+            self.done -= state.ranges.total
+            self.hashed -= state.ranges.total
+            state.ranges, state.digester, state.hashing = Ranges(), None, False
+
+    # --- the end ---
+
+    @property
+    def complete(self) -> bool:
+        """Every file is sealed."""
+        with self._lock:
+            return all(file.sealed is not None for file in self._files)
+
+    def seal(self) -> Manifest:
+        """The manifest with the digest of every file, all of which are on the disk. Only once they are complete."""
+        small = [file for file in self.manifest.files if file.size <= SMALL_FILE_BYTES]
+        with disk_errors(f"syncing {len(small)} small files"):
+            sync_files(self._ingest.data, [self._ingest.data / file.path for file in small])
+        pairs = zip(self.manifest.files, self._files, strict=True)
+        return replace(self.manifest, files=tuple(replace(file, digest=state.sealed) for file, state in pairs))
+
+    def close(self) -> None:
+        """No descriptor is left open. Nobody may be at work any more."""
+        for file in self._files:
+            if file.descriptor >= 0:
+                os.close(file.descriptor)
+                file.descriptor = -1
+
+    def _descriptor(self, index: int) -> int:
+        file = self._files[index]
+        with self._lock:
+            if file.descriptor < 0:
+                file.descriptor = self._ingest.open_file(index)
+            return file.descriptor
+
+    def _blocks(self, descriptor: int, position: int, stop: int, buffer: bytearray) -> Iterator[memoryview]:
+        view = memoryview(buffer)
+        while position < stop:
+            with disk_errors("reading back what was written"):
+                count = os.preadv(descriptor, [view[: stop - position]], position)
+            if not count:
+                raise StoreError(f"a file in {self._ingest.data} became shorter while it was filled")
+            yield view[:count]
+            position += count

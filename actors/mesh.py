@@ -1,0 +1,515 @@
+"""One node's part in one cooperative fill: which chunk is next, from whom, and what peers that ask are told.
+
+Only decides. No thread, socket or clock: the caller passes `now` (seconds, any zero) and does what `next` returns. The
+node agent drives it with a lock and real sockets, `benchmarks/simulate.py` by the thousand in virtual time.
+
+    call `next` until it says Wait or Done; again after every event, and when the wait is over
+        ReadOrigin(chunk)                → landed(chunk, …) or failed(chunk, …)
+        AskPeer(chunk, peer)             → landed, failed or redirected
+        Steal(owner)                     → stolen(owner, chunk or None)
+
+    a peer asks for a chunk              asked → Answer;  DATA → send it → served
+    a peer asks for work                 asked_for_work → chunk or None
+    a peer tells what it has             heard;           ours to tell: news
+    the coordinator names the members    join             (also at the start)
+
+How the chunks spread: each has one owner, that alone reads it from the source, in ascending order, not far ahead of
+what is seen anywhere, and not more than a few that nobody has yet taken. Everybody else takes random chunks from
+neighbours. Who has nothing left to read takes unbegun chunks from slower owners. A member that is lost is replaced by
+the next in order at once; one that is only unreachable from here, when nothing else moves. The source is the members
+that held a committed copy at the start (seeds), else the origin.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable
+
+from actors import bitmap
+from actors.membership import Membership
+from actors.messages import NodeName
+from actors.moves import Action, Answer, AskPeer, Done, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal, Wait
+from actors.news import Cursor, Log, News
+from actors.pace import Pace, Width
+from actors.serving import Serving
+from actors.standing import BUSY_S, Backoff, Standing
+
+INFINITE = float("inf")
+PATIENCE = 4.0
+"""Times `Pace.takeover_s`, for every member ahead in order that can be reached and yet does not deliver."""
+
+
+class Mesh:
+    """Not thread-safe: the caller holds one lock around every call. No call blocks; most take microseconds."""
+
+    membership: Membership
+
+    def __init__(
+        self, me: NodeName, membership: Membership, pace: Pace, *, rng: random.Random, now: float, have: int = 0
+    ) -> None:
+        """`have` is a bitmap of the chunks on the disk already."""
+        self.me = me
+        self.pace = pace
+        self.have = have
+        """A bitmap of the chunks that have landed."""
+        self.origins: dict[int, Origin] = {}
+        """By chunk, who read it and its digest; goes with every copy. Missing for what was on the disk before."""
+        self._rng = rng
+        self._all = bitmap.full(membership.chunks)
+        self._missing = self._all & ~have  # and not under way
+        self._flying: dict[int, AskPeer | ReadOrigin] = {}
+        self._began: dict[int, float] = {}
+        self._reading: set[int] = set()  # those of them that are read from the source
+        self._strangers = 0
+        self._peers: dict[NodeName, Standing] = {}
+        self._neighbours: list[tuple[NodeName, Standing]] = []
+        self._shown = 0  # what trusted neighbours have
+        self._shown_near = 0
+        self._own: deque[int] = deque()  # what we are to read and nobody shows, in ascending order
+        self._stolen: set[int] = set()
+        self._taken_over: set[int] = set()
+        self._given: dict[int, NodeName] = {}
+        self._unpassed = 0
+        self._doubted: dict[int, Origin] = {}
+        self._origin_after = now
+        self._pull_after = now
+        self._inquiry = Backoff(now)
+        self._theft = Backoff(now)
+        self._stealing = False
+        self._moved_at = now
+        self._until = now
+        self._serving = Serving(pace)
+        self._width = Width(pace.slots, pace.aim_s)
+        self._log = Log(rng)
+        self.join(membership, now)
+
+    @property
+    def complete(self) -> bool:
+        return self.have == self._all
+
+    def wrong(self) -> dict[NodeName, int]:
+        """How many wrong chunks each peer has sent, or read: what status and Events name."""
+        return {name: peer.wrong for name, peer in self._peers.items() if peer.wrong}
+
+    # --- what to do ---
+
+    def next(self, now: float) -> Action:
+        """What to begin now. Anything but Wait and Done takes a slot until its end is reported."""
+        self._until = INFINITE
+        if self._missing:
+            action = self._read(now)
+            if action is None and len(self._flying) - len(self._reading) < int(self._width):
+                action = self._pull(now) or self._inquire(now)
+            action = action or self._steal(now) or self._take_over(now)
+            if action is not None:
+                return action
+        elif not self._flying:
+            return Done()
+        return Wait(self._until)
+
+    def landed(self, chunk: int, origin: Origin, now: float) -> list[Release]:
+        """The chunk is on the disk and has the digest it was announced with."""
+        read, began = chunk in self._reading, self._began[chunk]
+        action = self._end(chunk)
+        bit = 1 << chunk
+        self._missing &= ~bit
+        self.have |= bit
+        self.origins[chunk] = origin
+        self._log.add(chunk, fresh=read)
+        self._moved_at = now
+        if read:
+            self._unpassed |= bit
+        if isinstance(action, AskPeer):
+            self._alive(action.peer, now)
+            if self._standing(action.peer).have & bit:
+                self._width.took(now - began)
+        return self._serving.arrived(chunk, now)
+
+    def failed(self, chunk: int, outcome: Outcome, now: float, *, retry_at: float = 0.0) -> list[Release]:
+        """The read or request brought nothing. CORRUPT quarantines the peer that was asked."""
+        read = chunk in self._reading
+        action = self._end(chunk)
+        if read:
+            self._own.appendleft(chunk)
+        if not isinstance(action, AskPeer):
+            self._origin_after = max(self._origin_after, retry_at)
+            return self._serving.lost(chunk)
+        peer = self._standing(action.peer)
+        if outcome is Outcome.UNREACHABLE:
+            peer.unreachable(now, self._rng)
+            self._look(now)
+        elif outcome is Outcome.CORRUPT:
+            peer.lied(now, self.pace.quarantine_s)
+            self._look(now)
+        else:
+            self._alive(action.peer, now)
+            if outcome is Outcome.BUSY:
+                peer.busy(now, self._rng)
+            elif peer.have >> chunk & 1:  # what we knew of it is not so any more
+                peer.have &= ~(1 << chunk)
+                self._look(now)
+            else:
+                self._inquiry.miss(now, self._rng)
+            if outcome is Outcome.NOT_YET and self._given.get(chunk) == action.peer:  # it was given, and does not read
+                del self._given[chunk]
+                self._claim()
+        return self._serving.lost(chunk)
+
+    def redirected(self, chunk: int, to: NodeName, now: float) -> list[Release]:
+        """The owner says who reads the chunk in its place."""
+        action = self._end(chunk)
+        if isinstance(action, AskPeer):
+            self._alive(action.peer, now)
+        self._given[chunk] = to
+        return self._serving.lost(chunk)
+
+    def stolen(self, owner: NodeName, chunk: int | None, now: float, *, reached: bool = True) -> None:
+        """The owner's answer to Steal: a chunk that this node reads now, or nothing to give."""
+        self._stealing = False
+        if not reached:
+            self._standing(owner).unreachable(now, self._rng)
+            self._look(now)
+        else:
+            self._alive(owner, now)
+        if chunk is None or not 0 <= chunk < self.membership.chunks:
+            self._theft.miss(now, self._rng)
+            return
+        self._theft.hit(now)
+        self._given.pop(chunk, None)
+        self._stolen.add(chunk)
+        self._own.appendleft(chunk)
+
+    def rejects(self, chunk: int, origin: Origin) -> bool:
+        """This copy has been found wrong: do not take it, report STALE."""
+        return self._doubted.get(chunk) == origin
+
+    # --- what peers ask and tell ---
+
+    def asked(self, peer: NodeName, chunk: int, now: float) -> Answer | Elsewhere:
+        """After DATA call `served`; after HOLD wait for a Release, or call `unhold`."""
+        self._alive(peer, now)
+        here, coming = bool(self.have >> chunk & 1), chunk in self._flying
+        reader = self._given.get(chunk)
+        if reader is not None and not here and not coming and reader not in (peer, self.me):
+            return Elsewhere(reader)
+        return self._serving.asked(peer, chunk, now, here=here, coming=coming, stranger=self._is_stranger(peer))
+
+    def served(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> bool:
+        """A chunk promised with DATA went out, or did not. True: call `next`."""
+        self._serving.sent(peer, chunk, now, ok=ok, stranger=self._is_stranger(peer))
+        if not ok or not self._unpassed >> chunk & 1:
+            return False
+        self._unpassed &= ~(1 << chunk)
+        return bool(self._own)
+
+    def unhold(self, peer: NodeName, chunk: int) -> None:
+        """The held request was given up or timed out. Without effect if it has been released."""
+        self._serving.unhold(peer, chunk)
+
+    def asked_for_work(self, peer: NodeName, now: float) -> int | None:
+        """A chunk of ours that we have not begun: `peer` reads it from now on. None: nothing to give."""
+        self._alive(peer, now)
+        self._drop_shown()
+        if not self._own or peer not in self.membership.members or self._own[0] >= self._horizon():
+            return None
+        if not self._reading and len(self._own) == 1:
+            return None
+        chunk = self._own.popleft()
+        self._stolen.discard(chunk)
+        self._taken_over.discard(chunk)
+        self._given[chunk] = peer
+        return chunk
+
+    def heard(self, peer: NodeName, chunks: int, now: float, *, whole: bool = False) -> bool:
+        """A peer tells what it has: call it for empty news too, as a sign of life. True: call `next`."""
+        standing = self._peers.get(peer) or self._standing(peer)
+        if standing.silent:
+            self._alive(peer, now)
+        chunks &= self._all
+        if self._unpassed:
+            self._unpassed &= ~chunks
+        if whole:
+            standing.have = chunks
+            self._look(now)
+        else:
+            standing.have |= chunks
+            if standing.neighbour and standing.quarantined_until <= now:
+                if chunks & ~self._shown:
+                    self._shown |= chunks
+                    self._moved_at = now
+                if standing.near:
+                    self._shown_near |= chunks
+        if self._own and len(self._reading) < self._reads:
+            return True
+        return bool(chunks & self._missing) and len(self._flying) - len(self._reading) < int(self._width)
+
+    def news(self, cursor: Cursor) -> News:
+        """What to tell a peer that knows everything up to `cursor`."""
+        return self._log.news(cursor, self.have)
+
+    def urgent(self, cursor: Cursor) -> bool:
+        """A chunk that nobody else may have has landed since `cursor`: tell it now, not with the next `Pace.news_s`."""
+        return self._log.urgent(cursor)
+
+    # --- what the world does ---
+
+    def join(self, membership: Membership, now: float) -> None:
+        """From now on these are the members. Chunks of those that left have new owners."""
+        before = self.membership.members if self._peers else {}
+        self.membership = membership
+        here = membership.members.get(self.me)
+        zone = here.zone if here else None
+        self._reads = self.pace.reads_per_owner(len(membership.owners))
+        if here is not None and here.seed:
+            self._serving.strangers = self.pace.slots
+        for name in list(self._peers):
+            member, old = membership.members.get(name), before.get(name)
+            if member is None or (old is not None and old.incarnation != member.incarnation):
+                del self._peers[name]
+        beside = membership.neighbours(self.me) if here is not None and not here.seed else frozenset()
+        for name, peer in self._peers.items():
+            peer.neighbour = name in beside
+        self._neighbours = []
+        for name in sorted(beside):
+            peer = self._standing(name)
+            peer.neighbour = True
+            peer.near = zone is None or membership.members[name].zone in (None, zone)
+            self._neighbours.append((name, peer))
+        self._given = {chunk: name for chunk, name in self._given.items() if name in membership.members}
+        self._moved_at = now
+        self._look(now)
+
+    def quiet_origin(self, until: float) -> None:
+        """Nobody may read the origin before: it asked for a pause (429, 503), or the governor did."""
+        self._origin_after = max(self._origin_after, until)
+
+    def doubt(self, chunks: Iterable[int], now: float) -> None:
+        """A file is wrong although each of its chunks had its announced digest: all are read once more, by others.
+
+        Every member comes to the same finding by itself. The new reader of a chunk is the first in order that did not
+        read it before; copies of the doubted ones are turned down from now on (`rejects`).
+        """
+        doubted = 0
+        for chunk in chunks:
+            doubted |= 1 << chunk
+            self._doubted[chunk] = self.origins.pop(chunk, Origin(self.me, b""))
+        self.have &= ~doubted
+        self._missing |= doubted
+        self._unpassed &= ~doubted
+        for peer in self._peers.values():
+            peer.have &= ~doubted
+        self._log.restart()
+        self._moved_at = now
+        self._look(now)
+
+    def settle(self, chunks: Iterable[int], now: float) -> dict[int, NodeName]:
+        """The file is right now. By chunk, the reader whose bytes were not: each is quarantined."""
+        blamed: dict[int, NodeName] = {}
+        for chunk in chunks:
+            doubted, now_right = self._doubted.pop(chunk, None), self.origins.get(chunk)
+            if doubted is not None and now_right is not None and doubted.digest != now_right.digest:
+                blamed[chunk] = doubted.reader
+        for name in set(blamed.values()) - {self.me}:
+            self._standing(name).lied(now, self.pace.quarantine_s)
+        self._look(now)
+        return blamed
+
+    # --- reading from the source ---
+
+    def _read(self, now: float) -> Action | None:
+        if not self._own or len(self._reading) >= self._reads:
+            return None
+        if now < self._origin_after:
+            return self._later(self._origin_after)
+        if self._is_full(now):
+            return None
+        self._drop_shown()
+        if not self._own or self._own[0] >= self._horizon():
+            return None
+        return self._read_one(now)
+
+    def _read_one(self, now: float) -> Action | None:
+        """The first of our own chunks: from a seed, or, where there is none to be reached, from the origin."""
+        chunk = self._own[0]
+        action: AskPeer | ReadOrigin = ReadOrigin(chunk)
+        seeds = [(name, self._standing(name)) for name in self.membership.seeds if name != self.me]
+        trusted = [(name, peer) for name, peer in seeds if peer.trusted(now)]
+        ready = [(name, peer) for name, peer in trusted if peer.ready(now)]
+        if ready:
+            near = [name for name, peer in ready if peer.near] or [name for name, _ in ready]
+            action = AskPeer(chunk, self._rng.choice(near))
+        elif trusted:
+            return self._later(min(peer.not_before for _, peer in trusted))
+        elif seeds and now < self._moved_at + self.pace.takeover_s:
+            return self._later(self._moved_at + self.pace.takeover_s)
+        self._own.popleft()
+        self._reading.add(chunk)
+        return self._begin(action, now)
+
+    def _is_full(self, now: float) -> bool:
+        """We have read as much as may wait for somebody to take it, and there is somebody who may."""
+        if self._unpassed.bit_count() < self.pace.unpassed:
+            return False
+        return any(peer.trusted(now) and peer.have != self._all for _, peer in self._neighbours)
+
+    def _horizon(self) -> int:
+        """No chunk from here on is begun yet."""
+        if not self._neighbours:
+            return self.membership.chunks
+        return (self._shown | self.have).bit_count() + self.pace.window
+
+    def _drop_shown(self) -> None:
+        """What a neighbour shows, or is here or on its way, is not ours to read."""
+        wanted = self._missing & ~self._shown
+        while self._own and not wanted >> self._own[0] & 1:
+            self._own.popleft()
+
+    # --- taking from peers ---
+
+    def _pull(self, now: float) -> Action | None:
+        """A random chunk that a neighbour has. Sequential order, or the rarest first, is slower."""
+        available = self._shown_near & self._missing or self._shown & self._missing
+        if not available:
+            return None
+        if now < self._pull_after:
+            return self._later(self._pull_after)
+        for _ in range(3):
+            chunk = bitmap.pick(available, self._rng)
+            holders = [each for each in self._neighbours if each[1].have >> chunk & 1 and each[1].not_before <= now]
+            if holders:
+                near = [each for each in holders if each[1].near] or holders
+                return self._begin(AskPeer(chunk, near[int(self._rng.random() * len(near))][0]), now)
+            available &= ~(1 << chunk)
+            if not available:
+                break
+        self._pull_after = now + self._rng.uniform(*BUSY_S)
+        return self._later(self._pull_after)
+
+    def _inquire(self, now: float) -> Action | None:
+        """Ask the owner of a chunk that no neighbour shows."""
+        if now < self._inquiry.after:
+            return self._later(self._inquiry.after)
+        unknown = self._unknown()
+        if unknown and self._strangers < self.pace.strangers:
+            chunk = bitmap.pick(unknown, self._rng)
+            owner = self._reader(chunk)
+            if owner != self.me and self._standing(owner).ready(now):
+                return self._begin(AskPeer(chunk, owner), now)
+        self._inquiry.miss(now, self._rng)
+        return self._later(self._inquiry.after)
+
+    def _steal(self, now: float) -> Action | None:
+        """We have nothing left to read: ask an owner of what nobody shows for a chunk it has not begun."""
+        if self._own or self._reading or self._stealing or self._is_full(now):
+            return None
+        if now < max(self._theft.after, self._origin_after):
+            return self._later(max(self._theft.after, self._origin_after))
+        unknown = self._unknown()
+        if unknown:
+            owner = self._reader(bitmap.pick(unknown, self._rng))
+            if owner != self.me and self._standing(owner).trusted(now):
+                self._stealing = True
+                return Steal(owner)
+        self._theft.miss(now, self._rng)
+        return self._later(self._theft.after)
+
+    def _take_over(self, now: float) -> Action | None:
+        """Nothing moves: act for those that cannot be reached, and at last for those that can but do not deliver."""
+        if self._reading:
+            return None
+        if now < self._origin_after:
+            self._moved_at = now
+            return self._later(self._origin_after)
+        idle_s = now - self._moved_at
+        if idle_s < self.pace.takeover_s:
+            return self._later(self._moved_at + self.pace.takeover_s)
+        unknown = self._missing & ~self._shown
+        if not unknown:
+            return self._later(now + self.pace.takeover_s)
+        lost = frozenset(name for name, peer in self._peers.items() if not peer.trusted(now))
+        mine = [chunk for chunk in self.membership.without(lost).owned(self.me) if unknown >> chunk & 1]
+        if not mine:
+            chunk = bitmap.pick(unknown, self._rng)
+            order = [name for name in self.membership.order(chunk) if name not in lost]
+            rank = order.index(self.me) if self.me in order else len(order)
+            if idle_s < rank * PATIENCE * self.pace.takeover_s:
+                return self._later(now + self.pace.silence_s)
+            mine = [chunk]
+        self._taken_over.update(mine)
+        for chunk in mine:
+            self._given.pop(chunk, None)
+        self._claim()
+        return self._read_one(now) if self._own else None
+
+    # --- state ---
+
+    def _begin(self, action: AskPeer | ReadOrigin, now: float) -> AskPeer | ReadOrigin:
+        self._flying[action.chunk] = action
+        self._began[action.chunk] = now
+        self._missing &= ~(1 << action.chunk)
+        if isinstance(action, AskPeer) and self._is_stranger(action.peer):
+            self._strangers += 1
+        return action
+
+    def _end(self, chunk: int) -> AskPeer | ReadOrigin:
+        action = self._flying.pop(chunk)
+        del self._began[chunk]
+        self._missing |= 1 << chunk
+        self._reading.discard(chunk)
+        if isinstance(action, AskPeer) and self._is_stranger(action.peer):
+            self._strangers -= 1
+        return action
+
+    def _standing(self, name: NodeName) -> Standing:
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = self._peers[name] = Standing()
+        return peer
+
+    def _is_stranger(self, name: NodeName) -> bool:
+        peer = self._peers.get(name)
+        return peer is None or not peer.neighbour
+
+    def _alive(self, name: NodeName, now: float) -> None:
+        """What we would have read in its place is its own again."""
+        peer = self._peers.get(name)
+        if peer is not None and peer.silent:
+            peer.alive()
+            self._taken_over.clear()
+            self._look(now)
+
+    def _look(self, now: float) -> None:
+        """Whom we trust, or what they have, has changed: what they show, and what we read, is worked out anew."""
+        self._shown = self._shown_near = 0
+        for _, peer in self._neighbours:
+            if peer.trusted(now):
+                self._shown |= peer.have
+                if peer.near:
+                    self._shown_near |= peer.have
+        self._claim()
+
+    def _claim(self) -> None:
+        wanted = self._missing & ~self._shown
+        mine = {*self.membership.owned(self.me), *self._stolen, *self._taken_over}
+        mine = {chunk for chunk in mine if chunk not in self._given and chunk not in self._doubted}
+        mine.update(chunk for chunk in self._doubted if self._reader(chunk) == self.me)
+        self._own = deque(sorted(chunk for chunk in mine if wanted >> chunk & 1))
+
+    def _reader(self, chunk: int) -> NodeName:
+        """Who reads the chunk from the source, as far as we know."""
+        doubted = self._doubted.get(chunk)
+        if doubted is not None:
+            return next((name for name in self.membership.order(chunk) if name != doubted.reader), self.me)
+        given = self._given.get(chunk)
+        return given if given is not None else self.membership.owner[chunk]
+
+    def _unknown(self) -> int:
+        """What nobody shows, and somebody may have begun."""
+        unknown = self._missing & ~self._shown
+        return unknown & bitmap.full(self._horizon()) if unknown else 0
+
+    def _later(self, when: float) -> Action | None:
+        """Nothing now, and not before then."""
+        self._until = min(self._until, when)
+        return None

@@ -1,0 +1,215 @@
+"""The peer port: chunks of fills, for nodes that hold the fill's token. Nothing else is on it.
+
+    connection ──► head ──► a fill that is known? ──► its token? ──► chunk │ news │ work      see `actors.wire`
+
+A thread per connection, a bounded number of them; bytes go from the page cache to the socket with `sendfile`. The names
+in a request are numbers and words that are looked up, never parts of a path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from actors.messages import NodeName
+from actors.moves import Answer, Elsewhere, Origin
+from actors.wire import DIGEST, NODE, READER, Closed, Head, Wire, address
+
+MAX_CONNECTIONS = 256
+IDLE_S = 60.0
+"""How long a connection is kept without a request."""
+STUCK_S = 10.0
+"""A peer that takes no byte for so long is given up."""
+RAY_PORTS = range(10002, 20000)
+"""Ray gives these to its workers (`--min-worker-port`): a port of ours among them would be taken away."""
+
+_log = logging.getLogger(__name__)
+
+_STATUS = {
+    200: "OK",
+    204: "No Content",
+    307: "Temporary Redirect",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    425: "Too Early",
+    503: "Service Unavailable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """A chunk to be sent: so many bytes of an open file. Whoever gets it closes it and says `served`."""
+
+    descriptor: int
+    start: int
+    size: int
+    origin: Origin
+
+
+class Served(Protocol):
+    """One fill, as those who ask see it. Every call but `told` returns within seconds."""
+
+    def admits(self, token: str) -> bool: ...
+
+    def asked(self, peer: NodeName, chunk: int, buffer: bytearray) -> Sending | Answer | Elsewhere: ...
+
+    def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None: ...
+
+    def asked_for_work(self, peer: NodeName) -> int | None: ...
+
+    def told(self) -> Iterator[bytes]:
+        """Frames, each when it is due; ends with the fill."""
+
+
+class PeerServer:
+    """Listens from construction until `close`. `fills` is what is served, and its owner's to change."""
+
+    def __init__(self, host: str, port: int, fills: Mapping[str, Served]) -> None:
+        """`port` 0: a free one that Ray does not use. Raises OSError for an address that cannot be had."""
+        self._fills = fills
+        self._listener = _listen(host, port)
+        self.address = address(host, self._listener.getsockname()[1])
+        self._lock = threading.Lock()
+        self._open: set[Wire] = set()
+        self._closed = False
+        self._thread = threading.Thread(target=self._accept, name="peers", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Nothing is served any more; requests under way are cut."""
+        with self._lock:
+            self._closed = True
+            wires = list(self._open)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+        for wire in wires:
+            wire.cut()
+
+    def _accept(self) -> None:
+        while not self._closed:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError as error:
+                if not self._closed:
+                    _log.warning("cannot accept a peer", extra={"error": str(error)})
+                    threading.Event().wait(0.1)  # out of descriptors: they come back
+                continue
+            with self._lock:
+                if self._closed or len(self._open) >= MAX_CONNECTIONS:
+                    connection.close()
+                    continue
+                wire = Wire(connection, IDLE_S)
+                self._open.add(wire)
+            threading.Thread(target=self._serve, args=(wire,), name="peer", daemon=True).start()
+
+    def _serve(self, wire: Wire) -> None:
+        buffer = bytearray()
+        try:
+            while True:
+                wire.patience(IDLE_S)
+                head = wire.read_head()
+                wire.patience(STUCK_S)
+                if not self._answer(wire, head, buffer):
+                    break
+        except Closed:
+            pass
+        except OSError as error:
+            _log.debug("a peer was lost", extra={"error": str(error)})
+        except Exception:  # one request that breaks us must not take the others along
+            _log.exception("a peer's request broke")
+        finally:
+            with self._lock:
+                self._open.discard(wire)
+            wire.close()
+
+    def _answer(self, wire: Wire, head: Head, buffer: bytearray) -> bool:
+        """Whether the connection can be used again."""
+        method, _, rest = head.first.partition(" ")
+        target, _, version = rest.partition(" ")
+        parts = target.split("/")
+        if not version.startswith("HTTP/1.") or head.length or "transfer-encoding" in head.fields:
+            return _say(wire, 400, last=True)
+        if len(parts) not in (4, 5) or parts[:2] != ["", "fills"]:
+            return _say(wire, 404)
+        fill = self._fills.get(parts[2])
+        if fill is None:
+            return _say(wire, 404)
+        scheme, _, token = head.fields.get("authorization", "").partition(" ")
+        if scheme != "Bearer":
+            return _say(wire, 401, {"WWW-Authenticate": "Bearer"}, last=True)
+        if not fill.admits(token):
+            return _say(wire, 403)
+        peer = NodeName(head.fields.get(NODE.lower(), ""))
+        match method, parts[3:]:
+            case "GET", ["chunks", number] if number.isdecimal() and len(number) < 10:
+                return _send_chunk(wire, fill, peer, int(number), buffer)
+            case "GET", ["news"]:
+                _say(wire, 200, {"Connection": "close"}, length=None)
+                for frame in fill.told():
+                    wire.socket.sendall(frame)
+                return False
+            case "POST", ["work"]:
+                chunk = fill.asked_for_work(peer)
+                if chunk is None:
+                    return _say(wire, 204)
+                body = str(chunk).encode()
+                _say(wire, 200, length=len(body))
+                wire.socket.sendall(body)
+                return True
+        return _say(wire, 404)
+
+
+def _send_chunk(wire: Wire, fill: Served, peer: NodeName, chunk: int, buffer: bytearray) -> bool:
+    answer = fill.asked(peer, chunk, buffer)
+    if isinstance(answer, Elsewhere):
+        return _say(wire, 307, {READER: answer.peer})
+    if isinstance(answer, Answer):
+        return _say(wire, 503 if answer is Answer.BUSY else 425)
+    sent = 0
+    try:
+        fields = {READER: answer.origin.reader, DIGEST: answer.origin.digest.hex()}
+        _say(wire, 200, fields, length=answer.size)
+        while sent < answer.size:
+            count = os.sendfile(wire.socket.fileno(), answer.descriptor, answer.start + sent, answer.size - sent)
+            if not count:
+                return False  # the file became shorter
+            sent += count
+    finally:
+        os.close(answer.descriptor)
+        fill.served(peer, chunk, ok=sent == answer.size)
+    return True
+
+
+def _say(
+    wire: Wire, status: int, fields: Mapping[str, str] | None = None, *, length: int | None = 0, last: bool = False
+) -> bool:
+    """Whether the connection can be used again. `length` None: it ends with the connection."""
+    own: dict[str, object] = {} if length is None else {"Content-Length": length}
+    if last:
+        own["Connection"] = "close"
+    wire.send_head(f"HTTP/1.1 {status} {_STATUS[status]}", {**own, **(fields or {})}, more=bool(length))
+    return not last
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    kept: list[socket.socket] = []
+    try:
+        while True:
+            listener = socket.create_server((host, port), family=family, backlog=512)
+            if port or listener.getsockname()[1] not in RAY_PORTS:
+                return listener
+            kept.append(listener)  # or the kernel would give it again
+    finally:
+        for each in kept:
+            each.close()

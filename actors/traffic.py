@@ -1,0 +1,69 @@
+"""What has come over the network in one fill, from where and how fast, and what is in its way. Any thread."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from actors.concurrency import Sample
+from actors.errors import Failure
+from actors.retry import RateMeter
+
+
+class Traffic:
+    """Bytes count when they arrive, whether they turn out to be right or not."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock` gives epoch seconds, for times that people are told."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._meter = RateMeter()
+        self._requests = 0
+        self._latency_s = math.inf
+        self._trouble: tuple[Failure, float] | None = None
+        self.from_origin = 0
+        self.from_peers = 0
+        self.from_other_zones = 0
+        """Those of `from_peers` that crossed a zone."""
+
+    def origin(self, count: int, *, requests: int = 0) -> None:
+        with self._lock:
+            self.from_origin += count
+            self._requests += requests
+            self._arrived(count)
+
+    def peer(self, count: int, *, far: bool) -> None:
+        with self._lock:
+            self.from_peers += count
+            self.from_other_zones += count if far else 0
+            self._arrived(count)
+
+    def answered(self, latency_s: float) -> None:
+        """The first byte of a request came after so long."""
+        self._latency_s = min(self._latency_s, latency_s)
+
+    def troubled(self, failure: Failure, delay_s: float) -> None:
+        """Nothing comes because of this, and it is tried again after the delay. Forgotten when bytes come later."""
+        with self._lock:
+            self._trouble = (failure, self._clock() + delay_s)
+
+    @property
+    def trouble(self) -> tuple[Failure, float] | None:
+        return self._trouble
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        with self._lock:
+            return self._meter.rate()
+
+    def sample(self) -> Sample:
+        """Of the origin."""
+        latency_s = self._latency_s if math.isfinite(self._latency_s) else 0.0
+        return Sample(time.monotonic(), self.from_origin, self._requests, latency_s)
+
+    def _arrived(self, count: int) -> None:
+        self._meter.add(count)
+        if self._trouble is not None and self._clock() >= self._trouble[1]:
+            self._trouble = None
