@@ -21,13 +21,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as distribution_version
 
 from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff, satisfies
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
+from actors.exchange import Exchange
 from actors.manifest import Resolved, StorageKey
-from actors.messages import DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
+from actors.messages import Company, DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
 from actors.retry import RateLimit, RetryPolicy
 from actors.settings import AgentSettings
 from actors.store import Marker, Store, is_complete, path_occupied, read_marker
@@ -75,10 +76,12 @@ class NodeAgent:
         self._lock = threading.RLock()
         self._desired: DesiredState | None = None
         self._resolved: dict[str, Resolved] = {}
+        self._companies: dict[str, Company] = {}
         self._tasks: dict[Place, Task] = {}
         self._removing: dict[Place, Marker] = {}
         self._leftovers = True
         self._roots = {name: self._open(name) for name in settings.roots}
+        self._exchange = Exchange(node, settings.peer_host, settings.peer_port, settings.link_bytes_per_s, self._rng)
         self._closed = threading.Event()
         self._woken = threading.Event()
         self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
@@ -89,6 +92,7 @@ class NodeAgent:
         with self._lock:
             self._desired = desired
             self._resolved |= desired.resolved
+            self._companies |= desired.companies
             for name, root in self._roots.items():
                 if root.store is None:
                     self._roots[name] = self._open(name)
@@ -106,6 +110,9 @@ class NodeAgent:
                 models=tuple(self._model_reports()),
                 roots=tuple(self._root_reports()),
                 resolved_known=frozenset(self._resolved),
+                companies_known=frozenset(self._companies),
+                peer_address=self._exchange.address,
+                link_bytes_per_s=self._settings.link_bytes_per_s,
             )
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -119,6 +126,7 @@ class NodeAgent:
         self._woken.set()
         for thread in (*threads, self._housekeeper):
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._exchange.close()
 
     # --- the goal, pursued ---
 
@@ -130,6 +138,8 @@ class NodeAgent:
             task, resolved = self._tasks.get(Place(model.root, model.key)), self._resolved.get(model.resolved or "")
             if task is not None and task.model.source.selection == model.source.selection:
                 task.model = model
+                if model.company is None or model.company in self._companies:
+                    task.accompany(self._companies.get(model.company or ""))
                 if resolved is not None and model.resolved is not None:
                     task.renew(model.resolved, resolved)
         present = dict(self._present())
@@ -143,14 +153,30 @@ class NodeAgent:
                     self._remove(place, desired.owner)
                 case Start(place, model):
                     self._start(place, model, desired)
+        self._keep_company(desired)
         used = {model.resolved for model in desired.models}
         self._resolved = {name: each for name, each in self._resolved.items() if name in used}
+
+    def _keep_company(self, desired: DesiredState) -> None:
+        """What others fill is handed out to them, from what is committed here or being filled."""
+        used = {model.company for model in desired.models}
+        self._companies = {name: each for name, each in self._companies.items() if name in used}
+        self._exchange.keep(self._companies.values())
+        for model in desired.models:
+            company, root = self._companies.get(model.company or ""), self._roots.get(model.root)
+            marker = root.present.get(model.key) if root is not None else None
+            if company is None or marker is None or root is None or root.store is None:
+                continue
+            if satisfies(marker, model) and Place(model.root, model.key) not in self._tasks:
+                self._exchange.seed(company, marker.manifest, root.store.model(model.key))
 
     def _start(self, place: Place, model: DesiredModel, desired: DesiredState) -> None:
         """The model is being filled, or its task says what it waits for."""
         task = self._tasks.get(place)
         if task is None:
-            task = self._tasks[place] = Task(place, model, self._settings, self._clock)
+            task = self._tasks[place] = Task(place, model, self._settings, self._clock, self._exchange)
+        company = self._companies.get(model.company or "")
+        task.accompany(company)
         resolved = self._resolved.get(model.resolved or "")
         try:
             store = self._store(place.root)
@@ -158,7 +184,8 @@ class NodeAgent:
                 raise path_occupied(store.model(place.key))
             self._check_digest(place, model, resolved)
             running = sum(each.thread is not None for each in self._tasks.values())
-            if resolved is None or model.resolved is None or running >= self._settings.concurrent_models:
+            unknown = resolved is None or (company is None and model.company is not None)
+            if unknown or resolved is None or model.resolved is None or running >= self._settings.concurrent_models:
                 task.wait()
                 return
             self._check_room(task, resolved, store, desired)
@@ -277,9 +304,17 @@ class NodeAgent:
         wanted = None if self._desired is None else {Place(m.root, m.key): m for m in self._desired.models}
         for place, marker in self._present():
             if place not in self._tasks and (wanted is None or (place in wanted and satisfies(marker, wanted[place]))):
-                yield _committed(place, marker, Phase.READY)
+                fill = self._company_of(place)
+                part, wrong = self._exchange.part(fill)
+                yield replace(_committed(place, marker, Phase.READY), part=part, wrong_peers=wrong)
         for task in self._tasks.values():
             yield task.report()
+
+    def _company_of(self, place: Place) -> str | None:
+        models = self._desired.models if self._desired is not None else ()
+        names = (model.company for model in models if Place(model.root, model.key) == place)
+        company = self._companies.get(next(names, None) or "")
+        return company.fill if company is not None else None
 
     def _root_reports(self) -> Iterator[RootReport]:
         for name, root in self._roots.items():
@@ -361,6 +396,7 @@ def _committed(place: Place, marker: Marker, phase: Phase) -> ModelReport:
         bytes_total=manifest.total_bytes,
         bytes_done=manifest.total_bytes,
         bytes_from_origin=marker.bytes_from_origin,
+        bytes_from_peers=marker.bytes_from_peers,
         manifest_digest=manifest.digest,
         revision=manifest.revision,
         verified=Counter(marker.verified.values()),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from actors.gossip import SIGN_OF_LIFE_S, Frame, read_frame
 from actors.membership import Member
 from actors.messages import NodeName
 from actors.wire import NODE, Closed, Head, ProtocolError, Wire, connect
@@ -36,6 +37,14 @@ class Reply:
         self.left -= count
         return count
 
+    def frame(self) -> Frame:
+        """Of a body that never ends."""
+        self.left = 1
+        return read_frame(self._wire)
+
+    def patience(self, timeout_s: float) -> None:
+        self._wire.patience(timeout_s)
+
     def read(self, limit: int) -> bytes:
         """All of a short body."""
         if self.left > limit:
@@ -57,7 +66,7 @@ class Asker:
         self._lock = threading.Lock()
         self._idle: dict[str, list[Wire]] = {}
         self._used: set[Wire] = set()
-        self._closed = False
+        self._closed = threading.Event()
 
     @contextmanager
     def ask(self, peer: Member, method: str, what: str, *, timeout_s: float | None = None) -> Iterator[Reply]:
@@ -70,10 +79,17 @@ class Asker:
         finally:
             self._give_back(peer.address, wire, kept=reply is not None and not reply.left)
 
+    def listen(self, peer: Member) -> Iterator[Frame]:
+        """Its news, as they come, until it says no more. Raises OSError when even signs of life are missing."""
+        with self.ask(peer, "GET", "news") as reply:
+            reply.patience(3 * SIGN_OF_LIFE_S)
+            while reply.status == 200:
+                yield reply.frame()
+
     def close(self) -> None:
         """No connection is left; requests under way break off."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             used = list(self._used)
             idle = [wire for wires in self._idle.values() for wire in wires]
             self._idle.clear()
@@ -94,14 +110,14 @@ class Asker:
                 wire.patience(self._silence_s)
             except OSError as error:
                 self._give_back(address, wire, kept=False)
-                if kept and isinstance(error, Closed | ConnectionError) and not self._closed:
+                if kept and isinstance(error, Closed | ConnectionError) and not self._closed.is_set():
                     continue
                 raise
             return wire, head
 
     def _take(self, address: str) -> tuple[Wire, bool]:
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise Closed("the fill is over")
             idle = self._idle.get(address)
             wire = idle.pop() if idle else None
@@ -110,7 +126,7 @@ class Asker:
                 return wire, True
         wire = connect(address, CONNECT_TIMEOUT_S)
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 wire.close()
                 raise Closed("the fill is over")
             self._used.add(wire)
@@ -120,7 +136,7 @@ class Asker:
         with self._lock:
             self._used.discard(wire)
             idle = self._idle.setdefault(address, [])
-            if kept and not self._closed and len(idle) < KEPT_PER_PEER:
+            if kept and not self._closed.is_set() and len(idle) < KEPT_PER_PEER:
                 idle.append(wire)
                 return
         wire.close()

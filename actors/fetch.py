@@ -64,7 +64,7 @@ class Fetcher:
         stop: threading.Event,
         *,
         resumes: bool = True,
-        each: Callable[[memoryview], None] = lambda block: None,
+        each: Callable[[memoryview], object] = lambda block: None,
     ) -> None:
         """The chunk is written and journaled; of one that fails, what came of it.
 

@@ -78,6 +78,11 @@ class Files:
         """What is there of a file. For one thread, before others write."""
         return self._files[index].ranges
 
+    def begun(self) -> list[int]:
+        """The files that could be hashed at once, as far as they reach: those with a beginning, and empty ones."""
+        sizes = [file.size for file in self.manifest.files]
+        return [index for index, size in enumerate(sizes) if not size or self._files[index].ranges.frontier]
+
     def gaps(self, chunk: Chunk) -> list[Chunk]:
         """What of the chunk is not there."""
         with self._lock:

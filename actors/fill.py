@@ -17,16 +17,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from actors import bitmap
 from actors.alone import Alone
+from actors.chunks import Grid
 from actors.digest import algorithm_of
-from actors.errors import Failure
+from actors.errors import Failure, StoreError
+from actors.exchange import Exchange
 from actors.fetch import Fetcher, FillSettings
 from actors.files import Cancelled, Files
 from actors.manifest import Manifest, Resolved
+from actors.messages import Company
 from actors.retry import RateLimit
 from actors.store import Ingest
+from actors.together import Together
 from actors.traffic import Traffic
-from actors.transfer import Redirects
+from actors.transfer import RangesIgnored, Redirects
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Progress:
     trouble: Failure | None = None
     retry_at: float | None = None
     from_peers: int = 0
+    from_other_zones: int = 0
 
 
 class Driver(Protocol):
@@ -61,22 +67,31 @@ class Fill:
         resolved: Resolved,
         settings: FillSettings,
         *,
+        exchange: Exchange | None = None,
+        company: Company | None = None,
         limit: RateLimit | None = None,
         check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
-        """`check` is called before every chunk, and ends the fill by raising: the fence."""
+        """`check` is called before every chunk, and ends the fill by raising: the fence.
+
+        With an `exchange` it is filled together with the `company`, once there is one.
+        """
+        self._folder = ingest.data
         self._files = Files(ingest)
         self._traffic = Traffic(clock)
         self._redirects = Redirects(clock)
         self._check = check
+        self._rng = rng or random.Random()
         self._fetcher = Fetcher(
-            self._files, resolved, settings, self._traffic, limit=limit or RateLimit(None), rng=rng or random.Random()
+            self._files, resolved, settings, self._traffic, limit=limit or RateLimit(None), rng=self._rng
         )
+        self._exchange = exchange
+        self._company = company
         self._lock = threading.Lock()
         self._stopped = False
-        self._driver: Driver = self._alone()
+        self._driver: Driver | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -88,7 +103,14 @@ class Fill:
         Raises Cancelled, or the first LocalModelError that could not be helped; the ingest can be continued after both.
         """
         try:
-            self._driver.run()
+            while not self._files.complete:
+                driver = self._begin()
+                if self._stopped:
+                    raise Cancelled
+                try:
+                    driver.run()
+                except RangesIgnored:  # there is nothing to share out
+                    self._exchange = None
         finally:
             self._files.close()
         if self._stopped:
@@ -97,8 +119,18 @@ class Fill:
 
     def cancel(self) -> None:
         """`run` ends soon; transfers that wait for the network are cut."""
-        self._stopped = True
-        self._driver.cancel()
+        with self._lock:
+            self._stopped = True
+            if self._driver is not None:
+                self._driver.cancel()
+
+    def accompany(self, company: Company | None) -> None:
+        """From now on it is filled together with these, or alone. Who they are, the exchange hears by itself."""
+        with self._lock:
+            before, self._company = self._company, company
+            same = company is before or (company is not None and before is not None and company.fill == before.fill)
+            if not same and self._driver is not None:
+                self._driver.cancel()
 
     def renew(self, resolved: Resolved) -> None:
         """From the next request on read from these locations. The manifest must be the same."""
@@ -115,10 +147,28 @@ class Fill:
             trouble,
             retry_at,
             traffic.from_peers,
+            traffic.from_other_zones,
         )
 
-    def _alone(self) -> Alone:
-        return Alone(self._files, self._fetcher, self._traffic, self._redirects, self._check)
+    def _begin(self) -> Driver:
+        """Who is to decide from now on. A driver that was replaced before it ran is cancelled, and returns at once."""
+        with self._lock:
+            company, exchange = self._company, self._exchange
+            if company is None or exchange is None or exchange.address is None:
+                self._driver = Alone(self._files, self._fetcher, self._traffic, self._redirects, self._check)
+                return self._driver
+        grid = Grid(self.manifest.files, company.chunk_bytes)
+        have = bitmap.bitmap(number for number, chunk in enumerate(grid.chunks) if not self._files.gaps(chunk))
+        try:
+            swarm = exchange.open(company, self.manifest, self._folder, have)
+        except OSError as error:
+            raise StoreError(f"opening {self._folder}: {error.strerror}") from error
+        driver = Together(self._files, self._fetcher, self._traffic, self._redirects, self._check, swarm, self._rng)
+        with self._lock:
+            self._driver = driver
+            if self._company is None or self._company.fill != company.fill:
+                driver.cancel()
+        return driver
 
 
 def verified_how(manifest: Manifest) -> dict[str, str]:

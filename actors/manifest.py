@@ -138,6 +138,14 @@ class Resolved:
     storage_options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
+    def content(self) -> str:
+        """Names what is to be read, wherever it is read: the same for every resolution of the same bytes."""
+        pairs = zip(self.manifest.files, self.locations, strict=True)
+        files = [[f.path, f.size, f.digest, loc.etag] for f, loc in pairs]
+        identity = [self.manifest.source.selection, self.manifest.revision, files]
+        return hashlib.sha256(_canonical(identity)).hexdigest()[:16]
+
+    @cached_property
     def name(self) -> str:
         """Names this exact resolution, so that it is sent to an agent once and not with every tick."""
         pairs = zip(self.manifest.files, self.locations, strict=True)

@@ -84,9 +84,13 @@ class Company:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """That a node takes part in a fill, and as what: the coordinator learns from it which fills are running."""
+    """That a node takes part in a fill, and as what: the coordinator learns from it which fills are running.
+
+    `company` names the `Company` it goes by.
+    """
 
     fill: str
+    company: str
     chunk_bytes: int
     owns: bool
 
@@ -130,8 +134,8 @@ class ModelReport:
     """One model on one node. `bytes_done` counts finished bytes, of any earlier attempt too; `attempt` starts at 1.
 
     `verified` counts files by how they were checked (`sha256`, `git-sha1`, `md5`, `size`). `resolved` names the
-    `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator. `part`: it is filled, or
-    served, together with others. `wrong_peers` counts, by node, chunks that came with, or were read as, wrong bytes.
+    `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator. `part`: it is filled,
+    or served, together with others. `wrong_peers` counts, by node, chunks that came, or were read, with wrong bytes.
     """
 
     key: StorageKey

@@ -79,14 +79,14 @@ class PeerServer:
         self.address = address(host, self._listener.getsockname()[1])
         self._lock = threading.Lock()
         self._open: set[Wire] = set()
-        self._closed = False
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._accept, name="peers", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Nothing is served any more; requests under way are cut."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             wires = list(self._open)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -96,16 +96,15 @@ class PeerServer:
             wire.cut()
 
     def _accept(self) -> None:
-        while not self._closed:
+        while not self._closed.is_set():
             try:
                 connection, _ = self._listener.accept()
             except OSError as error:
-                if not self._closed:
+                if not self._closed.wait(0.1):  # out of descriptors, perhaps: they come back
                     _log.warning("cannot accept a peer", extra={"error": str(error)})
-                    threading.Event().wait(0.1)  # out of descriptors: they come back
                 continue
             with self._lock:
-                if self._closed or len(self._open) >= MAX_CONNECTIONS:
+                if self._closed.is_set() or len(self._open) >= MAX_CONNECTIONS:
                     connection.close()
                     continue
                 wire = Wire(connection, IDLE_S)
@@ -125,7 +124,7 @@ class PeerServer:
             pass
         except OSError as error:
             _log.debug("a peer was lost", extra={"error": str(error)})
-        except Exception:  # one request that breaks us must not take the others along
+        except Exception:  # noqa: BLE001  one request that breaks us must not take the others along
             _log.exception("a peer's request broke")
         finally:
             with self._lock:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from actors.fetch import FillSettings
+from actors.peers import RAY_PORTS
 from actors.retry import RetryPolicy
 
 _QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")
@@ -36,12 +37,19 @@ class AgentSettings:
     backoff_max_s: float = 300.0
     """Between attempts at a model."""
     concurrent_models: int = 2
+    peer_host: str | None = None
+    """The address of this node that others reach it at; None: nothing listens, and it fills alone."""
+    peer_port: int = 0
+    """0: a free one, outside of those that Ray uses."""
+    link_bytes_per_s: float | None = None
+    """What the node's network carries, if somebody says so."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
         """Raises ValueError naming the variable that cannot be understood. Sizes are plain or `512Mi`, `10G`."""
         default = cls()
         rate = _bytes(env, "LOCALMODEL_RATE_LIMIT", 0)
+        link = _bytes(env, "LOCALMODEL_LINK", 0)
         roots = tuple(root.rstrip("/") or "/" for root in env.get("LOCALMODEL_ROOTS", "").split(":") if root)
         settings = cls(
             host_root=Path(env.get("LOCALMODEL_HOST_ROOT") or default.host_root),
@@ -52,6 +60,9 @@ class AgentSettings:
             rate_limit_bytes_per_s=float(rate) if rate else None,
             stall_timeout_s=float(_count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s))),
             concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
+            peer_host=env.get("LOCALMODEL_PEER_HOST", "").strip() or None,
+            peer_port=_port(env, "LOCALMODEL_PEER_PORT"),
+            link_bytes_per_s=float(link) if link else None,
         )
         for root in settings.roots:
             if not root.startswith("/"):
@@ -88,4 +99,13 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, "").strip() or str(default)
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{name}: {text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _port(env: Mapping[str, str], name: str) -> int:
+    text = env.get(name, "").strip() or "0"
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"{name}: {text!r} is not a port")
+    if int(text) in RAY_PORTS:
+        raise ValueError(f"{name}: {text} is one of the ports that Ray gives to its workers")
     return int(text)

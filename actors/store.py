@@ -60,6 +60,7 @@ class Marker:
     started_at: float | None = None
     finished_at: float | None = None
     bytes_from_origin: int = 0
+    bytes_from_peers: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +73,7 @@ class Marker:
             "startedAt": self.started_at,
             "finishedAt": self.finished_at,
             "bytesFromOrigin": self.bytes_from_origin,
+            "bytesFromPeers": self.bytes_from_peers,
         }
 
     @classmethod
@@ -84,6 +86,7 @@ class Marker:
             started_at=data.get("startedAt"),
             finished_at=data.get("finishedAt"),
             bytes_from_origin=int(data.get("bytesFromOrigin", 0)),
+            bytes_from_peers=int(data.get("bytesFromPeers", 0)),
         )
 
 

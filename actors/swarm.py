@@ -47,7 +47,15 @@ class Swarm:
     """Any thread may call anything; `mesh` only while holding `lock`."""
 
     def __init__(
-        self, me: NodeName, company: Company, manifest: Manifest, folder: Path, pace: Pace, *, have: int, rng: random.Random
+        self,
+        me: NodeName,
+        company: Company,
+        manifest: Manifest,
+        folder: Path,
+        pace: Pace,
+        *,
+        have: int,
+        rng: random.Random,
     ) -> None:
         """`folder` holds the files; `have` is a bitmap of the chunks that are there. Raises OSError."""
         self.me = me
@@ -75,10 +83,15 @@ class Swarm:
     @property
     def part(self) -> Part:
         here = self.membership.members.get(self.me)
-        return Part(self.company.fill, self.company.chunk_bytes, here is not None and here.owns and not here.seed)
+        return Part(
+            self.company.fill,
+            self.company.name,
+            self.company.chunk_bytes,
+            here is not None and here.owns and not here.seed,
+        )
 
     def join(self, company: Company) -> None:
-        """From now on these take part. The token before this one opens the port still: others may be a moment behind."""
+        """From now on these take part. The last token opens the port still: others may be a moment behind."""
         if company == self.company:
             return
         membership = Membership(company.fill, company.members, len(self.grid))
@@ -110,7 +123,7 @@ class Swarm:
                 held.answer = each.answer
                 held.answered.set()
             elif each.answer is Answer.DATA:
-                self.mesh.served(each.peer, each.chunk, ok=False)
+                self.mesh.served(each.peer, each.chunk, time.monotonic(), ok=False)
 
     def told_anew(self) -> None:
         """Something has landed that nobody else may have."""
@@ -128,7 +141,8 @@ class Swarm:
 
     def admits(self, token: str) -> bool:
         given = token.encode()
-        return any([hmac.compare_digest(given, each.encode()) for each in self._tokens]) and not self.closed
+        current, previous = (hmac.compare_digest(given, each.encode()) for each in self._tokens)
+        return (current or previous) and not self.closed
 
     def asked(self, peer: NodeName, chunk: int, buffer: bytearray) -> Sending | Answer | Elsewhere:
         if chunk >= len(self.grid):
@@ -144,8 +158,8 @@ class Swarm:
 
     def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None:
         with self.lock:
-            self.mesh.served(peer, chunk, ok=ok)
-            self.poke()
+            if self.mesh.served(peer, chunk, time.monotonic(), ok=ok):
+                self.poke()
 
     def asked_for_work(self, peer: NodeName) -> int | None:
         with self.lock:

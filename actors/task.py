@@ -17,10 +17,11 @@ from dataclasses import dataclass
 
 from actors.diff import Active, Place, check_digest
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
+from actors.exchange import Exchange
 from actors.files import Cancelled
 from actors.fill import Fill, Progress, verified_how
 from actors.manifest import Resolved
-from actors.messages import DesiredModel, ModelReport, Phase
+from actors.messages import Company, DesiredModel, ModelReport, Phase
 from actors.retry import RateLimit, RetryPolicy
 from actors.settings import AgentSettings
 from actors.store import Ingest, Marker, Store
@@ -39,14 +40,23 @@ class Ended:
 class Task:
     """The agent's lock guards everything but what its thread does with the disk and the network."""
 
-    def __init__(self, place: Place, model: DesiredModel, settings: AgentSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        model: DesiredModel,
+        settings: AgentSettings,
+        clock: Callable[[], float],
+        exchange: Exchange | None = None,
+    ) -> None:
         self.place = place
         self.model = model
+        self.company: Company | None = None
         self.reserved_bytes = 0
         self.allocated = False
         """What is reserved is no longer free on the disk."""
         self._settings = settings
         self._clock = clock
+        self._exchange = exchange
         self._resolved_name: str | None = None
         self._resolved: Resolved | None = None
         self._phase = Phase.PENDING
@@ -58,6 +68,8 @@ class Task:
         self._fill: Fill | None = None
         self._last: Progress | None = None
         self._from_origin_before = 0
+        self._from_peers_before = 0
+        self._from_other_zones_before = 0
         self._cancelled = threading.Event()
         self._keep = True
 
@@ -120,6 +132,12 @@ class Task:
         if self._fill is not None:
             self._fill.renew(resolved)
 
+    def accompany(self, company: Company | None) -> None:
+        """These fill the same, from now on; None: nobody else does."""
+        self.company = company
+        if self._fill is not None:
+            self._fill.accompany(company)
+
     def cancel(self, *, keep: bool) -> None:
         """The attempt ends soon; with `keep` the next one continues it, else nothing is left of it."""
         self._keep = keep
@@ -132,6 +150,8 @@ class Task:
         if self._fill is not None:
             self._last = self._fill.progress()
             self._from_origin_before += self._last.from_origin
+            self._from_peers_before += self._last.from_peers
+            self._from_other_zones_before += self._last.from_other_zones
         self._thread, self._fill, self.reserved_bytes = None, None, 0
         self._phase = Phase.PENDING
         if ended.error is not None:
@@ -172,6 +192,8 @@ class Task:
             ingest,
             resolved,
             self._settings.fill,
+            exchange=self._exchange,
+            company=self.company,
             limit=limit,
             check=store.check_fence,
             clock=self._clock,
@@ -179,6 +201,7 @@ class Task:
         )
         self._fill = fill
         fill.renew(self._resolved or resolved)  # it may have been renewed before it could be told
+        fill.accompany(self.company)
         if self._cancelled.is_set():
             raise Cancelled
         manifest = fill.run()
@@ -190,6 +213,7 @@ class Task:
             started_at=self._started_at,
             finished_at=self._clock(),
             bytes_from_origin=self._from_origin_before + fill.progress().from_origin,
+            bytes_from_peers=self._from_peers_before + fill.progress().from_peers,
         )
         if self._cancelled.is_set():
             raise Cancelled
@@ -213,9 +237,13 @@ class Task:
         if self._fill is not None and progress is not None:
             phase = Phase.VERIFYING if progress.done == total else phase
             failure, retry_at = progress.trouble, progress.retry_at
-        from_origin = self._from_origin_before
+        moved = [self._from_origin_before, self._from_peers_before, self._from_other_zones_before]
         if self._fill is not None and progress is not None:
-            from_origin += progress.from_origin
+            now = [progress.from_origin, progress.from_peers, progress.from_other_zones]
+            moved = [before + since for before, since in zip(moved, now, strict=True)]
+        from_origin, from_peers, from_other_zones = moved
+        fill_name = self.company.fill if self.company is not None else None
+        part, wrong = self._exchange.part(fill_name) if self._exchange is not None else (None, {})
         return ModelReport(
             key=self.place.key,
             phase=phase,
@@ -224,6 +252,8 @@ class Task:
             bytes_total=total,
             bytes_done=progress.done if progress is not None else 0,
             bytes_from_origin=from_origin,
+            bytes_from_peers=from_peers,
+            bytes_from_other_zones=from_other_zones,
             rate_bytes_per_s=progress.rate_bytes_per_s if self._fill is not None and progress is not None else 0.0,
             attempt=self._attempt,
             failure=failure,
@@ -232,4 +262,6 @@ class Task:
             revision=manifest.revision if manifest is not None else None,
             verified=dict(progress.verified) if progress is not None else {},
             started_at=self._started_at,
+            part=part,
+            wrong_peers=wrong,
         )

@@ -7,12 +7,13 @@
     Authorization: Bearer …                 the fill's token
     Localmodel-Node: …                      who asks
 
-Requests have no body. Sockets block, and time out in the kernel (SO_RCVTIMEO): `socket.settimeout` would cost a poll per
-call. Whatever goes wrong raises OSError; what is no HTTP, or too long, `ProtocolError`.
+Requests have no body. Sockets block, and time out in the kernel (SO_RCVTIMEO): `settimeout` would cost a poll per call.
+Whatever goes wrong raises OSError; what is no HTTP, or too long, `ProtocolError`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -109,10 +110,8 @@ class Wire:
 
     def cut(self) -> None:
         """Whoever waits for this connection is told that it is over."""
-        try:
+        with contextlib.suppress(OSError):  # it was over before
             self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it was over before
 
     def close(self) -> None:
         self.socket.close()

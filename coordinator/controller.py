@@ -12,6 +12,7 @@ is away the agents keep their desired state, and their reports keep coming in. O
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol
 
-from actors.messages import NodeName
+from actors.messages import Company, NodeName
 from actors.origin import SourceOptions
 from coordinator.api import StatusKey
 from coordinator.fleet import Fleet
@@ -86,6 +87,9 @@ class Controller:
         self._owner = ""
         self._extensions = True
         self._acting = False
+        self._acting_since = 0.0
+        self._companies: Mapping[str, Company] = {}
+        self._secret = secrets.token_bytes(32)
         self._pause_s = 0.0
         self._paused_until = 0.0
 
@@ -131,6 +135,7 @@ class Controller:
             return None
         snapshot = self._snapshot()
         planned = plan(snapshot, now, self._pace.turn(snapshot.local_nodes, now))
+        self._companies = planned.companies
         self._fleet.sync(planned.desired)
         self._resolver.want(planned.wants, self._load_options)
         sent = [] if now < self._paused_until else self._pace.admit(planned.writes, now)
@@ -151,7 +156,7 @@ class Controller:
                 self._pause(now, error)
         acting = acting and bool(self._owner)
         if acting != self._acting:
-            self._acting = acting
+            self._acting, self._acting_since, self._companies = acting, now, {}
             _log.info("acting" if acting else "observing only")
             if not acting:
                 self._resolver.want({}, self._load_options)
@@ -168,6 +173,9 @@ class Controller:
             agents=self._fleet.views(),
             resolutions=self._resolver.resolutions(),
             extensions=self._extensions,
+            companies=self._companies,
+            secret=self._secret,
+            acting_since=self._acting_since,
         )
 
     # --- writes ---

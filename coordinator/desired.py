@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.manifest import ModelSource, Resolved, StorageKey
-from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport
+from actors.messages import Company, DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport
 from coordinator.api import StatusKey
+from coordinator.company import Companies
 from coordinator.fold import STARTING, Fold
 from coordinator.members import Members, Placement, status_roots
 from coordinator.snapshot import Cache, Credentials, Snapshot
@@ -25,7 +26,11 @@ class Want:
 
 
 def desired_states(
-    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState], folded: Fold
+    snapshot: Snapshot,
+    members: Members,
+    sources: Mapping[StatusKey, SourceState],
+    folded: Fold,
+    together: Companies,
 ) -> dict[NodeName, DesiredState]:
     """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
     desired: dict[NodeName, DesiredState] = {}
@@ -35,11 +40,13 @@ def desired_states(
         if models is None:
             models = shared[id(placement)] = _models(placement, sources)
         report = report_of(snapshot, name)
+        named = together.of_nodes.get(name, {})
         desired[name] = DesiredState(
             owner=snapshot.owner,
             roots=_roots(placement.roots, report),
-            models=models,
+            models=tuple(replace(model, company=named.get(model.key)) for model in models) if named else models,
             resolved=_unknown(snapshot, folded.missing[name], report, sources),
+            companies=_unknown_companies(together, named, report),
         )
     for name in snapshot.nodes:
         if name not in members.placements and draining(snapshot, name):
@@ -94,6 +101,14 @@ def _unknown(
             if resolved is not None:
                 unknown[name] = resolved
     return unknown
+
+
+def _unknown_companies(
+    together: Companies, named: Mapping[StorageKey, str], report: NodeReport | None
+) -> dict[str, Company]:
+    """Those that this node is in and has not been told of."""
+    unknown = set(named.values()) - (report.companies_known if report else frozenset())
+    return {company.name: company for company in together.by_fill.values() if company.name in unknown}
 
 
 def draining(snapshot: Snapshot, name: NodeName) -> bool:

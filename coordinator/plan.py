@@ -14,13 +14,14 @@ the finalizer, then status) takes two plans.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from actors.manifest import StorageKey
-from actors.messages import DesiredState, ModelReport, NodeName
+from actors.messages import Company, DesiredState, ModelReport, NodeName
 from coordinator.api import NodeStatus, StatusKey
+from coordinator.company import companies
 from coordinator.conditions import conditions, deleting, verdicts
 from coordinator.desired import Want as Want
 from coordinator.desired import desired_states, draining, models_of, report_of, wants
@@ -63,16 +64,17 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`tallies` are for metrics."""
+    """`tallies` are for metrics; `companies`, by fill, belong into the next snapshot."""
 
     writes: tuple[Write, ...]
     desired: Mapping[NodeName, DesiredState]
     wants: Mapping[StatusKey, Want]
     tallies: Mapping[StatusKey, Tally]
+    companies: Mapping[str, Company] = field(default_factory=dict)
 
 
 def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
-    """Pure. `now` is epoch seconds and only ever becomes a time in a status.
+    """Pure. `now` is epoch seconds; it becomes a time in a status, and tells the dead from the merely silent.
 
     `turn` bounds for how many LocalModelNodes a status is made; None: for all.
     """
@@ -88,8 +90,9 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         *_node_writes(snapshot, members, folded),
         *_group_writes(snapshot, members),
     ]
-    desired = desired_states(snapshot, members, sources, folded)
-    return Plan(tuple(writes), desired, wants(snapshot, folded), folded.caches)
+    together = companies(snapshot, members, sources, folded, now)
+    desired = desired_states(snapshot, members, sources, folded, together)
+    return Plan(tuple(writes), desired, wants(snapshot, folded), folded.caches, together.by_fill)
 
 
 # --- caches ---

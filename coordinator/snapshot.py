@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from actors.errors import Failure
 from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
-from actors.messages import NodeName
+from actors.messages import Company, NodeName
 from coordinator.api import (
     GROUP,
     VERSION,
@@ -153,7 +153,9 @@ class Resolution:
 class Snapshot:
     """The whole world at one moment. `owner` is the uid of the namespace kube-system.
 
-    `extensions` is False when the API server prunes the status fields that KServe's own CRDs do not have.
+    `extensions` is False when the API server prunes the status fields that KServe's own CRDs do not have. `companies`
+    are those of the last plan, by fill; `secret` is what their tokens are made from; `acting_since` is when this
+    coordinator began to act (epoch seconds).
     """
 
     owner: str
@@ -164,6 +166,9 @@ class Snapshot:
     agents: Mapping[NodeName, AgentView] = field(default_factory=dict)
     resolutions: Mapping[StatusKey, Resolution] = field(default_factory=dict)
     extensions: bool = True
+    companies: Mapping[str, Company] = field(default_factory=dict)
+    secret: bytes = field(default=b"", repr=False)
+    acting_since: float = 0.0
 
 
 def read_cache(raw: Object) -> Cache:

@@ -1,0 +1,99 @@
+"""All that one agent does with its peers: one port, and its part in every fill that others take part in.
+
+company of a model ──► being filled here   the fill opens a swarm, and works with it
+                   └─► committed here      a seed: a swarm that only hands out
+no company any more ──► its swarm is closed
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from actors import bitmap
+from actors.chunks import Grid
+from actors.manifest import Manifest
+from actors.messages import Company, NodeName, Part
+from actors.pace import Pace, choose_slots
+from actors.peers import PeerServer
+from actors.swarm import Swarm
+
+LINK_BYTES_PER_S = 125e6
+"""What a link is taken to carry when nobody says: 1 Gbit/s. Chunks are then small enough for slower ones, too."""
+
+_log = logging.getLogger(__name__)
+
+
+class Exchange:
+    """Any thread may call anything."""
+
+    def __init__(
+        self, node: NodeName, host: str | None, port: int, link_bytes_per_s: float | None, rng: random.Random
+    ) -> None:
+        """Without a host nothing listens, and nothing is done together. A port that cannot be had is logged."""
+        self._node = node
+        self._link_bytes_per_s = link_bytes_per_s or LINK_BYTES_PER_S
+        self._rng = rng
+        self._lock = threading.Lock()
+        self._swarms: dict[str, Swarm] = {}
+        self._server: PeerServer | None = None
+        if host:
+            try:
+                self._server = PeerServer(host, port, self._swarms)
+            except OSError as error:
+                _log.error("no peer port: this node fills alone", extra={"host": host, "error": str(error)})
+
+    @property
+    def address(self) -> str | None:
+        """Of the peer port."""
+        return self._server.address if self._server else None
+
+    def open(self, company: Company, manifest: Manifest, folder: Path, have: int) -> Swarm:
+        """This node's part in the fill; in place of the one it had. Raises OSError if there is no such folder."""
+        pace = Pace(slots=choose_slots(company.chunk_bytes, self._link_bytes_per_s))
+        rng = random.Random(self._rng.random())
+        swarm = Swarm(self._node, company, manifest, folder, pace, have=have, rng=rng)
+        with self._lock:
+            before = self._swarms.get(company.fill)
+            self._swarms[company.fill] = swarm
+        if before is not None:
+            before.close()
+        return swarm
+
+    def seed(self, company: Company, manifest: Manifest, folder: Path) -> None:
+        """A committed copy is there for others. Does nothing if it is already."""
+        if company.fill not in self._swarms:
+            try:
+                have = bitmap.full(len(Grid(manifest.files, company.chunk_bytes)))
+                self.open(company, manifest, folder, have)
+            except OSError as error:
+                _log.warning("cannot serve a model", extra={"folder": str(folder), "error": str(error)})
+
+    def keep(self, companies: Iterable[Company]) -> None:
+        """From now on these are the companies; the others are left."""
+        wanted = {company.fill: company for company in companies}
+        with self._lock:
+            swarms = dict(self._swarms)
+            for fill in swarms.keys() - wanted.keys():
+                del self._swarms[fill]
+        for fill, swarm in swarms.items():
+            if fill in wanted:
+                swarm.join(wanted[fill])
+            else:
+                swarm.close()
+
+    def part(self, fill: str | None) -> tuple[Part | None, Mapping[NodeName, int]]:
+        """What this node does in a fill, and how many wrong chunks each peer has to answer for."""
+        swarm = self._swarms.get(fill or "")
+        if swarm is None:
+            return None, {}
+        with swarm.lock:
+            return swarm.part, swarm.mesh.wrong()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.keep(())

@@ -1,0 +1,164 @@
+"""Who fills a model together: among the nodes that want the same content, those that can reach each other.
+
+    node lacks it, its agent is alive and has a peer port     ──► member
+    node holds a committed copy of it                         ──► member, a seed: the others read it, not the origin
+    agent silent for DEAD_S, or of another incarnation        ──► no member any more; another takes over what it owned
+
+Pure. Who owned a share of a running fill keeps it, and who joins later owns none, because a chunk whose owner changes
+is read twice if its owner had begun. That is known from what was told last; after a restart of the coordinator from the
+agents, whose companies stay as they are until all of them have had the time to report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from actors.exchange import LINK_BYTES_PER_S
+from actors.manifest import Resolved, StorageKey
+from actors.messages import Company, Member, ModelReport, NodeName, NodeReport, Part, Phase
+from actors.pace import choose_chunk_bytes
+from coordinator.api import StatusKey
+from coordinator.fold import STARTING, Fold
+from coordinator.members import Members
+from coordinator.snapshot import Cache, Snapshot
+from coordinator.tally import SourceState
+
+ZONE_LABEL = "topology.kubernetes.io/zone"
+DEAD_S = 10.0
+SETTLE_S = 15.0
+"""A new coordinator hears from agents that are alive within seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companies:
+    """`by_fill` is what is told now. `of_nodes` names the company of each model on each node, where there is one."""
+
+    by_fill: Mapping[str, Company] = field(default_factory=dict)
+    of_nodes: Mapping[NodeName, Mapping[StorageKey, str]] = field(default_factory=dict)
+
+
+def companies(
+    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState], folded: Fold, now: float
+) -> Companies:
+    """Everybody who fills together, by what is known at `now` (epoch seconds)."""
+    by_fill: dict[str, Company] = {}
+    of_nodes: dict[NodeName, dict[StorageKey, str]] = {}
+    for resolved, caches in _wanted(snapshot, sources, folded):
+        key = caches[0].storage_key
+        candidates = list(_candidates(snapshot, members, resolved, caches, now))
+        parts = {each.name: each.part for each in candidates if each.part is not None}
+        if parts and now < snapshot.acting_since + SETTLE_S and _anybody_silent(snapshot, folded, caches):
+            for name, part in parts.items():
+                of_nodes.setdefault(name, {})[key] = part.company
+            continue
+        company = _company(snapshot, resolved, candidates)
+        if len(company.members) > 1:
+            by_fill[company.fill] = company
+            for member in company.members:
+                of_nodes.setdefault(member.name, {})[key] = company.name
+    return Companies(by_fill, of_nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A node that should hold the model and whose agent can be counted on. `holds`: a committed copy of it."""
+
+    name: NodeName
+    report: NodeReport
+    model: ModelReport | None
+    part: Part | None
+    holds: bool
+
+
+def _wanted(
+    snapshot: Snapshot, sources: Mapping[StatusKey, SourceState], folded: Fold
+) -> list[tuple[Resolved, list[Cache]]]:
+    """What some node lacks and can be read, with the caches that ask for it. One of equal resolutions stands for all."""
+    lacking = {cache.key: cache for caches in folded.missing.values() for cache in caches}
+    found: dict[str, tuple[Resolved, list[Cache]]] = {}
+    for key, cache in lacking.items():
+        resolution = snapshot.resolutions.get(key)
+        resolved = resolution.resolved if resolution is not None else None
+        if resolved is not None and sources[key].resolved == resolved.name:
+            found.setdefault(resolved.content, (resolved, []))[1].append(cache)
+    return list(found.values())
+
+
+def _anybody_silent(snapshot: Snapshot, folded: Fold, caches: list[Cache]) -> bool:
+    """A node that lacks one of these has not been heard of since the coordinator began."""
+    return any(
+        snapshot.agents.get(name, STARTING).report is None and any(cache in lacking for cache in caches)
+        for name, lacking in folded.missing.items()
+    )
+
+
+def _candidates(
+    snapshot: Snapshot, members: Members, resolved: Resolved, caches: list[Cache], now: float
+) -> Iterator[_Candidate]:
+    keys, key = {cache.key for cache in caches}, caches[0].storage_key
+    wanting: dict[int, bool] = {}
+    for name, placement in members.placements.items():
+        wants = wanting.get(id(placement))
+        if wants is None:
+            wants = any(slot.owner.key in keys and slot.root is not None for slot in placement.slots)
+            wanting[id(placement)] = wants
+        view = snapshot.agents.get(name, STARTING)
+        report = view.report
+        if not wants or report is None or report.peer_address is None:
+            continue
+        if view.failure is not None and now > (view.received_at or 0.0) + DEAD_S:
+            continue
+        model = next((each for each in report.models if each.key == key), None)
+        part = model.part if model is not None else None
+        if part is not None and _content(part.fill) != resolved.content:
+            part = None
+        yield _Candidate(name, report, model, part, _is_copy(model, resolved))
+
+
+def _company(snapshot: Snapshot, resolved: Resolved, candidates: list[_Candidate]) -> Company:
+    before = next((each for each in snapshot.companies.values() if _content(each.fill) == resolved.content), None)
+    told = {(member.name, member.incarnation): member for member in before.members} if before is not None else {}
+    parts = [each.part for each in candidates if each.part is not None]
+    if before is not None:
+        chunk_bytes = before.chunk_bytes
+    elif parts:
+        chunk_bytes = max(parts, key=lambda part: part.owns).chunk_bytes
+    else:
+        links = [each.report.link_bytes_per_s or LINK_BYTES_PER_S for each in candidates]
+        chunk_bytes = choose_chunk_bytes(resolved.manifest.total_bytes, min(links, default=LINK_BYTES_PER_S))
+    begun = any(member.owns for member in told.values()) or any(part.owns for part in parts)
+    found = []
+    for each in candidates:
+        was = told.get((each.name, each.report.incarnation)) or each.part
+        owns = was.owns if was is not None else not begun and not each.holds and not _is_held_up(each.model)
+        zone = snapshot.nodes[each.name].labels.get(ZONE_LABEL)
+        address = each.report.peer_address or ""
+        seed = each.holds and not owns
+        found.append(Member(each.name, each.report.incarnation, zone, address, owns, seed))
+    fill = f"{resolved.content}-{chunk_bytes}"
+    token = hmac.new(snapshot.secret, fill.encode(), hashlib.sha256).hexdigest()
+    return Company(fill, chunk_bytes, tuple(sorted(found, key=lambda member: member.name)), token)
+
+
+def _content(fill: str) -> str:
+    return fill.partition("-")[0]
+
+
+def _is_copy(model: ModelReport | None, resolved: Resolved) -> bool:
+    """The node has committed this content. Where the origin names no digests, what was committed is taken for it."""
+    manifest = resolved.manifest
+    return (
+        model is not None
+        and model.phase is Phase.READY
+        and model.selection == manifest.source.selection
+        and model.bytes_total == manifest.total_bytes
+        and manifest.digest in (None, model.manifest_digest)
+    )
+
+
+def _is_held_up(model: ModelReport | None) -> bool:
+    """Something keeps the node from beginning: it does not fit, or it has failed."""
+    return model is not None and model.failure is not None and model.phase in (Phase.PENDING, Phase.FAILED)
