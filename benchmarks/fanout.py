@@ -23,8 +23,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +115,13 @@ class Lab:
                 addresses=[self._network.hosts[node].address for node in nodes],
                 origin=address,
                 sample=self._sample,
-                resolved=_first_word(origin),
+                resolved=_first_words([origin])[0],
                 link_bytes_per_s=options.link_bytes_per_s,
                 scratch=self._scratch,
             )
             system.prepare(setting)
             running = {node: start(node, system.command(setting, number)) for number, node in enumerate(nodes)}
-            for each in running.values():
-                _first_word(each)
+            _first_words(list(running.values()))
             observed, watch = Observation(), Watch(time.monotonic() + options.patience_s)
             with _Meter(observed, watch, running, self._victim(system.alone)):
                 began, cpu_s = time.monotonic(), sum(each.cpu_s() for each in running.values())
@@ -167,13 +167,21 @@ class _Meter:
                     self._running[node].kill()
 
 
-def _first_word(running: Running) -> Any:
-    if not running.connection.poll(START_S):
-        raise TimeoutError(f"{running.host.name} did not start within {START_S:.0f} s: see its log")
-    try:
-        return running.connection.recv()
-    except EOFError:
-        raise RuntimeError(f"{running.host.name} ended when it started: see its log") from None
+def _first_words(running: Sequence[Running]) -> list[Any]:
+    """What each says when it has started. Raises as soon as one has ended."""
+    words: dict[Running, Any] = {}
+    deadline = time.monotonic() + START_S
+    while left := {each.connection: each for each in running if each not in words}:
+        ready = wait(left, max(0.0, deadline - time.monotonic()))
+        for connection in ready:
+            each = left[connection]  # type: ignore[index]  # of those waited for
+            try:
+                words[each] = each.connection.recv()
+            except EOFError:
+                raise RuntimeError(f"{each.host.name} ended when it started") from None
+        if not ready:
+            raise TimeoutError(f"not started within {START_S:.0f} s: {', '.join(each.host.name for each in left.values())}")
+    return [words[each] for each in running]
 
 
 def summarise(name: str, options: Options, observed: Observation, one_s: float | None) -> Row:
@@ -232,7 +240,7 @@ def measure(options: Options, sample: Path, log: Path, say: Callable[[str], None
             try:
                 observed = observations[name] = lab.run(name)
             except (RuntimeError, TimeoutError) as error:
-                say(f"{name:12} failed: {error} ({log}/{name}.log)")
+                say(f"{name:12} failed: {error}; see {log}/{name}.log")
                 continue
             one_s = next((row["slowest_s"] for row in rows if row["system"] == "one"), None)
             rows.append(summarise(name, options, observed, one_s))

@@ -31,9 +31,11 @@ def main() -> None:
     harness: Connection[Any, Any] = Connection(int(descriptor))
     while address != head and not _listens(head):
         time.sleep(0.2)
-    where = ["--head", f"--port={PORT}"] if address == head else [f"--address={head}:{PORT}"]
+    where = [f"--address={head}:{PORT}"]
+    if address == head:
+        where = ["--head", f"--port={PORT}", "--include-dashboard=false"]
     store = f"--object-store-memory={3 * WINDOW * OBJECT_BYTES}"
-    options = [f"--node-ip-address={address}", "--num-cpus=1", store, "--include-dashboard=false"]
+    options = [f"--node-ip-address={address}", "--num-cpus=1", store]
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
     ray = str(Path(sys.executable).parent / "ray")
     subprocess.run([ray, "start", *where, *options, f"--temp-dir={Path.cwd()}/ray"], check=True)
@@ -41,7 +43,8 @@ def main() -> None:
         _broadcast(harness, int(nodes), head, urls)
     else:
         harness.send("ready")
-    harness.recv()
+        harness.recv()
+    harness.recv()  # never comes: the host is switched off
 
 
 def _listens(host: str) -> bool:

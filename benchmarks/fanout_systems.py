@@ -99,7 +99,7 @@ class System(ABC):
                     said = running[name].connection.recv()
                 except (EOFError, OSError):
                     if name in left and name not in watch.lost:
-                        raise RuntimeError(f"{name} has ended: see its log") from None
+                        raise RuntimeError(f"{name} has ended") from None
                     continue
                 watch.done(names[said[1]] if isinstance(said, tuple) else name)
 
@@ -136,7 +136,7 @@ class Agents(System):
                     report = _tell(each, desired[NodeName(name)] if due or not world.told(name) else None)
                 except (EOFError, OSError):
                     if name not in watch.lost:
-                        raise RuntimeError(f"{name} has ended: see its log") from None
+                        raise RuntimeError(f"{name} has ended") from None
                     world.lost(name)
                     continue
                 world.heard(name, report)

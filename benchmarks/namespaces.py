@@ -51,7 +51,7 @@ def leftovers() -> list[str]:
     return [name for name in names if name.startswith(f"{PREFIX}-")]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Running:
     """A program on a host, from `Host.start`. `connection` leads to it: its last argument is the descriptor there."""
 
@@ -86,6 +86,7 @@ class Host:
         _run("ip", "-n", namespace, "address", "add", f"{address}/16", "dev", "eth0")
         _run("ip", "-n", namespace, "link", "set", "lo", "up")
         _run("ip", "-n", namespace, "link", "set", "eth0", "up")
+        _run("ip", "-n", namespace, "route", "add", "default", "dev", "eth0")  # programs find their address by it
         self._shaped = False
         self.shape(rate)
 
