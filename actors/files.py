@@ -66,6 +66,8 @@ class Files:
         self.done = sum(file.ranges.total for file in self._files)
         """Bytes on the disk."""
         self.hashed = 0
+        self.unsealed = len(self._files)
+        """How many files are not sealed yet."""
         self._verified: Counter[str] = Counter()
 
     @property
@@ -168,6 +170,7 @@ class Files:
         with self._lock:
             os.close(state.descriptor)
             state.descriptor, state.digester, state.sealed = -1, None, digest
+            self.unsealed -= 1
             self._verified["size" if file.digest is None else algorithm_of(file.digest)] += 1
         return Reached.SEALED
 
@@ -182,14 +185,8 @@ class Files:
 
     # --- the end ---
 
-    @property
-    def complete(self) -> bool:
-        """Every file is sealed."""
-        with self._lock:
-            return all(file.sealed is not None for file in self._files)
-
     def seal(self) -> Manifest:
-        """The manifest with the digest of every file, all of which are on the disk. Only once they are complete."""
+        """The manifest with the digest of every file, all of which are on the disk. Only once all are sealed."""
         small = [file for file in self.manifest.files if file.size <= SMALL_FILE_BYTES]
         with disk_errors(f"syncing {len(small)} small files"):
             sync_files(self._ingest.data, [self._ingest.data / file.path for file in small])

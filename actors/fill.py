@@ -103,7 +103,7 @@ class Fill:
         Raises Cancelled, or the first LocalModelError that could not be helped; the ingest can be continued after both.
         """
         try:
-            while not self._files.complete:
+            while self._files.unsealed:
                 driver = self._begin()
                 if self._stopped:
                     raise Cancelled

@@ -61,7 +61,7 @@ class Mesh:
         self._flying: dict[int, AskPeer | ReadOrigin] = {}
         self._began: dict[int, float] = {}
         self._reading: set[int] = set()  # those of them that are read from the source
-        self._strangers = 0
+        self._strange: set[int] = set()  # those of them that a member that is no neighbour was asked for
         self._peers: dict[NodeName, Standing] = {}
         self._neighbours: list[tuple[NodeName, Standing]] = []
         self._shown = 0  # what trusted neighbours have
@@ -73,6 +73,7 @@ class Mesh:
         self._unpassed = 0
         self._doubted: dict[int, Origin] = {}
         self._origin_after = now
+        self._settled_at = now + pace.settle_s
         self._pull_after = now
         self._inquiry = Backoff(now)
         self._theft = Backoff(now)
@@ -193,11 +194,13 @@ class Mesh:
         reader = self._given.get(chunk)
         if reader is not None and not here and not coming and reader not in (peer, self.me):
             return Elsewhere(reader)
+        if chunk in self._stolen and not here and not coming:
+            return Answer.BUSY  # we shall read it: its owner must not take it back
         return self._serving.asked(peer, chunk, now, here=here, coming=coming, stranger=self._is_stranger(peer))
 
     def served(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> bool:
         """A chunk promised with DATA went out, or did not. True: call `next`."""
-        self._serving.sent(peer, chunk, now, ok=ok, stranger=self._is_stranger(peer))
+        self._serving.sent(peer, chunk, now, ok=ok)
         if not ok or not self._unpassed >> chunk & 1:
             return False
         self._unpassed &= ~(1 << chunk)
@@ -215,6 +218,9 @@ class Mesh:
             return None
         if not self._reading and len(self._own) == 1:
             return None
+        doubted = self._doubted.get(self._own[0])
+        if doubted is not None and doubted.reader == peer:
+            return None
         chunk = self._own.popleft()
         self._stolen.discard(chunk)
         self._taken_over.discard(chunk)
@@ -226,9 +232,8 @@ class Mesh:
         standing = self._peers.get(peer) or self._standing(peer)
         if standing.silent:
             self._alive(peer, now)
+        standing.known = True
         chunks &= self._all
-        if self._unpassed:
-            self._unpassed &= ~chunks
         if whole:
             standing.have = chunks
             self._look(now)
@@ -293,6 +298,9 @@ class Mesh:
         doubted = 0
         for chunk in chunks:
             doubted |= 1 << chunk
+            self._given.pop(chunk, None)
+            self._stolen.discard(chunk)
+            self._taken_over.discard(chunk)
             self._doubted[chunk] = self.origins.pop(chunk, Origin(self.me, b""))
         self.have &= ~doubted
         self._missing |= doubted
@@ -322,6 +330,8 @@ class Mesh:
             return None
         if now < self._origin_after:
             return self._later(self._origin_after)
+        if now < self._settled_at and not all(peer.known or peer.silent for _, peer in self._neighbours):
+            return self._later(self._settled_at)
         if self._is_full(now):
             return None
         self._drop_shown()
@@ -349,7 +359,7 @@ class Mesh:
 
     def _is_full(self, now: float) -> bool:
         """We have read as much as may wait for somebody to take it, and there is somebody who may."""
-        if self._unpassed.bit_count() < self.pace.unpassed:
+        if self._unpassed.bit_count() + len(self._reading) < self.pace.unpassed:
             return False
         return any(peer.trusted(now) and peer.have != self._all for _, peer in self._neighbours)
 
@@ -388,10 +398,12 @@ class Mesh:
 
     def _inquire(self, now: float) -> Action | None:
         """Ask the owner of a chunk that no neighbour shows."""
+        if len(self.membership.members) == 1:
+            return None
         if now < self._inquiry.after:
             return self._later(self._inquiry.after)
         unknown = self._unknown()
-        if unknown and self._strangers < self.pace.strangers:
+        if unknown and len(self._strange) < self.pace.strangers:
             chunk = bitmap.pick(unknown, self._rng)
             owner = self._reader(chunk)
             if owner != self.me and self._standing(owner).ready(now):
@@ -416,14 +428,15 @@ class Mesh:
 
     def _take_over(self, now: float) -> Action | None:
         """Nothing moves: act for those that cannot be reached, and at last for those that can but do not deliver."""
-        if self._reading:
+        if self._reading or len(self.membership.members) == 1:
             return None
         if now < self._origin_after:
             self._moved_at = now
             return self._later(self._origin_after)
         idle_s = now - self._moved_at
-        if idle_s < self.pace.takeover_s:
-            return self._later(self._moved_at + self.pace.takeover_s)
+        patience_s = self.pace.takeover_s * (PATIENCE if self._is_full(now) else 1.0)  # full: nobody reaches us, maybe
+        if idle_s < patience_s:
+            return self._later(self._moved_at + patience_s)
         unknown = self._missing & ~self._shown
         if not unknown:
             return self._later(now + self.pace.takeover_s)
@@ -449,7 +462,7 @@ class Mesh:
         self._began[action.chunk] = now
         self._missing &= ~(1 << action.chunk)
         if isinstance(action, AskPeer) and self._is_stranger(action.peer):
-            self._strangers += 1
+            self._strange.add(action.chunk)
         return action
 
     def _end(self, chunk: int) -> AskPeer | ReadOrigin:
@@ -457,8 +470,7 @@ class Mesh:
         del self._began[chunk]
         self._missing |= 1 << chunk
         self._reading.discard(chunk)
-        if isinstance(action, AskPeer) and self._is_stranger(action.peer):
-            self._strangers -= 1
+        self._strange.discard(chunk)
         return action
 
     def _standing(self, name: NodeName) -> Standing:
@@ -491,18 +503,19 @@ class Mesh:
 
     def _claim(self) -> None:
         wanted = self._missing & ~self._shown
-        mine = {*self.membership.owned(self.me), *self._stolen, *self._taken_over}
-        mine = {chunk for chunk in mine if chunk not in self._given and chunk not in self._doubted}
+        mine = {chunk for chunk in self.membership.owned(self.me) if chunk not in self._doubted}
         mine.update(chunk for chunk in self._doubted if self._reader(chunk) == self.me)
-        self._own = deque(sorted(chunk for chunk in mine if wanted >> chunk & 1))
+        mine |= self._stolen | self._taken_over
+        self._own = deque(sorted(chunk for chunk in mine if wanted >> chunk & 1 and chunk not in self._given))
 
     def _reader(self, chunk: int) -> NodeName:
         """Who reads the chunk from the source, as far as we know."""
-        doubted = self._doubted.get(chunk)
+        given, doubted = self._given.get(chunk), self._doubted.get(chunk)
+        if given is not None:
+            return given
         if doubted is not None:
             return next((name for name in self.membership.order(chunk) if name != doubted.reader), self.me)
-        given = self._given.get(chunk)
-        return given if given is not None else self.membership.owner[chunk]
+        return self.membership.owner[chunk]
 
     def _unknown(self) -> int:
         """What nobody shows, and somebody may have begun."""

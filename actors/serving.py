@@ -19,7 +19,7 @@ class Serving:
         self.strangers = pace.strangers
         """Chunks sent at a time to members that are no neighbours."""
         self._width = Width(pace.slots, pace.aim_s)
-        self._sending: dict[tuple[NodeName, int], float] = {}
+        self._sending: dict[tuple[NodeName, int], tuple[float, bool]] = {}
         self._away = 0
         self._held: dict[int, list[tuple[NodeName, bool]]] = {}
         self._holding = 0
@@ -35,10 +35,11 @@ class Serving:
         self._holding += 1
         return Answer.HOLD
 
-    def sent(self, peer: NodeName, chunk: int, now: float, *, ok: bool, stranger: bool) -> None:
+    def sent(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> None:
         """A chunk went out, or failed to."""
-        began = self._sending.pop((peer, chunk), None)
-        if began is not None:
+        sending = self._sending.pop((peer, chunk), None)
+        if sending is not None:
+            began, stranger = sending
             self._away -= stranger
             if ok:
                 self._width.took(now - began)
@@ -69,6 +70,6 @@ class Serving:
             return Answer.BUSY
         if (peer, chunk) in self._sending:  # it asks again while the last copy is on its way
             return Answer.BUSY
-        self._sending[peer, chunk] = now
+        self._sending[peer, chunk] = (now, stranger)
         self._away += stranger
         return Answer.DATA

@@ -24,6 +24,8 @@ class Standing:
     near: bool = True
     """In our zone, or zones are not known."""
     neighbour: bool = False
+    known: bool = False
+    """It has told what it has."""
     have: int = 0
     asking: int = 0
     """Our requests to it that are under way."""

@@ -87,7 +87,7 @@ class Swarm:
             self.company.fill,
             self.company.name,
             self.company.chunk_bytes,
-            here is not None and here.owns and not here.seed,
+            here is not None and here.owns,
         )
 
     def join(self, company: Company) -> None:

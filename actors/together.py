@@ -40,7 +40,7 @@ STUCK_S = 15.0
 """The origin fails, and no chunk has come from anywhere for so long: the attempt ends with the origin's error."""
 SLOWEST_BYTES_PER_S = 32 << 10
 """A peer that is slower is given up, though it still sends."""
-RELISTEN_S = (0.2, 3.0)
+RELISTEN_S = (0.05, 3.0)
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +84,6 @@ class Together:
         self._wake = threading.Condition(swarm.lock)
         self._work = threading.Condition(swarm.lock)
         self._jobs: deque[_Job] = deque(map(_Hash, files.begun()))
-        self._left = len(files.manifest.files)
         self._idle = 0
         self._most = swarm.pace.slots + swarm.pace.origin_reads + HASHERS
         self._threads: list[threading.Thread] = []
@@ -105,7 +104,7 @@ class Together:
         self._fetcher.throttled = self._throttled
         with self._swarm.lock:
             self._swarm.poke = self._pump
-            while self._left and not self._stop.is_set():
+            while self._files.unsealed and not self._stop.is_set():
                 now = time.monotonic()
                 if now >= self._until:
                     self._pump()
@@ -338,8 +337,7 @@ class Together:
             if index in self._doubted:
                 for chunk, reader in self._mesh.settle(chunks, time.monotonic()).items():
                     _log.warning("a node read wrong bytes", extra={"peer": reader, "chunk": chunk, "file": path})
-            self._left -= 1
-            if not self._left:
+            if not self._files.unsealed:
                 self._wake.notify()
 
     def _throttled(self, pause_s: float) -> None:

@@ -199,6 +199,7 @@ class Node:
         fleet = self.fleet
         self.joined_at = self.clock.now
         self.mesh = Mesh(self.name, membership, fleet.pace, rng=random.Random(fleet.rng.random()), now=self.clock.now, have=have)
+        self.clock.after(RTT_S, self.tell)
         self.clock.after(fleet.rng.uniform(0, fleet.pace.news_s), self.tell_regularly)
         self.poke()
 
@@ -361,7 +362,7 @@ class Node:
         nodes, now = self.fleet.nodes, self.clock.now
         for name in beside:
             node = nodes[name]
-            if not node.dead and node.mesh.heard(self.name, news.chunks, now, whole=news.whole):
+            if not node.dead and hasattr(node, "mesh") and node.mesh.heard(self.name, news.chunks, now, whole=news.whole):
                 node.poke()
 
     def die(self) -> None:

@@ -1,6 +1,6 @@
 """Who fills a model together: among the nodes that want the same content, those that can reach each other.
 
-    node lacks it, its agent is alive and has a peer port     ──► member
+    node lacks it, its agent is alive and has a peer port     ──► member, if it is not the only node that wants it
     node holds a committed copy of it                         ──► member, a seed: the others read it, not the origin
     agent silent for DEAD_S, or of another incarnation        ──► no member any more; another takes over what it owned
 
@@ -34,10 +34,14 @@ SETTLE_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Companies:
-    """`by_fill` is what is told now. `of_nodes` names the company of each model on each node, where there is one."""
+    """`by_fill` is what is told now. `of_nodes` names the company of each model on each node, where there is one.
+
+    `unheard`: what several nodes want, and these are not to begin before it is known what the others do.
+    """
 
     by_fill: Mapping[str, Company] = field(default_factory=dict)
     of_nodes: Mapping[NodeName, Mapping[StorageKey, str]] = field(default_factory=dict)
+    unheard: Mapping[NodeName, frozenset[StorageKey]] = field(default_factory=dict)
 
 
 def companies(
@@ -46,20 +50,30 @@ def companies(
     """Everybody who fills together, by what is known at `now` (epoch seconds)."""
     by_fill: dict[str, Company] = {}
     of_nodes: dict[NodeName, dict[StorageKey, str]] = {}
+    unheard: dict[NodeName, frozenset[StorageKey]] = {}
     for resolved, caches in _wanted(snapshot, sources, folded):
-        key = caches[0].storage_key
-        candidates = list(_candidates(snapshot, members, resolved, caches, now))
-        parts = {each.name: each.part for each in candidates if each.part is not None}
-        if parts and now < snapshot.acting_since + SETTLE_S and _anybody_silent(snapshot, folded, caches):
-            for name, part in parts.items():
-                of_nodes.setdefault(name, {})[key] = part.company
+        key, wanting = caches[0].storage_key, _wanting(members, caches)
+        if len(wanting) < 2:
             continue
-        company = _company(snapshot, resolved, candidates)
-        if len(company.members) > 1:
+        silent = [name for name in wanting if snapshot.agents.get(name, STARTING).report is None]
+        for name in silent:
+            unheard[name] = unheard.get(name, frozenset()) | {key}
+        candidates = list(_candidates(snapshot, wanting, resolved, key, now))
+        parts = [each.part for each in candidates if each.part is not None]
+        before = next((each for each in snapshot.companies.values() if _content(each.fill) == resolved.content), None)
+        if before is None and parts and silent and now < snapshot.acting_since + SETTLE_S:
+            for each in candidates:  # a fill that an earlier coordinator has begun
+                if each.part is not None:
+                    of_nodes.setdefault(each.name, {})[key] = each.part.company
+                else:
+                    unheard[each.name] = unheard.get(each.name, frozenset()) | {key}
+            continue
+        company = _company(snapshot, resolved, candidates, before)
+        if company.members:  # also if it is but one: the others' agents may be about to start
             by_fill[company.fill] = company
             for member in company.members:
                 of_nodes.setdefault(member.name, {})[key] = company.name
-    return Companies(by_fill, of_nodes)
+    return Companies(by_fill, of_nodes, unheard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +90,7 @@ class _Candidate:
 def _wanted(
     snapshot: Snapshot, sources: Mapping[StatusKey, SourceState], folded: Fold
 ) -> list[tuple[Resolved, list[Cache]]]:
-    """What some node lacks and can be read, with the caches that ask for it. One of equal resolutions stands for all."""
+    """What some node lacks and can be read, with the caches that ask for it. Equal resolutions count as one."""
     lacking = {cache.key: cache for caches in folded.missing.values() for cache in caches}
     found: dict[str, tuple[Resolved, list[Cache]]] = {}
     for key, cache in lacking.items():
@@ -87,27 +101,13 @@ def _wanted(
     return list(found.values())
 
 
-def _anybody_silent(snapshot: Snapshot, folded: Fold, caches: list[Cache]) -> bool:
-    """A node that lacks one of these has not been heard of since the coordinator began."""
-    return any(
-        snapshot.agents.get(name, STARTING).report is None and any(cache in lacking for cache in caches)
-        for name, lacking in folded.missing.items()
-    )
-
-
 def _candidates(
-    snapshot: Snapshot, members: Members, resolved: Resolved, caches: list[Cache], now: float
+    snapshot: Snapshot, wanting: list[NodeName], resolved: Resolved, key: StorageKey, now: float
 ) -> Iterator[_Candidate]:
-    keys, key = {cache.key for cache in caches}, caches[0].storage_key
-    wanting: dict[int, bool] = {}
-    for name, placement in members.placements.items():
-        wants = wanting.get(id(placement))
-        if wants is None:
-            wants = any(slot.owner.key in keys and slot.root is not None for slot in placement.slots)
-            wanting[id(placement)] = wants
+    for name in wanting:
         view = snapshot.agents.get(name, STARTING)
         report = view.report
-        if not wants or report is None or report.peer_address is None:
+        if report is None or report.peer_address is None:
             continue
         if view.failure is not None and now > (view.received_at or 0.0) + DEAD_S:
             continue
@@ -118,8 +118,17 @@ def _candidates(
         yield _Candidate(name, report, model, part, _is_copy(model, resolved))
 
 
-def _company(snapshot: Snapshot, resolved: Resolved, candidates: list[_Candidate]) -> Company:
-    before = next((each for each in snapshot.companies.values() if _content(each.fill) == resolved.content), None)
+def _wanting(members: Members, caches: list[Cache]) -> list[NodeName]:
+    """The nodes that should hold what these caches ask for."""
+    keys = {cache.key for cache in caches}
+    wanting: dict[int, bool] = {}
+    for placement in members.placements.values():
+        if id(placement) not in wanting:
+            wanting[id(placement)] = any(slot.owner.key in keys and slot.root is not None for slot in placement.slots)
+    return [name for name, placement in members.placements.items() if wanting[id(placement)]]
+
+
+def _company(snapshot: Snapshot, resolved: Resolved, candidates: list[_Candidate], before: Company | None) -> Company:
     told = {(member.name, member.incarnation): member for member in before.members} if before is not None else {}
     parts = [each.part for each in candidates if each.part is not None]
     if before is not None:

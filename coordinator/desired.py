@@ -44,7 +44,7 @@ def desired_states(
         desired[name] = DesiredState(
             owner=snapshot.owner,
             roots=_roots(placement.roots, report),
-            models=tuple(replace(model, company=named.get(model.key)) for model in models) if named else models,
+            models=_together(models, named, together.unheard.get(name, frozenset())),
             resolved=_unknown(snapshot, folded.missing[name], report, sources),
             companies=_unknown_companies(together, named, report),
         )
@@ -101,6 +101,18 @@ def _unknown(
             if resolved is not None:
                 unknown[name] = resolved
     return unknown
+
+
+def _together(
+    models: tuple[DesiredModel, ...], named: Mapping[StorageKey, str], unheard: frozenset[StorageKey]
+) -> tuple[DesiredModel, ...]:
+    """With the company of each; what must not begin yet counts as not resolved yet."""
+    if not named and not unheard:
+        return models
+    return tuple(
+        replace(model, company=named.get(model.key), resolved=None if model.key in unheard else model.resolved)
+        for model in models
+    )
 
 
 def _unknown_companies(

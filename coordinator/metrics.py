@@ -125,6 +125,11 @@ class _Now(Collector):
         cached = GaugeMetricFamily("localmodel_cache_cached_bytes", "Finished, over all nodes.", labels=labels)
         read = GaugeMetricFamily("localmodel_cache_read_bytes", "Read, by where from.", labels=[*labels, "location"])
         rate = GaugeMetricFamily("localmodel_cache_rate_bytes_per_second", "Over all nodes.", labels=labels)
+        times = GaugeMetricFamily(
+            "localmodel_cache_origin_amplification",
+            "Bytes read from the origin, in copies of the model.",
+            labels=labels,
+        )
         for cache in self.caches:
             key = [cache.namespace, cache.name]
             for status, count in cache.nodes.items():
@@ -134,7 +139,9 @@ class _Now(Collector):
             read.add_metric([*key, "origin"], cache.bytes_from_origin)
             read.add_metric([*key, "peers"], cache.bytes_from_peers)
             rate.add_metric(key, cache.rate_bytes_per_s)
+            if cache.bytes_total:
+                times.add_metric(key, cache.bytes_from_origin / cache.bytes_total)
         agents = GaugeMetricFamily("localmodel_agents", "Node agents by state.", labels=["state"])
         for state, count in self.agents.items():
             agents.add_metric([state], count)
-        return [nodes, total, cached, read, rate, agents]
+        return [nodes, total, cached, read, rate, times, agents]

@@ -222,7 +222,12 @@ class LaptopCluster:
 
     def _agent_environment(self, node: NodeName) -> dict[str, str]:
         home = self.directory / "nodes" / node
-        return {"LOCALMODEL_HOST_ROOT": str(home), "LOCALMODEL_ROOTS": ROOT, "LOCALMODEL_HEADROOM": "64Mi"}
+        return {
+            "LOCALMODEL_HOST_ROOT": str(home),
+            "LOCALMODEL_ROOTS": ROOT,
+            "LOCALMODEL_HEADROOM": "64Mi",
+            "LOCALMODEL_PEER_HOST": "127.0.0.1",
+        }
 
     def _create_world(self) -> None:
         kube = self.kube()

@@ -233,15 +233,18 @@ def _explain(console: Console, cluster: LaptopCluster, outcome: Outcome, *, stay
 def _cache_summary(cache: LocalModelCache, served: dict[str, Any]) -> dict[str, Any]:
     ready, reason, _ = ready_condition(cache)
     amounts = cache.status.bytes
+    total = amounts.total if amounts else None
+    by_origin = served.get(_repo(cache.spec.source_model_uri), {}).get("bytes")
     return {
         "name": cache.metadata.name,
         "ready": ready,
         "reason": reason,
         "nodes": cache.status.copies.available if cache.status.copies else 0,
-        "bytesTotal": amounts.total if amounts else None,
+        "bytesTotal": total,
         "bytesFromOrigin": amounts.from_origin if amounts else None,
         "bytesFromPeers": amounts.from_peers if amounts else None,
-        "originServedBytes": served.get(_repo(cache.spec.source_model_uri), {}).get("bytes"),
+        "originServedBytes": by_origin,
+        "amplification": round(by_origin / total, 4) if by_origin is not None and total else None,
         "manifestDigest": cache.status.manifest_digest,
     }
 
