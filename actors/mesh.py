@@ -152,9 +152,10 @@ class Mesh:
                 self._look(now)
             else:
                 self._inquiry.miss(now, self._rng)
-            if outcome is Outcome.NOT_YET and self._given.get(chunk) == action.peer:  # it was given, and does not read
+            if outcome is Outcome.NOT_YET and self._given.get(chunk) == action.peer:  # it does not read it
                 del self._given[chunk]
-                self._claim()
+        if not read and not self._shown >> chunk & 1:
+            self._claim()  # it may be ours to read by now
         return self._serving.lost(chunk)
 
     def redirected(self, chunk: int, to: NodeName, now: float) -> list[Release]:
@@ -163,6 +164,7 @@ class Mesh:
         if isinstance(action, AskPeer):
             self._alive(action.peer, now)
         self._given[chunk] = to
+        self._claim()
         return self._serving.lost(chunk)
 
     def stolen(self, owner: NodeName, chunk: int | None, now: float, *, reached: bool = True) -> None:
@@ -310,6 +312,19 @@ class Mesh:
         self._log.restart()
         self._moved_at = now
         self._look(now)
+
+    def withdraw(self, chunks: Iterable[int]) -> None:
+        """They are wrong again: nobody gets them from here until `put_back`. The caller reads them from the origin."""
+        for chunk in chunks:
+            self._doubted[chunk] = self.origins.pop(chunk, Origin(self.me, b""))
+            self.have &= ~(1 << chunk)
+        self._log.restart()
+
+    def put_back(self, chunk: int, origin: Origin) -> None:
+        """A chunk that was withdrawn is on the disk again."""
+        self.have |= 1 << chunk
+        self.origins[chunk] = origin
+        self._log.add(chunk, fresh=False)
 
     def settle(self, chunks: Iterable[int], now: float) -> dict[int, NodeName]:
         """The file is right now. By chunk, the reader whose bytes were not: each is quarantined."""

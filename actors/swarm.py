@@ -30,7 +30,7 @@ from actors.messages import Company, NodeName, Part
 from actors.moves import Answer, Elsewhere, Origin, Release
 from actors.news import NOTHING
 from actors.pace import Pace
-from actors.peers import Sending
+from actors.peers import STUCK_S, Sending
 
 BLOCK_BYTES = 1 << 20
 
@@ -73,6 +73,7 @@ class Swarm:
         self._quiet_until = 0.0
         self._tokens = (company.token, company.token)
         self._held: dict[tuple[NodeName, int], list[_Held]] = {}
+        self._sending: list[int] = []
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._folder)  # not sooner: whoever sends from it holds on to us
 
@@ -137,6 +138,14 @@ class Swarm:
             self.mesh.quiet_origin(until)
             self._news.notify_all()
 
+    def withdraw(self, chunks: range) -> None:
+        """Nobody gets these any more, and nobody is getting them: they may be written anew."""
+        with self.lock:
+            self.mesh.withdraw(chunks)
+            deadline = time.monotonic() + STUCK_S
+            while any(chunk in chunks for chunk in self._sending) and time.monotonic() < deadline:
+                self._news.wait(0.1)
+
     # --- what peers ask: `actors.peers.Served` ---
 
     def admits(self, token: str) -> bool:
@@ -158,6 +167,8 @@ class Swarm:
 
     def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None:
         with self.lock:
+            if chunk in self._sending:
+                self._sending.remove(chunk)
             if self.mesh.served(peer, chunk, time.monotonic(), ok=ok):
                 self.poke()
 
@@ -204,7 +215,11 @@ class Swarm:
         descriptor = -1
         try:
             descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._folder)
-            origin = self.mesh.origins.get(chunk)
+            with self.lock:
+                if not self.mesh.have >> chunk & 1:
+                    raise OSError("it was withdrawn")
+                self._sending.append(chunk)
+                origin = self.mesh.origins.get(chunk)
             if origin is None:  # it was on the disk before: nobody has made a digest of this chunk
                 origin = Origin(self.me, _digest(descriptor, place.start, place.stop, buffer))
                 with self.lock:

@@ -90,7 +90,6 @@ class Together:
         self._listening: dict[NodeName, threading.Thread] = {}
         self._readers: list[RangeReader] = []
         self._flying: set[int] = set()
-        self._doubted: set[int] = set()
         self._until = 0.0
         self._landed_at = time.monotonic()
         self._origin_error: SourceError | None = None
@@ -186,11 +185,11 @@ class Together:
                     case ReadOrigin(number):
                         self._read(reader, number)
                     case AskPeer(number, peer):
-                        self._ask(reader.buffer, number, peer)
+                        self._ask(reader, number, peer)
                     case Steal(owner):
                         self._steal(owner)
                     case _Hash(file):
-                        self._advance(file, reader.buffer)
+                        self._advance(file, reader)
         except BaseException as error:  # noqa: BLE001  it is raised again, by `run`
             with self._swarm.lock:
                 cancelled = self._stop.is_set() or isinstance(error, Cancelled)
@@ -213,7 +212,7 @@ class Together:
             self._origin_failed(number, error)
             return
         made = digest.digest() if gaps == [chunk] else self._files.chunk_digest(chunk, reader.buffer)
-        self._landed(number, Origin(self._swarm.me, made), reader.buffer)
+        self._landed(number, Origin(self._swarm.me, made), reader)
 
     def _origin_failed(self, number: int, error: SourceError) -> None:
         """Others may have the chunk, or read it: the fill goes on for a while. Not if the source has changed."""
@@ -227,7 +226,7 @@ class Together:
             self._failed_locked(number, Outcome.ORIGIN, time.monotonic() + delay_s)
             self._pump()
 
-    def _ask(self, buffer: bytearray, number: int, peer: NodeName) -> None:
+    def _ask(self, reader: RangeReader, number: int, peer: NodeName) -> None:
         """The chunk from a peer, if it gives it and it is right."""
         outcome = Outcome.UNREACHABLE
         member = self._swarm.membership.members.get(peer)
@@ -238,9 +237,9 @@ class Together:
                     if reply.status == 307:
                         self._redirected(number, NodeName(reply.head.fields.get(READER.lower(), "")))
                         return
-                    got = self._receive(reply, number, member, buffer) if reply.status == 200 else None
+                    got = self._receive(reply, number, member, reader.buffer) if reply.status == 200 else None
                     if isinstance(got, Origin):
-                        self._landed(number, got, buffer)
+                        self._landed(number, got, reader)
                         return
                     outcome = got or _OUTCOMES.get(reply.status, Outcome.UNREACHABLE)
         except OSError as error:
@@ -259,8 +258,7 @@ class Together:
         if origin is None or reply.left != chunk.size:
             return Outcome.CORRUPT
         with self._swarm.lock:
-            if self._mesh.rejects(number, origin):
-                return Outcome.STALE
+            stale = self._mesh.rejects(number, origin)
         gaps, digest, view = self._files.gaps(chunk), blake3(), memoryview(buffer)
         here = self._swarm.membership.members.get(self._swarm.me)
         far = here is not None and peer.zone != here.zone and None not in (peer.zone, here.zone)
@@ -270,13 +268,15 @@ class Together:
             digest.update(block)
             for gap in gaps:
                 start, stop = max(gap.start, position), min(gap.stop, position + count)
-                if start < stop:
+                if start < stop and not stale:
                     self._files.write(chunk.file, start, block[start - position : stop - position])
             position += count
             self._traffic.peer(count, far=far)
             self._fetcher.spend(count, self._stop)
             if time.monotonic() > deadline:
                 return Outcome.UNREACHABLE
+        if stale:  # all of it was read, so that its sender is rid of it
+            return Outcome.STALE
         if digest.digest() != origin.digest:
             return Outcome.CORRUPT
         for gap in gaps:
@@ -287,7 +287,7 @@ class Together:
             return origin if made == origin.digest else Origin(self._swarm.me, made)
         return origin
 
-    def _landed(self, number: int, origin: Origin, buffer: bytearray) -> None:
+    def _landed(self, number: int, origin: Origin, reader: RangeReader) -> None:
         with self._swarm.lock:
             self._flying.discard(number)
             self._landed_at, self._origin_error = time.monotonic(), None
@@ -295,7 +295,7 @@ class Together:
             if origin.reader == self._swarm.me:
                 self._swarm.told_anew()
             self._pump()
-        self._advance(self._swarm.grid.chunks[number].file, buffer)
+        self._advance(self._swarm.grid.chunks[number].file, reader)
 
     def _redirected(self, number: int, reader: NodeName) -> None:
         with self._swarm.lock:
@@ -322,23 +322,33 @@ class Together:
             self._mesh.stolen(owner, chunk, time.monotonic(), reached=reached)
             self._pump()
 
-    def _advance(self, index: int, buffer: bytearray) -> None:
-        """A file that is complete and wrong is doubted, and its chunks come anew, read by others than before."""
-        reached = self._files.advance(index, buffer, self._stop)
-        if reached is Reached.GAP:
-            return
-        chunks, path = self._swarm.grid.of_file(index), self._files.manifest.files[index].path
-        with self._swarm.lock:
-            if reached is Reached.WRONG:
-                self._doubted.add(index)
-                self._mesh.doubt(chunks, time.monotonic())
-                self._pump()
-                return
-            if index in self._doubted:
-                for chunk, reader in self._mesh.settle(chunks, time.monotonic()).items():
-                    _log.warning("a node read wrong bytes", extra={"peer": reader, "chunk": chunk, "file": path})
-            if not self._files.unsealed:
+    def _advance(self, index: int, reader: RangeReader) -> None:
+        """The file is hashed as far as it reaches. One that is complete and wrong is read anew."""
+        reached = self._files.advance(index, reader.buffer, self._stop)
+        if reached is Reached.WRONG:
+            self._read_alone(reader, index)
+        elif reached is Reached.SEALED and not self._files.unsealed:
+            with self._swarm.lock:
                 self._wake.notify()
+
+    def _read_alone(self, reader: RangeReader, index: int) -> None:
+        """All of a file from the origin: then it is known who read it wrong.
+
+        Not shared out again: who makes up chunks together with their digests could do so as fast as they are asked for.
+        """
+        chunks, path = self._swarm.grid.of_file(index), self._files.manifest.files[index].path
+        self._swarm.withdraw(chunks)
+        for number in chunks:
+            chunk, digest = self._swarm.grid.chunks[number], blake3()
+            self._fetcher.fetch(reader, chunk, self._stop, each=digest.update)
+            with self._swarm.lock:
+                self._mesh.put_back(number, Origin(self._swarm.me, digest.digest()))
+        with self._swarm.lock:
+            blamed = self._mesh.settle(chunks, time.monotonic())
+            self._pump()
+        for number, name in blamed.items():
+            _log.warning("a node read wrong bytes", extra={"peer": name, "chunk": number, "file": path})
+        self._advance(index, reader)
 
     def _throttled(self, pause_s: float) -> None:
         with self._swarm.lock:

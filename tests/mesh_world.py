@@ -101,7 +101,7 @@ class World:
         times = [*self.waits.values(), *self.held.values(), self.now + 1.0]
         self.now = max(self.now, min(times)) + 1e-6
         for key, until in list(self.held.items()):
-            if until <= self.now and self.held.pop(key, None):
+            if until <= self.now and self.held.pop(key, None) is not None:
                 holder, asker, chunk = key
                 self.meshes[holder].unhold(NodeName(asker), chunk)
                 if asker not in self.dead:

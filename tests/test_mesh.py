@@ -1,4 +1,4 @@
-"""What a node decides in a cooperative fill. Worlds in which anything may happen in any order; and each answer alone."""
+"""What a node decides in a cooperative fill: worlds where anything may happen in any order, and each answer alone."""
 
 from __future__ import annotations
 
@@ -248,7 +248,8 @@ def test_a_peer_is_asked_only_for_what_it_shows_and_not_while_it_is_quarantined(
     mesh = node("ab", pace=Pace(slots=1))
     mesh.heard(B, everything, 0.0)
     [asked] = actions(mesh)
-    assert isinstance(asked, AskPeer) and asked.peer == B
+    assert isinstance(asked, AskPeer)
+    assert asked.peer == B
     mesh.failed(asked.chunk, Outcome.CORRUPT, 0.0)
     assert mesh.wrong() == {B: 1}
     assert all(isinstance(action, ReadOrigin) for action in actions(mesh, 1.0))
@@ -271,7 +272,8 @@ def test_news_are_what_landed_since_and_everything_to_whom_knows_nothing() -> No
     mesh = node("a", chunks=4, have=0b1000)
     whole = mesh.news(NOTHING)
     assert (whole.chunks, whole.whole) == (0b1000, True)
-    assert mesh.news(whole.cursor).chunks == 0 and not mesh.urgent(whole.cursor)
+    assert mesh.news(whole.cursor).chunks == 0
+    assert not mesh.urgent(whole.cursor)
     for action in actions(mesh)[:2]:
         assert isinstance(action, ReadOrigin)
         mesh.landed(action.chunk, RIGHT, 0.0)

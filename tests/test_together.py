@@ -1,0 +1,333 @@
+"""Several real node agents and a real origin: a model is read once, whatever happens to nodes, peers and origin."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actors.chunks import Grid
+from actors.gossip import Frame, Kind
+from actors.manifest import ModelSource, Resolved
+from actors.messages import Company, DesiredRoot, DesiredState, Member, NodeName, Phase
+from actors.moves import Answer, Elsewhere
+from actors.moves import Origin as ReadBy
+from actors.origin import SourceOptions
+from actors.peers import PeerServer, Sending
+from actors.source import resolve
+from actors.swarm import _digest
+from coordinator.dev.agentprocess import AgentProcess
+from coordinator.dev.faults import Fault
+from coordinator.dev.origin import Origin
+from coordinator.dev.sample import REPO, write_sample
+from tests.peers import MIB, OWNER, Peer, a_company, all_ready, running, wants
+from tests.test_agent import same_bytes
+from tests.waiting import eventually
+
+SAMPLE_BYTES = 16 * MIB
+CHUNK = 256 << 10
+URI = f"hf://{REPO}"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("together") / "sample"
+    write_sample(folder, SAMPLE_BYTES)
+    return folder
+
+
+@pytest.fixture
+def origin(sample: Path) -> Iterator[Origin]:
+    with Origin({REPO: sample}) as running:
+        yield running
+
+
+@pytest.fixture
+def resolved(origin: Origin) -> Resolved:
+    return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
+
+
+def some_peers(tmp_path: Path, count: int, **settings: object) -> list[Peer]:
+    return [Peer(tmp_path / f"node-{number}", f"node-{number}", **settings) for number in range(count)]
+
+
+def tell(peers: list[Peer], resolved: Resolved, company: Company | None) -> None:
+    for peer in peers:
+        peer.agent.reconcile(wants(resolved, company, URI))
+
+
+def done(peer: Peer) -> int:
+    report = peer.model(URI)
+    return report.bytes_done if report is not None else 0
+
+
+def test_cold_nodes_read_the_origin_once(tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path) -> None:
+    peers = some_peers(tmp_path, 4)
+    with running(*peers):
+        tell(peers, resolved, a_company([peer.member() for peer in peers]))
+        reports = all_ready(peers, URI)
+        assert all(same_bytes(peer.folder(URI), sample) for peer in peers)
+    assert origin.stats()["bytes"] <= 1.02 * SAMPLE_BYTES
+    assert sum(report.bytes_from_origin for report in reports) == origin.stats()["bytes"], "the origin agrees"
+    for report in reports:
+        assert report.bytes_from_origin + report.bytes_from_peers >= SAMPLE_BYTES
+        assert report.part is not None
+        assert report.wrong_peers == {}
+    assert max(report.bytes_from_origin for report in reports) < SAMPLE_BYTES, "the reading was shared out"
+
+
+def test_a_late_joiner_takes_everything_from_peers(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    *early, late = some_peers(tmp_path, 3)
+    with running(*early, late):
+        tell(early, resolved, a_company([peer.member() for peer in early]))
+        all_ready(early, URI)
+        before = origin.stats()["bytes"]
+        company = a_company([*(peer.member() for peer in early), late.member(owns=False)])
+        tell([*early, late], resolved, company)
+        (report,) = all_ready([late], URI)
+        assert same_bytes(late.folder(URI), sample)
+    assert (report.bytes_from_origin, report.bytes_from_peers) == (0, SAMPLE_BYTES)
+    assert origin.stats()["bytes"] == before
+
+
+def test_a_committed_copy_seeds_the_others_though_the_origin_and_its_first_agent_are_gone(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    seed, *cold = some_peers(tmp_path, 3)
+    with running(seed, *cold):
+        tell([seed], resolved, None)
+        (report,) = all_ready([seed], URI)
+        assert report.part is None, "one node alone takes part in nothing"
+        assert report.bytes_from_peers == 0
+        seed.agent.close()
+        origin.close()
+        seed = Peer(seed.host_root, seed.name)
+        with running(seed):
+            company = a_company([seed.member(owns=False, seed=True), *(peer.member() for peer in cold)])
+            tell([seed, *cold], resolved, company)
+            reports = all_ready(cold, URI)
+        assert all(same_bytes(peer.folder(URI), sample) for peer in cold)
+    assert [report.bytes_from_origin for report in reports] == [0, 0]
+
+
+def test_a_node_that_fills_alone_goes_on_in_company_with_what_it_has(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    first, second = some_peers(tmp_path, 2, chunk_bytes=CHUNK)
+    origin.faults.set(Fault(path="/_cdn/*0000[34]*", latency_s=0.3))
+    with running(first, second):
+        tell([first], resolved, None)
+        eventually(lambda: done(first) > SAMPLE_BYTES * 0.4, every_s=0.01, seen=lambda: first.model(URI))
+        origin.faults.clear()
+        tell([first, second], resolved, a_company([first.member(), second.member()]))
+        reports = all_ready([first, second], URI)
+        assert same_bytes(second.folder(URI), sample)
+    assert all(report.attempt == 1 for report in reports if report.attempt), "nothing started over"
+    assert sum(report.bytes_from_origin for report in reports) < 1.3 * SAMPLE_BYTES
+    assert reports[1].bytes_from_peers > 0.4 * SAMPLE_BYTES
+
+
+def test_bytes_that_are_spread_over_the_peers_are_enough_when_the_origin_is_down(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    first, second = some_peers(tmp_path, 2)
+    with running(first, second):
+        for peer, kept_back in ((first, "*0000[34]-of*"), (second, "*0000[12]-of*")):
+            origin.faults.set(Fault(path=f"/_cdn/{kept_back}", stall_after_bytes=0))
+            tell([peer], resolved, None)
+            eventually(lambda peer=peer: done(peer) > SAMPLE_BYTES * 0.49, every_s=0.01, seen=lambda: first.model(URI))  # type: ignore[misc]  # a default argument binds the loop variable
+        before = origin.stats()["bytes"]
+        origin.faults.set(Fault(status=503))
+        tell([first, second], resolved, a_company([first.member(), second.member()]))
+        all_ready([first, second], URI)
+        assert all(same_bytes(peer.folder(URI), sample) for peer in (first, second))
+    assert origin.stats()["bytes"] == before
+
+
+def test_an_origin_that_is_down_for_all_is_said_and_waited_for(
+    tmp_path: Path, origin: Origin, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.together.STUCK_S", 0.5)
+    peers = some_peers(tmp_path, 2)
+    origin.faults.set(Fault(status=404))
+    with running(*peers):
+        tell(peers, resolved, a_company([peer.member() for peer in peers]))
+
+        def failed() -> bool:
+            reports = [peer.model(URI) for peer in peers]
+            return all(r is not None and r.failure and r.failure.reason == "SourceNotFound" for r in reports)
+
+        eventually(failed, every_s=0.01, seen=lambda: [peer.model(URI) for peer in peers])
+        origin.faults.clear()
+        all_ready(peers, URI)
+    assert origin.stats()["bytes"] < 1.1 * SAMPLE_BYTES
+
+
+def test_a_pause_that_the_origin_asks_of_one_is_kept_by_all(tmp_path: Path, origin: Origin, resolved: Resolved) -> None:
+    peers = some_peers(tmp_path, 3)
+    origin.faults.set(Fault(path="/_cdn/*", status=429, retry_after="2", times=1))
+    with running(*peers):
+        tell(peers, resolved, a_company([peer.member() for peer in peers]))
+        eventually(lambda: not origin.faults.active(), every_s=0.005)
+        time.sleep(0.5)  # what was under way ends, and the word goes round
+        quiet = origin.stats()["requests"]
+        time.sleep(0.8)
+        assert origin.stats()["requests"] == quiet
+        all_ready(peers, URI)
+    assert origin.stats()["bytes"] <= 1.02 * SAMPLE_BYTES
+
+
+# --- peers that die, lie or crawl ---
+
+
+def process(tmp_path: Path, name: str) -> AgentProcess:
+    (tmp_path / name / "models").mkdir(parents=True)
+    environment = {
+        "LOCALMODEL_HOST_ROOT": str(tmp_path / name),
+        "LOCALMODEL_HEADROOM": "0",
+        "LOCALMODEL_PEER_HOST": "127.0.0.1",
+    }
+    return AgentProcess(name, environment)
+
+
+@pytest.mark.e2e
+def test_a_node_killed_in_the_middle_costs_no_more_than_what_it_had_in_flight(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    origin.faults.set(Fault(path="/_cdn/*", latency_s=0.05))
+    peers = some_peers(tmp_path, 2)
+    with running(*peers), process(tmp_path, "victim") as victim:
+        report = victim.reconcile(DesiredState(OWNER, (DesiredRoot("/models"),)))
+        member = Member(NodeName("victim"), report.incarnation, None, report.peer_address or "")
+        company = a_company([*(peer.member() for peer in peers), member])
+        victim.reconcile(wants(resolved, company, URI))
+        tell(peers, resolved, company)
+        eventually(lambda: sum(map(done, peers)) > 0.6 * SAMPLE_BYTES, every_s=0.01)
+        victim.kill()
+        all_ready(peers, URI)  # nobody has told them that it is gone
+        assert all(same_bytes(peer.folder(URI), sample) for peer in peers)
+    in_flight = 16 * CHUNK
+    assert origin.stats()["bytes"] <= SAMPLE_BYTES + in_flight
+
+
+class Impostor:
+    """A member that has everything, and answers in its own way."""
+
+    name = NodeName("impostor")
+
+    def __init__(self, folder: Path, resolved: Resolved) -> None:
+        self.grid = Grid(resolved.manifest.files, CHUNK)
+        self.files = [folder / file.path for file in resolved.manifest.files]
+        self.server = PeerServer("127.0.0.1", 0, {"fill-1": self})
+        self.member = Member(self.name, "1", None, self.server.address, owns=False)
+        self.gone = threading.Event()
+        self.asked_for = 0
+
+    def admits(self, token: str) -> bool:
+        return True
+
+    def asked(self, peer: NodeName, chunk: int, buffer: bytearray) -> Sending | Answer | Elsewhere:
+        self.asked_for += 1
+        place = self.grid.chunks[chunk]
+        descriptor = os.open(self.files[place.file], os.O_RDONLY)
+        made = _digest(descriptor, place.start, place.stop, bytearray(1 << 20))
+        return self.send(descriptor, Sending(descriptor, place.start, place.size, ReadBy(self.name, made)))
+
+    def send(self, descriptor: int, sending: Sending) -> Sending:
+        return sending
+
+    def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None:
+        pass
+
+    def asked_for_work(self, peer: NodeName) -> int | None:
+        return None
+
+    def told(self) -> Iterator[bytes]:
+        yield Frame(Kind.WHOLE, (1 << len(self.grid)) - 1).encode()
+        while not self.gone.wait(0.5):
+            yield Frame(Kind.DELTA).encode()
+
+    def close(self) -> None:
+        self.gone.set()
+        self.server.close()
+
+
+class Liar(Impostor):
+    """Flips a byte of every fifth chunk, and keeps its digest."""
+
+    def send(self, descriptor: int, sending: Sending) -> Sending:
+        if self.asked_for % 5:
+            return sending
+        content = bytearray(os.pread(descriptor, sending.size, sending.start))
+        content[len(content) // 2] ^= 1
+        os.close(descriptor)
+        wrong = os.memfd_create("wrong")
+        os.write(wrong, content)
+        return replace(sending, descriptor=wrong, start=0)
+
+
+class Forger(Impostor):
+    """Flips a byte of every chunk, and makes a digest for that."""
+
+    def send(self, descriptor: int, sending: Sending) -> Sending:
+        content = bytearray(os.pread(descriptor, sending.size, sending.start))
+        content[0] ^= 1
+        os.close(descriptor)
+        wrong = os.memfd_create("wrong")
+        os.write(wrong, content)
+        made = _digest(wrong, 0, sending.size, bytearray(1 << 20))
+        return replace(sending, descriptor=wrong, start=0, origin=ReadBy(self.name, made))
+
+
+class Sloth(Impostor):
+    """Takes a second for every answer."""
+
+    def send(self, descriptor: int, sending: Sending) -> Sending:
+        time.sleep(1.0)
+        return sending
+
+
+@pytest.mark.parametrize("kind", [Liar, Forger, Sloth])
+def test_a_peer_that_lies_or_crawls_harms_nobody(
+    kind: type[Impostor], tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    peers = some_peers(tmp_path, 2)
+    impostor = kind(sample, resolved)
+    origin.faults.set(Fault(path="/_cdn/*", latency_s=0.02))
+    try:
+        with running(*peers):
+            tell(peers, resolved, a_company([*(peer.member() for peer in peers), impostor.member]))
+            reports = all_ready(peers, URI)
+            assert all(same_bytes(peer.folder(URI), sample) for peer in peers)
+    finally:
+        impostor.close()
+    assert impostor.asked_for
+    named = {name for report in reports for name in report.wrong_peers}
+    assert named == (set() if kind is Sloth else {impostor.name})
+
+
+def test_without_the_token_a_node_gets_nothing_and_reads_for_itself(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    honest, stranger = some_peers(tmp_path, 2)
+    with running(honest, stranger):
+        members = [honest.member(), stranger.member(owns=False)]
+        tell([honest], resolved, a_company(members))
+        all_ready([honest], URI)
+        tell([stranger], resolved, a_company(members, token="a guess"))
+        eventually(lambda: stranger.model(URI) is not None)
+        time.sleep(1.0)
+        report = stranger.model(URI)
+        assert report is not None
+        assert report.phase is Phase.DOWNLOADING
+        assert (report.bytes_from_peers, done(stranger)) == (0, 0)
+        tell([stranger], resolved, a_company(members))
+        (report,) = all_ready([stranger], URI)
+        assert report.bytes_from_peers == SAMPLE_BYTES
