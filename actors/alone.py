@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from actors import concurrency
 from actors.chunks import Chunk, plan_chunks
@@ -45,7 +46,8 @@ class Alone:
         self._busy = 0
         settings, manifest = fetcher.settings, files.manifest
         most = max(1, min(settings.connections, len(manifest.files) + manifest.total_bytes // (1 << 20)))
-        self._concurrency = concurrency.start(most, traffic.sample())
+        sample = traffic.sample()
+        self._concurrency = replace(concurrency.start(most, sample.at), since=sample)
         self._chunk_bytes = _chunk_bytes(settings.chunk_bytes, manifest.total_bytes, most)
         self._whole: set[int] = set()
         self._again: deque[Chunk] = deque()

@@ -67,10 +67,10 @@ class Concurrency:
     down_next: bool = False
 
 
-def start(most: int, sample: Sample) -> Concurrency:
+def start(most: int, at: float) -> Concurrency:
     """Before the first byte. At most `most` workers, ever."""
     workers = min(FIRST_WORKERS, most)
-    return Concurrency(workers, most, workers, 0.0, Phase.GROWING, sample, sample.at)
+    return Concurrency(workers, most, workers, 0.0, Phase.GROWING, Sample(at, 0, 0), at)
 
 
 def observe(current: Concurrency, sample: Sample) -> Concurrency:

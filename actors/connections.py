@@ -1,8 +1,8 @@
 """How a connection to an origin is made: whom TLS trusts, and which proxy stands between, as the environment says.
 
-    SSL_CERT_FILE, SSL_CERT_DIR          instead of the system's certificates (OpenSSL's own rule)
+    SSL_CERT_FILE, SSL_CERT_DIR          instead of the system's certificates, as OpenSSL has it
     REQUESTS_CA_BUNDLE, AWS_CA_BUNDLE    a file or a folder of certificates, in addition
-    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY   a proxy for http, for https (by CONNECT), for both; user:password@ is sent to it
+    HTTP_PROXY, HTTPS_PROXY, ALL_PROXY   a proxy for http, for https (by CONNECT), for both; it is sent user:password
     NO_PROXY                             hosts and domains that are reached directly
 
 The lower-case names win, as everywhere else. A context takes tens of milliseconds to make, so that there is one per
@@ -33,7 +33,7 @@ def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConne
     host, port = _host_and_port(parts)
     if not host or parts.scheme not in ("http", "https"):
         raise SourceUnsupported(f"no reader for {parts.scheme}://{host or ''}", reason="InvalidURI")
-    proxy = _proxy_for(parts.scheme, host)
+    proxy = _proxy_for(parts)
     if parts.scheme == "http":
         if proxy is None:
             return http.client.HTTPConnection(host, port, timeout=timeout_s)
@@ -47,9 +47,12 @@ def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConne
 
 def tls_context() -> ssl.SSLContext:
     """The process's own, shared by all connections: certificates and host names are checked."""
-    known = tuple((name, os.environ.get(name) or "") for name in (*_REPLACING, *_BUNDLES))
+    named = {name: os.environ.get(name) or "" for name in _REPLACING}
+    for name in _BUNDLES:
+        path = os.environ.get(name) or ""
+        named[name] = "" if path in named.values() else path  # often all of them name the same file
     with _making:  # the workers of a fill begin at the same moment
-        return _tls_context(tuple((name, path, _changed_at(path)) for name, path in known))
+        return _tls_context(tuple((name, path, _changed_at(path)) for name, path in named.items()))
 
 
 @lru_cache(maxsize=4)
@@ -92,18 +95,18 @@ class _Forwarded(http.client.HTTPConnection):
             self.putheader(name, value)
 
 
-def _proxy_for(scheme: str, host: str) -> SplitResult | None:
-    proxies = urllib.request.getproxies_environment()
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if not proxy or urllib.request.proxy_bypass_environment(host, proxies):
+def _proxy_for(origin: SplitResult) -> SplitResult | None:
+    proxies = urllib.request.getproxies()
+    named = proxies.get(origin.scheme) or proxies.get("all")
+    if not named or urllib.request.proxy_bypass(origin.netloc.rpartition("@")[2]):
         return None
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme != "http" or not parts.hostname:
+    proxy = urlsplit(named if "://" in named else f"http://{named}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        what = f"{proxy.scheme}://{proxy.hostname or ''}"
         raise SourceUnsupported(
-            f"the proxy for {scheme} is {parts.scheme}://{parts.hostname or ''}: only http:// proxies can be used",
-            reason="InvalidProxy",
+            f"the proxy for {origin.scheme} is {what}: only http:// proxies can be used", reason="InvalidProxy"
         )
-    return parts
+    return proxy
 
 
 def _host_and_port(parts: SplitResult) -> tuple[str, int | None]:

@@ -31,7 +31,7 @@ def start_writeback(descriptor: int, start: int, stop: int) -> None:
 
 
 def sync_files(folder: Path, paths: Sequence[Path]) -> None:
-    """All of `paths`, which are below `folder` and on one filesystem, are on the disk. Raises OSError as the disk does."""
+    """All of `paths`, files below `folder` on one filesystem, are on the disk. Raises OSError as the disk does."""
     if len(paths) >= MANY and _sync_filesystem(folder):
         return
     for path in paths:
@@ -49,7 +49,7 @@ def _sync_filesystem(folder: Path) -> bool:
         return False
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return library.syncfs(descriptor) == 0
+        return bool(library.syncfs(descriptor) == 0)
     finally:
         os.close(descriptor)
 

@@ -27,6 +27,7 @@ from actors.manifest import Digest, Manifest
 from actors.store import Ingest, disk_errors
 
 SMALL_FILE_BYTES = 1 << 20
+"""Up to this size files are not fsynced one by one."""
 
 
 class Cancelled(Exception):

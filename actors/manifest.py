@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import PurePosixPath
 from typing import Any, NewType
 
 from actors.errors import SourceError
@@ -78,7 +77,8 @@ class Manifest:
         return "sha256:" + hashlib.sha256(_canonical([[f.path, f.size, f.digest] for f in self.files])).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        files = [{"path": file.path, "size": file.size, "digest": file.digest} for file in self.files]
+        return {"source": asdict(self.source), "revision": self.revision, "files": files}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
@@ -99,11 +99,17 @@ def make_manifest(source: ModelSource, revision: str | None, files: Iterable[Man
         check_relative(path)
     if len(set(paths)) != len(paths):
         raise SourceError(f"{source.uri} lists a file twice", reason="InvalidManifest")
-    folders = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
+    folders = {folder for parent in {path.rpartition("/")[0] for path in paths} for folder in _and_above(parent)}
     clash = next((path for path in paths if path in folders), None)
     if clash is not None:
         raise SourceError(f"{source.uri} lists {clash!r} both as a file and as a folder", reason="InvalidManifest")
     return Manifest(source, revision, ordered)
+
+
+def _and_above(folder: str) -> Iterator[str]:
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
 
 
 def check_relative(path: str) -> None:

@@ -376,7 +376,7 @@ class Mesh:
         """We have read as much as may wait for somebody to take it, and there is somebody who may."""
         if self._unpassed.bit_count() + len(self._reading) < self.pace.unpassed:
             return False
-        return any(peer.trusted(now) and peer.have != self._all for _, peer in self._neighbours)
+        return any(peer.known and peer.trusted(now) and peer.have != self._all for _, peer in self._neighbours)
 
     def _horizon(self) -> int:
         """No chunk from here on is begun yet."""

@@ -31,6 +31,8 @@ from actors.journal import Journal
 from actors.manifest import Manifest, ManifestFile, StorageKey
 
 MARKER = ".localmodel/manifest.json"
+LATE_FILE_BYTES = 64 << 10
+"""Up to this size a file is made when it is written. What thousands of them need, the headroom covers until then."""
 FILE_MODE = 0o444
 FOLDER_MODE = 0o555
 
@@ -126,7 +128,10 @@ class Ingest:
                     self.journal.forget(index)
 
     def allocate(self) -> None:
-        """Every file exists at its full size, with the disk space for it where the filesystem can promise that."""
+        """Every file exists at its full size, with the disk space for it where the filesystem can promise that.
+
+        But small ones only if something of them is there already: there may be thousands, and others arrive meanwhile.
+        """
         made: set[Path] = set()
         with disk_errors(f"making room in {self.data}"):
             for index, file in enumerate(self.manifest.files):
@@ -134,6 +139,8 @@ class Ingest:
                 if path.parent not in made:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     made.add(path.parent)
+                if file.size <= LATE_FILE_BYTES and index not in self.journal.done:
+                    continue
                 if _allocate(path, file) and self.journal.done.pop(index, None) is not None:
                     self.journal.forget(index)
 
@@ -141,7 +148,7 @@ class Ingest:
         """A descriptor to read and write the file at `index`. The caller closes it."""
         path = self.data / self.manifest.files[index].path
         with disk_errors(f"opening {path}"):
-            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
 
     def publish(self, marker: Marker, target: Path, *, trash: Path) -> None:
         """`target` is the model, complete. What was there before is in `trash`, and is the caller's to unlink."""
@@ -153,7 +160,7 @@ class Ingest:
             _write_synced(path, json.dumps(marker.to_json()).encode())
             for folder, _, names in os.walk(self.data, topdown=False):
                 for name in names:
-                    (Path(folder) / name).chmod(FILE_MODE)
+                    os.chmod(f"{folder}/{name}", FILE_MODE)  # noqa: PTH101  there may be thousands
                 if folder != str(self.data):  # to be renamed, a folder must be writable
                     Path(folder).chmod(FOLDER_MODE)
                 _sync_folder(Path(folder))

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import statistics
 import threading
 import time
@@ -25,6 +23,7 @@ from typing import Any
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, StorageKey, make_manifest, storage_key
 from actors.messages import DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
 from actors.origin import SourceOptions
+from benchmarks.machine import machine
 from coordinator.api import LocalModelCache, StatusKey
 from coordinator.controller import Controller
 from coordinator.fleet import AgentView
@@ -331,12 +330,6 @@ def _wait(condition: Callable[[], bool], timeout_s: float = 180.0) -> None:
         if time.monotonic() > deadline:
             raise SystemExit("gave up waiting")
         time.sleep(0.1)
-
-
-def machine() -> Json:
-    load = round(os.getloadavg()[0], 2)
-    facts = {"machine": platform.machine(), "python": platform.python_version(), "load": load}
-    return {"cpus": os.cpu_count(), **facts}
 
 
 def main() -> int:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.machine import machine
 from coordinator.dev.cluster import NODE_GROUP, LaptopCluster, LaptopOptions
 from coordinator.dev.sample import write_sample
 
@@ -45,9 +44,7 @@ def main() -> int:
         "median_s": round(statistics.median(seconds), 3),
         "max_s": round(max(seconds), 3),
         "limit_s": LIMIT_S,
-        "cpus": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
+        **machine(),
     }
     print(json.dumps(row))
     return 0 if max(seconds) <= LIMIT_S else 1

@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+MOST_WARM_BYTES = 2 << 30
+
 
 def machine() -> dict[str, Any]:
     """`load`: runnable processes over the last minute. `steal`: the part of the time since boot the host took away."""

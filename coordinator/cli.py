@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +68,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] =
 
 def _no_command(arguments: list[str]) -> int:
     """--help, --version, or what is wrong."""
+    from importlib.metadata import version  # here, because it takes as long to import as the rest of a small command
+
     parser = argparse.ArgumentParser(
         prog="localmodel",
         description="Machine-learning models on the local disks of Kubernetes nodes.",

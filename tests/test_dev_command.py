@@ -83,6 +83,7 @@ def test_once_json_reports_a_ready_sample_and_leaves_nothing(folder: Path) -> No
     assert cache["bytesTotal"] >= 16 * 1024**2
     assert cache["bytesFromOrigin"] + cache["bytesFromPeers"] == 2 * cache["bytesTotal"]
     assert cache["originServedBytes"] >= cache["bytesFromOrigin"]
+    assert cache["amplification"] <= 1.01
     assert cache["manifestDigest"].startswith("sha256:")
     assert dev.left_running() == []
     assert list(folder.iterdir()) == []

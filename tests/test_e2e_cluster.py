@@ -45,8 +45,12 @@ def clean(laptop: Laptop) -> Iterator[None]:
 
 
 def test_apply_fills_every_node_with_verified_files_and_delete_empties_them(laptop: Laptop) -> None:
+    before = laptop.cluster.origin_stats()["bytes"]
     laptop.apply("sample", SAMPLE_URI)
     status = laptop.until_ready("sample")
+    total = status["bytes"]["total"]
+    assert laptop.cluster.origin_stats()["bytes"] - before <= 1.01 * total, "two nodes read the origin once"
+    assert status["bytes"]["fromOrigin"] + status["bytes"]["fromPeers"] == 2 * total
 
     assert status["copies"] == {"available": 2, "total": 2, "failed": 0} or status["copies"] == {
         "available": 2,

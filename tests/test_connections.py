@@ -1,0 +1,204 @@
+"""TLS that checks, with a certificate authority of one's own; proxies as the environment names them. Real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from actors.connections import tls_context
+from actors.errors import SourceError, SourceUnsupported
+from actors.manifest import Location
+from actors.transfer import RangeReader, RangesIgnored
+from benchmarks.origins import make_certificates
+
+CONTENT = bytes(range(256)) * 4
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+class Server(ThreadingHTTPServer):
+    """Answers ranges of CONTENT; as a proxy, what a proxy is asked. Remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, certificates: Path | None = None, status: int = 206, content_range: str | None = "") -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, str, str | None]] = []
+        self.status, self.content_range = status, content_range
+        if certificates is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+            self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+        self.thread.start()
+
+    def url(self, scheme: str = "http") -> str:
+        return f"{scheme}://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a client that does not trust the certificate goes away
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class names it
+        pass
+
+    def do_GET(self) -> None:
+        self.server.asked.append(("GET", self.path, self.headers.get("Proxy-Authorization")))
+        start, stop = (int(each) for each in self.headers["Range"].removeprefix("bytes=").split("-"))
+        body = CONTENT[start : stop + 1]
+        self.send_response(self.server.status)
+        if self.server.content_range is not None:
+            named = self.server.content_range or f"bytes {start}-{stop}/{len(CONTENT)}"
+            self.send_header("Content-Range", named)
+        else:
+            body = CONTENT
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(body)
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append(("CONNECT", self.path, self.headers.get("Proxy-Authorization")))
+        host, _, port = self.path.partition(":")
+        with socket.create_connection((host, int(port))) as behind:
+            self.send_response(200)
+            self.end_headers()
+            back = threading.Thread(target=_pass_on, args=(behind, self.connection))
+            back.start()
+            _pass_on(self.connection, behind)
+            back.join()
+        self.close_connection = True
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*PROXIES, *map(str.upper, PROXIES), "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@contextlib.contextmanager
+def a_server(certificates: Path | None = None, status: int = 206, content_range: str | None = "") -> Iterator[Server]:
+    server = Server(certificates, status, content_range)
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        server.thread.join()
+
+
+def read(url: str, start: int = 10, stop: int = 500) -> bytes:
+    reader = RangeReader(stall_timeout_s=10)
+    try:
+        return b"".join(bytes(block) for block in reader.blocks(Location(url), {}, len(CONTENT), start, stop))
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"])
+def test_an_authority_of_ones_own_is_trusted_when_it_is_named(
+    variable: str, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_server(certificates) as server:
+        with pytest.raises(SourceError, match="certificate"):
+            read(server.url("https"))
+        monkeypatch.setenv(variable, str(certificates / "ca.pem"))
+        assert read(server.url("https")) == CONTENT[10:500]
+
+
+def test_a_bundle_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+    with pytest.raises(SourceUnsupported, match=r"REQUESTS_CA_BUNDLE=.*none\.pem holds no certificates"):
+        read("https://127.0.0.1:1/file")
+
+
+def test_the_context_is_shared_until_its_certificates_change(
+    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes((certificates / "ca.pem").read_bytes())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    first = tls_context()
+    assert tls_context() is first
+    os.utime(bundle, ns=(1, 1))
+    assert tls_context() is not first
+
+
+def test_an_http_proxy_is_asked_for_the_whole_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_server() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url().replace("://", "://me:p%40ss@"))
+        assert read("http://models.example/file?signed=1") == CONTENT[10:500]
+    assert proxy.asked == [("GET", "http://models.example/file?signed=1", "Basic bWU6cEBzcw==")]
+
+
+def test_https_goes_through_a_tunnel_and_the_origin_is_checked(
+    certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_server(certificates) as server, a_server() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url())
+        with pytest.raises(SourceError, match="certificate"):
+            read(server.url("https"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
+        assert read(server.url("https")) == CONTENT[10:500]
+    assert {each[:2] for each in proxy.asked} == {("CONNECT", f"127.0.0.1:{server.server_port}")}
+
+
+def test_what_no_proxy_names_is_reached_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_server() as server, a_server() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url())
+        monkeypatch.setenv("NO_PROXY", "example.org,127.0.0.1")
+        assert read(server.url() + "/file") == CONTENT[10:500]
+    assert (len(server.asked), proxy.asked) == (1, [])
+
+
+def test_a_proxy_that_speaks_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    with pytest.raises(SourceUnsupported, match="only http:// proxies"):
+        read("http://models.example/file")
+
+
+@pytest.mark.parametrize(
+    ("content_range", "expected"),
+    [
+        ("", None),
+        (f"bytes 0-489/{len(CONTENT)}", SourceError),
+        ("bytes 10-499/77", SourceError),
+        (None, RangesIgnored),
+    ],
+    ids=["the right range", "the range of another place", "of a file of another size", "none: the whole file"],
+)
+def test_a_200_counts_as_a_part_only_if_it_says_which(
+    content_range: str | None, expected: type[SourceError] | None
+) -> None:
+    with a_server(status=200, content_range=content_range) as server:
+        if expected is None:
+            assert read(server.url() + "/file") == CONTENT[10:500]
+            return
+        with pytest.raises(SourceError) as error:
+            read(server.url() + "/file")
+        assert isinstance(error.value, expected)
