@@ -135,7 +135,11 @@ class Lab:
 
     def _victim(self, alone: bool) -> tuple[str, int] | None:
         """Who is killed, and after how many bytes."""
-        return (self._options.names[-1], self._options.size // 2) if self._options.variant == "kill" and not alone else None
+        return (
+            (self._options.names[-1], self._options.size // 2)
+            if self._options.variant == "kill" and not alone
+            else None
+        )
 
 
 class _Meter:
@@ -180,7 +184,9 @@ def _first_words(running: Sequence[Running]) -> list[Any]:
             except EOFError:
                 raise RuntimeError(f"{each.host.name} ended when it started") from None
         if not ready:
-            raise TimeoutError(f"not started within {START_S:.0f} s: {', '.join(each.host.name for each in left.values())}")
+            raise TimeoutError(
+                f"not started within {START_S:.0f} s: {', '.join(each.host.name for each in left.values())}"
+            )
     return [words[each] for each in running]
 
 
@@ -225,7 +231,9 @@ def verdict(nodes: int, rows: list[Row]) -> dict[str, Any]:
 COLUMNS = ("nodes", "first_s", "median_s", "slowest_s", "over_one", "amplification", "cpu_s_per_gb")
 
 
-def measure(options: Options, sample: Path, log: Path, say: Callable[[str], None]) -> tuple[list[Row], dict[str, Observation]]:
+def measure(
+    options: Options, sample: Path, log: Path, say: Callable[[str], None]
+) -> tuple[list[Row], dict[str, Observation]]:
     """A row for every system that ran to its end. `log` is a folder for what programs say."""
     rows: list[Row] = []
     observations: dict[str, Observation] = {}
@@ -255,7 +263,9 @@ def draw(path: Path, observations: Mapping[str, Observation]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(observations), sharex=True, sharey=True, squeeze=False, figsize=(4 * len(observations), 3.5))
+    figure, panels = pyplot.subplots(
+        1, len(observations), sharex=True, sharey=True, squeeze=False, figsize=(4 * len(observations), 3.5)
+    )
     for panel, (name, observed) in zip(panels[0], observations.items(), strict=True):
         for node, points in sorted(observed.received.items()):
             seconds, received = zip((0.0, 0), *points, strict=True)
@@ -297,7 +307,9 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--size", type=_size, default=1 << 30, help="of the model (default: 1GiB)")
     parser.add_argument("--rate", type=_rate, help="of every link, each way, such as 200mbit (default: unshaped)")
-    parser.add_argument("--systems", type=_systems, default=tuple(SYSTEMS), help=f"of {','.join(SYSTEMS)} (default: all)")
+    parser.add_argument(
+        "--systems", type=_systems, default=tuple(SYSTEMS), help=f"of {','.join(SYSTEMS)} (default: all)"
+    )
     odd = parser.add_mutually_exclusive_group()
     odd.add_argument("--straggler", action="store_true", help="the last node's link has a quarter of the rate")
     odd.add_argument("--kill", action="store_true", help="the last node is killed when half of it is there")

@@ -1,8 +1,8 @@
 """What runs on the hosts of `benchmarks.fanout`, in our own interpreter; each talks to it over one connection.
 
-    origin  the sample, and a tracker    ──► Resolved, then for every word: how many bytes of payload it has sent
-    agent   a NodeAgent                  ──► "ready", then for every DesiredState, or None: NodeReport
-    aria2   aria2c with a torrent        ──► "ready", then for "go": "done"
+origin  the sample, and a tracker    ──► Resolved, then for every word: how many bytes of payload it has sent
+agent   a NodeAgent                  ──► "ready", then for every DesiredState, or None: NodeReport
+aria2   aria2c with a torrent        ──► "ready", then for "go": "done"
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What `benchmarks.fanout` compares: what each way of filling N nodes runs on a node, and how it is driven.
 
-    one     a NodeAgent alone: the time that everything is measured against
-    naive   a NodeAgent on every node, each reading the origin, as a download job per node does
-    ours    the same agents, filling together: told so by the coordinator's own plan, at its own pace
-    aria2, libtorrent   BitTorrent with the origin as web seed; ray   its object broadcast
+one     a NodeAgent alone: the time that everything is measured against
+naive   a NodeAgent on every node, each reading the origin, as a download job per node does
+ours    the same agents, filling together: told so by the coordinator's own plan, at its own pace
+aria2, libtorrent   BitTorrent with the origin as web seed; ray   its object broadcast
 """
 
 from __future__ import annotations
