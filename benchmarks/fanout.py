@@ -8,7 +8,7 @@ is the origin, which counts the payload it sends; the others start cold, all at 
 same hosts, one after the other; see `benchmarks.fanout_systems`.
 
 Prints a table; with --json, a JSON line per system, and then `{"nodes", "amplification", "slowest_over_one",
-"naive_over_one", "ray_broadcast_over_one", "cpu_s_per_gb"}`. Systems that are not installed are skipped, and it says so.
+"naive_over_one", "ray_broadcast_over_one", "cpu_s_per_gb"}`. What is not installed is skipped, and it says so.
 Exits with 1 when a system did not finish, with 2 where hosts cannot be made: it needs root.
 """
 
@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import namespaces
-from benchmarks.fanout_nodes import ORIGIN_PORT
 from benchmarks.fanout_systems import SYSTEMS, Setting, Watch
 from benchmarks.machine import machine
 from benchmarks.namespaces import Network, Running
@@ -258,7 +257,7 @@ def measure(
 
 def draw(path: Path, observations: Mapping[str, Observation]) -> None:
     """Bytes over time, a panel for every system and a line for every node."""
-    import matplotlib
+    import matplotlib  # type: ignore[import-not-found,unused-ignore]  # not a dependency
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -79,7 +79,7 @@ class System(ABC):
         """Why it cannot run here."""
         return None
 
-    def prepare(self, setting: Setting) -> None:
+    def prepare(self, setting: Setting) -> None:  # noqa: B027  most need nothing
         """Before the clock runs."""
 
     @abstractmethod

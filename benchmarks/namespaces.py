@@ -23,6 +23,8 @@ from socket import socketpair
 from typing import IO, Any, Self
 
 PREFIX = "fanout"
+MTU = "9000"
+"""Jumbo frames: with small ones, the shaping of eight hosts alone keeps two processors busy."""
 _TOOLS = ("ip", "tc", "unshare", "setpriv", "mount", "hostname")
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _INIT = """
@@ -82,10 +84,10 @@ class Host:
         self._namespace, self._bridge, self._port = namespace, bridge, f"port{address.rpartition('.')[2]}"
         _run("ip", "netns", "add", namespace)
         _run("ip", "-n", bridge, "link", "add", self._port, "type", "veth", "peer", "eth0", "netns", namespace)
-        _run("ip", "-n", bridge, "link", "set", self._port, "master", "br0", "up")
+        _run("ip", "-n", bridge, "link", "set", self._port, "mtu", MTU, "master", "br0", "up")
         _run("ip", "-n", namespace, "address", "add", f"{address}/16", "dev", "eth0")
         _run("ip", "-n", namespace, "link", "set", "lo", "up")
-        _run("ip", "-n", namespace, "link", "set", "eth0", "up")
+        _run("ip", "-n", namespace, "link", "set", "eth0", "mtu", MTU, "up")
         _run("ip", "-n", namespace, "route", "add", "default", "dev", "eth0")  # programs find their address by it
         self._shaped = False
         self.shape(rate)
@@ -103,7 +105,7 @@ class Host:
     def start(
         self, arguments: Sequence[str], disk: Path, log: IO[bytes], environment: Mapping[str, str] | None = None
     ) -> Running:
-        """The program runs; its disk, empty, is at `disk`. To be called by the main thread: with it, the program dies."""
+        """The program runs, with an empty disk at `disk`. For the main thread: when it ends, the program does."""
         ours, theirs = socketpair()
         with theirs:
             command = ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self._namespace]
