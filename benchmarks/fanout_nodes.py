@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from http.server import ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -96,7 +97,8 @@ def aria2(harness: Connection[Any, Any], address: str, torrent: str) -> None:
 def main() -> None:
     what, *arguments, descriptor = sys.argv[1:]
     with contextlib.suppress(EOFError):
-        {"origin": origin, "agent": agent, "aria2": aria2}[what](Connection(int(descriptor)), *arguments)
+        roles: dict[str, Callable[..., None]] = {"origin": origin, "agent": agent, "aria2": aria2}
+        roles[what](Connection(int(descriptor)), *arguments)
 
 
 if __name__ == "__main__":
