@@ -57,10 +57,13 @@ _ROUTES = re.compile(r"_proxy$|_CA_BUNDLE$|^SSL_CERT_", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Downloader:
-    """`verifies`: what it checks of the bytes that came. `reports`: its last line of output is JSON about itself."""
+    """`hashes`: the digest it computes of what came. `reports`: its last line of output is JSON about itself.
+
+    Over plain http the origin vouches for none, and ours is recorded only; a hub and a bucket do, and ours is compared.
+    """
 
     name: str
-    verifies: str
+    hashes: str
     command: list[str]
     env: Mapping[str, str] = field(default_factory=dict)
     reports: bool = False
@@ -77,11 +80,11 @@ def of_url(url: str, size: int, target: Path, ca: Path | None, kserve: str | Non
     curl = ["curl", "-sSf", *(["--cacert", str(ca)] if ca else []), "-o", str(target / "curl"), url]
     aria2c = ["aria2c", "-q", "-x16", "-s16", "-k1M", "--file-allocation=none", "-d", str(target), "-o", "aria2"]
     return [
-        Downloader(UNHASHED, "size", [*engine, "--no-hash"], trust, reports=True),
+        Downloader(UNHASHED, "-", [*engine, "--no-hash"], trust, reports=True),
         Downloader(ENGINE, "sha256", engine, trust, reports=True),
-        _fill(url, target, trust),
-        _program("curl", "size", curl),
-        _program("aria2c", "size", [*aria2c, *([f"--ca-certificate={ca}"] if ca else []), url], name="aria2c -x16"),
+        _fill(url, target, trust, "sha256"),
+        _program("curl", curl),
+        _program("aria2c", [*aria2c, *([f"--ca-certificate={ca}"] if ca else []), url], name="aria2c -x16"),
         _kserve(url, target, trust, kserve),
     ]
 
@@ -89,16 +92,16 @@ def of_url(url: str, size: int, target: Path, ca: Path | None, kserve: str | Non
 def splice(url: str, size: int, target: Path) -> Downloader:
     """The floor: one connection whose bytes never leave the kernel."""
     command = [sys.executable, "-S", "-E", "-c", _SPLICE, url, str(size), str(target / "splice")]
-    return Downloader("splice (the floor)", "nothing", command)
+    return Downloader("splice (the floor)", "-", command)
 
 
 def of_s3(uri: str, target: Path, env: Mapping[str, str], kserve: str | None) -> list[Downloader | Absent]:
     s5cmd = ["s5cmd", "--endpoint-url", env["AWS_ENDPOINT_URL"], "cp", f"{uri}/*", f"{target}/"]
     return [
-        _fill(uri, target, env),
-        Downloader("s3fs.get", "size", [sys.executable, "-c", _S3FS, uri, str(target / "s3fs")], env),
+        _fill(uri, target, env, "md5"),
+        Downloader("s3fs.get", "-", [sys.executable, "-c", _S3FS, uri, str(target / "s3fs")], env),
         _kserve(uri, target, env, kserve),
-        _program("s5cmd", "size", s5cmd, env),
+        _program("s5cmd", s5cmd, env),
     ]
 
 
@@ -106,23 +109,23 @@ def of_hub(repo: str, target: Path, env: Mapping[str, str], kserve: str | None) 
     cache = {**env, "HF_HOME": str(target / "home")}
     snapshot = [sys.executable, "-c", _SNAPSHOT, repo, str(target / "hub")]
     return [
-        _fill(f"hf://{repo}", target, env),
-        Downloader("snapshot_download", "size", snapshot, cache),
+        _fill(f"hf://{repo}", target, env, "the hub's"),
+        Downloader("snapshot_download", "-", snapshot, cache),
         _kserve(f"hf://{repo}", target, cache, kserve),
     ]
 
 
-def _fill(uri: str, target: Path, env: Mapping[str, str]) -> Downloader:
+def _fill(uri: str, target: Path, env: Mapping[str, str], hashes: str) -> Downloader:
     command = [sys.executable, "-m", "coordinator.cli", "fill", uri, str(target / "fill")]
-    return Downloader(FILL, "digest", command, env)
+    return Downloader(FILL, hashes, command, env)
 
 
 def _program(
-    program: str, verifies: str, command: list[str], env: Mapping[str, str] | None = None, name: str = ""
+    program: str, command: list[str], env: Mapping[str, str] | None = None, name: str = ""
 ) -> Downloader | Absent:
     if shutil.which(program) is None:
         return Absent(f"{program} is not on PATH")
-    return Downloader(name or program, verifies, command, env or {})
+    return Downloader(name or program, "-", command, env or {})
 
 
 def _kserve(uri: str, target: Path, env: Mapping[str, str], python: str | None) -> Downloader | Absent:
@@ -130,7 +133,7 @@ def _kserve(uri: str, target: Path, env: Mapping[str, str], python: str | None) 
         return Absent(
             "kserve-storage: make a venv, pip install kserve-storage there, and pass --kserve VENV/bin/python"
         )
-    return Downloader("kserve-storage", "nothing", [python, "-c", _KSERVE, uri, str(target / "kserve")], env)
+    return Downloader("kserve-storage", "-", [python, "-c", _KSERVE, uri, str(target / "kserve")], env)
 
 
 def _imports(python: str, package: str) -> bool:

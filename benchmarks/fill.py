@@ -93,7 +93,7 @@ class Bench:
         url = f"{self._server().http}/{self._file(self.size)}"
         zeros = ["dd", "if=/dev/zero", f"of={self._target}/dd", "bs=1M", f"count={self.size >> 20}", "conv=fsync"]
         ours = [each for each in self._of_url(url, self.size) if _name(each) == downloaders.ENGINE]
-        yield from self._compare("disk", self.size, [Downloader("dd conv=fsync", "nothing", zeros), *ours])
+        yield from self._compare("disk", self.size, [Downloader("dd conv=fsync", "-", zeros), *ours])
 
     def _of_url(self, url: str, size: int) -> list[Downloader | Absent]:
         ca = self._server().ca if url.startswith("https") else None
@@ -130,7 +130,7 @@ class Bench:
             for each in present:
                 measured[each.name].append(self._turn(each, size))
         for each in present:
-            yield {"scenario": scenario, "who": each.name, "verifies": each.verifies, **_row(measured[each.name], size)}
+            yield {"scenario": scenario, "who": each.name, "hashes": each.hashes, **_row(measured[each.name], size)}
 
     def _turn(self, downloader: Downloader, size: int) -> dict[str, float]:
         _empty(self._target)
@@ -224,9 +224,7 @@ def main() -> int:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="localmodel-fill-")))
         folder.mkdir(parents=True, exist_ok=True)
         bench = Bench(folder.resolve(), options.size, options.runs, options.kserve, stack)
-        say(
-            f"{'scenario':14}{'who':20}{'verifies':>9}{'wall s':>8}{'MB/s':>7}{'CPU s':>8}{'CPU s/GB':>10}{'RSS MB':>8}"
-        )
+        say(f"{'scenario':14}{'who':20}{'hashes':>10}{'wall s':>8}{'MB/s':>7}{'CPU s':>8}{'CPU s/GB':>10}{'RSS MB':>8}")
         for name in options.scenario or _ALWAYS:
             for row in bench.scenario(name):
                 rows.append({"benchmark": "fill", **row, **machine(), "at": int(time.time())})
@@ -234,7 +232,7 @@ def main() -> int:
                     say(f"{row['scenario']:14}{row['absent']}")
                     continue
                 numbers = f"{row['wall_s']:>8.2f}{row['mb_per_s']:>7}{row['cpu_s']:>8.2f}{row['cpu_s_per_gb']:>10.2f}"
-                say(f"{row['scenario']:14}{row['who']:20}{row['verifies']:>9}{numbers}{row['rss_mb']:>8}")
+                say(f"{row['scenario']:14}{row['who']:20}{row['hashes']:>10}{numbers}{row['rss_mb']:>8}")
     met = list(_targets(rows))
     for target, _, found, good in met:
         say(f"{'met   ' if good else 'MISSED'}  {target}: {found:.3g}")
