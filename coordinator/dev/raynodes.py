@@ -10,6 +10,7 @@ process name. Several clusters can live side by side.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -136,12 +137,32 @@ class _Nodes:
         return self._address
 
     def kill(self, name: str) -> str:
-        self._nodes.pop(name).kill_all_processes(check_alive=False, allow_graceful=False)
+        """The node and its actors are gone. Left to itself, an actor notices only a moment later."""
+        node = self._nodes.pop(name)
+        roots = {each.process.pid for processes in node.all_processes.values() for each in processes}
+        actors = _descendants(roots)
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+        for pid in actors:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         return self._address
 
     def kill_all(self) -> None:
         for name in sorted(self._nodes, reverse=True):  # the head is last
             self.kill(name)
+
+
+def _descendants(roots: set[int]) -> set[int]:
+    """The processes that these started, and those that they started."""
+    parents: dict[int, int] = {}
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit():  # of `pid (name) state parent …` the name may hold anything
+                parents[int(process.name)] = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    found = set(roots)
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - roots
 
 
 def serve(nodes: _Nodes, lines: Iterable[str]) -> None:
