@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, StorageKey, make_manifest, storage_key
-from actors.messages import DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
+from actors.messages import Company, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
 from actors.origin import SourceOptions
 from benchmarks.machine import machine
 from coordinator.api import LocalModelCache, StatusKey
@@ -107,7 +107,8 @@ def report(node: str, models: list[tuple[StorageKey, str, str]], done: int | Non
         for key, selection, name in models
     )
     roots, known = (RootReport("/models", 100 * GIB, GIB),), frozenset(name for _, _, name in models)
-    return AgentView(NodeReport(NodeName(node), "incarnation", "0.1.0", 1, reports, roots, known), now)
+    said = NodeReport(NodeName(node), "incarnation", "0.1.0", 1, reports, roots, known, peer_address=f"{node}:9090")
+    return AgentView(said, now)
 
 
 @dataclass
@@ -128,6 +129,7 @@ class World:
         self.resolutions = {StatusKey(name): Resolution(each) for name, each in resolved.items()}
         self.models = [(storage_key(s.uri), s.selection, resolved[name].name) for name, s in sources.items()]
         self.agents: Mapping[NodeName, AgentView] = {}
+        self.companies: Mapping[str, Company] = {}
 
     def advance(self, done: int | None) -> None:
         """All agents report: everything Ready (None), or `done` bytes of everything and a little more on each node."""
@@ -146,6 +148,7 @@ class World:
             local_nodes={NodeName(name): read_local_node(raw) for name, raw in self.local_json.items()},
             agents=self.agents,
             resolutions=self.resolutions,
+            companies=self.companies,
         )
 
     def settle(self) -> None:
@@ -158,6 +161,7 @@ class World:
         raise AssertionError("the world does not come to rest")
 
     def apply(self, made: Plan) -> None:
+        self.companies = made.companies
         for write in made.writes:
             if write.verb is Verb.CREATE:
                 created = json.loads(json.dumps(write.body))

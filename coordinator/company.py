@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 
 from actors.exchange import LINK_BYTES_PER_S
 from actors.manifest import Resolved, StorageKey
-from actors.messages import Company, Member, ModelReport, NodeName, NodeReport, Part, Phase
+from actors.messages import Company, Member, ModelReport, NodeName, Part, Phase
 from actors.pace import choose_chunk_bytes
 from coordinator.api import StatusKey
-from coordinator.fold import STARTING, Fold
+from coordinator.fold import STARTING, Fold, models_of, report_of
 from coordinator.members import Members
 from coordinator.snapshot import Cache, Snapshot
 from coordinator.tally import SourceState
@@ -51,24 +51,28 @@ def companies(
     by_fill: dict[str, Company] = {}
     of_nodes: dict[NodeName, dict[StorageKey, str]] = {}
     unheard: dict[NodeName, frozenset[StorageKey]] = {}
+    agents = dict(_agents(snapshot, members, now))
+    reportless = {name for name in members.placements if report_of(snapshot, name) is None}
+    earlier = {_content(company.fill): company for company in snapshot.companies.values()}
     for resolved, caches in _wanted(snapshot, sources, folded):
         key, wanting = caches[0].storage_key, _wanting(members, caches)
         if len(wanting) < 2:
             continue
-        silent = [name for name in wanting if snapshot.agents.get(name, STARTING).report is None]
+        silent = reportless.intersection(wanting)
         for name in silent:
             unheard[name] = unheard.get(name, frozenset()) | {key}
-        candidates = list(_candidates(snapshot, wanting, resolved, key, now))
+        candidates = [_candidate(agents[name], resolved, key) for name in wanting if name in agents]
         parts = [each.part for each in candidates if each.part is not None]
-        before = next((each for each in snapshot.companies.values() if _content(each.fill) == resolved.content), None)
+        before = earlier.get(resolved.content)
         if before is None and parts and silent and now < snapshot.acting_since + SETTLE_S:
             for each in candidates:  # a fill that an earlier coordinator has begun
+                name = each.agent.name
                 if each.part is not None:
-                    of_nodes.setdefault(each.name, {})[key] = each.part.company
+                    of_nodes.setdefault(name, {})[key] = each.part.company
                 else:
-                    unheard[each.name] = unheard.get(each.name, frozenset()) | {key}
+                    unheard[name] = unheard.get(name, frozenset()) | {key}
             continue
-        company = _company(snapshot, resolved, candidates, before)
+        company = _company(snapshot.secret, resolved, candidates, before)
         if company.members:  # also if it is but one: the others' agents may be about to start
             by_fill[company.fill] = company
             for member in company.members:
@@ -77,11 +81,22 @@ def companies(
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A node that should hold the model and whose agent can be counted on. `holds`: a committed copy of it."""
+class _Agent:
+    """An agent that can be counted on and that others can reach, with its models by key."""
 
     name: NodeName
-    report: NodeReport
+    incarnation: str
+    zone: str | None
+    address: str
+    link_bytes_per_s: float
+    models: Mapping[StorageKey, ModelReport]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """The agent of a node that should hold the model. `holds`: a committed copy of it."""
+
+    agent: _Agent
     model: ModelReport | None
     part: Part | None
     holds: bool
@@ -101,21 +116,25 @@ def _wanted(
     return list(found.values())
 
 
-def _candidates(
-    snapshot: Snapshot, wanting: list[NodeName], resolved: Resolved, key: StorageKey, now: float
-) -> Iterator[_Candidate]:
-    for name in wanting:
+def _agents(snapshot: Snapshot, members: Members, now: float) -> Iterator[tuple[NodeName, _Agent]]:
+    for name in members.placements:
         view = snapshot.agents.get(name, STARTING)
         report = view.report
         if report is None or report.peer_address is None:
             continue
         if view.failure is not None and now > (view.received_at or 0.0) + DEAD_S:
             continue
-        model = next((each for each in report.models if each.key == key), None)
-        part = model.part if model is not None else None
-        if part is not None and _content(part.fill) != resolved.content:
-            part = None
-        yield _Candidate(name, report, model, part, _is_copy(model, resolved))
+        link = report.link_bytes_per_s or LINK_BYTES_PER_S
+        zone = snapshot.nodes[name].labels.get(ZONE_LABEL)
+        yield name, _Agent(name, report.incarnation, zone, report.peer_address, link, models_of(report))
+
+
+def _candidate(agent: _Agent, resolved: Resolved, key: StorageKey) -> _Candidate:
+    model = agent.models.get(key)
+    part = model.part if model is not None else None
+    if part is not None and _content(part.fill) != resolved.content:
+        part = None
+    return _Candidate(agent, model, part, _is_copy(model, resolved))
 
 
 def _wanting(members: Members, caches: list[Cache]) -> list[NodeName]:
@@ -128,7 +147,7 @@ def _wanting(members: Members, caches: list[Cache]) -> list[NodeName]:
     return [name for name, placement in members.placements.items() if wanting[id(placement)]]
 
 
-def _company(snapshot: Snapshot, resolved: Resolved, candidates: list[_Candidate], before: Company | None) -> Company:
+def _company(secret: bytes, resolved: Resolved, candidates: list[_Candidate], before: Company | None) -> Company:
     told = {(member.name, member.incarnation): member for member in before.members} if before is not None else {}
     parts = [each.part for each in candidates if each.part is not None]
     if before is not None:
@@ -136,20 +155,20 @@ def _company(snapshot: Snapshot, resolved: Resolved, candidates: list[_Candidate
     elif parts:
         chunk_bytes = max(parts, key=lambda part: part.owns).chunk_bytes
     else:
-        links = [each.report.link_bytes_per_s or LINK_BYTES_PER_S for each in candidates]
-        chunk_bytes = choose_chunk_bytes(resolved.manifest.total_bytes, min(links, default=LINK_BYTES_PER_S))
+        slowest = min((each.agent.link_bytes_per_s for each in candidates), default=LINK_BYTES_PER_S)
+        chunk_bytes = choose_chunk_bytes(resolved.manifest.total_bytes, slowest)
     begun = any(member.owns for member in told.values()) or any(part.owns for part in parts)
     found = []
     for each in candidates:
-        was = told.get((each.name, each.report.incarnation)) or each.part
+        agent = each.agent
+        was = told.get((agent.name, agent.incarnation)) or each.part
         owns = was.owns if was is not None else not begun and not each.holds and not _is_held_up(each.model)
-        zone = snapshot.nodes[each.name].labels.get(ZONE_LABEL)
-        address = each.report.peer_address or ""
         seed = each.holds and not owns
-        found.append(Member(each.name, each.report.incarnation, zone, address, owns, seed))
+        found.append(Member(agent.name, agent.incarnation, agent.zone, agent.address, owns, seed))
     fill = f"{resolved.content}-{chunk_bytes}"
-    token = hmac.new(snapshot.secret, fill.encode(), hashlib.sha256).hexdigest()
-    return Company(fill, chunk_bytes, tuple(sorted(found, key=lambda member: member.name)), token)
+    token = hmac.new(secret, fill.encode(), hashlib.sha256).hexdigest()
+    company = Company(fill, chunk_bytes, tuple(sorted(found, key=lambda member: member.name)), token)
+    return before if before is not None and company == before else company  # its name is known already
 
 
 def _content(fill: str) -> str:

@@ -9,7 +9,7 @@ from actors.manifest import ModelSource, Resolved, StorageKey
 from actors.messages import Company, DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport
 from coordinator.api import StatusKey
 from coordinator.company import Companies
-from coordinator.fold import STARTING, Fold
+from coordinator.fold import Fold, report_of
 from coordinator.members import Members, Placement, status_roots
 from coordinator.snapshot import Cache, Credentials, Snapshot
 from coordinator.tally import SourceState
@@ -35,16 +35,24 @@ def desired_states(
     """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
     desired: dict[NodeName, DesiredState] = {}
     shared: dict[int, tuple[DesiredModel, ...]] = {}
+    accompanied: dict[
+        tuple[int, frozenset[tuple[StorageKey, str]], frozenset[StorageKey]], tuple[DesiredModel, ...]
+    ] = {}
     for name, placement in members.placements.items():
         models = shared.get(id(placement))
         if models is None:
             models = shared[id(placement)] = _models(placement, sources)
         report = report_of(snapshot, name)
-        named = together.of_nodes.get(name, {})
+        named, unheard = together.of_nodes.get(name, {}), together.unheard.get(name, frozenset())
+        if named or unheard:
+            alike = id(placement), frozenset(named.items()), unheard
+            if alike not in accompanied:
+                accompanied[alike] = _together(models, named, unheard)
+            models = accompanied[alike]
         desired[name] = DesiredState(
             owner=snapshot.owner,
             roots=_roots(placement.roots, report),
-            models=_together(models, named, together.unheard.get(name, frozenset())),
+            models=models,
             resolved=_unknown(snapshot, folded.missing[name], report, sources),
             companies=_unknown_companies(together, named, report),
         )
@@ -107,8 +115,6 @@ def _together(
     models: tuple[DesiredModel, ...], named: Mapping[StorageKey, str], unheard: frozenset[StorageKey]
 ) -> tuple[DesiredModel, ...]:
     """With the company of each; what must not begin yet counts as not resolved yet."""
-    if not named and not unheard:
-        return models
     return tuple(
         replace(model, company=named.get(model.key), resolved=None if model.key in unheard else model.resolved)
         for model in models
@@ -161,11 +167,3 @@ def _is_stale(snapshot: Snapshot, cache: Cache, report: ModelReport) -> bool:
     resolution = snapshot.resolutions.get(cache.key)
     signed = resolution is not None and resolution.resolved is not None and resolution.resolved.expires_at is not None
     return reason == "SourceChanged" or (reason == "SourceDenied" and signed)
-
-
-def report_of(snapshot: Snapshot, name: NodeName) -> NodeReport | None:
-    return snapshot.agents.get(name, STARTING).report
-
-
-def models_of(report: NodeReport | None) -> dict[StorageKey, ModelReport]:
-    return {model.key: model for model in report.models} if report else {}

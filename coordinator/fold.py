@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.errors import Failure
-from actors.messages import ModelReport, NodeName, Phase
+from actors.manifest import StorageKey
+from actors.messages import ModelReport, NodeName, NodeReport, Phase
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.members import Members, Placement, Slot
@@ -173,7 +174,7 @@ def fold(
             lanes = lanes_of[id(placement)] = [_Lane(slot, tallies, sources) for slot in placement.slots]
         view, local = snapshot.agents.get(name, STARTING), snapshot.local_nodes.get(name)
         ready = snapshot.nodes[name].ready
-        reports = {report.key: report for report in view.report.models} if view.report else {}
+        reports = models_of(view.report)
         broken = {root.path: root.failure for root in view.report.roots if root.failure} if view.report else {}
         cells: list[Cell] = []
         words: dict[StatusKey, ModelStatus] = {}
@@ -209,6 +210,14 @@ def fold(
             details = [model_detail(key, cell) for key, cell in zip(words, cells, strict=True)]
             nodes[name] = local_node_status(words, details, view, local)
     return Fold(nodes, tallies, missing, failed)
+
+
+def report_of(snapshot: Snapshot, name: NodeName) -> NodeReport | None:
+    return snapshot.agents.get(name, STARTING).report
+
+
+def models_of(report: NodeReport | None) -> dict[StorageKey, ModelReport]:
+    return {model.key: model for model in report.models} if report else {}
 
 
 def _name(item: tuple[NodeName, Placement]) -> str:

@@ -24,9 +24,9 @@ from coordinator.api import NodeStatus, StatusKey
 from coordinator.company import companies
 from coordinator.conditions import conditions, deleting, verdicts
 from coordinator.desired import Want as Want
-from coordinator.desired import desired_states, draining, models_of, report_of, wants
+from coordinator.desired import desired_states, draining, wants
 from coordinator.fleet import AgentView
-from coordinator.fold import STARTING, Fold, Turn, fold, source_state
+from coordinator.fold import STARTING, Fold, Turn, fold, models_of, report_of, source_state
 from coordinator.kube import Object
 from coordinator.members import Members, Placement, group_problem, place
 from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_patch
