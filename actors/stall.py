@@ -32,12 +32,20 @@ class WatchedResponse(HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: object, least: MinSpeed, **kwargs: object) -> None:
         super().__init__(sock, *args, **kwargs)  # type: ignore[arg-type]  # passed on as http.client gives them
-        self.fp = io.BufferedReader(_WatchedSocket(self.fp.detach(), least))
+        self.fp = io.BufferedReader(_WatchedSocket(self.fp.detach(), sock.recv_into, least))
 
 
 class _WatchedSocket(io.RawIOBase):
-    def __init__(self, raw: io.RawIOBase, least: MinSpeed, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        raw: io.RawIOBase,
+        receive: Callable[[memoryview], int],
+        least: MinSpeed,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`receive` reads from the socket that `raw` keeps open."""
         self._raw = raw
+        self._receive = receive
         self._least = least
         self._clock = clock
         self._waited_s = -1.0  # the wait for the first byte is the timeout's to bound
@@ -46,19 +54,30 @@ class _WatchedSocket(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]  # as BufferedReader calls it
-        began = self._clock()
-        count: int | None = self._raw.readinto(buffer)
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as BufferedReader calls it
+        """A large buffer is filled before anybody hears of it: over TLS each record of 16 KiB comes by itself."""
+        filled, size, view = 0, len(buffer), memoryview(buffer)
+        fills = size > io.DEFAULT_BUFFER_SIZE
+        now = self._clock()
+        while filled < size:
+            count = self._receive(view[filled:])
+            began, now = now, self._clock()
+            self._watch(now - began, count)
+            filled += count
+            if not count or not fills:
+                break
+        return filled
+
+    def _watch(self, waited_s: float, came: int) -> None:
         if self._waited_s < 0:
             self._waited_s = 0.0
-            return count
-        self._waited_s += self._clock() - began
-        self._came += count or 0
+            return
+        self._waited_s += waited_s
+        self._came += came
         if self._waited_s >= self._least.window_s:
-            if count and self._came < self._least.bytes_per_s * self._waited_s:
+            if came and self._came < self._least.bytes_per_s * self._waited_s:
                 raise TooSlow(f"sent {self._came} bytes in {self._waited_s:.1f} s")
             self._waited_s, self._came = 0.0, 0
-        return count
 
     def close(self) -> None:
         self._raw.close()

@@ -79,7 +79,8 @@ class Trickle(io.RawIOBase):
 
 
 def watched(trickle: Trickle, bytes_per_s: float = 1000) -> io.BufferedReader:
-    return io.BufferedReader(_WatchedSocket(trickle, MinSpeed(bytes_per_s, window_s=30), lambda: trickle.now))
+    least = MinSpeed(bytes_per_s, window_s=30)
+    return io.BufferedReader(_WatchedSocket(trickle, trickle.readinto, least, lambda: trickle.now))
 
 
 def test_a_byte_now_and_then_is_too_slow() -> None:
