@@ -1,12 +1,16 @@
 """How many workers are worth having: as many as make the transfer faster, and no more. Pure.
 
     growing ──── more workers, and it is faster ────► twice as many, up to the bound
-       │
-       └──────── no faster ──► back to as many as were as fast ──► holding ──► a few more, then a few fewer: which is
-                                      ▲                               ▲        as fast with less?
-    throttled by the origin ──────────┴── half as many, held longer ──┘
+       │ ▲
+       │ └────── each brings plenty by itself: half as many ──► shrinking ──── as fast ────► half as many again
+       │                                                            │
+       └──────── no faster ──► back to as many as were as fast ◄────┴───────► holding ──► a few more, then a few fewer:
+                                      ▲                                          ▲        which is as fast with less?
+    throttled by the origin ──────────┴── half as many, held longer ─────────────┘
 
-The number is found, not set: an origin that limits each connection wants many, one across the room wants two.
+The number is found, not set: an origin that limits each connection wants many, one across the room wants two. Each
+worker beyond those costs the processors (threads that take turns, over TLS as much as half as much again), so it is
+looked downwards first where the first workers bring so much that hardly anything but the processors limits them.
 What a worker achieves is counted in bytes plus a constant per request, so that thousands of small files, which are
 bound by round trips, are sped up the same way as one large file.
 """
@@ -27,12 +31,17 @@ GAIN = 0.3
 """More workers by a factor f must be faster by at least GAIN * (f - 1)."""
 LOSS = 0.05
 """Fewer workers may be slower by this much."""
+SHRINKING_LOSS = 0.1
+"""Half as many may, after so short a time."""
+AMPLE_BYTES_PER_S = 32e6
+"""Of one worker: more than origins that limit each connection usually give."""
 HOLD_S = 10.0
 THROTTLED_HOLD_S = 30.0
 
 
 class Phase(Enum):
     GROWING = "growing"
+    SHRINKING = "shrinking"
     HOLDING = "holding"
     PROBING_UP = "probing up"
     PROBING_DOWN = "probing down"
@@ -83,6 +92,14 @@ def observe(current: Concurrency, sample: Sample) -> Concurrency:
     rate = (sample.work - current.since.work) / passed_s
     now = replace(current, since=sample)
     match current.phase:
+        case Phase.GROWING if not current.good_rate and _is_ample(current, sample):
+            return _shrink(now, rate)
+        case Phase.SHRINKING:
+            if rate >= current.good_rate * (1 - SHRINKING_LOSS):
+                return _shrink(now, rate)
+            back = replace(now, workers=current.good)
+            none_to_spare = current.good >= min(FIRST_WORKERS, current.most)
+            return _grow(back, current.good_rate) if none_to_spare else _hold(back, HOLD_S)
         case Phase.GROWING | Phase.PROBING_UP:
             factor = current.workers / current.good
             if rate >= current.good_rate * (1 + GAIN * (factor - 1)):
@@ -114,6 +131,19 @@ def _grow(current: Concurrency, rate: float) -> Concurrency:
     if current.workers >= current.most:
         return _hold(good, HOLD_S)
     return replace(good, workers=min(current.most, current.workers * 2), phase=Phase.GROWING)
+
+
+def _is_ample(current: Concurrency, sample: Sample) -> bool:
+    bytes_per_s = (sample.bytes - current.since.bytes) / (sample.at - current.since.at)
+    return current.workers > 1 and bytes_per_s >= AMPLE_BYTES_PER_S * current.workers
+
+
+def _shrink(current: Concurrency, rate: float) -> Concurrency:
+    """The present number is good; are fewer?"""
+    good = replace(current, good=current.workers, good_rate=max(rate, current.good_rate))
+    if current.workers == 1:
+        return _hold(good, HOLD_S)
+    return replace(good, workers=current.workers // 2, phase=Phase.SHRINKING)
 
 
 def _hold(current: Concurrency, seconds: float) -> Concurrency:

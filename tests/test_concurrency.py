@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.concurrency import (
-    FIRST_WORKERS,
     HOLD_S,
     THROTTLED_HOLD_S,
     Concurrency,
@@ -53,7 +52,9 @@ def each(limit: float, link: float) -> Callable[[int], float]:
         (each(25 * MB, 10_000 * MB), 0.001, 2, 64, 64),
         (each(25 * MB, 10_000 * MB), 0.1, 5, 64, 64),
         (each(25 * MB, 400 * MB), 0.001, 5, 16, 16),
-        (each(1000 * MB, 1000 * MB), 0.001, 1, FIRST_WORKERS, FIRST_WORKERS),
+        (each(1000 * MB, 1000 * MB), 0.001, 2, 1, 1),
+        (each(500 * MB, 1000 * MB), 0.001, 2, 2, 2),
+        (each(90 * MB, 10_000 * MB), 0.001, 2, 64, 64),
         (each(1000 * MB, 1000 * MB), 0.001, 300, 1, 2),
         (lambda workers: 1000 * MB / (1 + workers / 20), 0.001, 300, 1, 2),
         (each(25 * MB, 400 * MB), 0.001, 300, 12, 20),
@@ -62,7 +63,9 @@ def each(limit: float, link: float) -> Callable[[int], float]:
         "each connection is limited: as many as there may be, soon",
         "the same, far away: it takes longer, and comes to the same",
         "the link is full with sixteen",
-        "one fills the link: there are no more than at first",
+        "one fills the link: soon there is one",
+        "two fill the link: soon there are two",
+        "each is limited, but high: as many as there may be, soon",
         "one fills the link: in time few are left",
         "more is slower: in time few are left",
         "the link is full with sixteen, and that is kept",
