@@ -4,7 +4,9 @@
                                  ▲                        │
                                  └── wrong digest: the file once more
 
-How many workers there are is for `actors.concurrency` to say; the surplus waits.
+How many workers there are is for `actors.concurrency` to say; the surplus waits. A file is hashed in order, by one
+thread: where the network is faster, the others go on with the next file, and wait rather than fetch what would only
+be hashed when the page cache has lost it again.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from actors.transfer import RangeReader, RangesIgnored, Redirects
 
 SMALLEST_CHUNK_BYTES = 4 << 20
 """Of a model too small to keep all connections busy; below, the round trips between two chunks would show."""
+UNHASHED_BYTES = 32 << 20
+"""Of a file of which so much waits to be hashed, no more is fetched. Still in the processor's cache, mostly."""
+OPEN_FILES = 8
+"""Fetched at the same time, where hashing is what takes long."""
 _TICK_S = 0.05
 
 
@@ -51,7 +57,10 @@ class Alone:
         self._chunk_bytes = _chunk_bytes(settings.chunk_bytes, manifest.total_bytes, most)
         self._whole: set[int] = set()
         self._again: deque[Chunk] = deque()
-        self._plan = self._todo()
+        self._plans = self._todo()
+        self._open: deque[tuple[int, Iterator[Chunk]]] = deque()
+        self._held_back = False
+        """Somebody waits for a file to be hashed further."""
         fetcher.throttled = self._throttled
 
     def run(self) -> None:
@@ -85,14 +94,39 @@ class Alone:
 
     # --- which chunk is next ---
 
-    def _todo(self) -> Iterator[Chunk]:
-        """What is missing, in file order. A file that misses nothing gives an empty chunk: it is still to be hashed."""
+    def _todo(self) -> Iterator[tuple[int, Iterator[Chunk]]]:
+        """What is missing of each file. One that misses nothing gives an empty chunk: it is still to be hashed."""
         for index, file in enumerate(self._files.manifest.files):
             chunks = list(plan_chunks([file], self._chunk_bytes, {0: self._files.ranges(index)}))
-            for chunk in chunks:
-                yield Chunk(index, chunk.start, chunk.stop)
-            if not chunks:
-                yield Chunk(index, file.size, file.size)
+            whole = [Chunk(index, chunk.start, chunk.stop) for chunk in chunks]
+            yield index, iter(whole or [Chunk(index, file.size, file.size)])
+
+    def _planned(self) -> Chunk | None:
+        """The next chunk in file order, but of no file that is too far ahead of its hash. None: there is none now."""
+        self._held_back = False
+        position = 0
+        while True:
+            if position == len(self._open):
+                following = next(self._plans, None) if position < OPEN_FILES else None
+                if following is None:
+                    return None
+                self._open.append(following)
+            index, chunks = self._open[position]
+            if self._files.unhashed(index) > UNHASHED_BYTES:
+                self._held_back = True
+                position += 1
+                continue
+            chunk = next(chunks, None)
+            if chunk is not None:
+                return chunk
+            del self._open[position]
+
+    def _hashed(self, index: int) -> None:
+        """A block of the file was hashed: those who waited for that look again, once there is something to do."""
+        if self._held_back and self._files.unhashed(index) <= UNHASHED_BYTES // 2:
+            with self._lock:
+                self._held_back = False
+                self._lock.notify_all()
 
     def _next(self, number: int) -> Chunk | None:
         """Takes a chunk; None once there is nothing left, and nothing under way that could come back.
@@ -104,7 +138,7 @@ class Alone:
                 if number >= self._concurrency.workers and not self._over.is_set():
                     self._lock.wait()
                     continue
-                chunk = self._again.popleft() if self._again else next(self._plan, None)
+                chunk = self._again.popleft() if self._again else self._planned()
                 if chunk is not None:
                     if chunk.file in self._whole and chunk.size and not self._is_whole(chunk):
                         continue
@@ -132,7 +166,7 @@ class Alone:
                     self._check()
                     if chunk.size:
                         self._fetch(reader, chunk)
-                    if self._files.advance(chunk.file, reader.buffer, self._stop) is Reached.WRONG:
+                    if self._files.advance(chunk.file, reader.buffer, self._stop, self._hashed) is Reached.WRONG:
                         with self._lock:
                             self._again.extend(self._chunks_of(chunk.file))
                 finally:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -86,6 +86,14 @@ class Files:
         sizes = [file.size for file in self.manifest.files]
         return [index for index, size in enumerate(sizes) if not size or self._files[index].ranges.frontier]
 
+    def unhashed(self, index: int) -> int:
+        """How many bytes of a file could be hashed and are not yet."""
+        state = self._files[index]
+        with self._lock:
+            if state.sealed is not None:
+                return 0
+            return state.ranges.frontier - (state.digester.position if state.digester is not None else 0)
+
     def gaps(self, chunk: Chunk) -> list[Chunk]:
         """What of the chunk is not there."""
         with self._lock:
@@ -123,10 +131,13 @@ class Files:
 
     # --- hashing ---
 
-    def advance(self, index: int, buffer: bytearray, stop: threading.Event) -> Reached:
+    def advance(
+        self, index: int, buffer: bytearray, stop: threading.Event, each: Callable[[int], object] = lambda index: None
+    ) -> Reached:
         """The file is hashed up to its first gap, unless another thread is at it; then SEALED or WRONG is said to that.
 
-        Raises IntegrityError for a file that is wrong a second time, Cancelled soon after `stop` is set.
+        `each` is called with the index after every block. Raises IntegrityError for a file that is wrong a second time, Cancelled soon
+        after `stop` is set.
         """
         state, file = self._files[index], self.manifest.files[index]
         with self._lock:
@@ -147,6 +158,7 @@ class Files:
                     digester.update(block)
                     with self._lock:
                         self.hashed += len(block)
+                    each(index)
                     if stop.is_set():
                         raise Cancelled
         except BaseException:
