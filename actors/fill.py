@@ -15,23 +15,24 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from actors import bitmap
 from actors.alone import Alone
 from actors.chunks import Grid
 from actors.digest import algorithm_of
 from actors.errors import Failure, StoreError
-from actors.exchange import Exchange
 from actors.fetch import Fetcher, FillSettings
 from actors.files import Cancelled, Files
 from actors.manifest import Manifest, Resolved
 from actors.messages import Company
 from actors.retry import RateLimit
 from actors.store import Ingest
-from actors.together import Together
 from actors.traffic import Traffic
 from actors.transfer import RangesIgnored, Redirects
+
+if TYPE_CHECKING:
+    from actors.exchange import Exchange
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,8 @@ class Fill:
             if company is None or exchange is None or exchange.address is None:
                 self._driver = Alone(self._files, self._fetcher, self._traffic, self._redirects, self._check)
                 return self._driver
+        from actors.together import Together  # here, because who fills alone would wait for it
+
         grid = Grid(self.manifest.files, company.chunk_bytes)
         have = bitmap.bitmap(number for number, chunk in enumerate(grid.chunks) if not self._files.gaps(chunk))
         try:

@@ -22,12 +22,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from actors.archive import unpack
 from actors.diff import check_digest
 from actors.digest import Digester, algorithm_of
 from actors.errors import LocalModelError, SourceChanged, StoreError
@@ -101,6 +99,8 @@ def verify(args: argparse.Namespace) -> int:
     marker = read_marker(folder)
     if marker is None:
         return _fail(f"{folder} holds no {MARKER}: it was not filled by localmodel, or not completely")
+    from concurrent.futures import ThreadPoolExecutor  # here, because `fill` would wait for it
+
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="verify") as pool:
         states = list(pool.map(lambda file: _state(folder, file), marker.manifest.files))
     named = {file.path: state for file, state in zip(marker.manifest.files, states, strict=True)}
@@ -176,6 +176,8 @@ def _fill(resolved: Resolved, target: Path, folder: Path, args: argparse.Namespa
             manifest = work.run()
         verified = verified_how(resolved.manifest)
         if manifest.packed:
+            from actors.archive import unpack  # here, because few sources need it, and all would wait for it
+
             room_bytes = shutil.disk_usage(folder).free
             manifest, verified = unpack(ingest, manifest, verified, room_bytes=room_bytes, check=lambda: None)
         check_digest(manifest.digest, args.digest)
