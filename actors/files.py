@@ -136,8 +136,8 @@ class Files:
     ) -> Reached:
         """The file is hashed up to its first gap, unless another thread is at it; then SEALED or WRONG is said to that.
 
-        `each` is called with the index after every block. Raises IntegrityError for a file that is wrong a second time, Cancelled soon
-        after `stop` is set.
+        `each` is called with the index after every block. Raises IntegrityError for a file that is wrong a second time,
+        Cancelled soon after `stop` is set.
         """
         state, file = self._files[index], self.manifest.files[index]
         with self._lock:
