@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import signal
 import statistics
 import sys
@@ -31,13 +32,14 @@ from typing import Any
 
 from benchmarks import namespaces
 from benchmarks.fanout_systems import SYSTEMS, Setting, Watch
-from benchmarks.machine import machine
+from benchmarks.machine import machine, warm_up
 from benchmarks.namespaces import Network, Running
 from coordinator.dev.sample import write_sample
 from coordinator.quantity import parse_bytes
 
 SAMPLE_S = 0.2
 START_S = 120.0
+MEMORY = Path("/dev/shm")
 SLOWDOWN = 4
 """The straggler's link is that many times slower."""
 ANCHORS = (
@@ -99,6 +101,7 @@ class Lab:
         """The nodes are filled by this system. Raises TimeoutError and RuntimeError."""
         system, options = SYSTEMS[name], self._options
         nodes = options.names[:1] if system.alone else options.names
+        warm_up(MEMORY, min(len(nodes) * options.size, shutil.disk_usage(MEMORY).free // 2))
         with self._network.programs() as programs, (self._scratch / f"{name}.log").open("ab") as log:
 
             def start(host: str, command: list[str]) -> Running:
