@@ -1,7 +1,7 @@
 """What object stores call things: KServe's names become their options, and what they know of an object.
 
     s3:// s3a://                           keys, endpoint, region, CA, anonymous, role; a digest by HEAD of each object
-    gs:// gcs://                           a key file; md5 from the listing
+    gs:// gcs://                           a key file; md5, or crc32c, from the listing
     az:// abfs:// abfss://                 an account key, or a service principal; Content-MD5 and ETag from the listing
     https://ACCOUNT.blob.core.windows.net  the same: KServe's form of it
     hdfs://                                WebHDFS, as in KServe
@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
+from actors.digest import CHECKSUMS
 from actors.errors import SourceDenied, SourceError
 from actors.manifest import Digest
 from actors.origin import SourceOptions
@@ -82,10 +83,11 @@ def _public(base: str) -> Callable[[str], str]:
     return lambda name: f"{base}/{quote(name)}"
 
 
-def described(info: Mapping[str, Any]) -> tuple[Digest | None, str | None]:
-    """The digest and the ETag that a listing gives of an object, of those that hold for its bytes over HTTP, too.
+def described(info: Mapping[str, Any]) -> tuple[Digest | None, Digest | None, str | None]:
+    """The digest, else the checksum, and the ETag of an object in a listing; what holds for its bytes over HTTP, too.
 
-    Google: `md5Hash`, which composite objects lack. Azure: the Content-MD5 that the uploader gave, and the ETag.
+    Google: `md5Hash`, which composite objects lack, and `crc32c`. Azure: the Content-MD5 that the uploader gave, and
+    the ETag.
     """
     md5, etag = info.get("md5Hash"), info.get("etag")
     if isinstance(md5, str):
@@ -93,7 +95,15 @@ def described(info: Mapping[str, Any]) -> tuple[Digest | None, str | None]:
     elif (settings := info.get("content_settings")) is not None:
         md5 = settings.get("content_md5")
     digest = Digest(f"md5:{bytes(md5).hex()}") if md5 else None
-    return digest, etag if isinstance(etag, str) and etag.startswith('"') else None
+    checksum = None if digest else _checksum("crc32c", info.get("crc32c"))
+    return digest, checksum, etag if isinstance(etag, str) and etag.startswith('"') else None
+
+
+def _checksum(algorithm: str, encoded: object) -> Digest | None:
+    """From base64. None if it is one of the parts' checksums, to which S3 adds `-` and how many they are."""
+    if not isinstance(encoded, str) or not encoded or "-" in encoded:
+        return None
+    return Digest(f"{algorithm}:{base64.b64decode(encoded).hex()}")
 
 
 # --- Azure ---
@@ -177,13 +187,16 @@ class Head:
     size: int
     etag: str
     digest: Digest | None
+    checksum: Digest | None
 
 
 def s3_head(filesystem: Any, name: str) -> Head:
     """What S3 says of one object. https://docs.aws.amazon.com/AmazonS3/latest/API/API_HeadObject.html
 
     A sha256 if the object was uploaded with one. The ETag is an MD5 of objects that were uploaded in one part, and an
-    MD5 of the parts' MD5s of others, unless they are encrypted with a key of the customer's or of KMS.
+    MD5 of the parts' MD5s of others, unless they are encrypted with a key of the customer's or of KMS. Where neither
+    can be compared (so also if the parts were of several sizes), S3's checksum of the whole object can.
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
     """
     bucket, _, key = name.partition("/")
 
@@ -192,17 +205,18 @@ def s3_head(filesystem: Any, name: str) -> Head:
         return answer
 
     answer = head(ChecksumMode="ENABLED")
-    size, sha256, etag = int(answer["ContentLength"]), answer.get("ChecksumSHA256", ""), answer["ETag"]
-    digest = None
-    if sha256 and "-" not in sha256:  # with one it is a checksum of the parts' checksums
-        digest = Digest("sha256:" + base64.b64decode(sha256).hex())
-    elif answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer:
+    size, etag = int(answer["ContentLength"]), answer["ETag"]
+    of_whole = answer if answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT" else {}
+    digest = _checksum("sha256", of_whole.get("ChecksumSHA256"))
+    plain = answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
+    if digest is None and plain:
         match = _ETAG.fullmatch(etag)
         if match and match[2] is None:
             digest = Digest(f"md5:{match[1]}")
         elif match and (part := _part_bytes(head, etag, size, int(match[2]))) is not None:
             digest = Digest(f"md5-{part}:{match[1]}-{match[2]}")
-    return Head(size, etag, digest)
+    found = (_checksum(algorithm, of_whole.get(f"Checksum{algorithm.upper()}")) for algorithm in CHECKSUMS)
+    return Head(size, etag, digest, None if digest else next(filter(None, found), None))
 
 
 def _part_bytes(head: Callable[..., Mapping[str, Any]], etag: str, size: int, count: int) -> int | None:

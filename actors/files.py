@@ -20,7 +20,7 @@ from enum import Enum, auto
 from blake3 import blake3
 
 from actors.chunks import Chunk, Ranges
-from actors.digest import Digester, algorithm_of
+from actors.digest import Digester, algorithm_of, how_verified
 from actors.durable import start_writeback, sync_files
 from actors.errors import IntegrityError, StoreError
 from actors.manifest import Digest, Manifest
@@ -144,7 +144,7 @@ class Files:
             if state.hashing or state.sealed is not None:
                 return Reached.GAP
             state.hashing = True
-        digester = state.digester or Digester(algorithm_of(file.digest), file.size)
+        digester = state.digester or Digester(algorithm_of(file.digest), file.size, file.checksum)
         state.digester = digester
         try:
             descriptor = self._descriptor(index)
@@ -165,16 +165,14 @@ class Files:
             with self._lock:
                 state.hashing = False
             raise
-        return self._finish(index, digester.digest())
+        return self._finish(index, digester)
 
-    def _finish(self, index: int, digest: Digest) -> Reached:
+    def _finish(self, index: int, digester: Digester) -> Reached:
         state, file = self._files[index], self.manifest.files[index]
-        if file.digest is not None and digest != file.digest:
+        if (wrong := digester.mismatch(file.digest)) is not None:
             self._forget(index)
             if state.refetched:
-                raise IntegrityError(
-                    f"{file.path}: expected {file.digest}, got {digest}, twice: the origin serves what it does not name"
-                )
+                raise IntegrityError(f"{file.path}: {wrong}, twice: the origin serves what it does not name")
             state.refetched = True
             return Reached.WRONG
         if file.size > SMALL_FILE_BYTES:
@@ -182,9 +180,9 @@ class Files:
                 os.fsync(state.descriptor)
         with self._lock:
             os.close(state.descriptor)
-            state.descriptor, state.digester, state.sealed = -1, None, digest
+            state.descriptor, state.digester, state.sealed = -1, None, digester.digest()
             self.unsealed -= 1
-            self._verified["size" if file.digest is None else algorithm_of(file.digest)] += 1
+            self._verified[how_verified(file)] += 1
         return Reached.SEALED
 
     def _forget(self, index: int) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 from actors import bitmap
 from actors.alone import Alone
 from actors.chunks import Grid
-from actors.digest import algorithm_of
+from actors.digest import how_verified
 from actors.errors import Failure, StoreError
 from actors.fetch import Fetcher, FillSettings
 from actors.files import Cancelled, Files
@@ -176,4 +176,4 @@ class Fill:
 
 def verified_how(manifest: Manifest) -> dict[str, str]:
     """By path, how a fill of this manifest, as the origin gave it, is checked."""
-    return {file.path: "size" if file.digest is None else algorithm_of(file.digest) for file in manifest.files}
+    return {file.path: how_verified(file) for file in manifest.files}

@@ -54,11 +54,21 @@ class ModelSource:
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """One file. `path` is relative, `/`-separated, safe to join to a folder. `digest`: None if the source has none."""
+    """One file. `path` is relative, `/`-separated, safe to join to a folder. `digest`: None if the source has none.
+
+    `checksum` is what the source has instead of one: it finds damage, but anybody can make other bytes that have it.
+    So it is compared, and is no part of what a file is known by: that is the sha256 of what was read.
+    """
 
     path: str
     size: int
     digest: Digest | None = None
+    checksum: Digest | None = None
+
+    @property
+    def vouched(self) -> Digest | None:
+        """The strongest that the source says of its bytes."""
+        return self.digest or self.checksum
 
 
 @dataclass(frozen=True)  # no slots: what follows from the files is computed once
@@ -94,7 +104,11 @@ class Manifest:
         return self.total_bytes * (2 if self.packed else 1)
 
     def to_json(self) -> dict[str, Any]:
-        files = [{"path": file.path, "size": file.size, "digest": file.digest} for file in self.files]
+        files = [
+            {"path": file.path, "size": file.size, "digest": file.digest}
+            | ({"checksum": file.checksum} if file.checksum else {})
+            for file in self.files
+        ]
         return {"source": asdict(self.source), "revision": self.revision, "files": files}
 
     @classmethod
@@ -104,7 +118,7 @@ class Manifest:
         return cls(
             source=ModelSource(source["uri"], source["revision"], tuple(source["include"]), tuple(source["exclude"])),
             revision=data["revision"],
-            files=tuple(ManifestFile(f["path"], int(f["size"]), f["digest"]) for f in data["files"]),
+            files=tuple(ManifestFile(f["path"], int(f["size"]), f["digest"], f.get("checksum")) for f in data["files"]),
         )
 
 
@@ -180,7 +194,7 @@ class Resolved:
     def content(self) -> str:
         """Names what is to be read, wherever it is read: the same for every resolution of the same bytes."""
         pairs = zip(self.manifest.files, self.locations, strict=True)
-        files = [[f.path, f.size, f.digest, loc.etag] for f, loc in pairs]
+        files = [[f.path, f.size, f.vouched, loc.etag] for f, loc in pairs]
         identity = [self.manifest.source.selection, self.manifest.revision, files]
         return hashlib.sha256(_canonical(identity)).hexdigest()[:16]
 
@@ -188,7 +202,7 @@ class Resolved:
     def name(self) -> str:
         """Names this exact resolution, so that it is sent to an agent once and not with every tick."""
         pairs = zip(self.manifest.files, self.locations, strict=True)
-        files = [[f.path, f.size, f.digest, loc.url, loc.etag] for f, loc in pairs]
+        files = [[f.path, f.size, f.vouched, loc.url, loc.etag] for f, loc in pairs]
         identity = [self.manifest.source.selection, self.manifest.revision, files]
         return hashlib.sha256(_canonical(identity)).hexdigest()[:16]
 

@@ -133,9 +133,9 @@ def _list(filesystem: Any, root: str) -> tuple[dict[str, str], list[ManifestFile
         if info["type"] != "file" or name.endswith("/") or not below:  # consoles leave `folder/` objects behind
             continue
         path = name[len(root) + 1 :] or name.rpartition("/")[2]
-        digest, etag = described(info)
+        digest, checksum, etag = described(info)
         names[path] = name
-        files.append(ManifestFile(path, int(info["size"]), digest))
+        files.append(ManifestFile(path, int(info["size"]), digest, checksum))
         if etag is not None:
             etags[path] = etag
     return names, files, etags
@@ -147,8 +147,9 @@ def _look_up(
     """The files as S3 describes each of them, and their ETags."""
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="s3") as pool:
         heads = list(pool.map(lambda file: s3_head(filesystem, names[file.path]), files))
-    described = [ManifestFile(file.path, head.size, head.digest) for file, head in zip(files, heads, strict=True)]
-    return described, {file.path: head.etag for file, head in zip(files, heads, strict=True)}
+    pairs = list(zip(files, heads, strict=True))
+    described = [ManifestFile(file.path, head.size, head.digest, head.checksum) for file, head in pairs]
+    return described, {file.path: head.etag for file, head in pairs}
 
 
 def _sign(filesystem: Any, names: Sequence[str]) -> list[str] | None:

@@ -142,7 +142,7 @@ class Ingest:
         self.journal = Journal.open(folder / "journal", [file.size for file in manifest.files])
         if not continued:
             for index, file in enumerate(manifest.files):
-                if file.digest is None and self.journal.done.pop(index, None) is not None:
+                if file.vouched is None and self.journal.done.pop(index, None) is not None:
                     self.journal.forget(index)
 
     def allocate(self) -> None:

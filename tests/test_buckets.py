@@ -5,33 +5,68 @@ from __future__ import annotations
 import base64
 import errno
 import hashlib
+import sys
 from typing import Any
 
 import pytest
 
 from actors.buckets import described, dialect_of, in_azure, s3_head, s3_options
 from actors.digest import Digester
+from actors.errors import SourceUnsupported
+from actors.manifest import Digest
 from actors.origin import SourceOptions
 
 SHA256 = hashlib.sha256(b"weights").digest()
 MD5 = hashlib.md5(b"weights").hexdigest()
+CRC64 = base64.b64encode(bytes.fromhex("ae8b14860a799888")).decode()
+CRC32C, CRC32 = (base64.b64encode(bytes.fromhex(each)).decode() for each in ("e3069283", "cbf43926"))
+UNDER_KMS = {"ETag": f'"{MD5}"', "ServerSideEncryption": "aws:kms"}
+IN_PARTS = f'"{MD5}-4"'
 
 
 @pytest.mark.parametrize(
-    ("head", "digest"),
+    ("head", "digest", "checksum"),
     [
-        pytest.param({"ETag": f'"{MD5}"'}, f"md5:{MD5}", id="a plain object"),
-        pytest.param({"ETag": f'"{MD5}"', "ServerSideEncryption": "AES256"}, f"md5:{MD5}", id="encrypted by S3"),
-        pytest.param({"ETag": f'"{MD5}"', "ServerSideEncryption": "aws:kms"}, None, id="encrypted by KMS"),
-        pytest.param({"ETag": f'"{MD5}"', "SSECustomerAlgorithm": "AES256"}, None, id="encrypted by the customer"),
+        pytest.param({"ETag": f'"{MD5}"'}, f"md5:{MD5}", None, id="a plain object"),
+        pytest.param({"ETag": f'"{MD5}"', "ServerSideEncryption": "AES256"}, f"md5:{MD5}", None, id="encrypted by S3"),
+        pytest.param(UNDER_KMS, None, None, id="encrypted by KMS"),
+        pytest.param(
+            {"ETag": f'"{MD5}"', "SSECustomerAlgorithm": "AES256"}, None, None, id="encrypted by the customer"
+        ),
         pytest.param(
             {"ETag": f'"{MD5}"', "ChecksumSHA256": base64.b64encode(SHA256).decode()},
             f"sha256:{SHA256.hex()}",
+            None,
             id="with sha256",
+        ),
+        pytest.param(
+            {"ETag": f'"{MD5}"', "ChecksumCRC64NVME": CRC64}, f"md5:{MD5}", None, id="an MD5 is better than a CRC"
+        ),
+        pytest.param(
+            UNDER_KMS | {"ChecksumCRC64NVME": CRC64, "ChecksumType": "FULL_OBJECT"},
+            None,
+            "crc64nvme:ae8b14860a799888",
+            id="a CRC is better than nothing",
+        ),
+        pytest.param(
+            UNDER_KMS | {"ChecksumCRC32": CRC32, "ChecksumCRC32C": CRC32C}, None, "crc32c:e3069283", id="CRC32C"
+        ),
+        pytest.param(UNDER_KMS | {"ChecksumCRC32": CRC32}, None, "crc32:cbf43926", id="CRC32"),
+        pytest.param(
+            UNDER_KMS | {"ChecksumCRC32C": f"{CRC32C}-4", "ChecksumType": "COMPOSITE"},
+            None,
+            None,
+            id="a CRC of the parts' CRCs is no help",
+        ),
+        pytest.param(
+            {"ETag": f'"{MD5}"', "ChecksumSHA256": base64.b64encode(SHA256).decode(), "ChecksumType": "COMPOSITE"},
+            f"md5:{MD5}",
+            None,
+            id="nor is a sha256 of them, however it is written",
         ),
     ],
 )
-def test_what_s3_knows_of_an_objects_digest(head: dict[str, str], digest: str | None) -> None:
+def test_what_s3_knows_of_an_objects_digest(head: dict[str, str], digest: str | None, checksum: str | None) -> None:
     class Client:
         def call_s3(self, method: str, **arguments: str) -> dict[str, Any]:
             asked = {"Bucket": "bucket", "Key": "a/b.bin", "ChecksumMode": "ENABLED"}
@@ -39,10 +74,7 @@ def test_what_s3_knows_of_an_objects_digest(head: dict[str, str], digest: str | 
             return {"ContentLength": 7, **head}
 
     found = s3_head(Client(), "bucket/a/b.bin")
-    assert (found.size, found.digest) == (7, digest)
-
-
-IN_PARTS = f'"{MD5}-4"'
+    assert (found.size, found.digest, found.checksum) == (7, digest, checksum)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +90,15 @@ IN_PARTS = f'"{MD5}-4"'
             id="a sha256 of the parts' sha256s is no help",
         ),
         pytest.param({}, {1: 100, 2: 90}, None, id="parts of several sizes"),
+        pytest.param(
+            {"ChecksumCRC64NVME": CRC64}, {1: 100, 2: 100}, f"md5-100:{MD5}-4", id="this, too, is better than a CRC"
+        ),
+        pytest.param(
+            {"ChecksumCRC64NVME": CRC64},
+            {1: 100, 2: 90},
+            "crc64nvme:ae8b14860a799888",
+            id="parts of several sizes, and a CRC of the whole",
+        ),
         pytest.param({}, {1: 60, 2: 60}, None, id="as many parts would not make it up"),
         pytest.param({}, {1: 350, 2: 350}, None, id="a store that does not know parts"),
         pytest.param({}, {1: OSError(errno.ENOSYS, "501")}, None, id="a store that refuses parts"),
@@ -77,7 +118,8 @@ def test_what_s3_knows_of_an_object_that_was_uploaded_in_parts(
                 raise found
             return answer | {"ContentLength": found}
 
-    assert s3_head(Client(), "bucket/a/b.bin").digest == digest
+    found = s3_head(Client(), "bucket/a/b.bin")
+    assert (found.digest or found.checksum) == digest
 
 
 def test_trouble_while_asking_for_parts_is_not_taken_for_an_answer() -> None:
@@ -102,22 +144,56 @@ def test_the_digest_of_an_object_in_parts_is_computed_as_s3_does_it(size: int) -
 
 
 @pytest.mark.parametrize(
-    ("info", "digest", "etag"),
+    ("algorithm", "expected"),
+    [("crc64nvme", "ae8b14860a799888"), ("crc32c", "e3069283"), ("crc32", "cbf43926")],
+)
+def test_checksums_are_those_of_the_catalogue_and_stand_beside_the_sha256(algorithm: str, expected: str) -> None:
+    """https://reveng.sourceforge.io/crc-catalogue/ has each one's checksum of these nine digits."""
+    digits, checksum = b"123456789", Digest(f"{algorithm}:{expected}")
+    digester = Digester("sha256", len(digits), checksum)
+    for at in range(0, len(digits), 4):
+        digester.update(memoryview(bytearray(digits))[at : at + 4])
+    assert digester.digest() == f"sha256:{hashlib.sha256(digits).hexdigest()}"
+    assert digester.mismatch(None) is None
+    digester.update(b"0")
+    assert (digester.mismatch(None) or "").startswith(f"expected {checksum}, got {algorithm}:")
+
+
+def test_a_checksum_without_the_package_for_it_is_refused_and_the_package_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "awscrt", None)
+    with pytest.raises(SourceUnsupported, match=r"crc64nvme, .* cannot be checked .*pip install awscrt") as caught:
+        Digester("sha256", 9, Digest("crc64nvme:ae8b14860a799888"))
+    assert caught.value.reason == "PackageMissing"
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
     [
-        pytest.param({"md5Hash": base64.b64encode(SHA256[:16]).decode()}, f"md5:{SHA256[:16].hex()}", None, id="GCS"),
-        pytest.param({"crc32c": "yZRlqg==", "etag": "CKih16GjycICEAE="}, None, None, id="GCS, composite"),
+        pytest.param(
+            {"md5Hash": base64.b64encode(SHA256[:16]).decode(), "crc32c": CRC32C},
+            (f"md5:{SHA256[:16].hex()}", None, None),
+            id="GCS",
+        ),
+        pytest.param(
+            {"crc32c": CRC32C, "etag": "CKih16GjycICEAE="}, (None, "crc32c:e3069283", None), id="GCS, composite"
+        ),
         pytest.param(
             {"content_settings": {"content_md5": bytearray(SHA256[:16])}, "etag": '"0x8D"'},
-            f"md5:{SHA256[:16].hex()}",
-            '"0x8D"',
+            (f"md5:{SHA256[:16].hex()}", None, '"0x8D"'),
             id="Azure",
         ),
-        pytest.param({"content_settings": {"content_md5": None}, "etag": '"0x8D"'}, None, '"0x8D"', id="Azure, no MD5"),
-        pytest.param({"size": 7}, None, None, id="a folder"),
+        pytest.param(
+            {"content_settings": {"content_md5": None}, "etag": '"0x8D"'}, (None, None, '"0x8D"'), id="Azure, no MD5"
+        ),
+        pytest.param({"size": 7}, (None, None, None), id="a folder"),
     ],
 )
-def test_what_a_listing_knows_of_an_objects_digest(info: dict[str, Any], digest: str | None, etag: str | None) -> None:
-    assert described(info) == (digest, etag)
+def test_what_a_listing_knows_of_an_objects_digest(
+    info: dict[str, Any], expected: tuple[str | None, str | None, str | None]
+) -> None:
+    assert described(info) == expected
 
 
 AZURE = {"account_name": "acct"}
