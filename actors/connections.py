@@ -7,6 +7,10 @@
 
 The lower-case names win, as everywhere else. A context takes tens of milliseconds to make, so that there is one per
 process; it is made anew when a file it was made from changes, because certificates are renewed under running agents.
+
+So it is for all that is read in ranges, and for web servers, registries and the hub when they are asked what there is
+(but ALL_PROXY may name what the hub's client knows). What s3fs lists or reads goes by botocore's rules: AWS_CA_BUNDLE,
+else REQUESTS_CA_BUNDLE, a file, instead of all others.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import threading
 import urllib.request
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from actors.errors import SourceUnsupported
@@ -43,6 +48,28 @@ def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConne
     tunnel = http.client.HTTPSConnection(*_host_and_port(proxy), timeout=timeout_s, context=tls_context())
     tunnel.set_tunnel(host, port, headers=_credentials(proxy))
     return tunnel
+
+
+def opener(redirects: urllib.request.HTTPRedirectHandler) -> urllib.request.OpenerDirector:
+    """For http(s) and nothing else, over connections as above. What is neither followed nor a success is raised."""
+    director = urllib.request.OpenerDirector()
+    errors = (urllib.request.HTTPErrorProcessor(), urllib.request.HTTPDefaultErrorHandler())
+    for handler in (_Http(), redirects, *errors, urllib.request.UnknownHandler()):
+        director.add_handler(handler)
+    return director
+
+
+class _Http(urllib.request.AbstractHTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        parts = urlsplit(request.full_url)
+
+        def connect(host: str, /, **settings: Any) -> http.client.HTTPConnection:
+            return connection_to(parts, settings["timeout"])
+
+        return self.do_open(connect, request)
+
+    https_open = http_open
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
 
 
 def tls_context() -> ssl.SSLContext:

@@ -11,13 +11,15 @@ The token goes to the hub and nowhere else; it is never part of what is returned
 from __future__ import annotations
 
 import re
+import ssl
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url, set_client_factory
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,6 +28,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from actors.connections import tls_context
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, select, signed, translate_status
@@ -41,6 +44,9 @@ MAX_CARRIED_BYTES = 64 << 20
 _URI = re.compile(r"hf://(?P<repo>[^/:@]+/[^/:@]+?)/?(?:[:@](?P<revision>.+))?")
 _PARALLEL_REQUESTS = 8
 
+_trusted: list[ssl.SSLContext] = []
+_trusting = threading.Lock()
+
 # Otherwise the library asks the public hub, whatever the endpoint, for data its telemetry needs, and caches it on disk.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
@@ -53,6 +59,7 @@ def resolve_hub(
     `now` (epoch seconds) dates links that do not say when they expire. Raises the SourceError family only.
     """
     repo, revision = parse_uri(source)
+    _trust(tls_context())
     endpoint = (options.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
     token = options.get("HF_TOKEN")
     page = f"{endpoint}/{repo}"
@@ -94,6 +101,20 @@ def parse_uri(source: ModelSource) -> tuple[str, str | None]:
             reason="InvalidURI",
         )
     return match["repo"], match["revision"] or source.revision
+
+
+def _trust(context: ssl.SSLContext) -> None:
+    """The library's client, which knows of proxies but of no bundle, trusts whom `context` does.
+
+    It is made by the class of the one it would use otherwise: another package's with every major version.
+    """
+    with _trusting:
+        if _trusted == [context]:
+            return
+        before = get_session()
+        client, hooks = type(before), before.event_hooks
+        set_client_factory(lambda: client(verify=context, event_hooks=hooks, follow_redirects=True, timeout=None))
+        _trusted[:] = [context]
 
 
 def _with_token(manifest: Manifest, urls: Sequence[str], token: str, options: SourceOptions, now: float) -> Resolved:

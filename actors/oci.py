@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlencode, urljoin
 
+from actors.connections import opener
 from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, layer_name, make_manifest
 from actors.origin import SourceOptions, expires_at, select, translate_status, unanswered
@@ -188,7 +189,7 @@ class _Registry:
         own = {"Authorization": self._authorization} if self._authorization and url.startswith(self._base) else {}
         request = urllib.request.Request(url, headers={**own, **headers})
         try:
-            with urllib.request.build_opener(_Stay).open(request, timeout=self._options.timeout_s) as response:
+            with opener(_Stay()).open(request, timeout=self._options.timeout_s) as response:
                 return self._read(url, response.status, response)
         except urllib.error.HTTPError as error:
             with error:

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import IO
 from urllib.parse import unquote, urljoin, urlsplit
 
+from actors.connections import opener
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, redact, select, translate_status, unanswered
@@ -68,7 +69,7 @@ def _ask(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tuple[
     redirects = _Redirects(private=options.private_redirects)
     request = urllib.request.Request(uri, headers={**headers, "Range": "bytes=0-0", "Accept-Encoding": "identity"})
     try:
-        with urllib.request.build_opener(redirects).open(request, timeout=options.timeout_s) as response:
+        with opener(redirects).open(request, timeout=options.timeout_s) as response:
             answer = redirects.linked | {name.lower(): value for name, value in response.headers.items()}
     except urllib.error.HTTPError as error:
         with error:

@@ -12,19 +12,28 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from huggingface_hub import close_session
 
 from actors.connections import tls_context
 from actors.errors import SourceError, SourceUnsupported
-from actors.manifest import Location
+from actors.manifest import Location, ModelSource
+from actors.origin import SourceOptions
+from actors.source import resolve
 from actors.transfer import RangeReader, RangesIgnored
 from benchmarks.origins import make_certificates
+from coordinator.dev.origin import Origin
+from tests.test_oci import FILES, NAME, filled, running_registry
+from tests.tls import Authority, TlsFront
 
 CONTENT = bytes(range(256)) * 4
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 class Server(ThreadingHTTPServer):
-    """Answers ranges of CONTENT; as a proxy, what a proxy is asked. Remembers what it was asked."""
+    """Answers ranges of CONTENT; as a proxy, what a proxy is asked. Remembers what it was asked.
+
+    `redirects` lead from what is asked for to elsewhere; `names` are hosts that a proxy finds at a port on loopback.
+    """
 
     daemon_threads = True
 
@@ -32,6 +41,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[tuple[str, str, str | None]] = []
         self.status, self.content_range = status, content_range
+        self.redirects: dict[str, str] = {}
+        self.names: dict[str, int] = {}
         if certificates is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
@@ -55,6 +66,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(("GET", self.path, self.headers.get("Proxy-Authorization")))
+        if (target := self.server.redirects.get(self.path)) is not None:
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         start, stop = (int(each) for each in self.headers["Range"].removeprefix("bytes=").split("-"))
         body = CONTENT[start : stop + 1]
         self.send_response(self.server.status)
@@ -71,7 +88,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_CONNECT(self) -> None:
         self.server.asked.append(("CONNECT", self.path, self.headers.get("Proxy-Authorization")))
         host, _, port = self.path.partition(":")
-        with socket.create_connection((host, int(port))) as behind:
+        known = {"127.0.0.1": int(port), **self.server.names}
+        if host not in known:
+            self.send_error(502)
+            return
+        with socket.create_connection(("127.0.0.1", known[host])) as behind:
             self.send_response(200)
             self.end_headers()
             back = threading.Thread(target=_pass_on, args=(behind, self.connection))
@@ -166,6 +187,59 @@ def test_https_goes_through_a_tunnel_and_the_origin_is_checked(
         monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
         assert read(server.url("https")) == CONTENT[10:500]
     assert {each[:2] for each in proxy.asked} == {("CONNECT", f"127.0.0.1:{server.server_port}")}
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"])
+def test_the_hub_and_web_servers_are_asked_with_the_same_trust(
+    variable: str, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with Origin({"a/b": tmp_path / "model"}) as origin, TlsFront(origin.url, authority.good()) as front:
+        asked = ModelSource("hf://a/b"), ModelSource(f"{front.url}/files/a/b/config.json")
+        options = SourceOptions({"HF_ENDPOINT": front.url})
+        for source in asked:
+            with pytest.raises(SourceError, match=r"(?i)certificate.*verify|certificate that is not accepted"):
+                resolve(source, options)
+        monkeypatch.setenv(variable, str(authority.file))
+        assert [resolve(source, options).manifest.total_bytes for source in asked] == [2, 2]
+    close_session()
+
+
+def test_a_registry_is_asked_through_the_proxy_and_with_the_same_trust(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_registry() as registry, a_server() as proxy:
+        registry.artifact("v1", FILES)
+        with TlsFront(f"http://{registry.host}", authority.elsewhere()) as front:
+            proxy.names["elsewhere.example"] = int(front.url.rpartition(":")[2])
+            monkeypatch.setenv("ALL_PROXY", proxy.url())
+            source = ModelSource(f"oci://elsewhere.example/{NAME}:v1")
+            with pytest.raises(SourceError, match="certificate that is not accepted"):
+                resolve(source, SourceOptions())
+            monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.file))
+            assert filled(resolve(source, SourceOptions()), tmp_path)[0] == FILES
+    assert {each[:2] for each in proxy.asked} == {("CONNECT", "elsewhere.example:443")}
+
+
+def test_a_web_server_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with a_server() as proxy:
+        proxy.redirects["http://models.invalid/m.bin"] = "http://mirror.invalid/m.bin"
+        monkeypatch.setenv("ALL_PROXY", proxy.url().replace("://", "://me:secret@"))
+        found = resolve(ModelSource("http://models.invalid/m.bin"), SourceOptions())
+        assert found.manifest.total_bytes == len(CONTENT)
+        monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+        with pytest.raises(SourceUnsupported, match="only http:// proxies"):
+            resolve(ModelSource("http://models.invalid/m.bin"), SourceOptions())
+    assert proxy.asked == [
+        ("GET", "http://models.invalid/m.bin", "Basic bWU6c2VjcmV0"),
+        ("GET", "http://mirror.invalid/m.bin", "Basic bWU6c2VjcmV0"),
+    ]
 
 
 def test_what_no_proxy_names_is_reached_directly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import re
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,15 +136,23 @@ def link(name: str) -> tarfile.TarInfo:
     return member
 
 
-@pytest.fixture
-def registry() -> Iterator[Registry]:
+@contextmanager
+def running_registry() -> Iterator[Registry]:
     registry = Registry()
     thread = threading.Thread(target=registry.server.serve_forever, args=(0.05,))
     thread.start()
-    yield registry
-    registry.server.shutdown()
-    registry.server.server_close()
-    thread.join()
+    try:
+        yield registry
+    finally:
+        registry.server.shutdown()
+        registry.server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with running_registry() as registry:
+        yield registry
 
 
 def resolved(registry: Registry, what: str = ":v1", env: Mapping[str, str] | None = None, **fields: Any) -> Resolved:

@@ -840,6 +840,23 @@ def test_a_bucket_behind_a_private_authority_is_read_with_its_bundle(
 
 
 @pytest.mark.e2e
+def test_a_bundle_in_the_environment_lists_a_bucket_and_reads_it_in_ranges(
+    buckets: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path / "authority")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.file))
+    with s3_server(buckets) as endpoint, TlsFront(endpoint, authority.good()) as front:
+        env = {"awsAnonymousCredential": "True", "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": front.url}
+        resolved = resolve(ModelSource("s3://bucket/models/sample/config.json"), SourceOptions(env))
+        (file,), (location,) = resolved.manifest.files, resolved.locations
+        assert location.url.startswith(front.url)
+        reader = RangeReader(stall_timeout_s=5)
+        read = b"".join(map(bytes, reader.blocks(location, {}, file.size, 0, file.size)))
+        reader.close()
+    assert read == (sample / "config.json").read_bytes()
+
+
+@pytest.mark.e2e
 def test_one_object_is_a_model_too(s3_env: dict[str, str], sample: Path) -> None:
     resolved = resolve(ModelSource("s3://bucket/models/sample/config.json"), SourceOptions(s3_env))
     assert contents(resolved) == {"config.json": (sample / "config.json").read_bytes()}
