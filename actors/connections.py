@@ -45,9 +45,14 @@ def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConne
         return _Forwarded(parts, proxy, timeout_s)
     if proxy is None:
         return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=tls_context())
-    tunnel = http.client.HTTPSConnection(*_host_and_port(proxy), timeout=timeout_s, context=tls_context())
+    tunnel = _Tunnelled(*_host_and_port(proxy), timeout=timeout_s, context=tls_context())
     tunnel.set_tunnel(host, port, headers=_credentials(proxy))
     return tunnel
+
+
+def is_proxied(connection: http.client.HTTPConnection) -> bool:
+    """Whether what it is connected to is not the origin, so that its address says nothing of the origin's."""
+    return isinstance(connection, _Forwarded | _Tunnelled)
 
 
 def opener(redirects: urllib.request.HTTPRedirectHandler) -> urllib.request.OpenerDirector:
@@ -105,6 +110,10 @@ def _changed_at(path: str) -> int:
         return Path(path).stat().st_mtime_ns if path else 0
     except OSError:
         return 0
+
+
+class _Tunnelled(http.client.HTTPSConnection):
+    """A connection to an origin, through one to an http proxy."""
 
 
 class _Forwarded(http.client.HTTPConnection):

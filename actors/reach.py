@@ -5,7 +5,8 @@
 An origin on the internet must not be able to make a node read what only its own network or the node itself can see: a
 metadata service, a kubelet, an admin page. A mirror in the cluster may send us anywhere but to the node. Asked of the
 address that a connection has come to, so that a name cannot say one thing when it is checked and another when it is
-used. Behind a proxy that address is the proxy's; then only what the name itself gives away is refused.
+used. Behind a proxy that address is the proxy's, which is whoever set it up's to answer for and says nothing of where
+it leads; then the name is asked, as far as it resolves here.
 """
 
 from __future__ import annotations

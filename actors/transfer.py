@@ -31,11 +31,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from actors.connections import connection_to
+from actors.connections import connection_to, is_proxied
 from actors.errors import SourceChanged, SourceError, SourceNotFound
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status, unanswered
-from actors.reach import Reach, check_target, inwards, reach_of
+from actors.reach import Reach, check_target, inwards, reach_of, reach_of_url
 from actors.source import read_range
 from actors.stall import MinSpeed, TooSlow, WatchedResponse
 
@@ -178,7 +178,7 @@ class RangeReader:
         remembered = self._redirects.get(location.url)
         if remembered is not None:
             url, floor = remembered
-            response, _ = self._request(url, headers, floor, location.url)
+            response = self._request(url, headers, floor, location.url)
             if response.status < 300:
                 return url, response
             self._finish(url, response)
@@ -186,7 +186,7 @@ class RangeReader:
         came_from, url, floor = "", location.url, Reach.HOST
         for _ in range(MAX_REDIRECTS + 1):
             own = location.headers if urlsplit(url).netloc == urlsplit(location.url).netloc else {}
-            response, reach = self._request(url, {**own, **headers}, floor, came_from)
+            response = self._request(url, {**own, **headers}, floor, came_from)
             if response.status in (200, 206):
                 if url != location.url:
                     self._redirects.put(location.url, url, floor)
@@ -197,13 +197,13 @@ class RangeReader:
                 raise translate_status(response.status, url, dict(response.getheaders()))
             following = urljoin(url, target)
             check_target(url, following)
-            came_from, url, floor = url, following, Reach.HOST if self._private_redirects else reach
+            came_from, url, floor = url, following, Reach.HOST if self._private_redirects else self._reach(url)
         raise SourceNotFound(f"{redact(location.url)} redirects more than {MAX_REDIRECTS} times", reason="RedirectLoop")
 
     def _request(
         self, url: str, headers: Mapping[str, str], floor: Reach = Reach.HOST, came_from: str = ""
-    ) -> tuple[http.client.HTTPResponse, Reach]:
-        """The answer's head, and who can see the server: refused if less public than `floor`, before it is asked.
+    ) -> http.client.HTTPResponse:
+        """The answer's head. A server that is less public than `floor` is refused before it is asked.
 
         A kept connection that the server has closed meanwhile is replaced once.
         """
@@ -212,21 +212,27 @@ class RangeReader:
         while True:
             connection, kept = self._connection(parts)
             try:
-                if not kept:
+                if not kept and not is_proxied(connection):
                     connection.connect()
                     address = connection.sock.getpeername()[0]
                     self._reaches[parts.netloc] = min(reach_of(address), reach_of(parts.hostname or ""))
-                reach = self._reaches[parts.netloc]
-                if reach < floor:
+                if floor > Reach.HOST and self._reach(url) < floor:
                     raise inwards(came_from, url)
                 connection.request("GET", target, headers=dict(headers))
-                return connection.getresponse(), reach
+                return connection.getresponse()
             except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
                 # AttributeError: the connection was closed under us by `abort`
                 self._drop(url)
                 if kept and isinstance(error, ConnectionError) and not self._aborted:
                     continue  # the others of that age are dropped the same way, one by one
                 raise unanswered(url, error, self._timeout_s) from error
+
+    def _reach(self, url: str) -> Reach:
+        """Who can see the server of a URL that was, or is about to be, asked. Behind a proxy the name tells."""
+        place = urlsplit(url).netloc
+        if place not in self._reaches:
+            self._reaches[place] = reach_of_url(url)
+        return self._reaches[place]
 
     def _connection(self, parts: SplitResult) -> tuple[http.client.HTTPConnection, bool]:
         """A connection to that server, and whether it has served before."""

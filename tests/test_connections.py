@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import close_session
 
 from actors.connections import tls_context
-from actors.errors import SourceError, SourceUnsupported
+from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.manifest import Location, ModelSource
 from actors.origin import SourceOptions
 from actors.source import resolve
@@ -240,6 +240,33 @@ def test_a_web_server_is_asked_through_the_proxy(monkeypatch: pytest.MonkeyPatch
         ("GET", "http://models.invalid/m.bin", "Basic bWU6c2VjcmV0"),
         ("GET", "http://mirror.invalid/m.bin", "Basic bWU6c2VjcmV0"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "followed"),
+    [
+        pytest.param("http://models.invalid/m", "http://mirror.invalid/m", True, id="within the internet"),
+        pytest.param("http://models.invalid/m", "http://10.0.0.7/m", False, id="from the internet to a network"),
+        pytest.param("http://models.invalid/m", "https://10.0.0.7/m", False, id="the same by a tunnel"),
+        pytest.param("http://models.invalid/m", "http://169.254.169.254/m", False, id="from the internet to a host"),
+        pytest.param("http://10.0.0.5/m", "http://10.0.0.7/m", True, id="within a network"),
+        pytest.param("http://10.0.0.5/m", "http://models.invalid/m", True, id="from a network to the internet"),
+        pytest.param("http://10.0.0.5/m", "http://localhost/m", False, id="from a network to a host"),
+    ],
+)
+def test_behind_a_proxy_a_redirect_is_judged_by_where_it_leads_and_not_by_where_the_proxy_is(
+    url: str, target: str, followed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with a_server() as proxy:
+        proxy.redirects[url] = target
+        for scheme in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(scheme, proxy.url())
+        if followed:
+            assert read(url) == CONTENT[10:500]
+        else:
+            with pytest.raises(SourceDenied, match="less public than where it comes from"):
+                read(url)
+    assert [each[1] for each in proxy.asked] == [url, target] if followed else [url]
 
 
 def test_what_no_proxy_names_is_reached_directly(monkeypatch: pytest.MonkeyPatch) -> None:
