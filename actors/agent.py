@@ -10,6 +10,9 @@ an agent that nobody talks to any more still finishes what it was asked for.
 
 A scrubber reads what is committed again. What it finds damaged is started once more: as a repair, while the copy stays.
 
+A copy that is evicted is removed like any other, and stays wanted: its task waits until it fits beside what it made
+room for. An eviction is an order, not a goal: it is carried out when it arrives, or never.
+
 All truth is on the disk: an agent that starts finds it there.
 """
 
@@ -26,10 +29,20 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version as distribution_version
 
 from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff, satisfies
-from actors.errors import Failure, LocalModelError, StoreError
+from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
+from actors.evicted import Entry, Ledger
 from actors.exchange import Exchange
 from actors.manifest import Resolved, StorageKey
-from actors.messages import Company, DesiredModel, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
+from actors.messages import (
+    Company,
+    DesiredModel,
+    DesiredState,
+    ModelReport,
+    NodeName,
+    NodeReport,
+    Phase,
+    RootReport,
+)
 from actors.repair import Repair
 from actors.report import of_copy, of_repair
 from actors.retry import RateLimit, RetryPolicy
@@ -56,6 +69,7 @@ class _Root:
     store: Store | None = None
     failure: Failure | None = None
     present: dict[StorageKey, Marker] = field(default_factory=dict)
+    ledger: Ledger | None = None
 
 
 class NodeAgent:
@@ -103,12 +117,13 @@ class NodeAgent:
     def reconcile(self, desired: DesiredState) -> NodeReport:
         """From now on this is the goal. Returns within milliseconds."""
         with self._lock:
-            self._desired = desired
+            self._desired = replace(desired, evict=())
             self._resolved |= desired.resolved
             self._companies |= desired.companies
             for name, root in self._roots.items():
                 if root.store is None:
                     self._roots[name] = self._open(name)
+            self._evict(desired)
             self._step()
             return self.report()
 
@@ -156,6 +171,7 @@ class NodeAgent:
                     task.accompany(self._companies.get(model.company or ""))
                 if resolved is not None and model.resolved is not None:
                     task.renew(model.resolved, resolved)
+        self._readmit(desired)
         present = dict(self._present())
         active = {place: task.active(now) for place, task in self._tasks.items()}
         active |= {place: Active(marker.manifest.source.selection) for place, marker in self._removing.items()}
@@ -192,6 +208,8 @@ class NodeAgent:
         company = self._companies.get(model.company or "")
         task.accompany(company)
         resolved = self._resolved.get(model.resolved or "")
+        evicted = self._evicted(place)
+        task.lacking_bytes = None
         try:
             store = self._store(place.root)
             if store.occupied(place.key, desired.owner):
@@ -200,12 +218,13 @@ class NodeAgent:
             running = sum(each.thread is not None for each in self._tasks.values())
             unknown = resolved is None or (company is None and model.company is not None)
             if unknown or resolved is None or model.resolved is None or running >= self._settings.concurrent_models:
-                task.wait()
+                task.wait(evicted.error() if evicted is not None else None)
                 return
             repair = self._repair(task, resolved)
             self._check_room(task, resolved, repair, store, desired)
         except LocalModelError as error:
-            task.wait(error)
+            held_up = evicted is not None and isinstance(error, InsufficientStorage)
+            task.wait(evicted.error() if evicted is not None and held_up else error)
             return
 
         def ended(outcome: Ended) -> None:
@@ -249,15 +268,85 @@ class NodeAgent:
             limit_bytes=next((each.storage_limit_bytes for each in desired.roots if each.path == root), None),
         )
         manifest, held = resolved.manifest, store.ingested_bytes(task.place.key)
-        if repair is None:
-            task.needed_bytes = manifest.total_bytes
-            room.check(task.needed_bytes, peak_bytes=manifest.peak_bytes, held_bytes=held)
-        else:
-            task.needed_bytes = repair.total_bytes
-            room.check(task.needed_bytes, held_bytes=held, repair=True)
         waiting = (each for each in others if each.lacks_space)
         ahead = [Waiting(each.model.source.uri, each.model.priority, each.needed_bytes) for each in waiting]
-        room.check_turn(task.model.priority, ahead)
+        if repair is not None:
+            task.needed_bytes = repair.total_bytes
+            room.check(task.needed_bytes, held_bytes=held, repair=True)
+            room.check_turn(task.model.priority, ahead)
+            return
+        task.needed_bytes, peak = manifest.total_bytes, manifest.peak_bytes
+        evicted = self._evicted(task.place)
+        if evicted is not None:
+            room = room.promise(self._owed_bytes(task, evicted, room, desired))
+        try:
+            room.check(task.needed_bytes, peak_bytes=peak, held_bytes=held)
+            room.check_turn(task.model.priority, ahead)
+        except InsufficientStorage:
+            settled = not self._leftovers and store.trash_is_empty()
+            if evicted is None and settled and room.has_a_chance(task.needed_bytes):
+                task.lacking_bytes = room.lacking_bytes(task.needed_bytes, peak_bytes=peak, held_bytes=held)
+            raise
+
+    # --- making room ---
+
+    def _evict(self, desired: DesiredState) -> None:
+        """What was ordered to make room has gone, where all that the order counts on still holds."""
+        leaving = {place.root for place in self._removing}  # what that gives back may be enough
+        wanted = {Place(model.root, model.key): model for model in desired.models}
+        for order in desired.evict:
+            place, waiting = Place(order.root, order.key), self._tasks.get(Place(order.root, order.for_key))
+            model, root = wanted.get(place), self._roots.get(order.root)
+            marker = root.present.get(order.key) if root is not None else None
+            if root is None or marker is None or root.ledger is None or order.root in leaving or place in self._tasks:
+                continue
+            if self._clock() > order.until:
+                fields = {"key": order.key, "late_s": round(self._clock() - order.until, 1)}
+                _log.warning("an eviction came too late: do the clocks agree?", extra=fields)
+                continue
+            if model is None or not model.evictable or waiting is None or not waiting.lacks_space:
+                continue
+            size_bytes = marker.manifest.total_bytes
+            entry = Entry(self._clock(), size_bytes, order.for_key, order.for_uri, order.for_bytes)
+            root.ledger.add(order.key, entry)
+            fill = self._company_of(place)
+            self._remove(place, desired.owner)
+            if order.key in root.present:  # the disk refused
+                root.ledger.forget(order.key)
+                continue
+            if fill is not None:
+                self._exchange.leave(fill)
+            _log.info("evicted", extra={"key": order.key, "bytes": size_bytes, "for": order.for_uri})
+
+    def _evicted(self, place: Place) -> Entry | None:
+        root = self._roots.get(place.root)
+        return root.ledger.get(place.key) if root is not None and root.ledger is not None else None
+
+    def _readmit(self, desired: DesiredState) -> None:
+        """What may not be evicted any more, or is not wanted, is no longer held back."""
+        evictable = {Place(model.root, model.key) for model in desired.models if model.evictable}
+        for name, root in self._roots.items():
+            for key in list(root.ledger.entries()) if root.ledger is not None else ():
+                if Place(name, key) not in evictable and root.ledger is not None:
+                    root.ledger.forget(key)
+
+    def _owed_bytes(self, task: Task, evicted: Entry, room: Room, desired: DesiredState) -> int:
+        """What an evicted model must leave to others that are as important and not here yet."""
+        root, owed = task.place.root, 0
+        for model in desired.models:
+            place = Place(model.root, model.key)
+            other, resolved = self._tasks.get(place), self._resolved.get(model.resolved or "")
+            if model.root != root or place == task.place or model.key in self._roots[root].present:
+                continue
+            if model.priority < task.model.priority or self._evicted(place) or (other and other.thread is not None):
+                continue
+            needed = max(
+                other.needed_bytes if other is not None else 0,
+                resolved.manifest.total_bytes if resolved is not None else 0,
+                evicted.for_bytes if model.key == evicted.for_key else 0,
+            )
+            owed += needed if room.has_a_chance(needed) else 0
+        return owed
 
     def _ended(self, task: Task, outcome: Ended) -> None:
         if outcome.repair is not None:
@@ -268,6 +357,8 @@ class NodeAgent:
             root = self._roots[task.place.root]
             if outcome.marker is not None and outcome.repair is None and root.store is not None:
                 root.present[task.place.key] = outcome.marker
+                if root.ledger is not None:
+                    root.ledger.forget(task.place.key)
                 self._scrubber.watch(task.place, outcome.marker, root.store)
             if outcome.marker is not None or not wanted:
                 del self._tasks[task.place]
@@ -315,11 +406,13 @@ class NodeAgent:
                     reason="PathMismatch",
                 )
             store = Store(path, self._incarnation)
-            present = store.committed()
+            present, ledger = store.committed(), Ledger(store.evicted)
+            for key in ledger.entries().keys() & present.keys():  # the agent ended before the copy went
+                ledger.forget(key)
             for key, marker in present.items():
                 self._scrubber.watch(Place(name, key), marker, store)
                 self._scrubber.blame(Place(name, key), marker, misfits(store.model(key), marker.manifest))
-            return _Root(store, present=present)
+            return _Root(store, present=present, ledger=ledger)
         except StoreError as error:
             return _Root(failure=error.failure())
 

@@ -9,6 +9,7 @@
     │   └── SourceChanged      retryable: start over from a fresh manifest
     ├── IntegrityError         refetched once, then permanent
     ├── InsufficientStorage    until capacity changes
+    │   └── Evicted            until there is room beside what it made room for
     └── StoreError             retryable
 
 A foreign exception is translated once, where it enters, with `from`. "Permanent" means that trying again cannot help
@@ -84,6 +85,10 @@ class IntegrityError(LocalModelError):
 
 class InsufficientStorage(LocalModelError):
     """Does not fit. The message carries needed, free, limit and reserved bytes."""
+
+
+class Evicted(InsufficientStorage):
+    """It was here, and made room for another model."""
 
 
 class StoreError(LocalModelError):

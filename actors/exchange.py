@@ -85,6 +85,13 @@ class Exchange:
             else:
                 swarm.close()
 
+    def leave(self, fill: str) -> None:
+        """Nothing of the fill is handed out any more, and nothing of it is open."""
+        with self._lock:
+            swarm = self._swarms.pop(fill, None)
+        if swarm is not None:
+            swarm.close()
+
     def part(self, fill: str | None) -> tuple[Part | None, Mapping[NodeName, int]]:
         """What this node does in a fill, and how many wrong chunks each peer has to answer for."""
         swarm = self._swarms.get(fill or "")

@@ -105,6 +105,7 @@ class DesiredModel:
     coordinator could not resolve the source (yet); a committed copy of the same `source.selection` is Ready still.
     `expected_digest` (a manifest digest) fails closed: a copy with another digest is never Ready. `company` names an
     entry of `DesiredState.companies`, or one in `companies_known`: who fills the same. None: nobody else does.
+    `evictable`: it may make room for others, and one that did waits until it fits beside them.
     """
 
     key: StorageKey
@@ -114,6 +115,22 @@ class DesiredModel:
     expected_digest: str | None = None
     priority: int = 0
     company: str | None = None
+    evictable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evict:
+    """A committed copy that makes room for the model of `for_key`, in the same root, which needs `for_bytes`.
+
+    Only until `until`, and only while that model waits for space: what was true of pods then need not be true later.
+    """
+
+    root: str
+    key: StorageKey
+    for_key: StorageKey
+    for_uri: str
+    for_bytes: int
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +138,8 @@ class DesiredState:
     """Everything one node should hold. What an agent holds beyond it, and `owner` put there, is removed.
 
     `owner` identifies the cluster (the uid of kube-system): an agent deletes only what the same owner committed.
-    `roots` is every root any node group gives this node.
+    `roots` is every root any node group gives this node. `evict` is the one thing that is carried out when it arrives
+    or not at all.
     """
 
     owner: str
@@ -129,6 +147,7 @@ class DesiredState:
     models: tuple[DesiredModel, ...] = ()
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
     companies: Mapping[str, Company] = field(default_factory=dict)
+    evict: tuple[Evict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +161,10 @@ class ModelReport:
     `damage` names the files of a committed copy that are no longer what they were; the copy is not Ready, and the rest
     of the report is about its repair. `repaired` is what the last one put right. `verified_at`: when the whole copy was
     last read from the disk.
+
+    `lacking_bytes`: it waits for space, and fits once so much has gone from its root; not above 0 where it would fit,
+    but another goes first. None: it does not wait for space, or emptying the root would not help, or the numbers are
+    about to change. `needed_bytes` is what it then takes.
     """
 
     key: StorageKey
@@ -168,6 +191,8 @@ class ModelReport:
     repaired_at: float | None = None
     part: Part | None = None
     wrong_peers: Mapping[NodeName, int] = field(default_factory=dict)
+    needed_bytes: int = 0
+    lacking_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

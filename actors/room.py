@@ -10,7 +10,7 @@ what it waits for; but not if it could not even have an empty disk. Among equals
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.errors import InsufficientStorage
 
@@ -59,7 +59,7 @@ class Room:
     def check_turn(self, priority: int, waiting: Iterable[Waiting]) -> None:
         """Raises InsufficientStorage if a more important model waits for the same space."""
         first = max(
-            (each for each in waiting if each.priority > priority and self._has_a_chance(each.needed_bytes)),
+            (each for each in waiting if each.priority > priority and self.has_a_chance(each.needed_bytes)),
             key=lambda each: each.priority,
             default=None,
         )
@@ -69,7 +69,21 @@ class Room:
                 f" and waits for {first.needed_bytes} bytes in {self.root}"
             )
 
-    def _has_a_chance(self, needed_bytes: int) -> bool:
+    def lacking_bytes(self, needed_bytes: int, *, peak_bytes: int | None = None, held_bytes: int = 0) -> int:
+        """How many bytes must go before `check` agrees; negative: it does, with so many to spare."""
+        peak = needed_bytes if peak_bytes is None else peak_bytes
+        lacking = peak - held_bytes - (self.free_bytes - self.headroom_bytes - self.unallocated_bytes)
+        if self.limit_bytes is None:
+            return lacking
+        return max(lacking, self.used_bytes + self.reserved_bytes + needed_bytes - self.limit_bytes)
+
+    def promise(self, count: int) -> Room:
+        """The same with so many more bytes reserved, and none of them allocated."""
+        return replace(
+            self, reserved_bytes=self.reserved_bytes + count, unallocated_bytes=self.unallocated_bytes + count
+        )
+
+    def has_a_chance(self, needed_bytes: int) -> bool:
         """Whether it would fit if nothing but headroom and what is not ours were on the disk."""
         ours = self.used_bytes + self.reserved_bytes - self.unallocated_bytes
         capacity = self.free_bytes - self.headroom_bytes + ours

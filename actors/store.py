@@ -5,6 +5,7 @@
            .localmodel/ingest/<key>.<incarnation>/         data/…  journal  manifest.json
            .localmodel/trash/                              renamed first, unlinked after; emptied when an agent starts
            .localmodel/scrub/<key>.json                    what `actors.scrub` knows of the committed copy
+           .localmodel/evicted/<key>.json                  what `actors.evicted` remembers of a copy that made room
            .localmodel/incarnation                         who may write: the agent that started last
 
 Commit order: every file is fsynced → marker → folders fsynced → rename → parent fsynced. A process may die between any
@@ -256,7 +257,7 @@ class Store:
         self._scrub = self._own / "scrub"
         self._incarnation = incarnation
         with disk_errors(f"{path} cannot be written to"):
-            for folder in (self.models, self._ingests, self._trash, self._scrub):
+            for folder in (self.models, self._ingests, self._trash, self._scrub, self.evicted):
                 folder.mkdir(parents=True, exist_ok=True)
             staged = self._own / f"incarnation.{incarnation}"
             staged.write_text(incarnation)
@@ -280,6 +281,11 @@ class Store:
 
     def scrub_record(self, key: StorageKey) -> Path:
         return self._scrub / f"{key}.json"
+
+    @property
+    def evicted(self) -> Path:
+        """The folder of what is remembered of evicted models."""
+        return self._own / "evicted"
 
     def committed(self) -> dict[StorageKey, Marker]:
         """The models that were committed, by their markers. They may have been damaged since."""
@@ -363,6 +369,11 @@ class Store:
             raise path_occupied(folder)
         with disk_errors(f"removing {folder}"):
             _move(folder, self._trash)
+
+    def trash_is_empty(self) -> bool:
+        """Whether everything that was removed has given its space back."""
+        with disk_errors(f"reading {self._trash}"):
+            return next(self._trash.iterdir(), None) is None
 
     def empty_trash(self) -> None:
         """Takes as long as the disk needs to unlink."""

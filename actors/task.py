@@ -59,6 +59,8 @@ class Task:
         self.company: Company | None = None
         self.needed_bytes = 0
         """What it asked for when it was last its turn."""
+        self.lacking_bytes: int | None = None
+        """By how much that was too much, if anything but waiting can help (see `ModelReport`)."""
         self.reserved_bytes = 0
         self.allocated = False
         """What is reserved is no longer free on the disk."""
@@ -317,4 +319,6 @@ class Task:
             started_at=self._started_at,
             part=part,
             wrong_peers=wrong,
+            needed_bytes=self.needed_bytes,
+            lacking_bytes=self.lacking_bytes if self.lacks_space else None,
         )

@@ -65,6 +65,16 @@ def wants(*resolved: Resolved, limit: int | None = None, root: str = "/models", 
     return DesiredState(OWNER, (DesiredRoot(root, limit),), models, {each.name: each for each in resolved})
 
 
+def together(*states: DesiredState) -> DesiredState:
+    """All of it, in the roots of the first."""
+    return DesiredState(
+        OWNER,
+        states[0].roots,
+        tuple(model for state in states for model in state.models),
+        {name: each for state in states for name, each in state.resolved.items()},
+    )
+
+
 NOTHING = DesiredState(OWNER, (DesiredRoot("/models"),))
 
 

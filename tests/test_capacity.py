@@ -12,13 +12,13 @@ import pytest
 
 from actors.errors import InsufficientStorage
 from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
-from actors.messages import DesiredRoot, DesiredState, ModelReport, NodeReport, Phase
+from actors.messages import DesiredRoot, ModelReport, NodeReport, Phase
 from actors.origin import SourceOptions
 from actors.room import Room, Waiting
 from actors.source import resolve
 from coordinator.dev.faults import Fault
 from coordinator.dev.origin import Origin
-from tests.nodes import OWNER, Node, model, until, until_gone, wants
+from tests.nodes import Node, model, together, until, until_gone, wants
 from tests.waiting import eventually
 
 MIB = 1 << 20
@@ -70,6 +70,31 @@ def test_what_fits(case: str) -> None:
         room.check(needed, held_bytes=held, repair=repair)
     assert str(raised.value).startswith(f"needs {needed} bytes in /models: ")
     assert message in str(raised.value)
+
+
+LACKING: dict[str, tuple[Room, int, int | None, int, int]] = {
+    "room to spare": (ROOM, 50, None, 0, -40),
+    "exactly the room": (ROOM, 90, None, 0, 0),
+    "the disk is short": (ROOM, 100, None, 0, 10),
+    "more on the way than in the end": (ROOM, 50, 100, 0, 10),
+    "what an interrupted fill holds is not lacking": (ROOM, 100, None, 5, 5),
+    "the limit is short": (LIMITED, 40, None, 0, 10),
+    "the disk is shorter than the limit": (replace(LIMITED, free_bytes=20), 40, None, 0, 30),
+    "what was promised to others": (ROOM.promise(20), 80, None, 0, 10),
+}
+
+
+@pytest.mark.parametrize("case", LACKING)
+def test_what_is_lacking_is_what_must_go_for_it_to_fit(case: str) -> None:
+    room, needed, peak, held, lacking = LACKING[case]
+    assert room.lacking_bytes(needed, peak_bytes=peak, held_bytes=held) == lacking
+
+    def emptier(gone: int) -> Room:
+        return replace(room, free_bytes=room.free_bytes + gone, used_bytes=room.used_bytes - gone)
+
+    emptier(lacking).check(needed, peak_bytes=peak, held_bytes=held)
+    with pytest.raises(InsufficientStorage):
+        emptier(lacking - 1).check(needed, peak_bytes=peak, held_bytes=held)
 
 
 TURNS: dict[str, tuple[Room, list[Waiting], str | None]] = {
@@ -141,15 +166,6 @@ def fill_up(path: Path) -> None:
 
 def resolve_from(origin: Origin, name: str) -> Resolved:
     return resolve(ModelSource(f"hf://{name}"), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
-
-
-def together(*states: DesiredState) -> DesiredState:
-    return DesiredState(
-        OWNER,
-        states[0].roots,
-        tuple(model for state in states for model in state.models),
-        {name: each for state in states for name, each in state.resolved.items()},
-    )
 
 
 def key(name: str) -> StorageKey:

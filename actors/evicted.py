@@ -1,0 +1,90 @@
+"""What is remembered of copies that made room for others, so that they do not come straight back.
+
+    <root>/.localmodel/evicted/<key>.json       written before the copy goes, removed when it is back or may be
+
+A model with an entry waits until it fits beside what it made room for, and nobody makes room for it. The entry goes
+with the reason for it: when the model is committed again, is no longer wanted, or may no longer be evicted because a
+pod uses it or somebody pinned it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from actors.errors import Evicted, LocalModelError
+from actors.manifest import StorageKey
+from actors.store import disk_errors
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """When a copy of `size_bytes` went (epoch seconds), and for which model, which needs `for_bytes`."""
+
+    at: float
+    size_bytes: int
+    for_key: StorageKey
+    for_uri: str
+    for_bytes: int
+
+    def error(self) -> Evicted:
+        """The words stay the same for as long as the entry does: every new message is a write to the cluster."""
+        at = datetime.fromtimestamp(int(self.at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return Evicted(
+            f"its {self.size_bytes} bytes, which no pod used, made room at {at} for {self.for_uri}, which needs"
+            f" {self.for_bytes}; it comes back when it fits beside it or a pod uses it; spec.pinned keeps it"
+        )
+
+
+class Ledger:
+    """The entries of one root. The agent's lock guards it. A disk that refuses to remember is no reason to fail."""
+
+    def __init__(self, folder: Path) -> None:
+        """Finds what an earlier agent has written, as far as it can be read."""
+        self._folder = folder
+        self._entries = dict(_read(folder))
+
+    def entries(self) -> Mapping[StorageKey, Entry]:
+        return self._entries
+
+    def get(self, key: StorageKey) -> Entry | None:
+        return self._entries.get(key)
+
+    def add(self, key: StorageKey, entry: Entry) -> None:
+        self._entries[key] = entry
+        path = self._folder / f"{key}.json"
+        try:
+            with disk_errors(f"writing {path}"):
+                staged = path.with_suffix(".new")
+                staged.write_text(json.dumps(asdict(entry)))
+                staged.replace(path)
+        except LocalModelError as error:  # full to the last byte: room is about to be made
+            _log.warning("an eviction is remembered only until the agent ends", extra={"key": key, "error": str(error)})
+
+    def forget(self, key: StorageKey) -> None:
+        if self._entries.pop(key, None) is None:
+            return
+        path = self._folder / f"{key}.json"
+        try:
+            with disk_errors(f"removing {path}"):
+                path.unlink(missing_ok=True)
+        except LocalModelError as error:
+            _log.warning("cannot forget an eviction", extra={"key": key, "error": str(error)})
+
+
+def _read(folder: Path) -> Mapping[StorageKey, Entry]:
+    found = {}
+    with disk_errors(f"reading {folder}"):
+        paths = sorted(folder.glob("*.json"))
+    for path in paths:
+        try:
+            found[StorageKey(path.stem)] = Entry(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            _log.warning("skipping what cannot be read", extra={"path": str(path), "error": str(error)})
+    return found
