@@ -137,7 +137,7 @@ class LocalModelCacheSpec(ApiModel):
     priority: Annotated[int, WithJsonSchema({"type": "integer", "format": "int32"})] | None = Field(
         None, description="Larger goes first where bandwidth or space is short. Default 0."
     )
-    pinned: bool | None = Field(None, description="Never evicted by a policy.")
+    pinned: bool | None = Field(None, description="Never evicted, whatever the coordinator's policy.")
 
 
 class NamespacedName(ApiModel):
@@ -190,6 +190,9 @@ class LocalModelCacheStatus(ApiModel):
     size: str | None = Field(None, description='Size of one copy for people, e.g. "15.3Gi".')
     started_at: Time | None = None
     completed_at: Time | None = None
+    unused_since: Time | None = Field(
+        None, description="Since when no pod is seen to use the model; kept while an eviction policy is on."
+    )
 
 
 class LocalModelNodeGroupSpec(ApiModel):

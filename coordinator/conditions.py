@@ -27,7 +27,7 @@ from coordinator.tally import Tally
 NAMED_NODES = 3
 """How many nodes a message names before it counts the rest."""
 
-WAITING = frozenset({"AgentStarting", "NodeNotReady"})
+WAITING = frozenset({"AgentStarting", "Evicted", "NodeNotReady"})
 """Reasons that explain a delay and are not worth attention by themselves."""
 
 

@@ -2,7 +2,8 @@
 
     informers ─┐                     ┌─► fleet.sync(desired)        what every agent should hold
     agents ────┼─► Snapshot ─► Plan ─┼─► resolver.want(wants)       what must be known of the sources
-    resolver ──┘                     └─► writes, paced              finalizers, LocalModelNodes, status, Events
+    resolver ──┘                     ├─► writes, paced              finalizers, LocalModelNodes, status, Events
+                                     └─► evictor                    where a policy is on
 
 A tick never waits for anything: writes go through a small thread pool and their outcome is looked at in the next tick.
 A Conflict or NotFound means that the snapshot was old, and the next plan is made from a newer one. While the API server
@@ -23,6 +24,8 @@ from typing import Protocol
 from actors.messages import Company, NodeName
 from actors.origin import SourceOptions
 from coordinator.api import StatusKey
+from coordinator.eviction import Policy
+from coordinator.evictor import Evictor
 from coordinator.fleet import Fleet
 from coordinator.informers import Informers
 from coordinator.kube import NAMESPACES, Conflict, Invalid, Kube, KubeError, NotFound, Object, Unreachable
@@ -70,7 +73,10 @@ class Controller:
         progress_interval_s: float = 3.0,
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
+        eviction: Policy | None = None,
+        home: str = "",
     ) -> None:
+        """`eviction` needs `informers.pods`; `home` is the namespace whose pods are not users of models but ours."""
         self._informers = informers
         self._kube = kube
         self._fleet = fleet
@@ -92,6 +98,11 @@ class Controller:
         self._secret = secrets.token_bytes(32)
         self._pause_s = 0.0
         self._paused_until = 0.0
+        self._evictor: Evictor | None = None
+        if eviction is not None and informers.pods is not None:
+            self._evictor = Evictor(
+                eviction, informers.pods, kube, self._executor, self._announce, clock, self.wake, home
+            )
 
     def wake(self) -> None:
         """Something changed. May be called from any thread, as often as one likes."""
@@ -133,11 +144,13 @@ class Controller:
         self._settle(now)
         if not self._may_act(now):
             return None
-        snapshot = self._snapshot()
+        snapshot = self._snapshot(now)
         planned = plan(snapshot, now, self._pace.turn(snapshot.local_nodes, now))
         self._companies = planned.companies
         self._fleet.sync(planned.desired)
         self._resolver.want(planned.wants, self._load_options)
+        if self._evictor is not None:
+            self._evictor.act(snapshot, planned.evictions)
         sent = [] if now < self._paused_until else self._pace.admit(planned.writes, now)
         for write in sent:
             self._executor.submit(self._send, write)
@@ -162,9 +175,9 @@ class Controller:
                 self._resolver.want({}, self._load_options)
         return acting
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self, now: float) -> Snapshot:
         caches = [*self._informers.caches.items().values(), *self._informers.namespace_caches.items().values()]
-        return Snapshot(
+        snapshot = Snapshot(
             owner=self._owner,
             caches={cache.key: cache for cache in caches},
             groups={name: group for (_, name), group in self._informers.groups.items().items()},
@@ -177,6 +190,7 @@ class Controller:
             secret=self._secret,
             acting_since=self._acting_since,
         )
+        return self._evictor.see(snapshot, now) if self._evictor is not None else snapshot
 
     # --- writes ---
 

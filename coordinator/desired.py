@@ -6,13 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from actors.manifest import ModelSource, Resolved, StorageKey
-from actors.messages import Company, DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport
+from actors.messages import (
+    Company,
+    DesiredModel,
+    DesiredRoot,
+    DesiredState,
+    Evict,
+    ModelReport,
+    NodeName,
+    NodeReport,
+)
 from coordinator.api import StatusKey
 from coordinator.company import Companies
+from coordinator.eviction import may_go
 from coordinator.fold import Fold, report_of
-from coordinator.members import Members, Placement, status_roots
+from coordinator.members import Members, Placement, Slot, status_roots
 from coordinator.snapshot import Cache, Credentials, Snapshot
 from coordinator.tally import SourceState
+from coordinator.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,8 @@ def desired_states(
     sources: Mapping[StatusKey, SourceState],
     folded: Fold,
     together: Companies,
+    use: Usage,
+    orders: Mapping[NodeName, tuple[Evict, ...]],
 ) -> dict[NodeName, DesiredState]:
     """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
     desired: dict[NodeName, DesiredState] = {}
@@ -41,7 +54,7 @@ def desired_states(
     for name, placement in members.placements.items():
         models = shared.get(id(placement))
         if models is None:
-            models = shared[id(placement)] = _models(placement, sources)
+            models = shared[id(placement)] = _models(placement, sources, use)
         report = report_of(snapshot, name)
         named, unheard = together.of_nodes.get(name, {}), together.unheard.get(name, frozenset())
         if named or unheard:
@@ -55,6 +68,7 @@ def desired_states(
             models=models,
             resolved=_unknown(snapshot, folded.missing[name], report, sources),
             companies=_unknown_companies(together, named, report),
+            evict=orders.get(name, ()),
         )
     for name in snapshot.nodes:
         if name not in members.placements and draining(snapshot, name):
@@ -64,12 +78,11 @@ def desired_states(
     return desired
 
 
-def _models(placement: Placement, sources: Mapping[StatusKey, SourceState]) -> tuple[DesiredModel, ...]:
+def _models(placement: Placement, sources: Mapping[StatusKey, SourceState], use: Usage) -> tuple[DesiredModel, ...]:
     """One per folder; who shares it lends it the highest priority."""
-    priority: dict[StorageKey, int] = {}
+    sharing: dict[StorageKey, list[Slot]] = {}
     for slot in placement.slots:
-        key = slot.cache.storage_key
-        priority[key] = max(priority.get(key, slot.cache.priority), slot.cache.priority)
+        sharing.setdefault(slot.cache.storage_key, []).append(slot)
     return tuple(
         DesiredModel(
             key=slot.cache.storage_key,
@@ -77,7 +90,8 @@ def _models(placement: Placement, sources: Mapping[StatusKey, SourceState]) -> t
             source=slot.cache.source,
             resolved=sources[slot.cache.key].resolved,
             expected_digest=slot.cache.digest,
-            priority=priority[slot.cache.storage_key],
+            priority=max(each.cache.priority for each in sharing[slot.cache.storage_key]),
+            evictable=may_go(sharing[slot.cache.storage_key], use),
         )
         for slot in placement.slots
         if slot.owner is slot.cache and slot.root is not None

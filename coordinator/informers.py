@@ -1,4 +1,8 @@
-"""The five kinds that the coordinator watches, each parsed once into the values that `plan` reads."""
+"""The kinds that the coordinator watches, each parsed once into the values that `plan` reads.
+
+Five of them it cannot do without. Pods are watched only where an eviction policy is on: they are many, so their changes
+wake nobody, and where they cannot be watched nothing is evicted and all else goes on.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from coordinator.informer import Informer
-from coordinator.kube import NODES, Kube, Object, ResourceType
+from coordinator.kube import NODES, PODS, Kube, Object, ResourceType
+from coordinator.pods import Pod
 from coordinator.snapshot import (
     CACHES,
     LOCAL_NODES,
@@ -56,6 +61,7 @@ class Informers:
     groups: Observed[NodeGroup]
     nodes: Observed[Node]
     local_nodes: Observed[LocalNode]
+    pods: Observed[Pod | None] | None = None
 
     @classmethod
     def over(
@@ -65,10 +71,16 @@ class Informers:
         changed: Callable[[], None],
         poisoned: Callable[[Ref, Exception], None],
         restarted: Callable[[str], None] = lambda resource: None,
+        read_pod: Callable[[Object], Pod | None] | None = None,
     ) -> Informers:
-        """One `Informer` per kind, not started. `poisoned` gets every object that has not even a name it can go by."""
+        """One `Informer` per kind, not started. `poisoned` gets every object that has not even a name it can go by.
 
-        def informer(resource: ResourceType, parse: Callable[[Object], T_co]) -> Informer[T_co]:
+        `read_pod` None: pods are not watched.
+        """
+
+        def informer(
+            resource: ResourceType, parse: Callable[[Object], T_co], changed: Callable[[], None] = changed
+        ) -> Informer[T_co]:
             def report(found: Object, error: Exception) -> None:
                 poisoned(_ref_of(resource, found), error)
 
@@ -82,16 +94,21 @@ class Informers:
             groups=informer(NODE_GROUPS, read_node_group),
             nodes=informer(NODES, read_node),
             local_nodes=informer(LOCAL_NODES, read_local_node),
+            pods=informer(PODS, read_pod, lambda: None) if read_pod is not None else None,
         )
 
     @property
     def kinds(self) -> tuple[Observed[object], ...]:
-        return self.caches, self.namespace_caches, self.groups, self.nodes, self.local_nodes
+        return *self._needed, *((self.pods,) if self.pods is not None else ())
 
     @property
     def synced(self) -> bool:
-        """Every kind was listed at least once: what is absent does not exist."""
-        return all(kind.synced for kind in self.kinds)
+        """Every kind that is needed was listed at least once: what is absent does not exist."""
+        return all(kind.synced for kind in self._needed)
+
+    @property
+    def _needed(self) -> tuple[Observed[object], ...]:
+        return self.caches, self.namespace_caches, self.groups, self.nodes, self.local_nodes
 
     @property
     def failures(self) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ CACHE_STATUS = (
     "size",
     "startedAt",
     "completedAt",
+    "unusedSince",
 )
 NODE_STATUS = ("modelStatus", "models", "roots", "agent")
 

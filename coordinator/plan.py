@@ -25,6 +25,7 @@ from coordinator.company import companies
 from coordinator.conditions import conditions, deleting, verdicts
 from coordinator.desired import Want as Want
 from coordinator.desired import desired_states, draining, wants
+from coordinator.eviction import Eviction, evictions, orders_of
 from coordinator.fleet import AgentView
 from coordinator.fold import STARTING, Fold, Turn, fold, models_of, report_of, source_state
 from coordinator.kube import Object
@@ -32,9 +33,10 @@ from coordinator.members import Members, Placement, group_problem, place
 from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_patch
 from coordinator.quantity import format_bytes, parse_bytes
 from coordinator.snapshot import LOCAL_NODES, Cache, LocalNode, Node, NodeGroup, Problem, Ref, Snapshot
-from coordinator.status import SETTLE, cache_numbers, local_node_status
+from coordinator.status import SETTLE, cache_numbers, local_node_status, rfc3339
 from coordinator.tally import Tally
-from coordinator.transitions import Announcement, agent_events, cache_events, repair_events
+from coordinator.transitions import Announcement, agent_events, cache_events, eviction_events, repair_events
+from coordinator.usage import Usage, usage
 
 UNREACHABLE_GRACE_S = 600.0
 """How long the deletion of a cache waits for an agent that does not answer on a node that is Ready. Its copy is then
@@ -64,13 +66,17 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`tallies` are for metrics; `companies`, by fill, belong into the next snapshot."""
+    """`tallies` are for metrics; `companies`, by fill, belong into the next snapshot.
+
+    Of `evictions`, `desired` orders those on nodes whose pods were just looked at.
+    """
 
     writes: tuple[Write, ...]
     desired: Mapping[NodeName, DesiredState]
     wants: Mapping[StatusKey, Want]
     tallies: Mapping[StatusKey, Tally]
     companies: Mapping[str, Company] = field(default_factory=dict)
+    evictions: tuple[Eviction, ...] = ()
 
 
 def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
@@ -85,20 +91,23 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         if cache.deleted_at is None
     }
     folded = fold(snapshot, members, sources, turn)
+    use = usage(snapshot, now)
     writes = [
-        *_cache_writes(snapshot, members, folded, now),
+        *_cache_writes(snapshot, members, folded, use, now),
         *_node_writes(snapshot, members, folded),
         *_group_writes(snapshot, members),
     ]
     together = companies(snapshot, members, sources, folded, now)
-    desired = desired_states(snapshot, members, sources, folded, together)
-    return Plan(tuple(writes), desired, wants(snapshot, folded), folded.caches, together.by_fill)
+    going = evictions(snapshot, members, folded, use, now)
+    orders = orders_of(snapshot, going, now)
+    desired = desired_states(snapshot, members, sources, folded, together, use, orders)
+    return Plan(tuple(writes), desired, wants(snapshot, folded), folded.caches, together.by_fill, going)
 
 
 # --- caches ---
 
 
-def _cache_writes(snapshot: Snapshot, members: Members, folded: Fold, now: float) -> Iterator[Write]:
+def _cache_writes(snapshot: Snapshot, members: Members, folded: Fold, use: Usage, now: float) -> Iterator[Write]:
     reported = None
     for cache in snapshot.caches.values():
         if cache.deleted_at is not None:
@@ -109,10 +118,10 @@ def _cache_writes(snapshot: Snapshot, members: Members, folded: Fold, now: float
         elif cache.finalizer not in cache.finalizers and cache.problem is None:  # junk never gets a copy to clean up
             yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
         else:
-            yield from _status_of_cache(snapshot, members, folded.caches[cache.key], now)
+            yield from _status_of_cache(snapshot, members, folded.caches[cache.key], use, now)
 
 
-def _status_of_cache(snapshot: Snapshot, members: Members, tally: Tally, now: float) -> Iterator[Write]:
+def _status_of_cache(snapshot: Snapshot, members: Members, tally: Tally, use: Usage, now: float) -> Iterator[Write]:
     cache = tally.cache
     wanted = cache_numbers(tally)
     judged = verdicts(tally, _problems(snapshot, cache), members.duplicates.get(cache.key))
@@ -120,6 +129,7 @@ def _status_of_cache(snapshot: Snapshot, members: Members, tally: Tally, now: fl
     if judged[0].status and not wanted["completedAt"]:
         written = cache.status.get("completedAt")
         wanted["completedAt"] = written or next(c["lastTransitionTime"] for c in wanted["conditions"])
+    wanted["unusedSince"] = rfc3339(use.since[cache.key]) if cache.key in use.since else None
     patch = status_patch(cache.status, wanted, CACHE_STATUS, extensions=snapshot.extensions)
     if patch:
         material = is_material(cache.status, patch)
@@ -237,6 +247,7 @@ def _updated(
         events = agent_events(local.ref, local.status, status) if "agent" in patch and status else []
         if "models" in patch:
             events = [*events, *repair_events(local.ref, local.status, status)]
+            events += eviction_events(node.name, snapshot.caches, local.status, status)
         material = is_material(local.status, patch)
         yield Write(Verb.PATCH_STATUS, local.ref, _body(local.ref, status=patch), material, tuple(events))
 

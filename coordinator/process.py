@@ -42,6 +42,7 @@ from coordinator.kube import (
 )
 from coordinator.leader import LOCK_NAME, Leader
 from coordinator.metrics import CONTENT_TYPE, Metrics
+from coordinator.pods import read_pod
 from coordinator.resolver import Resolver
 from coordinator.settings import Settings
 
@@ -108,6 +109,7 @@ class _Process:
             changed=lambda: controller.wake(),
             poisoned=lambda ref, error: controller.poisoned(ref, error),
             restarted=lambda _: self._metrics.watch_restarted(),
+            read_pod=partial(read_pod, home=chosen.namespace) if chosen.eviction is not None else None,
         )
         controller = Controller(
             informers,
@@ -124,6 +126,8 @@ class _Process:
                 own=SourceOptions.from_environ(),
             ),
             progress_interval_s=chosen.progress_interval_s,
+            eviction=chosen.eviction,
+            home=chosen.namespace,
         )
         resolver.changed = controller.wake
         fleet.changed = controller.wake

@@ -10,11 +10,15 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from coordinator.eviction import Policy
 from coordinator.health import parse_address
 from coordinator.logs import ENCODERS, LEVELS, TIME_ENCODINGS, LogSettings, parse_level
 
+EVICTION = ("off", "dry-run", "lru")
+EVICTION_IDLE_S = 86400.0
 TLS_VERSIONS = ("VersionTLS12", "VersionTLS13")
 _TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 
@@ -37,6 +41,7 @@ class Settings:
     ray_address: str = "auto"
     tick_s: float = 1.0
     progress_interval_s: float = 3.0
+    eviction: Policy | None = None
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
@@ -75,6 +80,7 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         ray_address=args.ray_address or env.get("RAY_ADDRESS") or default.ray_address,
         tick_s=args.tick_seconds,
         progress_interval_s=args.progress_interval_seconds,
+        eviction=None if args.eviction == "off" else Policy(args.eviction_idle_seconds, args.eviction == "dry-run"),
     )
 
 
@@ -143,6 +149,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "S",
     )
 
+    eviction = parser.add_argument_group("eviction")
+    _flag(
+        eviction,
+        "eviction",
+        "lru: copies that nobody uses make room for models that wait for space; dry-run: say which would",
+        "off",
+        str,
+        choices=EVICTION,
+    )
+    _flag(
+        eviction,
+        "eviction-idle-seconds",
+        "shortest time that nobody has used what is evicted",
+        EVICTION_IDLE_S,
+        partial(_positive, below=10 * 365 * 86400.0),
+        "S",
+    )
+
     logs = parser.add_argument_group("logs")
     _switch(logs, "zap-devel", "console lines, debug level, stack traces from warn")
     _flag(logs, "zap-encoder", "json, or console", None, str.lower, choices=ENCODERS)
@@ -207,12 +231,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> float:
+def _positive(text: str, below: float = 86400.0) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < 86400:
+    if not 0 < seconds < below:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 

@@ -9,7 +9,7 @@ that silently vanished from the snapshot would look like a deletion, and a delet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -32,6 +32,7 @@ from coordinator.api import (
 )
 from coordinator.fleet import AgentView
 from coordinator.kube import NODES, Object, ResourceType
+from coordinator.pods import Pod
 from coordinator.quantity import parse_bytes
 from coordinator.selectors import NodeSelector, compile_selector
 
@@ -78,7 +79,8 @@ class Credentials:
 class Cache:
     """A LocalModelCache or LocalModelNamespaceCache. `status` is as it stands in the object.
 
-    `entry` is its line in `LocalModelNode.spec.localModels`, without the node group. `created` is epoch seconds.
+    `entry` is its line in `LocalModelNode.spec.localModels`, without the node group. `created` is epoch seconds, and so
+    is `unused_since`, as it was last written. `served`: its status lists services that KServe ties to it.
     """
 
     ref: Ref
@@ -96,6 +98,9 @@ class Cache:
     size_bytes: int | None = None
     digest: str | None = None
     priority: int = 0
+    pinned: bool = False
+    served: bool = False
+    unused_since: float | None = None
     credentials: Credentials = Credentials()
     selection: str = ""
     problem: Problem | None = None
@@ -156,6 +161,10 @@ class Snapshot:
     `extensions` is False when the API server prunes the status fields that KServe's own CRDs do not have. `companies`
     are those of the last plan, by fill; `secret` is what their tokens are made from; `acting_since` is when this
     coordinator began to act (epoch seconds).
+
+    `evict_idle_s` is how long nobody must have used what may be evicted; None: nothing is. `pods` are those that have
+    not ended; None: they are not watched, or cannot be at the moment. Those of the nodes in `looked_at` were listed
+    within the last seconds, whatever the watch says.
     """
 
     owner: str
@@ -169,6 +178,9 @@ class Snapshot:
     companies: Mapping[str, Company] = field(default_factory=dict)
     secret: bytes = field(default=b"", repr=False)
     acting_since: float = 0.0
+    evict_idle_s: float | None = None
+    pods: Collection[Pod] | None = None
+    looked_at: frozenset[NodeName] = frozenset()
 
 
 def read_cache(raw: Object) -> Cache:
@@ -217,6 +229,9 @@ def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
         size_bytes=size_bytes,
         digest=spec.digest,
         priority=spec.priority or 0,
+        pinned=bool(spec.pinned),
+        served=any(_mapping(raw.get("status")).get(name) for name in ("inferenceServices", "llmInferenceServices")),
+        unused_since=_seconds(_mapping(raw.get("status")).get("unusedSince")),
         credentials=Credentials(
             spec.service_account_name,
             storage.key if storage else None,
@@ -362,9 +377,10 @@ _CACHE_STATUS: Mapping[str, Callable[[object], bool]] = {
     "observedGeneration": _is_scalar,
     "rateBytesPerSecond": _is_scalar,
     **dict.fromkeys(
-        ("selection", "revision", "manifestDigest", "eta", "progress", "available", "size", "startedAt", "completedAt"),
+        ("selection", "revision", "manifestDigest", "eta", "progress", "available", "size"),
         _is_text,
     ),
+    **dict.fromkeys(("startedAt", "completedAt", "unusedSince"), _is_text),
 }
 _NODE_STATUS: Mapping[str, Callable[[object], bool]] = {
     "modelStatus": _are_words,

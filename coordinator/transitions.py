@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coordinator.api import NodeStatus
+from coordinator.api import NodeStatus, StatusKey
 from coordinator.conditions import Verdict, name_nodes
 from coordinator.quantity import format_bytes
 from coordinator.snapshot import Cache, Ref
@@ -122,6 +122,19 @@ def repair_events(ref: Ref, before: Mapping[str, Any], wanted: Mapping[str, Any]
         Announcement(ref, True, "Repaired", f"{detail['name']}: {detail['repaired']}; it was fetched again")
         for detail in wanted.get("models") or ()
         if detail["name"] in known and detail.get("repairedAt") not in (None, known[detail["name"]].get("repairedAt"))
+    ]
+
+
+def eviction_events(
+    node: str, caches: Mapping[StatusKey, Cache], before: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> list[Announcement]:
+    """What has made room for another model on this node, said on the cache that lost its copy."""
+    known = {detail.get("name"): detail for detail in before.get("models") or () if isinstance(detail, Mapping)}
+    return [
+        Announcement(caches[detail["name"]].ref, True, "Evicted", f"{node}: {detail['message']}")
+        for detail in wanted.get("models") or ()
+        if detail.get("reason") == "Evicted" and known.get(detail["name"], {}).get("reason") != "Evicted"
+        if detail["name"] in caches
     ]
 
 

@@ -17,6 +17,7 @@ from actors.messages import ModelReport, NodeName, NodeReport, Phase, RootReport
 from coordinator.api import LocalModelCache, LocalModelNamespaceCache, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.plan import Plan, Verb, Write, plan
+from coordinator.pods import read_pod
 from coordinator.snapshot import (
     Resolution,
     Snapshot,
@@ -165,6 +166,45 @@ def a_node(name: str) -> NodeBuilder:
     return NodeBuilder(name)
 
 
+class PodBuilder(Builder):
+    def __init__(self, name: str, namespace: str) -> None:
+        super().__init__("Pod", name, "v1")
+        self.with_metadata(namespace=namespace, labels={})
+        self.with_spec(volumes=[], containers=[{"name": "main", "image": "main", "volumeMounts": []}])
+        self.with_status(phase="Running")
+
+    def on(self, node: str) -> Self:
+        return self.with_spec(nodeName=node)
+
+    def claiming(self, claim: str, sub_path: str | None = None) -> Self:
+        return self._mounting({"persistentVolumeClaim": {"claimName": claim}}, sub_path)
+
+    def mounting(self, path: str, sub_path: str | None = None) -> Self:
+        """A path of the host."""
+        return self._mounting({"hostPath": {"path": path}}, sub_path)
+
+    def labelled(self, **labels: str) -> Self:
+        """KServe's labels, named without their prefix."""
+        prefix = "internal.serving.kserve.io/"
+        self.json["metadata"]["labels"].update({prefix + name.replace("_", "-"): v for name, v in labels.items()})
+        return self
+
+    def ended(self, phase: str = "Succeeded") -> Self:
+        return self.with_status(phase=phase)
+
+    def _mounting(self, volume: Mapping[str, Any], sub_path: str | None) -> Self:
+        volumes = self.json["spec"]["volumes"]
+        volumes.append({"name": f"v{len(volumes)}", **volume})
+        mount = {"name": volumes[-1]["name"], "mountPath": f"/mnt/{len(volumes)}", "readOnly": True}
+        self.json["spec"]["containers"][0]["volumeMounts"].append(mount | ({"subPath": sub_path} if sub_path else {}))
+        return self
+
+
+def a_pod(name: str = "server", namespace: str = "default") -> PodBuilder:
+    """A running pod that no node runs yet, and that mounts nothing."""
+    return PodBuilder(name, namespace)
+
+
 class LocalNodeBuilder(Builder):
     def __init__(self, name: str) -> None:
         super().__init__("LocalModelNode", name)
@@ -255,6 +295,9 @@ class World:
     agents: dict[str, AgentView] = field(default_factory=dict)
     resolutions: dict[str, Resolution] = field(default_factory=dict)
     extensions: bool = True
+    evict_idle_s: float | None = None
+    pods_known: bool = True
+    looked_at: frozenset[NodeName] = frozenset()
 
     def add(self, *objects: Builder) -> Self:
         self.objects += objects
@@ -294,6 +337,9 @@ class World:
             agents={NodeName(name): view for name, view in self.agents.items()},
             resolutions={StatusKey(key): value for key, value in self.resolutions.items()},
             extensions=self.extensions,
+            evict_idle_s=self.evict_idle_s,
+            pods=[pod for pod in map(read_pod, of("Pod")) if pod is not None] if self.pods_known else None,
+            looked_at=self.looked_at,
         )
 
     def plan(self, now: float = NOW) -> Plan:

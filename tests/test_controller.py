@@ -16,12 +16,13 @@ from actors.messages import DesiredState, NodeName, Phase
 from actors.origin import SourceOptions
 from coordinator.api import RESOURCES, StatusKey
 from coordinator.controller import Controller
-from coordinator.fleet import AgentView
+from coordinator.fleet import AgentView, Fleet
 from coordinator.informers import Informers
-from coordinator.kube import NAMESPACES, Conflict, Denied, Invalid, Kube, KubeError, NotFound, Object, Unreachable
+from coordinator.kube import NAMESPACES, PODS, Conflict, Denied, Invalid, Kube, KubeError, NotFound, Object, Unreachable
 from coordinator.metrics import Metrics
 from coordinator.patches import CACHE_STATUS, KSERVE_FIELDS, NODE_STATUS
 from coordinator.plan import Verb, Want, Write
+from coordinator.pods import read_pod
 from coordinator.snapshot import (
     Credentials,
     Ref,
@@ -76,6 +77,13 @@ class WorldKube:
         self.asked = 0
         self.fails: list[KubeError] = []
         self.prunes: frozenset[str] = frozenset()
+
+    def list(
+        self, resource: Any, *, namespace: str | None = None, field_selector: str | None = None
+    ) -> tuple[list[Object], str]:
+        assert resource == PODS
+        found = [deepcopy(each.json) for each in self.world.objects if each.json["kind"] == "Pod"]
+        return [raw for raw in found if field_selector == f"spec.nodeName={raw['spec'].get('nodeName')}"], "1"
 
     def get(self, resource: Any, name: str, *, namespace: str | None = None) -> Object:
         assert resource == NAMESPACES
@@ -186,7 +194,9 @@ class Later(Executor):
 class Rig:
     """A controller over a world, with a clock that is moved by hand."""
 
-    def __init__(self, world: World, executor: Executor | None = None, **options: Any) -> None:
+    def __init__(
+        self, world: World, executor: Executor | None = None, fleet: Fleet | None = None, **options: Any
+    ) -> None:
         self.world = world
         self.now = NOW
         self.leading = True
@@ -200,12 +210,13 @@ class Rig:
             groups=Listed(world, "LocalModelNodeGroup", read_node_group),
             nodes=Listed(world, "Node", read_node),
             local_nodes=Listed(world, "LocalModelNode", read_local_node),
+            pods=Listed(world, "Pod", read_pod),
         )
         self.metrics = Metrics("0")
         self.controller = Controller(
             self.informers,
             cast(Kube, self.kube),
-            self.fleet,
+            fleet or self.fleet,
             self.resolver,
             self.told,
             self.metrics,

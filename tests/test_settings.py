@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from actors.settings import AgentSettings
+from coordinator.eviction import Policy
 from coordinator.logs import LogSettings
 from coordinator.settings import Settings, add_arguments, parse
 
@@ -67,6 +68,13 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
         {},
         replace(DEFAULT, log=LogSettings(6, "json", logging.CRITICAL, "iso8601")),
     ),
+    "eviction": (["--eviction=lru"], {}, replace(DEFAULT, eviction=Policy(86400.0))),
+    "eviction that is only said": (
+        ["-eviction", "dry-run", "--eviction-idle-seconds=604800"],
+        {},
+        replace(DEFAULT, eviction=Policy(604800.0, dry_run=True)),
+    ),
+    "eviction that is off has no idle time": (["--eviction=off", "--eviction-idle-seconds=1"], {}, DEFAULT),
     "the pace": (
         ["--tick-seconds=0.5", "--progress-interval-seconds=10"],
         {},
@@ -76,6 +84,8 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
 
 REFUSED: dict[str, tuple[list[str], str]] = {
     "an unknown flag": (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    "an eviction policy that is none": (["--eviction=fifo"], "invalid choice: 'fifo'"),
+    "evicting what is in use": (["--eviction-idle-seconds=0"], "'0' is not a number of seconds above 0"),
     "half of a flag": (["--metrics"], "unrecognized arguments"),
     "a boolean that is neither": (["--leader-elect=maybe"], "'maybe' is neither true nor false"),
     "an address without a port": (["--metrics-addr=localhost"], "'localhost' is not host:port"),

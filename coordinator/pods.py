@@ -1,0 +1,79 @@
+"""Pods, reduced to what tells which models they use.
+
+KServe's pods carry the cache's name in a label and mount the claim `<cache>-<group>`; others mount a path that has the
+storage key in it. A pod that has ended uses nothing; one that no node runs yet may be started anywhere, so it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from actors.messages import NodeName
+from coordinator.api import StatusKey
+from coordinator.kube import Object
+
+CACHE_LABEL = "internal.serving.kserve.io/localmodel"
+NAMESPACE_LABEL = "internal.serving.kserve.io/localmodel-namespace"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pod:
+    """One that has not ended. `labelled` is the cache that KServe gave it; `words` are the parts of all it mounts.
+
+    `folders` are the hostPaths it mounts, none for pods of the coordinator's own namespace: they are the node agents.
+    """
+
+    namespace: str
+    node: NodeName | None
+    claims: frozenset[str] = frozenset()
+    labelled: StatusKey | None = None
+    words: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()
+
+
+def read_pod(raw: Object, home: str = "") -> Pod | None:
+    """None for one that has ended. Raises ValueError only for an object without a name.
+
+    `home` is the coordinator's namespace. What has not the shape it should have is passed over; the rest counts.
+    """
+    metadata, spec = _mapping(raw.get("metadata")), _mapping(raw.get("spec"))
+    if not metadata.get("name"):
+        raise ValueError("the object has no metadata.name")
+    if _mapping(raw.get("status")).get("phase") in ("Succeeded", "Failed"):
+        return None
+    namespace = str(metadata.get("namespace") or "")
+    labels = _mapping(metadata.get("labels"))
+    label, of_namespace = labels.get(CACHE_LABEL), labels.get(NAMESPACE_LABEL)
+    volumes = [_mapping(each) for each in _items(spec.get("volumes"))]
+    folders = {path.rstrip("/") or "/" for path in _texts(volumes, "hostPath", "path")}
+    mounts = [
+        _mapping(mount)
+        for kind in ("containers", "initContainers", "ephemeralContainers")
+        for container in _items(spec.get(kind))
+        for mount in _items(_mapping(container).get("volumeMounts"))
+    ]
+    inside = [str(mount[name]) for mount in mounts for name in ("subPath", "subPathExpr") if mount.get(name)]
+    return Pod(
+        namespace=namespace,
+        node=NodeName(str(spec["nodeName"])) if spec.get("nodeName") else None,
+        claims=frozenset(_texts(volumes, "persistentVolumeClaim", "claimName")),
+        labelled=StatusKey(f"{of_namespace}/{label}" if of_namespace else str(label)) if label else None,
+        words=frozenset(word for path in (*folders, *inside) for word in PurePosixPath(path).parts if word != "/"),
+        folders=frozenset() if namespace == home else frozenset(folders),
+    )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _items(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _texts(volumes: Iterable[Mapping[str, Any]], kind: str, name: str) -> list[str]:
+    found = (_mapping(volume.get(kind)).get(name) for volume in volumes)
+    return [value for value in found if isinstance(value, str) and value]

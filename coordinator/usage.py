@@ -1,0 +1,83 @@
+"""Which caches nobody uses, and since when.
+
+    in use   a pod mounts it on whatever node: KServe places the next replica of a service by the group's volume, not by
+             where copies are, so it may come to any of the group's nodes
+             an InferenceService or LLMInferenceService is listed in its status, also one that is scaled to zero
+    unused   since `status.unusedSince`, which is written once when nobody is seen to use it, and removed when somebody
+             is; unknown counts as in use
+
+So the last use survives whatever restarts. A pod that came and went while no coordinator was watching was not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+from actors.messages import NodeName
+from coordinator.api import StatusKey
+from coordinator.pods import Pod
+from coordinator.snapshot import Cache, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """`since`: epoch seconds, for the caches that nobody uses. `known`: pods were looked at for it.
+
+    `folders` are mounted as a whole on a node (None: on any), so all that is in them is in use there.
+    """
+
+    since: Mapping[StatusKey, float] = field(default_factory=dict)
+    known: bool = False
+    folders: frozenset[tuple[NodeName | None, str]] = frozenset()
+
+    def covers(self, node: NodeName, root: str) -> bool:
+        """Whether some pod on this node mounts all of the root's models at once."""
+        paths = (root, f"{root.rstrip('/')}/models")
+        return any((name, path) in self.folders for name in (node, None) for path in paths)
+
+
+def usage(snapshot: Snapshot, now: float) -> Usage:
+    """Nobody watches: nothing is known. Pods cannot be watched at the moment: what is written still holds."""
+    if snapshot.evict_idle_s is None:
+        return Usage()
+    caches = snapshot.caches.values()
+    if snapshot.pods is None:
+        return Usage({cache.key: cache.unused_since for cache in caches if cache.unused_since is not None})
+    found = used(snapshot.caches, snapshot.groups, snapshot.pods)
+    folders = frozenset((pod.node, folder) for pod in snapshot.pods for folder in pod.folders)
+    unused = (cache for cache in caches if cache.key not in found and not cache.served)
+    first = float(ceil(now))  # as it will be written, in whole seconds, and not too early
+    since = {cache.key: first if cache.unused_since is None else cache.unused_since for cache in unused}
+    return Usage(since, True, folders)
+
+
+def used(caches: Mapping[StatusKey, Cache], groups: Iterable[str], pods: Iterable[Pod]) -> set[StatusKey]:
+    """What these pods use by name. `groups` are all node groups: a claim outlives its group's place in a spec."""
+    groups, found = frozenset(groups), set[StatusKey]()
+    by_folder: dict[str, list[StatusKey]] = {}
+    for cache in caches.values():
+        by_folder.setdefault(cache.storage_key, []).append(cache.key)
+    for pod in pods:
+        if pod.labelled is not None and pod.labelled in caches:
+            found.add(pod.labelled)
+        for claim in pod.claims:
+            found.update(_claimed(caches, groups, pod.namespace, claim))
+        for word in pod.words & by_folder.keys():
+            found.update(by_folder[word])
+    return found
+
+
+def _claimed(
+    caches: Mapping[StatusKey, Cache], groups: frozenset[str], namespace: str, claim: str
+) -> Iterator[StatusKey]:
+    """Every cache whose claim this may be: names may contain dashes, so there can be several."""
+    for position, letter in enumerate(claim):
+        if letter != "-":
+            continue
+        name, group = claim[:position], claim[position + 1 :]
+        for key in (StatusKey(name), StatusKey(f"{namespace}/{name}")):
+            cache = caches.get(key)
+            if cache is not None and (group in groups or group in cache.node_groups):
+                yield key
