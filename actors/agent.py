@@ -69,7 +69,7 @@ class _Root:
     store: Store | None = None
     failure: Failure | None = None
     present: dict[StorageKey, Marker] = field(default_factory=dict)
-    ledger: Ledger | None = None
+    ledger: Ledger = field(default_factory=Ledger)
 
 
 class NodeAgent:
@@ -293,23 +293,23 @@ class NodeAgent:
     def _evict(self, desired: DesiredState) -> None:
         """What was ordered to make room has gone, where all that the order counts on still holds."""
         leaving = {place.root for place in self._removing}  # what that gives back may be enough
-        wanted = {Place(model.root, model.key): model for model in desired.models}
+        models = {Place(model.root, model.key): model for model in desired.models}
         for order in desired.evict:
-            place, waiting = Place(order.root, order.key), self._tasks.get(Place(order.root, order.for_key))
-            model, root = wanted.get(place), self._roots.get(order.root)
+            place, root = Place(order.root, order.key), self._roots.get(order.root)
             marker = root.present.get(order.key) if root is not None else None
-            if root is None or marker is None or root.ledger is None or order.root in leaving or place in self._tasks:
-                continue
-            if self._clock() > order.until:
-                fields = {"key": order.key, "late_s": round(self._clock() - order.until, 1)}
-                _log.warning("an eviction came too late: do the clocks agree?", extra=fields)
+            model, waiting = models.get(place), self._tasks.get(Place(order.root, order.for_key))
+            if root is None or marker is None or place in self._tasks or order.root in leaving:
                 continue
             if model is None or not model.evictable or waiting is None or not waiting.lacks_space:
                 continue
-            size_bytes = marker.manifest.total_bytes
+            late_s = self._clock() - order.until
+            if late_s > 0:
+                fields = {"key": order.key, "late_s": round(late_s, 1)}
+                _log.warning("an eviction came too late: do the clocks agree?", extra=fields)
+                continue
+            size_bytes, fill = marker.manifest.total_bytes, self._company_of(place)
             entry = Entry(self._clock(), size_bytes, order.for_key, order.for_uri, order.for_bytes)
             root.ledger.add(order.key, entry)
-            fill = self._company_of(place)
             self._remove(place, desired.owner)
             if order.key in root.present:  # the disk refused
                 root.ledger.forget(order.key)
@@ -318,27 +318,27 @@ class NodeAgent:
                 self._exchange.leave(fill)
             _log.info("evicted", extra={"key": order.key, "bytes": size_bytes, "for": order.for_uri})
 
-    def _evicted(self, place: Place) -> Entry | None:
-        root = self._roots.get(place.root)
-        return root.ledger.get(place.key) if root is not None and root.ledger is not None else None
-
     def _readmit(self, desired: DesiredState) -> None:
         """What may not be evicted any more, or is not wanted, is no longer held back."""
         evictable = {Place(model.root, model.key) for model in desired.models if model.evictable}
         for name, root in self._roots.items():
-            for key in list(root.ledger.entries()) if root.ledger is not None else ():
-                if Place(name, key) not in evictable and root.ledger is not None:
+            for key in root.ledger.known:
+                if Place(name, key) not in evictable:
                     root.ledger.forget(key)
+
+    def _evicted(self, place: Place) -> Entry | None:
+        root = self._roots.get(place.root)
+        return root.ledger.get(place.key) if root is not None else None
 
     def _owed_bytes(self, task: Task, evicted: Entry, room: Room, desired: DesiredState) -> int:
         """What an evicted model must leave to others that are as important and not here yet."""
-        root, owed = task.place.root, 0
+        owed, present = 0, self._roots[task.place.root].present
         for model in desired.models:
             place = Place(model.root, model.key)
-            other, resolved = self._tasks.get(place), self._resolved.get(model.resolved or "")
-            if model.root != root or place == task.place or model.key in self._roots[root].present:
+            if model.root != room.root or place == task.place or model.key in present or self._evicted(place):
                 continue
-            if model.priority < task.model.priority or self._evicted(place) or (other and other.thread is not None):
+            other, resolved = self._tasks.get(place), self._resolved.get(model.resolved or "")
+            if model.priority < task.model.priority or (other is not None and other.thread is not None):
                 continue
             needed = max(
                 other.needed_bytes if other is not None else 0,
@@ -357,8 +357,7 @@ class NodeAgent:
             root = self._roots[task.place.root]
             if outcome.marker is not None and outcome.repair is None and root.store is not None:
                 root.present[task.place.key] = outcome.marker
-                if root.ledger is not None:
-                    root.ledger.forget(task.place.key)
+                root.ledger.forget(task.place.key)
                 self._scrubber.watch(task.place, outcome.marker, root.store)
             if outcome.marker is not None or not wanted:
                 del self._tasks[task.place]
@@ -407,7 +406,7 @@ class NodeAgent:
                 )
             store = Store(path, self._incarnation)
             present, ledger = store.committed(), Ledger(store.evicted)
-            for key in ledger.entries().keys() & present.keys():  # the agent ended before the copy went
+            for key in ledger.known & present.keys():  # the agent ended before the copy went
                 ledger.forget(key)
             for key, marker in present.items():
                 self._scrubber.watch(Place(name, key), marker, store)

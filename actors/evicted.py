@@ -45,19 +45,23 @@ class Entry:
 class Ledger:
     """The entries of one root. The agent's lock guards it. A disk that refuses to remember is no reason to fail."""
 
-    def __init__(self, folder: Path) -> None:
-        """Finds what an earlier agent has written, as far as it can be read."""
+    def __init__(self, folder: Path | None = None) -> None:
+        """Finds what an earlier agent has written, as far as it can be read. Without a folder there is no root."""
         self._folder = folder
-        self._entries = dict(_read(folder))
+        self._entries = dict(_read(folder)) if folder is not None else {}
 
-    def entries(self) -> Mapping[StorageKey, Entry]:
-        return self._entries
+    @property
+    def known(self) -> frozenset[StorageKey]:
+        """The models that have an entry."""
+        return frozenset(self._entries)
 
     def get(self, key: StorageKey) -> Entry | None:
         return self._entries.get(key)
 
     def add(self, key: StorageKey, entry: Entry) -> None:
         self._entries[key] = entry
+        if self._folder is None:
+            return
         path = self._folder / f"{key}.json"
         try:
             with disk_errors(f"writing {path}"):
@@ -68,7 +72,7 @@ class Ledger:
             _log.warning("an eviction is remembered only until the agent ends", extra={"key": key, "error": str(error)})
 
     def forget(self, key: StorageKey) -> None:
-        if self._entries.pop(key, None) is None:
+        if self._entries.pop(key, None) is None or self._folder is None:
             return
         path = self._folder / f"{key}.json"
         try:

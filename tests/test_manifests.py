@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from coordinator import crds, settings
 from coordinator.api import RESOURCES, Resource
+from coordinator.eviction import Policy
 from coordinator.fleet import NODE_LABEL
 from coordinator.selectors import compile_selector
 from tests.manifests import (
@@ -83,6 +85,23 @@ def test_kustomize_fills_in_images_and_changes_nothing_else() -> None:
     for name, template in after.items():
         images = [names[container["image"]] for container in containers(before[name])]
         assert [container["image"] for container in containers(template)] == images
+
+
+@needs_kubectl
+def test_the_eviction_component_adds_its_role_and_its_flags_to_the_base(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlay = tmp_path / "k8s" / "overlay"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text("resources: [../base]\ncomponents: [../components/eviction]\n")
+    plain, rendered = kustomize(K8S / "base"), kustomize(overlay)
+    added = {identity(m) for m in rendered} - {identity(m) for m in plain}
+    assert added == {f"{kind}/localmodel-coordinator-eviction" for kind in ("ClusterRole", "ClusterRoleBinding")}
+    for manifest in rendered:
+        if identity(manifest) in added:
+            check(manifest)
+    (process, *_) = pick(rendered, "Deployment")["spec"]["template"]["spec"]["containers"]
+    parsed = settings.parse(process["args"][1:], {"POD_NAMESPACE": "localmodel"})
+    assert (process["args"][0], parsed.eviction) == ("run", Policy(settings.EVICTION_IDLE_S))
 
 
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)

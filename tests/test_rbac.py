@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from actors.errors import Failure
-from actors.manifest import ModelSource, Resolved
-from actors.messages import DesiredState, NodeName
+from actors.manifest import ModelSource, Resolved, storage_key
+from actors.messages import DesiredState, Evict, ModelReport, NodeName, Phase
 from actors.origin import SourceOptions
 from coordinator import crds
 from coordinator.api import LocalModelCache, LocalModelNamespaceCache, LocalModelNode, Resource
@@ -22,12 +22,14 @@ from coordinator.controller import Controller
 from coordinator.credentials import load_options
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.events import Recorder
+from coordinator.eviction import Policy
 from coordinator.fleet import AgentView
 from coordinator.informers import Informers
 from coordinator.kube import (
     EVENTS,
     NAMESPACES,
     NODES,
+    PODS,
     SECRETS,
     SERVICE_ACCOUNTS,
     HttpKube,
@@ -38,9 +40,20 @@ from coordinator.kube import (
 )
 from coordinator.leader import Leader
 from coordinator.metrics import Metrics
+from coordinator.pods import read_pod
 from coordinator.resolver import Resolver
 from coordinator.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS
-from tests.builders import Builder, a_cache, a_group, a_local_node, a_namespace_cache, a_node, a_report, a_resolution
+from tests.builders import (
+    Builder,
+    a_cache,
+    a_group,
+    a_local_node,
+    a_namespace_cache,
+    a_node,
+    a_pod,
+    a_report,
+    a_resolution,
+)
 from tests.builders import an_agent as an_agent_view
 from tests.manifests import K8S, pick, resources
 from tests.openapi import problems, schema_of
@@ -51,6 +64,7 @@ from tests.waiting import eventually
 BASE = resources(K8S / "base")
 HOME, JOBS, TEAM = "localmodel", "kserve-localmodel-jobs", "team-a"
 GRANTED = grants(BASE, "localmodel-coordinator", HOME)
+FOR_EVICTION = grants(resources(K8S / "components" / "eviction"), "localmodel-coordinator", HOME)
 
 
 class Agents:
@@ -59,9 +73,12 @@ class Agents:
     def __init__(self) -> None:
         self.desired: Mapping[NodeName, DesiredState] = {}
         self.silent: Failure | None = None
+        self.no_room_for = ""
+        self.ordered: tuple[Evict, ...] = ()
 
     def sync(self, desired: Mapping[NodeName, DesiredState]) -> None:
         self.desired = dict(desired)
+        self.ordered = tuple(order for state in desired.values() for order in state.evict) or self.ordered
 
     def views(self) -> Mapping[NodeName, AgentView]:
         return {node: self._view(node, state) for node, state in self.desired.items()}
@@ -69,7 +86,13 @@ class Agents:
     def _view(self, node: NodeName, state: DesiredState) -> AgentView:
         if self.silent is not None:
             return AgentView(failure=self.silent)
-        return an_agent_view(node, *(a_report(model.source) for model in state.models))
+        return an_agent_view(node, *(self._report(model.source) for model in state.models))
+
+    def _report(self, source: ModelSource) -> ModelReport:
+        if source.uri != self.no_room_for:
+            return a_report(source)
+        full = Failure("InsufficientStorage", "there is no room")
+        return a_report(source, Phase.PENDING, failure=full, needed_bytes=1, lacking_bytes=1)
 
     def close(self, *, stop_agents: bool) -> None: ...
 
@@ -123,7 +146,7 @@ def read_credentials(kube: RecordingKube, kind: str, name: str) -> Object | None
 
 
 @contextmanager
-def running_coordinator(folder: Path) -> Iterator[Cluster]:
+def running_coordinator(folder: Path, eviction: Policy | None = None) -> Iterator[Cluster]:
     with ExitStack() as stack:
         server = stack.enter_context(ApiServer(crds.load()))
         write_kubeconfig(folder / "kubeconfig", server.url)
@@ -140,7 +163,10 @@ def running_coordinator(folder: Path) -> Iterator[Cluster]:
         resolver = Resolver(cluster.resolve, workers=1)
         stack.callback(resolver.close, 5.0)
         informers = Informers.over(
-            kube, changed=lambda: controller.wake(), poisoned=lambda *poison: controller.poisoned(*poison)
+            kube,
+            changed=lambda: controller.wake(),
+            poisoned=lambda *poison: controller.poisoned(*poison),
+            read_pod=partial(read_pod, home=HOME) if eviction is not None else None,
         )
         controller = Controller(
             informers,
@@ -154,6 +180,8 @@ def running_coordinator(folder: Path) -> Iterator[Cluster]:
                 load_options, read=partial(read_credentials, kube), namespace=JOBS, own=SourceOptions({})
             ),
             progress_interval_s=0.05,
+            eviction=eviction,
+            home=HOME,
         )
         stop = threading.Event()
         loop = threading.Thread(target=controller.run, args=(stop,), kwargs={"tick_s": 0.05})
@@ -206,6 +234,21 @@ def a_life(cluster: Cluster) -> None:
         soon(partial(cluster.is_gone, *cache))
 
 
+def a_life_with_eviction(cluster: Cluster) -> None:
+    """Its one eviction: a copy that no pod uses is in the way, and the pods of its node are looked at."""
+    cluster.create(NODE_GROUPS, a_group())
+    cluster.create(NODES, a_node("n1"))
+    for name in ("old", "used"):
+        cluster.create(CACHES, a_cache(name))
+    cluster.create(PODS, a_pod(namespace=TEAM).on("n1").claiming("used-gpu"), TEAM)
+    soon(lambda: (cluster.find(CACHES, "old") or {}).get("status", {}).get("unusedSince"))
+    assert "unusedSince" not in (cluster.find(CACHES, "used") or {})["status"]
+    cluster.create(CACHES, a_cache("new"))
+    cluster.agents.no_room_for = "hf://models/new"
+    soon(lambda: [order.for_uri for order in cluster.agents.ordered] == ["hf://models/new"])
+    assert [order.key for order in cluster.agents.ordered] == [storage_key("hf://models/old")]
+
+
 def soon(fact: Callable[[], object]) -> None:
     eventually(fact, timeout_s=20.0, every_s=0.02)
 
@@ -223,6 +266,13 @@ def test_every_call_is_granted(recorded: RecordingKube) -> None:
 
 def test_nothing_is_granted_that_is_not_called(recorded: RecordingKube) -> None:
     assert unused(recorded.requests, GRANTED) == set()
+
+
+def test_eviction_needs_no_more_than_its_component_grants_and_all_of_that(tmp_path: Path) -> None:
+    with running_coordinator(tmp_path, Policy(idle_s=0.001)) as cluster:
+        a_life_with_eviction(cluster)
+    assert denied(cluster.recorded.requests, GRANTED | FOR_EVICTION) == set()
+    assert unused(cluster.recorded.requests, FOR_EVICTION) == set()
 
 
 @pytest.mark.parametrize("model", [LocalModelCache, LocalModelNamespaceCache, LocalModelNode], ids=lambda m: m.KIND)
