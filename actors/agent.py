@@ -302,10 +302,10 @@ class NodeAgent:
                 continue
             if model is None or not model.evictable or waiting is None or not waiting.lacks_space:
                 continue
-            late_s = self._clock() - order.until
-            if late_s > 0:
-                fields = {"key": order.key, "late_s": round(late_s, 1)}
-                _log.warning("an eviction came too late: do the clocks agree?", extra=fields)
+            age_s = self._clock() - order.at
+            if abs(age_s) > order.valid_s:
+                fields = {"key": order.key, "age_s": round(age_s, 1), "valid_s": order.valid_s}
+                _log.warning("an eviction is not of now: do the clocks agree?", extra=fields)
                 continue
             size_bytes, fill = marker.manifest.total_bytes, self._company_of(place)
             entry = Entry(self._clock(), size_bytes, order.for_key, order.for_uri, order.for_bytes)

@@ -122,7 +122,8 @@ class DesiredModel:
 class Evict:
     """A committed copy that makes room for the model of `for_key`, in the same root, which needs `for_bytes`.
 
-    Only until `until`, and only while that model waits for space: what was true of pods then need not be true later.
+    Only within `valid_s` of `at` (epoch seconds), by the agent's clock, and only while that model waits for space: what
+    was true of pods when it was decided need not be true later.
     """
 
     root: str
@@ -130,7 +131,8 @@ class Evict:
     for_key: StorageKey
     for_uri: str
     for_bytes: int
-    until: float
+    at: float
+    valid_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class Eviction:
         )
 
     def order(self, now: float) -> Evict:
-        return Evict(self.root, self.key, self.for_key, self.for_uri, self.for_bytes, now + ORDER_S)
+        return Evict(self.root, self.key, self.for_key, self.for_uri, self.for_bytes, now, ORDER_S)
 
 
 def choose(copies: Iterable[Copy], waiting: Iterable[Waiting], idle_before: float) -> list[tuple[Copy, Waiting]]:

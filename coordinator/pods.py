@@ -19,7 +19,7 @@ CACHE_LABEL = "internal.serving.kserve.io/localmodel"
 NAMESPACE_LABEL = "internal.serving.kserve.io/localmodel-namespace"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Pod:
     """One that has not ended. `labelled` is the cache that KServe gave it; `words` are the parts of all it mounts.
 

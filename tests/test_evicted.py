@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
 from actors.messages import DesiredRoot, DesiredState, Evict, ModelReport, Phase
 from actors.origin import SourceOptions
 from actors.source import resolve
+from actors.store import Store
 from coordinator.dev.origin import Origin
 from tests.nodes import Node, model, together, until, wants
 from tests.waiting import eventually
@@ -72,9 +75,9 @@ def asked(sources: dict[str, Resolved], *uris: str, limit: int | None = LIMIT, *
     return replace(state, roots=(DesiredRoot("/models", limit),))
 
 
-def an_order(victim: str = OLD, beneficiary: str = NEW, *, valid_s: float = 60.0) -> Evict:
-    until_ = time.time() + valid_s
-    return Evict("/models", key(victim), key(beneficiary), beneficiary, SIZES[beneficiary], until_)
+def an_order(victim: str = OLD, beneficiary: str = NEW, *, age_s: float = 0.0) -> Evict:
+    at = time.time() - age_s
+    return Evict("/models", key(victim), key(beneficiary), beneficiary, SIZES[beneficiary], at, valid_s=60.0)
 
 
 def found(agent: NodeAgent, uri: str) -> ModelReport:
@@ -200,22 +203,48 @@ def test_one_that_is_used_or_pinned_meanwhile_competes_again(node: Node, sources
     assert waiting_for_room(agent, OLD) == SIZES[OLD] + SIZES[NEW] - LIMIT
 
 
-REFUSED: dict[str, tuple[Evict, bool]] = {
-    "it may not be evicted": (an_order(), False),
-    "the order is late": (an_order(valid_s=-1.0), True),
-    "what it is for does not wait": (an_order(beneficiary=OLD), True),
-    "what it is for is not wanted": (an_order(beneficiary=SMALL), True),
+REFUSED: dict[str, tuple[dict[str, Any], bool]] = {
+    "it may not be evicted": ({}, False),
+    "the order is old": ({"age_s": 61.0}, True),
+    "the order is of a clock that is ahead": ({"age_s": -120.0}, True),
+    "what it is for does not wait": ({"beneficiary": OLD}, True),
+    "what it is for is not wanted": ({"beneficiary": SMALL}, True),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_order_is_not_carried_out_when(case: str, node: Node, sources: dict[str, Resolved]) -> None:
-    order, evictable = REFUSED[case]
+    order, evictable = an_order(**REFUSED[case][0]), REFUSED[case][1]
     agent = full(node, sources)
     agent.reconcile(replace(asked(sources, OLD, NEW, evictable=evictable), evict=(order,)))
     assert node.folder(OLD).exists()
     assert found(agent, OLD).phase is Phase.READY
     assert list((node.root / ".localmodel/evicted").iterdir()) == []
+
+
+def test_while_a_removed_copy_has_not_given_its_space_back_nothing_more_goes(
+    small_disk: Node, sources: dict[str, Resolved], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = small_disk.agent()
+    agent.reconcile(asked(sources, OLD, SMALL, limit=None))
+    for uri in (OLD, SMALL):
+        until(agent, Phase.READY, key=key(uri))
+    agent.reconcile(asked(sources, OLD, SMALL, NEW, limit=None))
+    waiting_for_room(agent)
+    unlinking, empty_trash = threading.Event(), Store.empty_trash
+
+    def slowly(store: Store) -> None:
+        unlinking.wait(30)
+        empty_trash(store)
+
+    monkeypatch.setattr(Store, "empty_trash", slowly)
+    agent.reconcile(replace(asked(sources, OLD, SMALL, NEW, limit=None), evict=(an_order(),)))
+    agent.reconcile(replace(asked(sources, OLD, SMALL, NEW, limit=None), evict=(an_order(SMALL),)))
+    assert (small_disk.folder(OLD).exists(), small_disk.folder(SMALL).exists()) == (False, True)
+    assert found(agent, NEW).lacking_bytes is None
+    unlinking.set()
+    until(agent, Phase.READY, key=key(NEW))
+    assert found(agent, SMALL).phase is Phase.READY
 
 
 def test_an_order_is_not_remembered(node: Node, sources: dict[str, Resolved]) -> None:

@@ -327,7 +327,7 @@ def test_nothing_is_ordered_before_the_pods_of_the_node_were_looked_at() -> None
     world = a_full_world()
     assert orders(world) == ()
     world.looked_at = frozenset({N1})
-    assert orders(world) == (Evict("/models", key_of(HERE), key_of(NEW), NEW.uri, GIB, NOW + ORDER_S),)
+    assert orders(world) == (Evict("/models", key_of(HERE), key_of(NEW), NEW.uri, GIB, NOW, ORDER_S),)
 
 
 def test_what_is_ordered_is_what_is_decided() -> None:
