@@ -220,9 +220,6 @@ class Mesh:
             return None
         if not self._reading and len(self._own) == 1:
             return None
-        doubted = self._doubted.get(self._own[0])
-        if doubted is not None and doubted.reader == peer:
-            return None
         chunk = self._own.popleft()
         self._stolen.discard(chunk)
         self._taken_over.discard(chunk)
@@ -290,28 +287,6 @@ class Mesh:
     def quiet_origin(self, until: float) -> None:
         """Nobody may read the origin before: it asked for a pause (429, 503), or the governor did."""
         self._origin_after = max(self._origin_after, until)
-
-    def doubt(self, chunks: Iterable[int], now: float) -> None:
-        """A file is wrong although each of its chunks had its announced digest: all are read once more, by others.
-
-        Every member comes to the same finding by itself. The new reader of a chunk is the first in order that did not
-        read it before; copies of the doubted ones are turned down from now on (`rejects`).
-        """
-        doubted = 0
-        for chunk in chunks:
-            doubted |= 1 << chunk
-            self._given.pop(chunk, None)
-            self._stolen.discard(chunk)
-            self._taken_over.discard(chunk)
-            self._doubted[chunk] = self.origins.pop(chunk, Origin(self.me, b""))
-        self.have &= ~doubted
-        self._missing |= doubted
-        self._unpassed &= ~doubted
-        for peer in self._peers.values():
-            peer.have &= ~doubted
-        self._log.restart()
-        self._moved_at = now
-        self._look(now)
 
     def withdraw(self, chunks: Iterable[int]) -> None:
         """They are wrong again: nobody gets them from here until `put_back`. The caller reads them from the origin."""
@@ -518,19 +493,12 @@ class Mesh:
 
     def _claim(self) -> None:
         wanted = self._missing & ~self._shown
-        mine = {chunk for chunk in self.membership.owned(self.me) if chunk not in self._doubted}
-        mine.update(chunk for chunk in self._doubted if self._reader(chunk) == self.me)
-        mine |= self._stolen | self._taken_over
+        mine = self._stolen.union(self._taken_over, self.membership.owned(self.me))
         self._own = deque(sorted(chunk for chunk in mine if wanted >> chunk & 1 and chunk not in self._given))
 
     def _reader(self, chunk: int) -> NodeName:
         """Who reads the chunk from the source, as far as we know."""
-        given, doubted = self._given.get(chunk), self._doubted.get(chunk)
-        if given is not None:
-            return given
-        if doubted is not None:
-            return next((name for name in self.membership.order(chunk) if name != doubted.reader), self.me)
-        return self.membership.owner[chunk]
+        return self._given.get(chunk) or self.membership.owner[chunk]
 
     def _unknown(self) -> int:
         """What nobody shows, and somebody may have begun."""
