@@ -208,9 +208,13 @@ class Mesh:
         self._unpassed &= ~(1 << chunk)
         return bool(self._own)
 
-    def unhold(self, peer: NodeName, chunk: int) -> None:
-        """The held request was given up or timed out. Without effect if it has been released."""
+    def unhold(self, peer: NodeName, chunk: int) -> Answer:
+        """The held request was given up or timed out: what to answer. Without effect if it has been released.
+
+        Not NOT_YET while the chunk is on its way, or an owner would take for idle whoever reads it from a slow origin.
+        """
         self._serving.unhold(peer, chunk)
+        return Answer.BUSY if chunk in self._flying else Answer.NOT_YET
 
     def asked_for_work(self, peer: NodeName, now: float) -> int | None:
         """A chunk of ours that we have not begun: `peer` reads it from now on. None: nothing to give."""

@@ -60,7 +60,7 @@ class Answer(Enum):
     NOT_YET = auto()
     """It is not here, nor on its way."""
     HOLD = auto()
-    """It is on its way: keep the request until a `Release` names it, or for `Pace.silence_s` and then call `unhold`."""
+    """It is on its way: keep the request until a `Release` names it, or for `Pace.silence_s`; then `unhold` answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Pace:
     holds: int = 2
     """Requests kept waiting for one chunk that is on its way. More would make its reader send it to everybody."""
     silence_s: float = 2.0
-    """A transfer without a byte for so long is aborted, and a held request answered with "not yet"."""
+    """A transfer without a byte for so long is aborted, and a held request is held no longer."""
     settle_s: float = 1.0
     """For how long at most a node that starts waits to hear what its neighbours have before it reads the source."""
     takeover_s: float = 5.0

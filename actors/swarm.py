@@ -203,7 +203,7 @@ class Swarm:
             waiting = self._held.get((peer, chunk), [])
             if held in waiting:
                 waiting.remove(held)
-                self.mesh.unhold(peer, chunk)
+                held.answer = self.mesh.unhold(peer, chunk)
             if not waiting:
                 self._held.pop((peer, chunk), None)
         return held.answer

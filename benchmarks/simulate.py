@@ -226,8 +226,7 @@ class Node:
             if self.dead:
                 asker.failed(chunk, Outcome.UNREACHABLE)
             else:
-                self.mesh.unhold(asker.name, chunk)
-                self.answer(asker, chunk, Answer.NOT_YET)
+                self.answer(asker, chunk, self.mesh.unhold(asker.name, chunk))
 
     def release(self, releases: list[Release]) -> None:
         for each in releases:

@@ -103,10 +103,12 @@ class World:
         for key, until in list(self.held.items()):
             if until <= self.now and self.held.pop(key, None) is not None:
                 holder, asker, chunk = key
-                self.meshes[holder].unhold(NodeName(asker), chunk)
+                answer = self.meshes[holder].unhold(NodeName(asker), chunk)
                 if asker not in self.dead:
-                    gone = holder in self.dead or holder in self.deaf
-                    self.fail(asker, chunk, Outcome.UNREACHABLE if gone else Outcome.NOT_YET)
+                    if holder in self.dead or holder in self.deaf:
+                        self.fail(asker, chunk, Outcome.UNREACHABLE)
+                    else:
+                        self.answer(asker, holder, chunk, answer)
 
     def act(self, name: str) -> None:
         """Begins all that the mesh wants."""

@@ -214,6 +214,16 @@ def test_a_held_request_is_answered_the_moment_the_chunk_lands_or_fails() -> Non
     mesh.unhold(B, second)  # too late: without effect
 
 
+def test_a_request_held_too_long_is_not_told_that_nobody_reads_what_is_still_on_its_way() -> None:
+    mesh = node("ab")
+    mesh.heard(B, 0, 0.0)
+    first, second, *_ = [action.chunk for action in actions(mesh) if isinstance(action, ReadOrigin)]
+    assert (mesh.asked(B, first, 0.0), mesh.asked(B, second, 0.0)) == (Answer.HOLD, Answer.HOLD)
+    assert mesh.unhold(B, first) is Answer.BUSY
+    mesh.failed(second, Outcome.ORIGIN, 2.0)
+    assert mesh.unhold(B, second) is Answer.NOT_YET
+
+
 def test_who_gave_a_chunk_away_names_its_new_reader_and_takes_it_back_when_that_one_is_lost() -> None:
     mesh = node("abc", pace=Pace(slots=4, origin_reads=1))
     for peer in (B, C):
