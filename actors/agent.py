@@ -32,7 +32,7 @@ from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.evicted import Entry, Ledger
 from actors.exchange import Exchange
-from actors.manifest import Resolved, StorageKey
+from actors.manifest import Manifest, Resolved, StorageKey
 from actors.messages import (
     Company,
     DesiredModel,
@@ -141,6 +141,7 @@ class NodeAgent:
                 companies_known=frozenset(self._companies),
                 peer_address=self._exchange.address,
                 link_bytes_per_s=self._settings.link_bytes_per_s,
+                manifests=self._manifests(),
             )
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -451,6 +452,11 @@ class NodeAgent:
                 yield of_repair(task.report(), copy, damage)
             else:  # a first fill, or another request, which replaces the copy whatever state that is in
                 yield task.report()
+
+    def _manifests(self) -> dict[StorageKey, Manifest]:
+        """Of the committed models that the coordinator asks about."""
+        asked = self._desired.manifests if self._desired is not None else frozenset()
+        return {place.key: marker.manifest for place, marker in self._present() if place.key in asked} if asked else {}
 
     def _company_of(self, place: Place) -> str | None:
         models = self._desired.models if self._desired is not None else ()

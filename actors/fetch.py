@@ -88,6 +88,8 @@ class Fetcher:
             while position < chunk.stop:
                 self._keep_quiet(stop)
                 began, began_at, resolved = position, time.monotonic(), self.resolved
+                if resolved.unreadable is not None:
+                    raise SourceError(resolved.unreadable.message, reason=resolved.unreadable.reason)
                 location = resolved.locations[chunk.file]
                 try:
                     for block in reader.blocks(location, resolved.storage_options, file.size, position, chunk.stop):

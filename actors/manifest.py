@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NewType
 
-from actors.errors import SourceError
+from actors.errors import Failure, SourceError
 
 StorageKey = NewType("StorageKey", str)
 """16 hex digits: the name of a model's folder on every node. See `storage_key`."""
@@ -183,18 +183,23 @@ class Location:
 
 @dataclass(frozen=True)  # no slots: the name is computed once
 class Resolved:
-    """A manifest and one location per file, in the same order. Epoch seconds; None: does not expire."""
+    """A manifest and one location per file, in the same order. Epoch seconds; None: does not expire.
+
+    `unreadable`: why nothing can be read at these locations. The origin did not say where its files are; what they are
+    is known from a copy (`known_from_a_copy`), and peers are all there is.
+    """
 
     manifest: Manifest
     locations: tuple[Location, ...]
     expires_at: float | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
+    unreadable: Failure | None = None
 
     @cached_property
     def content(self) -> str:
         """Names what is to be read, wherever it is read: the same for every resolution of the same bytes."""
         pairs = zip(self.manifest.files, self.locations, strict=True)
-        files = [[f.path, f.size, f.vouched, loc.etag] for f, loc in pairs]
+        files = [[f.path, f.size, f.digest or [f.checksum, loc.etag]] for f, loc in pairs]
         identity = [self.manifest.source.selection, self.manifest.revision, files]
         return hashlib.sha256(_canonical(identity)).hexdigest()[:16]
 
@@ -205,6 +210,11 @@ class Resolved:
         files = [[f.path, f.size, f.vouched, loc.url, loc.etag] for f, loc in pairs]
         identity = [self.manifest.source.selection, self.manifest.revision, files]
         return hashlib.sha256(_canonical(identity)).hexdigest()[:16]
+
+
+def known_from_a_copy(manifest: Manifest, unreadable: Failure) -> Resolved:
+    """What is to be filled, from peers alone: the origin cannot be asked, for this reason."""
+    return Resolved(manifest, (Location(""),) * len(manifest.files), unreadable=unreadable)
 
 
 def _canonical(value: object) -> bytes:

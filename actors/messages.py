@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import NewType
 
 from actors.errors import Failure
-from actors.manifest import ModelSource, Resolved, StorageKey
+from actors.manifest import Manifest, ModelSource, Resolved, StorageKey
 
 NodeName = NewType("NodeName", str)
 """A Kubernetes node's `metadata.name`. Not to be mixed with a Ray node id."""
@@ -141,7 +141,8 @@ class DesiredState:
 
     `owner` identifies the cluster (the uid of kube-system): an agent deletes only what the same owner committed.
     `roots` is every root any node group gives this node. `evict` is the one thing that is carried out when it arrives
-    or not at all.
+    or not at all. `manifests`: of these committed models the report is to carry the manifest; that of a model of many
+    files is large, so it travels only when it is asked for.
     """
 
     owner: str
@@ -150,6 +151,7 @@ class DesiredState:
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
     companies: Mapping[str, Company] = field(default_factory=dict)
     evict: tuple[Evict, ...] = ()
+    manifests: frozenset[StorageKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class NodeReport:
     """Everything one agent knows. `incarnation` is new for every start of the agent process.
 
     `peer_address`: where other nodes can ask for chunks; None: nowhere, so it fills alone. `link_bytes_per_s`: what its
-    network carries, if somebody said so.
+    network carries, if somebody said so. `manifests`: of the committed models that were asked for.
     """
 
     node: NodeName
@@ -226,3 +228,4 @@ class NodeReport:
     companies_known: frozenset[str] = frozenset()
     peer_address: str | None = None
     link_bytes_per_s: float | None = None
+    manifests: Mapping[StorageKey, Manifest] = field(default_factory=dict)

@@ -148,11 +148,17 @@ class Task:
             self._phase, self._failure = Phase.PENDING, None
 
     def renew(self, name: str, resolved: Resolved) -> None:
-        """A running attempt reads on from fresh locations; if the content is another, it ends and starts over."""
+        """A running attempt reads on from fresh locations; if the content is another, it ends and starts over.
+
+        Locations that could be read are not given up for such as cannot: the origin may still serve what it does not
+        list.
+        """
         if self._thread is None or name == self._resolved_name or self._resolved is None:
             return
         if resolved.manifest != self._resolved.manifest:
             self.cancel(keep=True)
+            return
+        if resolved.unreadable is not None and self._resolved.unreadable is None:
             return
         self._resolved_name, self._resolved = name, resolved
         if self._fill is not None:

@@ -55,7 +55,7 @@ def companies(
     reportless = {name for name in members.placements if report_of(snapshot, name) is None}
     earlier = {_content(company.fill): company for company in snapshot.companies.values()}
     for resolved, caches in _wanted(snapshot, sources, folded):
-        key, wanting = caches[0].storage_key, _wanting(members, caches)
+        key, wanting = caches[0].storage_key, nodes_wanting(members, caches)
         if len(wanting) < 2:
             continue
         silent = reportless.intersection(wanting)
@@ -137,7 +137,7 @@ def _candidate(agent: _Agent, resolved: Resolved, key: StorageKey) -> _Candidate
     return _Candidate(agent, model, part, _is_copy(model, resolved))
 
 
-def _wanting(members: Members, caches: list[Cache]) -> list[NodeName]:
+def nodes_wanting(members: Members, caches: list[Cache]) -> list[NodeName]:
     """The nodes that should hold what these caches ask for."""
     keys = {cache.key for cache in caches}
     wanting: dict[int, bool] = {}

@@ -22,7 +22,7 @@ from actors.messages import NodeName
 from coordinator.quantity import format_bytes, format_duration
 from coordinator.snapshot import Cache, Problem
 from coordinator.status import rfc3339
-from coordinator.tally import Tally
+from coordinator.tally import SourceState, Tally
 
 NAMED_NODES = 3
 """How many nodes a message names before it counts the rest."""
@@ -47,7 +47,7 @@ def verdicts(tally: Tally, problems: Sequence[Problem], duplicate: Cache | None)
     """
     trouble = _trouble(tally)
     ready = _ready(tally, problems, trouble)
-    return ready, _progressing(tally, ready, trouble), _degraded(problems, trouble, duplicate)
+    return ready, _progressing(tally, ready, trouble), _degraded(tally, problems, trouble, duplicate)
 
 
 def deleting(waiting: Sequence[NodeName], until: float | None) -> tuple[Verdict, Verdict, Verdict]:
@@ -159,11 +159,13 @@ def _progressing(tally: Tally, ready: Verdict, trouble: _Trouble | None) -> Verd
     return Verdict("Progressing", under_way, ready.reason, ready.message)
 
 
-def _degraded(problems: Sequence[Problem], trouble: _Trouble | None, duplicate: Cache | None) -> Verdict:
+def _degraded(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | None, duplicate: Cache | None) -> Verdict:
     if problems:
         return Verdict("Degraded", True, problems[0].reason, "; ".join(problem.message for problem in problems))
     if trouble and not trouble.waiting:
         return Verdict("Degraded", True, trouble.reason, trouble.message)
+    if tally.source.unreadable is not None:
+        return Verdict("Degraded", True, "FillingFromPeers", _from_peers(tally.source, tally.source.unreadable))
     if duplicate is not None:
         message = f"LocalModelCache {duplicate.ref.name} has the same StorageURI {duplicate.source.uri}"
         return Verdict("Degraded", True, "DuplicateSource", message)
@@ -185,4 +187,14 @@ def _under_way(tally: Tally) -> str:
         text += f", {format_bytes(int(tally.rate))}/s"
     if tally.seconds_left is not None:
         text += f", {format_duration(tally.seconds_left)} left"
+    if tally.source.unreadable is not None:
+        text += f"; {_from_peers(tally.source, tally.source.unreadable)}"
     return text
+
+
+def _from_peers(source: SourceState, unreadable: Failure) -> str:
+    """Why the origin is not read, what happens instead, and when it is asked again."""
+    since = f" since {rfc3339(source.failing_since)}" if source.failing_since is not None else ""
+    text = f"origin unavailable{since}, filling {source.revision or source.manifest_digest} from peers that hold it"
+    text += f" ({unreadable.reason}: {unreadable.message}"
+    return text + (f"; next try {rfc3339(source.retry_at)})" if source.retry_at is not None else ")")

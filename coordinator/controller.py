@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol
 
+from actors.manifest import Manifest
 from actors.messages import Company, NodeName
 from actors.origin import SourceOptions
 from coordinator.api import StatusKey
@@ -95,6 +96,7 @@ class Controller:
         self._acting = False
         self._acting_since = 0.0
         self._companies: Mapping[str, Company] = {}
+        self._manifests: Mapping[StatusKey, Manifest] = {}
         self._secret = secrets.token_bytes(32)
         self._pause_s = 0.0
         self._paused_until = 0.0
@@ -146,7 +148,7 @@ class Controller:
             return None
         snapshot = self._snapshot(now)
         planned = plan(snapshot, now, self._pace.turn(snapshot.local_nodes, now))
-        self._companies = planned.companies
+        self._companies, self._manifests = planned.companies, planned.manifests
         self._fleet.sync(planned.desired)
         self._resolver.want(planned.wants, self._load_options)
         if self._evictor is not None:
@@ -187,6 +189,7 @@ class Controller:
             resolutions=self._resolver.resolutions(),
             extensions=self._extensions,
             companies=self._companies,
+            manifests=self._manifests,
             secret=self._secret,
             acting_since=self._acting_since,
         )

@@ -44,8 +44,12 @@ def desired_states(
     together: Companies,
     use: Usage,
     orders: Mapping[NodeName, tuple[Evict, ...]],
+    asked: Mapping[NodeName, frozenset[StorageKey]],
 ) -> dict[NodeName, DesiredState]:
-    """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
+    """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet.
+
+    `asked`: the models whose manifests nodes are asked for.
+    """
     desired: dict[NodeName, DesiredState] = {}
     shared: dict[int, tuple[DesiredModel, ...]] = {}
     accompanied: dict[
@@ -69,6 +73,7 @@ def desired_states(
             resolved=_unknown(snapshot, folded.missing[name], report, sources),
             companies=_unknown_companies(together, named, report),
             evict=orders.get(name, ()),
+            manifests=asked.get(name, frozenset()),
         )
     for name in snapshot.nodes:
         if name not in members.placements and draining(snapshot, name):

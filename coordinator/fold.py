@@ -72,6 +72,9 @@ def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
         revision=manifest.revision,
         manifest_digest=digest,
         failure=failure,
+        retry_at=resolution.retry_at if resolution.resolved.unreadable else None,
+        unreadable=resolution.resolved.unreadable,
+        failing_since=resolution.failing_since,
     )
 
 

@@ -14,15 +14,16 @@ the finalizer, then status) takes two plans.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from actors.manifest import StorageKey
+from actors.manifest import Manifest, StorageKey
 from actors.messages import Company, DesiredState, ModelReport, NodeName
 from coordinator.api import NodeStatus, StatusKey
 from coordinator.company import companies
 from coordinator.conditions import conditions, deleting, verdicts
+from coordinator.copies import known_from_copies
 from coordinator.desired import Want as Want
 from coordinator.desired import desired_states, draining, wants
 from coordinator.eviction import Eviction, evictions, orders_of
@@ -66,7 +67,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`tallies` are for metrics; `companies`, by fill, belong into the next snapshot.
+    """`tallies` are for metrics; `companies`, by fill, and `manifests`, by cache, belong into the next snapshot.
 
     Of `evictions`, `desired` orders those on nodes whose pods were just looked at.
     """
@@ -77,6 +78,7 @@ class Plan:
     tallies: Mapping[StatusKey, Tally]
     companies: Mapping[str, Company] = field(default_factory=dict)
     evictions: tuple[Eviction, ...] = ()
+    manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
 
 
 def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
@@ -85,6 +87,8 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     `turn` bounds for how many LocalModelNodes a status is made; None: for all.
     """
     members = place(snapshot)
+    copies = known_from_copies(snapshot, members)
+    snapshot = replace(snapshot, resolutions=copies.resolutions)
     sources = {
         cache.key: source_state(cache, snapshot.resolutions.get(cache.key))
         for cache in snapshot.caches.values()
@@ -100,8 +104,16 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     together = companies(snapshot, members, sources, folded, now)
     going = evictions(snapshot, members, folded, use, now)
     orders = orders_of(snapshot, going, now)
-    desired = desired_states(snapshot, members, sources, folded, together, use, orders)
-    return Plan(tuple(writes), desired, wants(snapshot, folded), folded.caches, together.by_fill, going)
+    desired = desired_states(snapshot, members, sources, folded, together, use, orders, copies.asked)
+    return Plan(
+        writes=tuple(writes),
+        desired=desired,
+        wants=wants(snapshot, folded),
+        tallies=folded.caches,
+        companies=together.by_fill,
+        evictions=going,
+        manifests=copies.manifests,
+    )
 
 
 # --- caches ---

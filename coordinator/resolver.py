@@ -177,6 +177,7 @@ class _Entry:
     fingerprint: str = ""
     attempt: int = 0
     failed_at: float = 0.0
+    failing_since: float | None = None
     retry_at: float | None = None
     look_at: float | None = None
     in_flight: bool = False
@@ -204,8 +205,9 @@ class _Entry:
         self.in_flight, self.fingerprint = False, fingerprint
         if isinstance(outcome, Failure):
             self.failure = outcome
+            self.failing_since = now if self.failing_since is None else self.failing_since
         else:
-            self.resolved, self.resolved_at, self.failure = outcome, now, None
+            self.resolved, self.resolved_at, self.failure, self.failing_since = outcome, now, None, None
             if outcome.name not in self.want.reject and (outcome.expires_at is None or outcome.expires_at > now):
                 self.attempt, self.retry_at, self.look_at = 0, None, None
                 return
@@ -217,7 +219,7 @@ class _Entry:
     def resolution(self, now: float) -> Resolution:
         resolved = self.resolved
         expired = resolved is not None and resolved.expires_at is not None and resolved.expires_at <= now
-        return Resolution(None if expired else resolved, self.failure, self.retry_at, self.attempt)
+        return Resolution(None if expired else resolved, self.failure, self.retry_at, self.attempt, self.failing_since)
 
 
 def _to_be_renewed(resolved: Resolved | None, at: float, now: float) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from actors.errors import Failure
-from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
+from actors.manifest import Manifest, ModelSource, Resolved, StorageKey, storage_key
 from actors.messages import Company, NodeName
 from coordinator.api import (
     GROUP,
@@ -146,12 +146,16 @@ class LocalNode:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What the resolver knows of one source. `retry_at` (epoch seconds) is set while `failure` is."""
+    """What the resolver knows of one source. `retry_at` (epoch seconds) is set while `failure` is.
+
+    `failing_since` (epoch seconds): when the first of the failures in a row ended.
+    """
 
     resolved: Resolved | None = None
     failure: Failure | None = None
     retry_at: float | None = None
     attempt: int = 0
+    failing_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +163,8 @@ class Snapshot:
     """The whole world at one moment. `owner` is the uid of the namespace kube-system.
 
     `extensions` is False when the API server prunes the status fields that KServe's own CRDs do not have. `companies`
-    are those of the last plan, by fill; `secret` is what their tokens are made from; `acting_since` is when this
-    coordinator began to act (epoch seconds).
+    are those of the last plan, by fill, and `manifests` its manifests, by cache; `secret` is what the companies' tokens
+    are made from; `acting_since` is when this coordinator began to act (epoch seconds).
 
     `evict_idle_s` is how long nobody must have used what may be evicted; None: nothing is. `pods` are those that have
     not ended; None: they are not watched, or cannot be at the moment. Those of the nodes in `looked_at` were listed
@@ -176,6 +180,7 @@ class Snapshot:
     resolutions: Mapping[StatusKey, Resolution] = field(default_factory=dict)
     extensions: bool = True
     companies: Mapping[str, Company] = field(default_factory=dict)
+    manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
     secret: bytes = field(default=b"", repr=False)
     acting_since: float = 0.0
     evict_idle_s: float | None = None

@@ -12,7 +12,10 @@ from coordinator.snapshot import Cache
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """What is known of a cache's source. Neither `resolved` nor `failure`: it is being resolved, or need not be."""
+    """What is known of a cache's source. Neither `resolved` nor `failure`: it is being resolved, or need not be.
+
+    `unreadable`: it cannot be asked, and `resolved` is what the nodes say that hold it; `failing_since` is of that.
+    """
 
     resolved: str | None = None
     total_bytes: int | None = None
@@ -20,6 +23,8 @@ class SourceState:
     manifest_digest: str | None = None
     failure: Failure | None = None
     retry_at: float | None = None
+    unreadable: Failure | None = None
+    failing_since: float | None = None
 
 
 Cell = tuple[NodeStatus, Failure | None, float | None, ModelReport | None]

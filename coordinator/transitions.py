@@ -27,6 +27,7 @@ _OWN_REASON = frozenset(
         "Damaged",
         "DigestMismatch",
         "DuplicateSource",
+        "FillingFromPeers",
         "InsufficientStorage",
         "InvalidObject",
         "NoNodeAffinity",

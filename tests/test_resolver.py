@@ -135,10 +135,16 @@ def test_an_answer_to_a_want_that_has_gone_is_dropped(world: World) -> None:
 def test_a_failure_is_retried_with_growing_patience_until_it_succeeds(world: World) -> None:
     world.answer = failing(SourceError("connection reset"))
     failure = Failure("SourceError", "connection reset")
-    assert world.want(want(), at=0, ends=1) == {LLAMA: Resolution(None, failure, retry_at=2, attempt=1)}
-    assert world.want(want(), at=1.9) == {LLAMA: Resolution(None, failure, retry_at=2, attempt=1)}
-    assert world.want(want(), at=2, ends=1) == {LLAMA: Resolution(None, failure, retry_at=6, attempt=2)}
-    assert world.want(want(), at=6, ends=1) == {LLAMA: Resolution(None, failure, retry_at=14, attempt=3)}
+    assert world.want(want(), at=0, ends=1) == {
+        LLAMA: Resolution(None, failure, retry_at=2, attempt=1, failing_since=0)
+    }
+    assert world.want(want(), at=1.9) == {LLAMA: Resolution(None, failure, retry_at=2, attempt=1, failing_since=0)}
+    assert world.want(want(), at=2, ends=1) == {
+        LLAMA: Resolution(None, failure, retry_at=6, attempt=2, failing_since=0)
+    }
+    assert world.want(want(), at=6, ends=1) == {
+        LLAMA: Resolution(None, failure, retry_at=14, attempt=3, failing_since=0)
+    }
     world.answer = lambda pinned: resolved()
     assert world.want(want(), at=14, ends=1) == {LLAMA: Resolution(resolved())}
 
@@ -175,7 +181,9 @@ def test_a_clock_that_is_set_back_does_not_stretch_a_wait(world: World) -> None:
 
 def test_a_permanent_failure_is_not_asked_again_while_credentials_stay_the_same(world: World) -> None:
     world.answer = failing(SourceDenied("gated"))
-    denied = Resolution(None, Failure("SourceDenied", "gated", retryable=False), retry_at=300, attempt=1)
+    denied = Resolution(
+        None, Failure("SourceDenied", "gated", retryable=False), retry_at=300, attempt=1, failing_since=0
+    )
     assert world.want(want(), at=0, ends=1) == {LLAMA: denied}
     world.await_look()
     assert world.want(want(), at=CREDENTIALS_LOOK_S) == {LLAMA: denied}
@@ -199,7 +207,7 @@ def test_missing_credentials_are_a_failure_and_the_source_is_not_asked_without_t
 
     world.loaded = missing
     failure = Failure("CredentialsMissing", "Secret ns/token does not exist", retryable=False)
-    expected = {LLAMA: Resolution(None, failure, retry_at=300, attempt=1)}
+    expected = {LLAMA: Resolution(None, failure, retry_at=300, attempt=1, failing_since=0)}
     assert world.want(want(), at=0, ends=1) == expected
     world.await_look()
     assert world.want(want(), at=CREDENTIALS_LOOK_S) == expected
@@ -222,10 +230,10 @@ def test_when_renewing_fails_the_last_good_one_is_kept_until_it_expires(world: W
     world.want(want(), at=0, ends=1)
     world.answer = failing(SourceNotFound("gone"))
     failure = Failure("SourceNotFound", "gone", retryable=False)
-    kept = Resolution(resolved(expires_at=1000), failure, retry_at=1050, attempt=1)
+    kept = Resolution(resolved(expires_at=1000), failure, retry_at=1050, attempt=1, failing_since=750)
     assert world.want(want(), at=750, ends=1) == {LLAMA: kept}
     assert world.want(want(), at=999.9)[LLAMA].resolved is not None
-    assert world.want(want(), at=1000)[LLAMA] == Resolution(None, failure, retry_at=1050, attempt=1)
+    assert world.want(want(), at=1000)[LLAMA] == Resolution(None, failure, retry_at=1050, attempt=1, failing_since=750)
 
 
 def test_what_an_agent_rejects_is_resolved_anew_and_shown_until_then(world: World) -> None:

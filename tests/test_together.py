@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from actors.chunks import Grid
+from actors.errors import Failure
 from actors.gossip import Frame, Kind
-from actors.manifest import ModelSource, Resolved
+from actors.manifest import ModelSource, Resolved, known_from_a_copy, storage_key
 from actors.messages import Company, DesiredRoot, DesiredState, Member, NodeName, Phase
 from actors.moves import Answer, Elsewhere
 from actors.moves import Origin as ReadBy
@@ -66,6 +67,11 @@ def done(peer: Peer) -> int:
     return report.bytes_done if report is not None else 0
 
 
+def failure_of(peer: Peer) -> str | None:
+    report = peer.model(URI)
+    return report.failure.reason if report is not None and report.failure is not None else None
+
+
 def test_cold_nodes_read_the_origin_once(tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path) -> None:
     peers = some_peers(tmp_path, 4)
     with running(*peers):
@@ -115,6 +121,45 @@ def test_a_committed_copy_seeds_the_others_though_the_origin_and_its_first_agent
             reports = all_ready(cold, URI)
         assert all(same_bytes(peer.folder(URI), sample) for peer in cold)
     assert [report.bytes_from_origin for report in reports] == [0, 0]
+
+
+def test_what_a_copy_consists_of_is_enough_for_the_others_to_fill_from_it(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    seed, *cold = some_peers(tmp_path, 3)
+    silent = Failure("SourceUnreachable", "the hub refused the connection")
+    with running(seed, *cold):
+        tell([seed], resolved, None)
+        (report,) = all_ready([seed], URI)
+        assert seed.agent.report().manifests == {}, "nobody has asked"
+        origin.close()
+        asked = replace(wants(resolved, None, URI), manifests=frozenset({storage_key(URI)}))
+        (manifest,) = seed.agent.reconcile(asked).manifests.values()
+        assert manifest.digest == report.manifest_digest
+        known = known_from_a_copy(manifest, silent)
+        tell(cold, known, None)
+        reasons = [eventually(lambda peer=peer: failure_of(peer)) for peer in cold]  # type: ignore[misc]  # a default argument binds the loop variable
+        assert reasons == [silent.reason] * 2, "alone they cannot, and say why"
+        members = [seed.member(owns=False, seed=True), *(peer.member() for peer in cold)]
+        tell([seed, *cold], known, a_company(members))
+        reports = all_ready(cold, URI)
+        assert all(same_bytes(peer.folder(URI), sample) for peer in cold)
+    assert [(each.bytes_from_origin, each.manifest_digest) for each in reports] == [(0, manifest.digest)] * 2
+
+
+def test_a_fill_that_can_read_its_origin_goes_on_when_that_no_longer_says_where_its_files_are(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    (peer,) = some_peers(tmp_path, 1)
+    origin.faults.set(Fault(path="/_cdn/*", latency_s=0.2))
+    with running(peer):
+        tell([peer], resolved, None)
+        eventually(lambda: done(peer), every_s=0.01)
+        origin.faults.clear()
+        tell([peer], known_from_a_copy(resolved.manifest, Failure("SourceThrottled", "429")), None)
+        (report,) = all_ready([peer], URI)
+        assert same_bytes(peer.folder(URI), sample)
+    assert report.bytes_from_origin == SAMPLE_BYTES
 
 
 def test_a_node_that_fills_alone_goes_on_in_company_with_what_it_has(
