@@ -43,6 +43,7 @@ from actors.messages import (
     Phase,
     RootReport,
 )
+from actors.quota import Quotas
 from actors.repair import Repair
 from actors.report import of_copy, of_repair
 from actors.retry import RateLimit, RetryPolicy
@@ -73,7 +74,7 @@ class _Root:
 
 
 class NodeAgent:
-    """Any thread may call anything. `clock` gives epoch seconds."""
+    """Any thread may call anything. `clock` gives epoch seconds, `steady` seconds that nobody sets."""
 
     def __init__(
         self,
@@ -82,6 +83,7 @@ class NodeAgent:
         *,
         incarnation: str | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         """Looks at the disks before it returns: what is committed is reported from the first report on."""
@@ -93,6 +95,7 @@ class NodeAgent:
         self._rng = rng or random.Random()
         self._retry = RetryPolicy(settings.backoff_first_s, settings.backoff_max_s)
         self._limit = RateLimit(settings.rate_limit_bytes_per_s)
+        self._quotas = Quotas(steady)
         self._lock = threading.RLock()
         self._desired: DesiredState | None = None
         self._resolved: dict[str, Resolved] = {}
@@ -120,6 +123,7 @@ class NodeAgent:
             self._desired = replace(desired, evict=())
             self._resolved |= desired.resolved
             self._companies |= desired.companies
+            self._quotas.allow(desired.origins)
             for name, root in self._roots.items():
                 if root.store is None:
                     self._roots[name] = self._open(name)
@@ -142,6 +146,7 @@ class NodeAgent:
                 peer_address=self._exchange.address,
                 link_bytes_per_s=self._settings.link_bytes_per_s,
                 manifests=self._manifests(),
+                origins=self._quotas.report(),
             )
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -205,7 +210,7 @@ class NodeAgent:
         """The model is being filled, or its task says what it waits for."""
         task = self._tasks.get(place)
         if task is None:
-            task = self._tasks[place] = Task(place, model, self._settings, self._clock, self._exchange)
+            task = self._tasks[place] = Task(place, model, self._settings, self._clock, self._exchange, self._quotas)
         company = self._companies.get(model.company or "")
         task.accompany(company)
         resolved = self._resolved.get(model.resolved or "")

@@ -6,12 +6,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from actors.chunks import Chunk
 from actors.errors import SourceChanged, SourceError, SourceThrottled
 from actors.files import Cancelled, Files
 from actors.manifest import Resolved
+from actors.quota import Quota, Quotas
 from actors.retry import RateLimit, RetryPolicy
 from actors.traffic import Traffic
 from actors.transfer import RangeReader, RangesIgnored, Redirects
@@ -47,9 +49,13 @@ class Fetcher:
         *,
         limit: RateLimit,
         rng: random.Random,
+        quotas: Quotas | None = None,
         throttled: Callable[[float], None] = lambda pause_s: None,
     ) -> None:
-        """`throttled` hears of every pause that the origin asks for."""
+        """`quotas` are those of the node; None: this fill has the origins to itself.
+
+        `throttled` hears of every pause that the origin asks for.
+        """
         self.resolved = resolved
         self.settings = settings
         self.throttled = throttled
@@ -57,7 +63,7 @@ class Fetcher:
         self._traffic = traffic
         self._limit = limit
         self._rng = rng
-        self._quiet_until = 0.0
+        self._quotas = quotas or Quotas()
 
     def reader(self, redirects: Redirects) -> RangeReader:
         """For one thread."""
@@ -67,6 +73,17 @@ class Fetcher:
             private_redirects=self.settings.private_redirects,
             redirects=redirects,
         )
+
+    def want(self, requests: int) -> int | None:
+        """So many are worth having under way now, of which as many as are returned may be. None: any number."""
+        origins = self.resolved.origins
+        self._quotas.want(self, origins, requests)
+        return self._quotas.allowance(origins)
+
+    @property
+    def pause_s(self) -> float:
+        """For how long no origin may be asked."""
+        return self._quotas.pause_s(self.resolved.origins)
 
     def fetch(
         self,
@@ -86,43 +103,46 @@ class Fetcher:
         position, failures = chunk.start, 0
         try:
             while position < chunk.stop:
-                self._keep_quiet(stop)
-                began, began_at, resolved = position, time.monotonic(), self.resolved
-                if resolved.unreadable is not None:
-                    raise SourceError(resolved.unreadable.message, reason=resolved.unreadable.reason)
-                location = resolved.locations[chunk.file]
-                try:
-                    for block in reader.blocks(location, resolved.storage_options, file.size, position, chunk.stop):
-                        self._files.write(chunk.file, position, block)
-                        if position == began:
-                            self._traffic.answered(time.monotonic() - began_at)
-                        self._files.wrote(chunk.file, position, position + len(block))
-                        self._traffic.origin(len(block), requests=position == chunk.start)
-                        each(block)
-                        position += len(block)
-                        self.spend(len(block), stop)
-                except RangesIgnored:
-                    raise
-                except SourceError as error:
-                    if stop.is_set():
-                        raise Cancelled from error
+                origin = self.resolved.locations[chunk.file].origin
+                quota = self._quotas.of(origin) if origin is not None else None
+                trouble: SourceError | None = None
+                with self._turn(quota, stop):
+                    began, began_at, resolved = position, time.monotonic(), self.resolved
+                    if resolved.unreadable is not None:
+                        raise SourceError(resolved.unreadable.message, reason=resolved.unreadable.reason)
+                    location = resolved.locations[chunk.file]
+                    try:
+                        for block in reader.blocks(location, resolved.storage_options, file.size, position, chunk.stop):
+                            self._files.write(chunk.file, position, block)
+                            if position == began:
+                                self._traffic.answered(time.monotonic() - began_at)
+                            self._files.wrote(chunk.file, position, position + len(block))
+                            self._traffic.origin(len(block), requests=position == chunk.start)
+                            each(block)
+                            position += len(block)
+                            self.spend(len(block), stop, quota.arrived(len(block)) if quota is not None else 0.0)
+                    except RangesIgnored:
+                        raise
+                    except SourceError as error:
+                        if stop.is_set():
+                            raise Cancelled from error
+                        trouble = error
+                        if quota is not None and error.retry_after_s is not None:
+                            quota.quiet(error.retry_after_s)  # all fills of all nodes are meant, not only this chunk
+                if trouble is not None:
                     failures = 1 if resumes and position > began else failures + 1
                     if not resumes:
                         position = chunk.start
-                    self._endure(error, failures, stop, renewed=resolved is not self.resolved)
+                    self._endure(trouble, failures, stop, renewed=resolved is not self.resolved)
         finally:
             if position > chunk.start:
                 self._files.record(Chunk(chunk.file, chunk.start, position))
 
-    def spend(self, count: int, stop: threading.Event) -> None:
-        """So many bytes have come: returns when the next may."""
-        pause_s = self._limit.spend(count)
+    def spend(self, count: int, stop: threading.Event, least_s: float = 0.0) -> None:
+        """So many bytes have come: returns when the next may, but not within `least_s`."""
+        pause_s = max(least_s, self._limit.spend(count))
         if stop.wait(pause_s) if pause_s else stop.is_set():
             raise Cancelled
-
-    def keep_quiet(self, pause_s: float) -> None:
-        """Nobody asks the origin for so long."""
-        self._quiet_until = max(self._quiet_until, time.monotonic() + pause_s)
 
     def _endure(self, error: SourceError, failures: int, stop: threading.Event, *, renewed: bool) -> None:
         """Returns when the chunk may be tried again; raises `error` when that is not for this attempt to do."""
@@ -132,17 +152,22 @@ class Fetcher:
         if not error.retryable or isinstance(error, SourceChanged) or failures >= settings.tries:
             raise error
         delay_s = settings.retry.delay_s(error, failures, self._rng)
-        if delay_s > max(settings.patience_s, settings.retry.max_s):
+        if delay_s > self._patience_s:
             raise error
         self._traffic.troubled(error.failure(), delay_s)
         if isinstance(error, SourceThrottled):
             self.throttled(delay_s)
-        if error.retry_after_s is not None:  # all of us are meant, not only this chunk
-            self.keep_quiet(error.retry_after_s)
         if stop.wait(delay_s):
             raise Cancelled
 
-    def _keep_quiet(self, stop: threading.Event) -> None:
-        while (left_s := self._quiet_until - time.monotonic()) > 0:
-            if stop.wait(left_s):
-                raise Cancelled
+    def _turn(self, quota: Quota | None, stop: threading.Event) -> AbstractContextManager[None]:
+        if quota is None:
+            return nullcontext()
+        hindrance = quota.hindrance()
+        if hindrance is not None and self._traffic.trouble is None:  # what the origin answered says more
+            self._traffic.troubled(*hindrance)
+        return quota.request(stop, self._patience_s)
+
+    @property
+    def _patience_s(self) -> float:
+        return max(self.settings.patience_s, self.settings.retry.max_s)

@@ -26,6 +26,7 @@ from actors.fetch import Fetcher, FillSettings
 from actors.files import Cancelled, Files
 from actors.manifest import Manifest, Resolved
 from actors.messages import Company
+from actors.quota import Quotas
 from actors.retry import RateLimit
 from actors.store import Ingest
 from actors.traffic import Traffic
@@ -71,6 +72,7 @@ class Fill:
         exchange: Exchange | None = None,
         company: Company | None = None,
         limit: RateLimit | None = None,
+        quotas: Quotas | None = None,
         check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -86,7 +88,13 @@ class Fill:
         self._check = check
         self._rng = rng or random.Random()
         self._fetcher = Fetcher(
-            self._files, resolved, settings, self._traffic, limit=limit or RateLimit(None), rng=self._rng
+            self._files,
+            resolved,
+            settings,
+            self._traffic,
+            limit=limit or RateLimit(None),
+            rng=self._rng,
+            quotas=quotas,
         )
         self._exchange = exchange
         self._company = company
@@ -113,6 +121,7 @@ class Fill:
                 except RangesIgnored:  # there is nothing to share out
                     self._exchange = None
         finally:
+            self._fetcher.want(0)
             self._files.close()
         if self._stopped:
             raise Cancelled

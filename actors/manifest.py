@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, NewType
+from urllib.parse import urlsplit
 
 from actors.errors import Failure, SourceError
 
@@ -25,8 +26,12 @@ StorageKey = NewType("StorageKey", str)
 Digest = NewType("Digest", str)
 """`algorithm:hex`; the algorithms are in `actors.digest`."""
 
+OriginName = NewType("OriginName", str)
+"""`scheme://host:port`, without the port where it is the scheme's own. See `origin_of`."""
+
 
 _LAYER = re.compile(r"layer-\d{3,}\.tar(\.gz)?")
+_PORTS = {"http": 80, "https": 443}
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _FORBIDDEN = re.compile(r"[\0\\\ud800-\udfff]")
 """NUL ends a name for the kernel, a backslash is a `/` to some, half a surrogate pair has no bytes."""
@@ -122,6 +127,24 @@ class Manifest:
         )
 
 
+def origin_of(url: str) -> OriginName | None:
+    """Who answers for `url`, as it is written: what it redirects to is the same origin's. None: no host is named.
+
+    So the hub and the CDN that it sends its readers to are one origin: whoever throttles, it is the hub's users that he
+    means, and a budget must be known before the first request tells where it leads.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    if not host:
+        return None
+    host = f"[{host}]" if ":" in host else host
+    scheme = parts.scheme.lower()
+    return OriginName(f"{scheme}://{host}" + (f":{port}" if port not in (None, _PORTS.get(scheme)) else ""))
+
+
 def layer_name(number: int, *, zipped: bool) -> str:
     """The file that holds a layer of an image. In the order of their names, one goes over the other."""
     return f"layer-{number:03}.tar.gz" if zipped else f"layer-{number:03}.tar"
@@ -180,6 +203,11 @@ class Location:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
 
+    @property
+    def origin(self) -> OriginName | None:
+        """Who is asked for the file; None: nobody, it is at hand."""
+        return origin_of(self.url) if self.content is None else None
+
 
 @dataclass(frozen=True)  # no slots: the name is computed once
 class Resolved:
@@ -194,6 +222,11 @@ class Resolved:
     expires_at: float | None = None
     storage_options: Mapping[str, Any] = field(default_factory=dict)
     unreadable: Failure | None = None
+
+    @cached_property
+    def origins(self) -> frozenset[OriginName]:
+        """Everybody who is asked for a file of it."""
+        return frozenset(origin for location in self.locations if (origin := location.origin) is not None)
 
     @cached_property
     def content(self) -> str:

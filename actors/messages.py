@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import NewType
 
 from actors.errors import Failure
-from actors.manifest import Manifest, ModelSource, Resolved, StorageKey
+from actors.manifest import Manifest, ModelSource, OriginName, Resolved, StorageKey
 
 NodeName = NewType("NodeName", str)
 """A Kubernetes node's `metadata.name`. Not to be mixed with a Ray node id."""
@@ -136,6 +136,21 @@ class Evict:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginShare:
+    """What one node may ask of one origin, over all models. Holds until another is told: it does not expire.
+
+    `requests` at a time; `bytes_per_s` None: as fast as it goes. `pause` names the pause that the origin asked for, of
+    which `pause_s` are left when this is made: a duration, because clocks differ. A pause is heeded once, by its name,
+    so that telling it again does not prolong it; what is left of it changes all the time and is no news.
+    """
+
+    requests: int
+    bytes_per_s: float | None = None
+    pause: str = ""
+    pause_s: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredState:
     """Everything one node should hold. What an agent holds beyond it, and `owner` put there, is removed.
 
@@ -143,6 +158,8 @@ class DesiredState:
     `roots` is every root any node group gives this node. `evict` is the one thing that is carried out when it arrives
     or not at all. `manifests`: of these committed models the report is to carry the manifest; that of a model of many
     files is large, so it travels only when it is asked for.
+    `origins` is this node's share of every origin that it may read: of another it reads nothing. None: nobody governs,
+    and it reads as it likes.
     """
 
     owner: str
@@ -152,6 +169,7 @@ class DesiredState:
     companies: Mapping[str, Company] = field(default_factory=dict)
     evict: tuple[Evict, ...] = ()
     manifests: frozenset[StorageKey] = frozenset()
+    origins: Mapping[OriginName, OriginShare] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +229,22 @@ class RootReport:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginReport:
+    """One origin as one node reads it. `requests` are under way, `wanted` would be if they might, `granted` may be.
+
+    `pause_s` is what is left of the pause that the origin asked this very node for. What the coordinator tells a node
+    is not told back: else each would prolong what it heard from the other.
+    """
+
+    origin: OriginName
+    requests: int = 0
+    wanted: int = 0
+    granted: int | None = None
+    rate_bytes_per_s: float = 0.0
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """Everything one agent knows. `incarnation` is new for every start of the agent process.
 
@@ -229,3 +263,4 @@ class NodeReport:
     peer_address: str | None = None
     link_bytes_per_s: float | None = None
     manifests: Mapping[StorageKey, Manifest] = field(default_factory=dict)
+    origins: tuple[OriginReport, ...] = ()

@@ -36,21 +36,22 @@ class RetryPolicy:
 
 
 class RateLimit:
-    """A budget of bytes per second that threads share. None: no limit."""
+    """A budget of bytes per second that threads share. None: no limit. `bytes_per_s` may be changed at any time."""
 
     def __init__(self, bytes_per_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._bytes_per_s = bytes_per_s
+        self.bytes_per_s = bytes_per_s
         self._clock = clock
         self._lock = threading.Lock()
         self._free_at = clock()
 
     def spend(self, count: int) -> float:
         """`count` bytes have been used. Returns how many seconds the caller must be quiet now."""
-        if self._bytes_per_s is None:
+        rate = self.bytes_per_s
+        if rate is None:
             return 0.0
         with self._lock:
             now = self._clock()
-            self._free_at = max(self._free_at, now) + count / self._bytes_per_s
+            self._free_at = max(self._free_at, now) + count / rate
             return self._free_at - now
 
 

@@ -23,6 +23,7 @@ from actors.files import Cancelled
 from actors.fill import Fill, Progress, verified_how
 from actors.manifest import Resolved
 from actors.messages import Company, DesiredModel, ModelReport, Phase
+from actors.quota import Quotas
 from actors.repair import Repair
 from actors.retry import RateLimit, RetryPolicy
 from actors.settings import AgentSettings
@@ -53,6 +54,7 @@ class Task:
         settings: AgentSettings,
         clock: Callable[[], float],
         exchange: Exchange | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self.place = place
         self.model = model
@@ -67,6 +69,7 @@ class Task:
         self._settings = settings
         self._clock = clock
         self._exchange = exchange
+        self._quotas = quotas
         self._resolved_name: str | None = None
         self._resolved: Resolved | None = None
         self._repair: Repair | None = None
@@ -238,6 +241,7 @@ class Task:
             exchange=self._exchange,
             company=self._company_in(resolved),
             limit=limit,
+            quotas=self._quotas,
             check=store.check_fence,
             clock=self._clock,
             rng=rng,

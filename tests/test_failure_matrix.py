@@ -66,6 +66,7 @@ class World:
         self.root = self.host_root / "models"
         self.root.mkdir(parents=True)
         self.offset_s = 0.0
+        self.passed_s = 0.0
         self.resolved = self.resolve()
         self.agent: NodeAgent | None = None
 
@@ -122,10 +123,13 @@ class World:
             backoff_first_s=0.3,
             backoff_max_s=0.3,
         )
-        return NodeAgent(NodeName("node-1"), settings, clock=self.clock, rng=random.Random(1))
+        return NodeAgent(NodeName("node-1"), settings, clock=self.clock, steady=self.steady, rng=random.Random(1))
 
     def clock(self) -> float:
         return time.time() + self.offset_s
+
+    def steady(self) -> float:
+        return time.monotonic() + self.passed_s
 
 
 @pytest.fixture
@@ -446,7 +450,7 @@ def test_an_origin_that_asks_for_an_hour_is_left_alone_for_an_hour(world: World)
     for _ in range(5):
         world.tick()
     assert world.origin.stats()["requests"] == asked
-    world.offset_s = 3600
+    world.offset_s = world.passed_s = 3600
     world.until(lambda report: report.phase is Phase.READY)
 
 
