@@ -52,6 +52,7 @@ class Alone:
         self._busy = 0
         settings, manifest = fetcher.settings, files.manifest
         most = max(1, min(settings.connections, len(manifest.files) + manifest.total_bytes // (1 << 20)))
+        self._most = most
         sample = traffic.sample()
         self._concurrency = replace(concurrency.start(most, sample.at), since=sample)
         self._chunk_bytes = _chunk_bytes(settings.chunk_bytes, manifest.total_bytes, most)
@@ -66,6 +67,7 @@ class Alone:
     def run(self) -> None:
         """Returns when every file is sealed, or soon after `cancel`. Raises the first error that cannot be helped."""
         workers: list[threading.Thread] = []
+        self._keep_to_share()
         while True:
             for number in range(len(workers), self._concurrency.workers):
                 workers.append(threading.Thread(target=self._work, args=(number,), name=f"fill-{number}", daemon=True))
@@ -74,7 +76,8 @@ class Alone:
                 break
             with self._lock:
                 before = self._concurrency
-                self._concurrency = concurrency.observe(before, self._traffic.sample())
+                self._keep_to_share()
+                self._concurrency = concurrency.observe(self._concurrency, self._traffic.sample())
                 if self._concurrency.workers > before.workers:
                     self._lock.notify_all()
         for worker in workers:
@@ -91,6 +94,12 @@ class Alone:
             readers = list(self._readers)
         for reader in readers:
             reader.abort()
+
+    def _keep_to_share(self) -> None:
+        """No more are at work than the node may have at the origin, which changes; one is, if only to wait."""
+        allowed = self._fetcher.want(self._most)
+        most = self._most if allowed is None else max(1, min(self._most, allowed))
+        self._concurrency = concurrency.bounded(self._concurrency, most, self._traffic.sample())
 
     # --- which chunk is next ---
 

@@ -121,6 +121,19 @@ def throttled(current: Concurrency, sample: Sample, pause_s: float) -> Concurren
     return _hold(replace(current, workers=workers, good=workers, since=sample), THROTTLED_HOLD_S + pause_s)
 
 
+def bounded(current: Concurrency, most: int, sample: Sample) -> Concurrency:
+    """At most `most` (at least 1) from now on. Where the bound was what kept it from growing, it grows again."""
+    if most == current.most:
+        return current
+    now = replace(current, most=most)
+    if current.workers > most:
+        return _hold(replace(now, workers=most, good=min(current.good, most), since=sample), HOLD_S)
+    held_back = current.workers == current.most < most and current.phase is Phase.HOLDING
+    if held_back and current.until - sample.at <= HOLD_S:  # else it was throttled
+        return replace(now, good=current.workers, good_rate=0.0, phase=Phase.GROWING, since=sample)
+    return now
+
+
 def _enough(latency_s: float) -> float:
     return min(max(SHORTEST_S, ROUND_TRIPS * latency_s), LONGEST_S)
 
