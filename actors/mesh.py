@@ -73,6 +73,7 @@ class Mesh:
         self._unpassed = 0
         self._doubted: dict[int, Origin] = {}
         self._origin_after = now
+        self._allowed = INFINITE  # reads of the origin at a time
         self._settled_at = now + pace.settle_s
         self._pull_after = now
         self._inquiry = Backoff(now)
@@ -222,7 +223,7 @@ class Mesh:
         self._drop_shown()
         if not self._own or peer not in self.membership.members or self._own[0] >= self._horizon():
             return None
-        if not self._reading and len(self._own) == 1:
+        if not self._reading and len(self._own) == 1 and self._may_read:
             return None
         chunk = self._own.popleft()
         self._stolen.discard(chunk)
@@ -288,6 +289,20 @@ class Mesh:
         self._moved_at = now
         self._look(now)
 
+    @property
+    def reads(self) -> int:
+        """How many chunks this node is to read at a time, if it is allowed to. 0: others read for it."""
+        return self._reads if self.me in self.membership.owners else 0
+
+    def allow(self, reads: int | None) -> bool:
+        """So many may be read from the origin at a time. None: any number. True: call `next`.
+
+        Who may read nothing gives all its chunks to those that ask for work; what is being read is read to its end.
+        """
+        more = INFINITE if reads is None else reads
+        raised, self._allowed = more > self._allowed, more
+        return raised and bool(self._own)
+
     def quiet_origin(self, until: float) -> None:
         """Nobody may read the origin before: it asked for a pause (429, 503), or the governor did."""
         self._origin_after = max(self._origin_after, until)
@@ -347,9 +362,15 @@ class Mesh:
             return self._later(min(peer.not_before for _, peer in trusted))
         elif seeds and now < self._moved_at + self.pace.takeover_s:
             return self._later(self._moved_at + self.pace.takeover_s)
+        elif sum(isinstance(self._flying[each], ReadOrigin) for each in self._reading) >= self._allowed:
+            return None
         self._own.popleft()
         self._reading.add(chunk)
         return self._begin(action, now)
+
+    @property
+    def _may_read(self) -> bool:
+        return self._allowed > 0 or bool(self.membership.seeds)
 
     def _is_full(self, now: float) -> bool:
         """We have read as much as may wait for somebody to take it, and there is somebody who may."""
@@ -407,7 +428,7 @@ class Mesh:
 
     def _steal(self, now: float) -> Action | None:
         """We have nothing left to read: ask an owner of what nobody shows for a chunk it has not begun."""
-        if self._own or self._reading or self._stealing or self._is_full(now):
+        if self._own or self._reading or self._stealing or not self._may_read or self._is_full(now):
             return None
         if now < max(self._theft.after, self._origin_after):
             return self._later(max(self._theft.after, self._origin_after))
@@ -422,7 +443,7 @@ class Mesh:
 
     def _take_over(self, now: float) -> Action | None:
         """Nothing moves: act for those that cannot be reached, and at last for those that can but do not deliver."""
-        if self._reading or len(self.membership.members) == 1:
+        if self._reading or not self._may_read or len(self.membership.members) == 1:
             return None
         if now < self._origin_after:
             self._moved_at = now

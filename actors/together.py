@@ -104,6 +104,7 @@ class Together:
         with self._swarm.lock:
             self._swarm.poke = self._pump
             while self._files.unsealed and not self._stop.is_set():
+                self._keep_to_share_locked()
                 now = time.monotonic()
                 if now >= self._until:
                     self._pump()
@@ -132,6 +133,14 @@ class Together:
         self._asker.close()
         for reader in readers:
             reader.abort()
+
+    def _keep_to_share_locked(self) -> None:
+        """The mesh knows what this node may read, and when nobody may."""
+        more = self._mesh.allow(self._fetcher.want(self._mesh.reads))
+        if pause_s := self._fetcher.pause_s:
+            self._swarm.quiet(pause_s)
+        if more:
+            self._until = 0.0
 
     # --- what is next; with the swarm's lock held ---
 
