@@ -72,7 +72,8 @@ def companies(
                 else:
                     unheard[name] = unheard.get(name, frozenset()) | {key}
             continue
-        company = _company(snapshot.secret, resolved, candidates, before)
+        most = min((snapshot.budgets.of(origin).requests for origin in resolved.origins), default=len(candidates))
+        company = _company(snapshot.secret, resolved, candidates, before, most)
         if company.members:  # also if it is but one: the others' agents may be about to start
             by_fill[company.fill] = company
             for member in company.members:
@@ -147,7 +148,10 @@ def nodes_wanting(members: Members, caches: list[Cache]) -> list[NodeName]:
     return [name for name, placement in members.placements.items() if wanting[id(placement)]]
 
 
-def _company(secret: bytes, resolved: Resolved, candidates: list[_Candidate], before: Company | None) -> Company:
+def _company(
+    secret: bytes, resolved: Resolved, candidates: list[_Candidate], before: Company | None, most: int
+) -> Company:
+    """`most` may read the origin at a time: it is shared out among so many, whichever they are, and no more."""
     told = {(member.name, member.incarnation): member for member in before.members} if before is not None else {}
     parts = [each.part for each in candidates if each.part is not None]
     if before is not None:
@@ -158,11 +162,13 @@ def _company(secret: bytes, resolved: Resolved, candidates: list[_Candidate], be
         slowest = min((each.agent.link_bytes_per_s for each in candidates), default=LINK_BYTES_PER_S)
         chunk_bytes = choose_chunk_bytes(resolved.manifest.total_bytes, slowest)
     begun = any(member.owns for member in told.values()) or any(part.owns for part in parts)
+    able = [] if begun else [each.agent.name for each in candidates if not each.holds and not is_held_up(each.model)]
+    readers = set(sorted(able, key=lambda name: hashlib.sha256(f"{resolved.content}/{name}".encode()).digest())[:most])
     found = []
     for each in candidates:
         agent = each.agent
         was = told.get((agent.name, agent.incarnation)) or each.part
-        owns = was.owns if was is not None else not begun and not each.holds and not _is_held_up(each.model)
+        owns = was.owns if was is not None else agent.name in readers
         seed = each.holds and not owns
         found.append(Member(agent.name, agent.incarnation, agent.zone, agent.address, owns, seed))
     fill = f"{resolved.content}-{chunk_bytes}"
@@ -187,6 +193,6 @@ def _is_copy(model: ModelReport | None, resolved: Resolved) -> bool:
     )
 
 
-def _is_held_up(model: ModelReport | None) -> bool:
+def is_held_up(model: ModelReport | None) -> bool:
     """Something keeps the node from beginning: it does not fit, or it has failed."""
     return model is not None and model.failure is not None and model.phase in (Phase.PENDING, Phase.FAILED)

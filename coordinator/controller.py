@@ -21,20 +21,22 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Protocol
 
-from actors.manifest import Manifest
+from actors.manifest import Manifest, OriginName
 from actors.messages import Company, NodeName
 from actors.origin import SourceOptions
 from coordinator.api import StatusKey
+from coordinator.budget import Budgets
 from coordinator.eviction import Policy
 from coordinator.evictor import Evictor
 from coordinator.fleet import Fleet
+from coordinator.governor import Usage
 from coordinator.informers import Informers
 from coordinator.kube import NAMESPACES, Conflict, Invalid, Kube, KubeError, NotFound, Object, Unreachable
-from coordinator.metrics import CacheSample, Metrics
+from coordinator.metrics import CacheSample, Metrics, OriginSample
 from coordinator.pacing import Pace
 from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
-from coordinator.snapshot import Credentials, Ref, Resolution, Snapshot
+from coordinator.snapshot import Credentials, Governed, Ref, Resolution, Snapshot
 from coordinator.tally import Tally
 from coordinator.transitions import Announcement
 
@@ -70,6 +72,7 @@ class Controller:
         *,
         leading: Callable[[], bool],
         load_options: Callable[[Credentials], SourceOptions],
+        budgets: Budgets | None = None,
         writes_per_s: float = 100.0,
         progress_interval_s: float = 3.0,
         executor: Executor | None = None,
@@ -97,6 +100,8 @@ class Controller:
         self._acting_since = 0.0
         self._companies: Mapping[str, Company] = {}
         self._manifests: Mapping[StatusKey, Manifest] = {}
+        self._budgets = budgets or Budgets()
+        self._governed: Mapping[OriginName, Governed] = {}
         self._secret = secrets.token_bytes(32)
         self._pause_s = 0.0
         self._paused_until = 0.0
@@ -149,6 +154,8 @@ class Controller:
         snapshot = self._snapshot(now)
         planned = plan(snapshot, now, self._pace.turn(snapshot.local_nodes, now))
         self._companies, self._manifests = planned.companies, planned.manifests
+        self._notice_pauses(planned.shares.by_origin, now)
+        self._governed = planned.shares.by_origin
         self._fleet.sync(planned.desired)
         self._resolver.want(planned.wants, self._load_options)
         if self._evictor is not None:
@@ -158,7 +165,11 @@ class Controller:
             self._executor.submit(self._send, write)
         self._pace.keep(_refs(snapshot), now)
         self._settle(now)
-        self._metrics.show([_sample(tally) for tally in planned.tallies.values()], _agents(snapshot))
+        self._metrics.show(
+            [_sample(tally) for tally in planned.tallies.values()],
+            _agents(snapshot),
+            [_origin_sample(usage) for usage in planned.shares.usage],
+        )
         return planned
 
     def _may_act(self, now: float) -> bool:
@@ -171,7 +182,7 @@ class Controller:
                 self._pause(now, error)
         acting = acting and bool(self._owner)
         if acting != self._acting:
-            self._acting, self._acting_since, self._companies = acting, now, {}
+            self._acting, self._acting_since, self._companies, self._governed = acting, now, {}, {}
             _log.info("acting" if acting else "observing only")
             if not acting:
                 self._resolver.want({}, self._load_options)
@@ -192,8 +203,19 @@ class Controller:
             manifests=self._manifests,
             secret=self._secret,
             acting_since=self._acting_since,
+            budgets=self._budgets,
+            governed=self._governed,
         )
         return self._evictor.see(snapshot, now) if self._evictor is not None else snapshot
+
+    def _notice_pauses(self, governed: Mapping[OriginName, Governed], now: float) -> None:
+        """Counts and logs what an origin has asked for since the last plan."""
+        for origin, told in governed.items():
+            before = self._governed.get(origin)
+            if told.quiet_until > now and (before is None or told.quiet_until != before.quiet_until):
+                self._metrics.paused(origin)
+                pause_s = round(told.quiet_until - now, 1)
+                _log.warning("an origin asked for a pause", extra={"origin": origin, "pause_s": pause_s})
 
     # --- writes ---
 
@@ -287,6 +309,19 @@ def _sample(tally: Tally) -> CacheSample:
         bytes_from_origin=tally.bytes_from_origin,
         bytes_from_peers=tally.bytes_from_peers,
         rate_bytes_per_s=tally.rate,
+    )
+
+
+def _origin_sample(usage: Usage) -> OriginSample:
+    return OriginSample(
+        origin=usage.origin,
+        budget_requests=usage.budget.requests,
+        budget_bytes_per_s=usage.budget.bytes_per_s,
+        requests=usage.requests,
+        wanted=usage.wanted,
+        nodes=usage.nodes,
+        rate_bytes_per_s=usage.rate_bytes_per_s,
+        pause_s=usage.pause_s,
     )
 
 

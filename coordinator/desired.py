@@ -20,6 +20,7 @@ from coordinator.api import StatusKey
 from coordinator.company import Companies
 from coordinator.eviction import may_go
 from coordinator.fold import Fold, report_of
+from coordinator.governor import Shares
 from coordinator.members import Members, Placement, Slot, status_roots
 from coordinator.snapshot import Cache, Credentials, Snapshot
 from coordinator.tally import SourceState
@@ -45,6 +46,7 @@ def desired_states(
     use: Usage,
     orders: Mapping[NodeName, tuple[Evict, ...]],
     asked: Mapping[NodeName, frozenset[StorageKey]],
+    shares: Shares,
 ) -> dict[NodeName, DesiredState]:
     """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet.
 
@@ -74,12 +76,13 @@ def desired_states(
             companies=_unknown_companies(together, named, report),
             evict=orders.get(name, ()),
             manifests=asked.get(name, frozenset()),
+            origins=shares.of_nodes.get(name, {}),
         )
     for name in snapshot.nodes:
         if name not in members.placements and draining(snapshot, name):
             report = report_of(snapshot, name)
             paths = [r.path for r in report.roots] if report else status_roots(snapshot.local_nodes.get(name))
-            desired[name] = DesiredState(snapshot.owner, tuple(DesiredRoot(path) for path in paths))
+            desired[name] = DesiredState(snapshot.owner, tuple(DesiredRoot(path) for path in paths), origins={})
     return desired
 
 

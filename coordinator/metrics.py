@@ -1,13 +1,13 @@
 """What Prometheus sees; the only module that imports `prometheus_client`.
 
-Its own registry, nothing global. Cardinality is bounded by the number of caches plus constants: there is no series per
-node and model, however large the cluster (that detail is in `LocalModelNode.status`).
+Its own registry, nothing global. Cardinality is bounded by the number of caches and of their origins, plus constants:
+there is no series per node and model, however large the cluster (that detail is in `LocalModelNode.status`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_REASONS = 100
-"""Reasons come from other processes; what exceeds this many is counted as `Other`."""
+"""Reasons, and the names of origins, come from elsewhere; what exceeds this many is counted as `Other`."""
 
 _FAST = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
@@ -33,6 +33,20 @@ class CacheSample:
     bytes_from_origin: int = 0
     bytes_from_peers: int = 0
     rate_bytes_per_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class OriginSample:
+    """One origin over all nodes: what may be asked of it, and what is. `budget_bytes_per_s` None: no limit."""
+
+    origin: str
+    budget_requests: int
+    budget_bytes_per_s: float | None = None
+    requests: int = 0
+    wanted: int = 0
+    nodes: int = 0
+    rate_bytes_per_s: float = 0.0
+    pause_s: float = 0.0
 
 
 class Metrics:
@@ -66,7 +80,11 @@ class Metrics:
         self._leader = leader.labels(leader_lock)
         self._resolves = Counter("localmodel_resolves_total", "Sources resolved.", ["outcome"], registry=registry)
         self._errors = Counter("localmodel_errors_total", "Failures.", ["reason"], registry=registry)
+        self._pauses = Counter(
+            "localmodel_origin_pauses_total", "Pauses that an origin asked for.", ["origin"], registry=registry
+        )
         self._reasons: set[str] = set()
+        self._origins: set[str] = set()
         self._lock = threading.Lock()
         self._now = _Now()
         registry.register(self._now)
@@ -91,25 +109,30 @@ class Metrics:
 
     def resolved(self, outcome: str) -> None:
         """`outcome`: ok, or the reason of the failure."""
-        self._resolves.labels(self._bounded(outcome)).inc()
+        self._resolves.labels(self._bounded(outcome, self._reasons)).inc()
 
     def failed(self, reason: str) -> None:
-        self._errors.labels(self._bounded(reason)).inc()
+        self._errors.labels(self._bounded(reason, self._reasons)).inc()
 
-    def show(self, caches: Sequence[CacheSample], agents: Mapping[str, int]) -> None:
-        """From now on exactly these caches, and this many agents by state, are exported."""
-        self._now.caches, self._now.agents = caches, agents
+    def paused(self, origin: str) -> None:
+        self._pauses.labels(self._bounded(origin, self._origins)).inc()
+
+    def show(
+        self, caches: Sequence[CacheSample], agents: Mapping[str, int], origins: Sequence[OriginSample] = ()
+    ) -> None:
+        """From now on exactly these caches and origins, and this many agents by state, are exported."""
+        self._now.caches, self._now.agents, self._now.origins = caches, agents, origins
 
     def render(self) -> bytes:
         """The text exposition, of `CONTENT_TYPE`."""
         return generate_latest(self._registry)
 
-    def _bounded(self, reason: str) -> str:
+    def _bounded(self, name: str, known: set[str]) -> str:
         with self._lock:
-            if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
+            if name not in known and len(known) >= MAX_REASONS:
                 return "Other"
-            self._reasons.add(reason)
-            return reason
+            known.add(name)
+            return name
 
 
 class _Now(Collector):
@@ -117,6 +140,7 @@ class _Now(Collector):
 
     caches: Sequence[CacheSample] = ()
     agents: Mapping[str, int] = {}
+    origins: Sequence[OriginSample] = ()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         labels = ["namespace", "name"]
@@ -144,4 +168,20 @@ class _Now(Collector):
         agents = GaugeMetricFamily("localmodel_agents", "Node agents by state.", labels=["state"])
         for state, count in self.agents.items():
             agents.add_metric([state], count)
-        return [nodes, total, cached, read, rate, times, agents]
+        return [nodes, total, cached, read, rate, times, agents, *self._of_origins()]
+
+    def _of_origins(self) -> Iterable[GaugeMetricFamily]:
+        def gauge(name: str, text: str, value: Callable[[OriginSample], float | None]) -> GaugeMetricFamily:
+            family = GaugeMetricFamily(f"localmodel_origin_{name}", text, labels=["origin"])
+            for origin in self.origins:
+                if (number := value(origin)) is not None:
+                    family.add_metric([origin.origin], number)
+            return family
+
+        yield gauge("budget_requests", "What all nodes may ask at a time.", lambda origin: origin.budget_requests)
+        yield gauge("budget_bytes_per_second", "If limited.", lambda origin: origin.budget_bytes_per_s)
+        yield gauge("requests", "Under way, over all nodes.", lambda origin: origin.requests)
+        yield gauge("wanted_requests", "Would be under way without the budget.", lambda origin: origin.wanted)
+        yield gauge("nodes", "Nodes with a request under way.", lambda origin: origin.nodes)
+        yield gauge("rate_bytes_per_second", "Over all nodes.", lambda origin: origin.rate_bytes_per_s)
+        yield gauge("pause_seconds", "Left of the pause it asked for.", lambda origin: origin.pause_s)

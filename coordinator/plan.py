@@ -29,6 +29,7 @@ from coordinator.desired import desired_states, draining, wants
 from coordinator.eviction import Eviction, evictions, orders_of
 from coordinator.fleet import AgentView
 from coordinator.fold import STARTING, Fold, Turn, fold, models_of, report_of, source_state
+from coordinator.governor import Shares, govern
 from coordinator.kube import Object
 from coordinator.members import Members, Placement, group_problem, place
 from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_patch
@@ -67,7 +68,8 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`tallies` are for metrics; `companies`, by fill, and `manifests`, by cache, belong into the next snapshot.
+    """`tallies` are for metrics. `companies`, by fill, `manifests`, by cache, and `shares.by_origin` belong into the
+    next snapshot.
 
     Of `evictions`, `desired` orders those on nodes whose pods were just looked at.
     """
@@ -79,6 +81,7 @@ class Plan:
     companies: Mapping[str, Company] = field(default_factory=dict)
     evictions: tuple[Eviction, ...] = ()
     manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
+    shares: Shares = field(default_factory=Shares)
 
 
 def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
@@ -104,7 +107,8 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     together = companies(snapshot, members, sources, folded, now)
     going = evictions(snapshot, members, folded, use, now)
     orders = orders_of(snapshot, going, now)
-    desired = desired_states(snapshot, members, sources, folded, together, use, orders, copies.asked)
+    shares = govern(snapshot, members, folded, together, now)
+    desired = desired_states(snapshot, members, sources, folded, together, use, orders, copies.asked, shares)
     return Plan(
         writes=tuple(writes),
         desired=desired,
@@ -113,6 +117,7 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         companies=together.by_fill,
         evictions=going,
         manifests=copies.manifests,
+        shares=shares,
     )
 
 

@@ -125,6 +125,7 @@ class _Process:
                 namespace=chosen.job_namespace,
                 own=SourceOptions.from_environ(),
             ),
+            budgets=chosen.budgets,
             progress_interval_s=chosen.progress_interval_s,
             eviction=chosen.eviction,
             home=chosen.namespace,

@@ -11,14 +11,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
+from coordinator.budget import Budget, Budgets, parse_overrides, parse_requests
 from coordinator.eviction import Policy
 from coordinator.health import parse_address
 from coordinator.logs import ENCODERS, LEVELS, TIME_ENCODINGS, LogSettings, parse_level
+from coordinator.quantity import parse_bytes
 
 EVICTION = ("off", "dry-run", "lru")
 EVICTION_IDLE_S = 86400.0
+T = TypeVar("T")
 TLS_VERSIONS = ("VersionTLS12", "VersionTLS13")
 _TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 
@@ -42,6 +45,7 @@ class Settings:
     tick_s: float = 1.0
     progress_interval_s: float = 3.0
     eviction: Policy | None = None
+    budgets: Budgets = field(default_factory=Budgets)
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
@@ -81,7 +85,24 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         tick_s=args.tick_seconds,
         progress_interval_s=args.progress_interval_seconds,
         eviction=None if args.eviction == "off" else Policy(args.eviction_idle_seconds, args.eviction == "dry-run"),
+        budgets=_budgets(args, env),
     )
+
+
+def _budgets(args: argparse.Namespace, env: Mapping[str, str]) -> Budgets:
+    def given(flag: T | None, name: str, parse: Callable[[str], T], default: T) -> T:
+        if flag is not None or not env.get(name):
+            return default if flag is None else flag
+        try:
+            return parse(env[name])
+        except ValueError as error:
+            _usage_error(f"${name}: {error}")
+
+    default = Budget()
+    requests = given(args.origin_requests, "LOCALMODEL_ORIGIN_REQUESTS", parse_requests, default.requests)
+    rate = given(args.origin_bandwidth, "LOCALMODEL_ORIGIN_BANDWIDTH", parse_bytes, 0)
+    overrides = given(args.origin_budgets, "LOCALMODEL_ORIGIN_BUDGETS", parse_overrides, {})
+    return Budgets(Budget(requests, float(rate) or None), overrides)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +188,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "S",
     )
 
+    origins = parser.add_argument_group("origins: what all nodes together ask of each")
+    _flag(
+        origins,
+        "origin-requests",
+        f"at most so many at a time; else $LOCALMODEL_ORIGIN_REQUESTS, else {Budget().requests}",
+        None,
+        _understood(parse_requests),
+        "N",
+    )
+    _flag(
+        origins,
+        "origin-bandwidth",
+        "at most so many bytes per second, such as 500M; 0: no limit; else $LOCALMODEL_ORIGIN_BANDWIDTH, else 0",
+        None,
+        _understood(parse_bytes),
+        "BYTES",
+    )
+    _flag(
+        origins,
+        "origin-budgets",
+        "other budgets for some, by comma: https://huggingface.co=16/200M; else $LOCALMODEL_ORIGIN_BUDGETS",
+        None,
+        _understood(parse_overrides),
+        "ORIGIN=N[/BYTES]",
+    )
+
     logs = parser.add_argument_group("logs")
     _switch(logs, "zap-devel", "console lines, debug level, stack traces from warn")
     _flag(logs, "zap-encoder", "json, or console", None, str.lower, choices=ENCODERS)
@@ -210,19 +257,25 @@ def _boolean(text: str) -> bool:
     return text in _TRUE
 
 
+def _understood(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """`parse` for argparse: what it says of a text that it refuses is what the user reads."""
+
+    def understood(text: str) -> T:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return understood
+
+
 def _address(text: str) -> str:
-    try:
-        parse_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    _understood(parse_address)(text)
     return text
 
 
 def _level(text: str) -> int:
-    try:
-        return parse_level(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return _understood(parse_level)(text)
 
 
 def _port(text: str) -> int:
@@ -247,6 +300,6 @@ def _word(text: str) -> str:
     return text
 
 
-def _usage_error(message: str) -> None:
+def _usage_error(message: str) -> NoReturn:
     sys.stderr.write(f"localmodel run: error: {message}\n")
     raise SystemExit(2)

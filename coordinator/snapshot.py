@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from actors.errors import Failure
-from actors.manifest import Manifest, ModelSource, Resolved, StorageKey, storage_key
+from actors.manifest import Manifest, ModelSource, OriginName, Resolved, StorageKey, storage_key
 from actors.messages import Company, NodeName
 from coordinator.api import (
     GROUP,
@@ -30,6 +30,7 @@ from coordinator.api import (
     Resource,
     StatusKey,
 )
+from coordinator.budget import Budgets
 from coordinator.fleet import AgentView
 from coordinator.kube import NODES, Object, ResourceType
 from coordinator.pods import Pod
@@ -159,12 +160,24 @@ class Resolution:
 
 
 @dataclass(frozen=True, slots=True)
+class Governed:
+    """What nodes were told of one origin: how many requests at a time, where it is any, and until when to be quiet.
+
+    `quiet_until` is epoch seconds by the coordinator's clock; 0: nobody is.
+    """
+
+    shares: Mapping[NodeName, int]
+    quiet_until: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The whole world at one moment. `owner` is the uid of the namespace kube-system.
 
     `extensions` is False when the API server prunes the status fields that KServe's own CRDs do not have. `companies`
     are those of the last plan, by fill, and `manifests` its manifests, by cache; `secret` is what the companies' tokens
-    are made from; `acting_since` is when this coordinator began to act (epoch seconds).
+    are made from; `acting_since` is when this coordinator began to act (epoch seconds). `budgets` are how much all
+    nodes together may ask of an origin; `governed` is what the last plan made of them.
 
     `evict_idle_s` is how long nobody must have used what may be evicted; None: nothing is. `pods` are those that have
     not ended; None: they are not watched, or cannot be at the moment. Those of the nodes in `looked_at` were listed
@@ -186,6 +199,8 @@ class Snapshot:
     evict_idle_s: float | None = None
     pods: Collection[Pod] | None = None
     looked_at: frozenset[NodeName] = frozenset()
+    budgets: Budgets = field(default_factory=Budgets)
+    governed: Mapping[OriginName, Governed] = field(default_factory=dict)
 
 
 def read_cache(raw: Object) -> Cache:
