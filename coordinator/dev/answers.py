@@ -31,16 +31,24 @@ _SIBLING_HOST = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 
 
 class Counts:
-    """What was served: payload bytes and requests, per file."""
+    """What was served: payload bytes and requests, per file; and how many requests were under way at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._files: dict[str, Counter[str]] = {}
         self._requests = 0
+        self._under_way = 0
+        self._most = 0
 
-    def request(self) -> None:
+    def began(self) -> None:
         with self._lock:
             self._requests += 1
+            self._under_way += 1
+            self._most = max(self._most, self._under_way)
+
+    def ended(self) -> None:
+        with self._lock:
+            self._under_way -= 1
 
     def file(self, name: str, *, sent: int = 0, requests: int = 0) -> None:
         with self._lock:
@@ -57,6 +65,7 @@ class Counts:
             return {
                 "bytes": total,
                 "requests": self._requests,
+                "atATime": self._most,
                 "repos": {repo: dict(counter) for repo, counter in per_repo.items()},
                 "files": {name: dict(counter) for name, counter in sorted(self._files.items())},
             }
@@ -106,6 +115,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection. A subclass sets `site`."""
 
     protocol_version = "HTTP/1.1"
+    _under_way = False
     disable_nagle_algorithm = True
     site: Site
 
@@ -133,7 +143,8 @@ class Handler(BaseHTTPRequestHandler):
                 raise _Answer(200, self.site.stats())
             if url.path == "/_faults":
                 self._set_faults(content)
-            self.site.counts.request()
+            self.site.counts.began()
+            self._under_way = True
             fault = self.site.faults.take(self.command, url.path) or Fault()
             self.site.closing.wait(fault.latency_s)
             if fault.status is not None:
@@ -142,7 +153,16 @@ class Handler(BaseHTTPRequestHandler):
                 raise _Answer(fault.status, {"error": "a fault was asked for"}, headers)
             self._send_file(self._find(unquote(url.path)), fault)
         except _Answer as answer:
+            self._ended()
             self._send_document(answer)
+        finally:
+            self._ended()
+
+    def _ended(self) -> None:
+        """Before the last of the answer is sent: whoever has read it may ask again before we know."""
+        if self._under_way:
+            self._under_way = False
+            self.site.counts.ended()
 
     def _set_faults(self, content: bytes) -> None:
         if self.command == "PUT":
@@ -299,6 +319,8 @@ class Handler(BaseHTTPRequestHandler):
             if position >= stop:
                 return
             count = min([position + largest, stop, *(mark for mark in marks if mark > position)]) - position
+            if position + count >= stop:
+                self._ended()
             self.site.counts.file(name, sent=count)  # beforehand: whoever has read the bytes must find them counted
             sent = 0
             try:

@@ -83,9 +83,10 @@ class Origin:
         self._thread.join()
 
     def stats(self) -> dict[str, Any]:
-        """`{"bytes", "requests", "repos": {repo: {"bytes", "requests"}}, "files": {"repo/path": …}}`.
+        """`{"bytes", "requests", "atATime", "repos": {repo: {"bytes", "requests"}}, "files": {"repo/path": …}}`.
 
-        Bytes are payload handed to the socket. The requests at the top are all, the others those for files.
+        Bytes are payload handed to the socket. The requests at the top are all, the others those for files. `atATime`
+        is the most that were ever under way, from the arrival of a request until the last of its answer is sent.
         """
         return self._site.stats()
 
