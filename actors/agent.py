@@ -447,9 +447,8 @@ class NodeAgent:
         wanted = None if self._desired is None else {Place(m.root, m.key): m for m in self._desired.models}
         for place, marker in self._present():
             if place not in self._tasks and (wanted is None or (place in wanted and satisfies(marker, wanted[place]))):
-                part, wrong = self._exchange.part(self._company_of(place))
                 said = of_copy(place.key, marker, Phase.READY, self._scrubber.record(place))
-                yield replace(said, part=part, wrong_peers=wrong)
+                yield replace(said, part=self._exchange.part(self._company_of(place)))
         for place, task in self._tasks.items():
             damage = self._scrubber.damage(place)
             copy = self._roots[place.root].present.get(place.key) if damage else None

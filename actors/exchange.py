@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from actors import bitmap
@@ -92,13 +92,13 @@ class Exchange:
         if swarm is not None:
             swarm.close()
 
-    def part(self, fill: str | None) -> tuple[Part | None, Mapping[NodeName, int]]:
-        """What this node does in a fill, and how many wrong chunks each peer has to answer for."""
+    def part(self, fill: str | None) -> Part | None:
+        """What this node does in a fill."""
         swarm = self._swarms.get(fill or "")
         if swarm is None:
-            return None, {}
+            return None
         with swarm.lock:
-            return swarm.part, swarm.mesh.wrong()
+            return swarm.part
 
     def close(self) -> None:
         if self._server is not None:

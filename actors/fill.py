@@ -26,6 +26,7 @@ from actors.fetch import Fetcher, FillSettings
 from actors.files import Cancelled, Files
 from actors.manifest import Manifest, Resolved
 from actors.messages import Company
+from actors.moved import Moved
 from actors.quota import Quotas
 from actors.retry import RateLimit
 from actors.store import Ingest
@@ -42,13 +43,11 @@ class Progress:
 
     done: int
     hashed: int
-    from_origin: int
+    moved: Moved
     rate_bytes_per_s: float
     verified: Counter[str]
     trouble: Failure | None = None
     retry_at: float | None = None
-    from_peers: int = 0
-    from_other_zones: int = 0
 
 
 class Driver(Protocol):
@@ -151,13 +150,11 @@ class Fill:
         return Progress(
             self._files.done,
             self._files.hashed,
-            traffic.from_origin,
+            traffic.moved,
             traffic.rate_bytes_per_s,
             self._files.verified,
             trouble,
             retry_at,
-            traffic.from_peers,
-            traffic.from_other_zones,
         )
 
     def _begin(self) -> Driver:

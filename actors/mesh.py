@@ -91,7 +91,7 @@ class Mesh:
         return self.have == self._all
 
     def wrong(self) -> dict[NodeName, int]:
-        """How many wrong chunks each peer has sent, or read: what status and Events name."""
+        """How often each peer was found to have sent, or read, wrong bytes: what its quarantine grows with."""
         return {name: peer.wrong for name, peer in self._peers.items() if peer.wrong}
 
     # --- what to do ---
@@ -325,7 +325,9 @@ class Mesh:
         blamed: dict[int, NodeName] = {}
         for chunk in chunks:
             doubted, now_right = self._doubted.pop(chunk, None), self.origins.get(chunk)
-            if doubted is not None and now_right is not None and doubted.digest != now_right.digest:
+            if doubted is None or now_right is None or not doubted.digest:  # without a digest nobody vouched for it
+                continue
+            if doubted.digest != now_right.digest:
                 blamed[chunk] = doubted.reader
         for name in set(blamed.values()) - {self.me}:
             self._standing(name).lied(now, self.pace.quarantine_s)

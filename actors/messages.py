@@ -178,7 +178,8 @@ class ModelReport:
 
     `verified` counts files by how they were checked (`sha256`, `git-sha1`, `md5`, `size`). `resolved` names the
     `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator. `part`: it is filled,
-    or served, together with others. `wrong_peers` counts, by node, chunks that came, or were read, with wrong bytes.
+    or served, together with others. `wrong_peers` counts, by node, chunks that came from it with wrong bytes;
+    `wrong_readers` those that were wrong already when it read them from the origin.
 
     `damage` names the files of a committed copy that are no longer what they were; the copy is not Ready, and the rest
     of the report is about its repair. `repaired` is what the last one put right. `verified_at`: when the whole copy was
@@ -213,6 +214,7 @@ class ModelReport:
     repaired_at: float | None = None
     part: Part | None = None
     wrong_peers: Mapping[NodeName, int] = field(default_factory=dict)
+    wrong_readers: Mapping[NodeName, int] = field(default_factory=dict)
     needed_bytes: int = 0
     lacking_bytes: int | None = None
 

@@ -25,13 +25,14 @@ import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from actors.errors import InsufficientStorage, StoreError
 from actors.journal import Journal
 from actors.manifest import Manifest, ManifestFile, StorageKey
+from actors.moved import Moved
 
 MARKER = ".localmodel/manifest.json"
 LATE_FILE_BYTES = 64 << 10
@@ -64,15 +65,17 @@ def disk_errors(what: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What is known of a committed model. `manifest` has every file's digest; `verified` says how each was checked."""
+    """What is known of a committed model. `manifest` has every file's digest; `verified` says how each was checked.
+
+    `moved` is what the fill has cost, over all attempts.
+    """
 
     owner: str
     manifest: Manifest
     verified: Mapping[str, str]
     started_at: float | None = None
     finished_at: float | None = None
-    bytes_from_origin: int = 0
-    bytes_from_peers: int = 0
+    moved: Moved = field(default_factory=Moved)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,8 +87,7 @@ class Marker:
             "verified": dict(self.verified),
             "startedAt": self.started_at,
             "finishedAt": self.finished_at,
-            "bytesFromOrigin": self.bytes_from_origin,
-            "bytesFromPeers": self.bytes_from_peers,
+            **self.moved.to_json(),
         }
 
     @classmethod
@@ -97,8 +99,7 @@ class Marker:
             verified={str(path): str(how) for path, how in data["verified"].items()},
             started_at=data.get("startedAt"),
             finished_at=data.get("finishedAt"),
-            bytes_from_origin=int(data.get("bytesFromOrigin", 0)),
-            bytes_from_peers=int(data.get("bytesFromPeers", 0)),
+            moved=Moved.from_json(data),
         )
 
 

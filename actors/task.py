@@ -23,6 +23,7 @@ from actors.files import Cancelled
 from actors.fill import Fill, Progress, verified_how
 from actors.manifest import Resolved
 from actors.messages import Company, DesiredModel, ModelReport, Phase
+from actors.moved import Moved
 from actors.quota import Quotas
 from actors.repair import Repair
 from actors.retry import RateLimit, RetryPolicy
@@ -82,9 +83,7 @@ class Task:
         self._thread: threading.Thread | None = None
         self._fill: Fill | None = None
         self._last: Progress | None = None
-        self._from_origin_before = 0
-        self._from_peers_before = 0
-        self._from_other_zones_before = 0
+        self._moved_before = Moved()
         self._cancelled = threading.Event()
         self._keep = True
         self._unpacking = False
@@ -192,9 +191,7 @@ class Task:
         """The attempt is over, and nothing runs or is reserved any more."""
         if self._fill is not None:
             self._last = self._fill.progress()
-            self._from_origin_before += self._last.from_origin
-            self._from_peers_before += self._last.from_peers
-            self._from_other_zones_before += self._last.from_other_zones
+            self._moved_before += self._last.moved
         self._thread, self._fill, self.reserved_bytes = None, None, 0
         self._phase = Phase.PENDING
         if ended.error is not None:
@@ -268,8 +265,7 @@ class Task:
             verified=verified,
             started_at=self._started_at,
             finished_at=self._clock(),
-            bytes_from_origin=self._from_origin_before + fill.progress().from_origin,
-            bytes_from_peers=self._from_peers_before + fill.progress().from_peers,
+            moved=self._moved_before + fill.progress().moved,
         )
         self._check_cancelled()
         store.commit(self.place.key, ingest, marker)
@@ -302,13 +298,10 @@ class Task:
         if self._fill is not None and progress is not None:
             phase = Phase.VERIFYING if done == total else phase
             failure, retry_at = progress.trouble, progress.retry_at
-        moved = [self._from_origin_before, self._from_peers_before, self._from_other_zones_before]
+        moved = self._moved_before
         if self._fill is not None and progress is not None:
-            now = [progress.from_origin, progress.from_peers, progress.from_other_zones]
-            moved = [before + since for before, since in zip(moved, now, strict=True)]
-        from_origin, from_peers, from_other_zones = moved
+            moved += progress.moved
         fill_name = self.company.fill if self.company is not None else None
-        part, wrong = self._exchange.part(fill_name) if self._exchange is not None else (None, {})
         return ModelReport(
             key=self.place.key,
             phase=phase,
@@ -316,9 +309,9 @@ class Task:
             resolved=self._resolved_name,
             bytes_total=total,
             bytes_done=done,
-            bytes_from_origin=from_origin,
-            bytes_from_peers=from_peers,
-            bytes_from_other_zones=from_other_zones,
+            bytes_from_origin=moved.from_origin,
+            bytes_from_peers=moved.from_peers,
+            bytes_from_other_zones=moved.from_other_zones,
             rate_bytes_per_s=progress.rate_bytes_per_s if self._fill is not None and progress is not None else 0.0,
             attempt=self._attempt,
             failure=failure,
@@ -327,8 +320,9 @@ class Task:
             revision=manifest.revision if manifest is not None else None,
             verified=dict(progress.verified) if progress is not None else {},
             started_at=self._started_at,
-            part=part,
-            wrong_peers=wrong,
+            part=self._exchange.part(fill_name) if self._exchange is not None else None,
+            wrong_peers=moved.wrong_peers,
+            wrong_readers=moved.wrong_readers,
             needed_bytes=self.needed_bytes,
             lacking_bytes=self.lacking_bytes if self.lacks_space else None,
         )

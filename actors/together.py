@@ -255,6 +255,7 @@ class Together:
             if self._stop.is_set():
                 raise Cancelled from error
         if outcome is Outcome.CORRUPT:
+            self._traffic.wrong_peer(peer)
             _log.warning("a peer sent wrong bytes", extra={"peer": peer, "chunk": number})
         with self._swarm.lock:
             self._failed_locked(number, outcome)
@@ -352,12 +353,13 @@ class Together:
             self._fetcher.fetch(reader, chunk, self._stop, each=digest.update)
             with self._swarm.lock:
                 self._mesh.put_back(number, Origin(self._swarm.me, digest.digest()))
+        self._advance(index, reader)  # raises if it is wrong again: then it is the origin's fault, and no reader's
         with self._swarm.lock:
             blamed = self._mesh.settle(chunks, time.monotonic())
             self._pump()
         for number, name in blamed.items():
+            self._traffic.wrong_reader(name)
             _log.warning("a node read wrong bytes", extra={"peer": name, "chunk": number, "file": path})
-        self._advance(index, reader)
 
     def _throttled(self, pause_s: float) -> None:
         with self._swarm.lock:

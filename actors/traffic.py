@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from actors.concurrency import Sample
 from actors.errors import Failure
+from actors.messages import NodeName
+from actors.moved import Moved
 from actors.retry import RateMeter
 
 
@@ -23,22 +26,39 @@ class Traffic:
         self._requests = 0
         self._latency_s = math.inf
         self._trouble: tuple[Failure, float] | None = None
-        self.from_origin = 0
-        self.from_peers = 0
-        self.from_other_zones = 0
-        """Those of `from_peers` that crossed a zone."""
+        self._from_origin = 0
+        self._from_peers = 0
+        self._from_other_zones = 0
+        self._wrong_peers: Counter[NodeName] = Counter()
+        self._wrong_readers: Counter[NodeName] = Counter()
 
     def origin(self, count: int, *, requests: int = 0) -> None:
         with self._lock:
-            self.from_origin += count
+            self._from_origin += count
             self._requests += requests
             self._arrived(count)
 
     def peer(self, count: int, *, far: bool) -> None:
         with self._lock:
-            self.from_peers += count
-            self.from_other_zones += count if far else 0
+            self._from_peers += count
+            self._from_other_zones += count if far else 0
             self._arrived(count)
+
+    def wrong_peer(self, name: NodeName) -> None:
+        """A chunk from this node did not have the digest that it was sent with."""
+        with self._lock:
+            self._wrong_peers[name] += 1
+
+    def wrong_reader(self, name: NodeName) -> None:
+        """A chunk was wrong when this node read it from the origin."""
+        with self._lock:
+            self._wrong_readers[name] += 1
+
+    @property
+    def moved(self) -> Moved:
+        with self._lock:
+            wrong = dict(self._wrong_peers), dict(self._wrong_readers)
+            return Moved(self._from_origin, self._from_peers, self._from_other_zones, *wrong)
 
     def answered(self, latency_s: float) -> None:
         """The first byte of a request came after so long."""
@@ -61,7 +81,7 @@ class Traffic:
     def sample(self) -> Sample:
         """Of the origin."""
         latency_s = self._latency_s if math.isfinite(self._latency_s) else 0.0
-        return Sample(time.monotonic(), self.from_origin, self._requests, latency_s)
+        return Sample(time.monotonic(), self._from_origin, self._requests, latency_s)
 
     def _arrived(self, count: int) -> None:
         self._meter.add(count)

@@ -169,6 +169,10 @@ class CacheBytes(ApiModel):
     cached: Bytes | None = Field(None, description="Finished bytes, summed over nodes.")
     from_origin: Bytes | None = Field(None, description="Bytes read from the origin, summed over nodes.")
     from_peers: Bytes | None = Field(None, description="Bytes read from other nodes, summed over nodes.")
+    from_other_zones: Bytes | None = Field(None, description="Those of `fromPeers` that crossed a zone.")
+    amplification: str | None = Field(
+        None, description='Bytes read from the origin, in copies of the model, e.g. "1.00".'
+    )
 
 
 class LocalModelCacheStatus(ApiModel):
@@ -192,6 +196,12 @@ class LocalModelCacheStatus(ApiModel):
     completed_at: Time | None = None
     unused_since: Time | None = Field(
         None, description="Since when no pod is seen to use the model; kept while an eviction policy is on."
+    )
+    wrong_peers: Mapping[str, int] | None = Field(
+        None, description="By node, chunks that other nodes got from it with wrong bytes, and got elsewhere."
+    )
+    wrong_readers: Mapping[str, int] | None = Field(
+        None, description="By node, chunks that were wrong when it read them from the origin, and were read again."
     )
 
 
@@ -234,6 +244,7 @@ class NodeModelDetail(ApiModel):
     bytes_done: Bytes | None = None
     bytes_from_origin: Bytes | None = None
     bytes_from_peers: Bytes | None = None
+    bytes_from_other_zones: Bytes | None = Field(None, description="Those of `bytesFromPeers` that crossed a zone.")
     rate_bytes_per_second: Bytes | None = None
     eta: str | None = None
     attempt: Bytes | None = None
@@ -248,6 +259,12 @@ class NodeModelDetail(ApiModel):
     verified_at: Time | None = Field(None, description="When the whole copy was last read from the disk.")
     repaired: str | None = Field(None, description="What was damaged when the copy was last repaired.")
     repaired_at: Time | None = None
+    wrong_peers: Mapping[str, int] | None = Field(
+        None, description="By node, chunks that came from it to this one with wrong bytes."
+    )
+    wrong_readers: Mapping[str, int] | None = Field(
+        None, description="By node, chunks that this one found to be wrong since they were read from the origin."
+    )
 
 
 class NodeRootDetail(ApiModel):

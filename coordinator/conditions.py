@@ -178,7 +178,7 @@ def _no_nodes(cache: Cache) -> str:
 
 
 def _under_way(tally: Tally) -> str:
-    size = tally.source.total_bytes or tally.bytes_total
+    size = tally.size_bytes
     text = f"{tally.available}/{tally.total} nodes"
     if size:
         share = 100 * tally.bytes_cached // (size * tally.total)

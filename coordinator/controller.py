@@ -304,11 +304,14 @@ def _sample(tally: Tally) -> CacheSample:
         name=ref.name,
         namespace=ref.namespace or "",
         nodes={word.value: count for word, count in Counter(tally.node_status.values()).items()},
-        bytes_total=tally.source.total_bytes or tally.bytes_total,
+        bytes_total=tally.size_bytes,
         bytes_cached=tally.bytes_cached,
         bytes_from_origin=tally.bytes_from_origin,
         bytes_from_peers=tally.bytes_from_peers,
+        bytes_from_other_zones=tally.bytes_from_other_zones,
         rate_bytes_per_s=tally.rate,
+        chunks_sent_wrong=tally.wrong_peers.total(),
+        chunks_read_wrong=tally.wrong_readers.total(),
     )
 
 

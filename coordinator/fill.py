@@ -187,7 +187,7 @@ def _fill(resolved: Resolved, target: Path, folder: Path, args: argparse.Namespa
             verified=verified,
             started_at=started_at,
             finished_at=time.time(),
-            bytes_from_origin=work.progress().from_origin,
+            moved=work.progress().moved,
         )
         ingest.publish(marker, target, trash=folder / "trash")
     _remove(folder)

@@ -32,7 +32,10 @@ class CacheSample:
     bytes_cached: int = 0
     bytes_from_origin: int = 0
     bytes_from_peers: int = 0
+    bytes_from_other_zones: int = 0
     rate_bytes_per_s: float = 0.0
+    chunks_sent_wrong: int = 0
+    chunks_read_wrong: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,16 @@ class _Now(Collector):
         total = GaugeMetricFamily("localmodel_cache_size_bytes", "Size of one copy.", labels=labels)
         cached = GaugeMetricFamily("localmodel_cache_cached_bytes", "Finished, over all nodes.", labels=labels)
         read = GaugeMetricFamily("localmodel_cache_read_bytes", "Read, by where from.", labels=[*labels, "location"])
+        zones = GaugeMetricFamily(
+            "localmodel_cache_cross_zone_bytes",
+            "Read from nodes in another zone; part of those from peers.",
+            labels=labels,
+        )
+        wrong = GaugeMetricFamily(
+            "localmodel_cache_wrong_chunks",
+            "Chunks with wrong bytes, by what went wrong: a node sent them so, or had read them so from the origin.",
+            labels=[*labels, "when"],
+        )
         rate = GaugeMetricFamily("localmodel_cache_rate_bytes_per_second", "Over all nodes.", labels=labels)
         times = GaugeMetricFamily(
             "localmodel_cache_origin_amplification",
@@ -162,13 +175,16 @@ class _Now(Collector):
             cached.add_metric(key, cache.bytes_cached)
             read.add_metric([*key, "origin"], cache.bytes_from_origin)
             read.add_metric([*key, "peers"], cache.bytes_from_peers)
+            zones.add_metric(key, cache.bytes_from_other_zones)
+            wrong.add_metric([*key, "sent"], cache.chunks_sent_wrong)
+            wrong.add_metric([*key, "read"], cache.chunks_read_wrong)
             rate.add_metric(key, cache.rate_bytes_per_s)
             if cache.bytes_total:
                 times.add_metric(key, cache.bytes_from_origin / cache.bytes_total)
         agents = GaugeMetricFamily("localmodel_agents", "Node agents by state.", labels=["state"])
         for state, count in self.agents.items():
             agents.add_metric([state], count)
-        return [nodes, total, cached, read, rate, times, agents, *self._of_origins()]
+        return [nodes, total, cached, read, zones, wrong, rate, times, agents, *self._of_origins()]
 
     def _of_origins(self) -> Iterable[GaugeMetricFamily]:
         def gauge(name: str, text: str, value: Callable[[OriginSample], float | None]) -> GaugeMetricFamily:

@@ -26,6 +26,8 @@ CACHE_STATUS = (
     "startedAt",
     "completedAt",
     "unusedSince",
+    "wrongPeers",
+    "wrongReaders",
 )
 NODE_STATUS = ("modelStatus", "models", "roots", "agent")
 

@@ -372,6 +372,10 @@ def _are_words(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(word, str) for word in value.values())
 
 
+def _are_counts(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(count, int) for count in value.values())
+
+
 def _are_scalars(value: object) -> bool:
     return isinstance(value, Mapping) and all(isinstance(item, str | int) for item in value.values())
 
@@ -394,6 +398,8 @@ _CACHE_STATUS: Mapping[str, Callable[[object], bool]] = {
     "copies": _are_scalars,
     "conditions": _are_conditions,
     "bytes": _are_scalars,
+    "wrongPeers": _are_counts,
+    "wrongReaders": _are_counts,
     "observedGeneration": _is_scalar,
     "rateBytesPerSecond": _is_scalar,
     **dict.fromkeys(

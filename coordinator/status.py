@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from actors.messages import NodeReport, RootReport
+from actors.messages import NodeName, NodeReport, RootReport
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.quantity import format_bytes, format_duration, format_percent
@@ -86,6 +86,7 @@ def model_detail(key: StatusKey, cell: Cell) -> Mapping[str, Any]:
         detail["bytesDone"] = report.bytes_done
         detail["bytesFromOrigin"] = report.bytes_from_origin
         detail["bytesFromPeers"] = report.bytes_from_peers
+        detail["bytesFromOtherZones"] = report.bytes_from_other_zones
         if report.attempt:
             detail["attempt"] = report.attempt
         if report.manifest_digest:
@@ -104,6 +105,10 @@ def model_detail(key: StatusKey, cell: Cell) -> Mapping[str, Any]:
             detail["verifiedAt"] = rfc3339(report.verified_at)
         if report.repaired is not None and report.repaired_at is not None:
             detail["repaired"], detail["repairedAt"] = report.repaired, rfc3339(report.repaired_at)
+        if report.wrong_peers:
+            detail["wrongPeers"] = dict(report.wrong_peers)
+        if report.wrong_readers:
+            detail["wrongReaders"] = dict(report.wrong_readers)
     if failure is not None:
         detail["reason"], detail["message"] = failure.reason, failure.message
         if retry_at is not None:
@@ -118,7 +123,7 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
     answered = source.resolved is not None or source.total_bytes is not None
     answered = answered or tally.available > tally.unmeasured or same
     written_bytes = written.get("bytes") if same else None
-    size = source.total_bytes or tally.bytes_total or (written_bytes or {}).get("total")
+    size = tally.size_bytes or (written_bytes or {}).get("total")
     cached = tally.bytes_cached + tally.unmeasured * (size or 0)
     done = tally.total > 0 and tally.available == tally.total
     copies = {"available": tally.available, "failed": tally.failed, "total": tally.total}
@@ -134,7 +139,10 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
         "cached": cached,
         "fromOrigin": tally.bytes_from_origin,
         "fromPeers": tally.bytes_from_peers,
+        "fromOtherZones": tally.bytes_from_other_zones,
     }
+    if size:
+        moved["amplification"] = f"{tally.bytes_from_origin / size:.2f}"
     return {
         "nodeStatus": tally.node_status,
         "copies": {name: count for name, count in copies.items() if count},  # as KServe: absent means 0
@@ -152,7 +160,15 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
         "size": format_bytes(size) if size is not None else None,
         "startedAt": started,
         "completedAt": completed or None,
+        "wrongPeers": _at_least(tally.wrong_peers, written.get("wrongPeers") if same else None),
+        "wrongReaders": _at_least(tally.wrong_readers, written.get("wrongReaders") if same else None),
     }
+
+
+def _at_least(counts: Mapping[NodeName, int], written: Mapping[str, int] | None) -> dict[str, int] | None:
+    """No count falls below what was written: agents that have not been heard yet are missing from `counts`."""
+    known = written or {}
+    return {**known, **{name: max(count, known.get(name, 0)) for name, count in counts.items()}} or None
 
 
 @lru_cache(maxsize=65536)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from actors.errors import Failure
@@ -48,6 +49,7 @@ class Tally:
     bytes_cached: int = 0
     bytes_from_origin: int = 0
     bytes_from_peers: int = 0
+    bytes_from_other_zones: int = 0
     rate: float = 0.0
     seconds_left: float | None = None
     unmeasured: int = 0
@@ -56,10 +58,17 @@ class Tally:
     started_at: float | None = None
     finished_at: float | None = None
     troubles: list[tuple[NodeName, Failure, float | None]] = field(default_factory=list)
+    wrong_peers: Counter[NodeName] = field(default_factory=Counter)
+    wrong_readers: Counter[NodeName] = field(default_factory=Counter)
 
     @property
     def total(self) -> int:
         return len(self.node_status)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of one copy; 0 as long as it is not known."""
+        return self.source.total_bytes or self.bytes_total
 
     def add(self, node: NodeName, cell: Cell) -> None:
         word, failure, retry_at, report = cell
@@ -67,6 +76,11 @@ class Tally:
         if report is not None:
             self.bytes_from_origin += report.bytes_from_origin
             self.bytes_from_peers += report.bytes_from_peers
+            self.bytes_from_other_zones += report.bytes_from_other_zones
+            if report.wrong_peers:
+                self.wrong_peers.update(report.wrong_peers)
+            if report.wrong_readers:
+                self.wrong_readers.update(report.wrong_readers)
             started, total = report.started_at, report.bytes_total
             if started is not None and (self.started_at is None or started < self.started_at):
                 self.started_at = started

@@ -80,6 +80,7 @@ def cache_events(
                 say("DownloadFailed", f"{degraded.reason}: {degraded.message}", warning=True)
         elif not degraded.status and was.get("status") == "True":
             say("Recovered", f"no longer {was.get('reason')}")
+        events += wrong_bytes_events(cache, wanted)
     events += node_events(cache, wanted)
     if extensions and ready.status and known.get("Ready", {}).get("status") != "True":
         say("Ready", ready.message)
@@ -102,6 +103,32 @@ def node_events(cache: Cache, wanted: Mapping[str, Any]) -> list[Announcement]:
             )
         ]
     return [Announcement(cache.ref, False, "NodeDownloaded", f"{node} holds the model") for node in sorted(done)]
+
+
+def wrong_bytes_events(cache: Cache, wanted: Mapping[str, Any]) -> list[Announcement]:
+    """Who sent, or read, chunks that were wrong: said when it is first seen, and each time the number has doubled."""
+    return [
+        Announcement(cache.ref, True, "WrongBytes", message.format(node=node, chunks=_chunks(count)))
+        for field, message in _WRONG.items()
+        for node, count in sorted((wanted.get(field) or {}).items())
+        if count.bit_length() > (cache.status.get(field) or {}).get(node, 0).bit_length()
+    ]
+
+
+_WRONG = {
+    "wrongPeers": (
+        "{node} sent {chunks} with wrong bytes to other nodes, which got them elsewhere and leave it alone for a while;"
+        " check its disk and memory"
+    ),
+    "wrongReaders": (
+        "{node} read {chunks} wrong from the origin, and the files they belong to were read again;"
+        " check its memory, and what is between it and the origin"
+    ),
+}
+
+
+def _chunks(count: int) -> str:
+    return f"{count} chunk{'s' if count > 1 else ''}"
 
 
 def agent_events(ref: Ref, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Announcement]:

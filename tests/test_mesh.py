@@ -268,6 +268,16 @@ def test_a_peer_is_asked_only_for_what_it_shows_and_not_while_it_is_quarantined(
     assert any(isinstance(action, AskPeer) for action in actions(mesh, 31.0))
 
 
+def test_nobody_is_blamed_for_a_chunk_of_which_no_digest_was_made() -> None:
+    mesh = node("ab", chunks=2, have=0b11)
+    mesh.origins[1] = Origin(B, b"wrong")
+    mesh.withdraw([0, 1])
+    for chunk in (0, 1):
+        mesh.put_back(chunk, Origin(A, b"right"))
+    assert mesh.settle([0, 1], 0.0) == {1: B}
+    assert mesh.wrong() == {B: 1}
+
+
 def test_a_peer_in_the_same_zone_is_preferred() -> None:
     zones = {"a": "east", "b": "west", "c": "east"}
     members = [Member(NodeName(name), zone=zone) for name, zone in zones.items()]

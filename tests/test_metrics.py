@@ -36,7 +36,7 @@ def test_the_leader_is_seen_where_controller_runtime_shows_it() -> None:
 
 def test_a_cache_is_shown_and_leaves_no_series_when_it_is_gone() -> None:
     metrics = Metrics("1")
-    cache = CacheSample("llama", "team", {"NodeDownloaded": 3}, 10, 30, 10, 20, 5.0)
+    cache = CacheSample("llama", "team", {"NodeDownloaded": 3}, 10, 30, 10, 20, 15, 5.0, 2, 1)
     metrics.show([cache], {"ready": 3})
     key = (("name", "llama"), ("namespace", "team"))
     found = series(metrics)
@@ -45,6 +45,10 @@ def test_a_cache_is_shown_and_leaves_no_series_when_it_is_gone() -> None:
     assert found["localmodel_cache_cached_bytes", key] == 30
     assert found["localmodel_cache_read_bytes", (("location", "origin"), *key)] == 10
     assert found["localmodel_cache_read_bytes", (("location", "peers"), *key)] == 20
+    assert found["localmodel_cache_cross_zone_bytes", key] == 15
+    assert found["localmodel_cache_wrong_chunks", (*key, ("when", "sent"))] == 2
+    assert found["localmodel_cache_wrong_chunks", (*key, ("when", "read"))] == 1
+    assert found["localmodel_cache_origin_amplification", key] == 1
     assert found["localmodel_cache_rate_bytes_per_second", key] == 5
     assert found["localmodel_agents", (("state", "ready"),)] == 3
     metrics.show([], {})

@@ -615,6 +615,46 @@ def test_a_repair_that_was_over_before_anybody_looked_is_announced_on_its_node()
     assert events(world.step()) == []
 
 
+def test_who_sent_or_read_wrong_bytes_is_named_and_again_only_when_the_number_has_doubled() -> None:
+    cache, bad = a_cache(), NodeName("n3")
+    world = a_cluster(cache, nodes=3).reporting("n1", a_report(cache)).reporting("n2", a_report(cache)).reporting("n3")
+    world.settle()
+
+    def said_when(**wrong: Any) -> list[str]:
+        world.reporting("n1", a_report(cache, **wrong))
+        return [message for reason, message in said(world) if reason == "WrongBytes"]
+
+    (first,) = said_when(wrong_peers={bad: 1})
+    assert first.startswith("n3 sent 1 chunk with wrong bytes to other nodes")
+    assert said_when(wrong_peers={bad: 1}) == []
+    (second,) = said_when(wrong_peers={bad: 2})
+    assert second.startswith("n3 sent 2 chunks with wrong bytes")
+    assert said_when(wrong_peers={bad: 3}) == []
+    (third,) = said_when(wrong_peers={bad: 3}, wrong_readers={bad: 1, NodeName("n1"): 4})[:1]
+    assert third.startswith("n1 read 4 chunks wrong from the origin")
+    assert world.settle().writes == ()
+
+
+def test_wrong_bytes_stand_in_status_by_node_and_are_not_forgotten_by_a_coordinator_that_starts() -> None:
+    cache, bad = a_cache(), NodeName("n3")
+    world = a_cluster(cache, nodes=3).reporting("n3", a_report(cache))
+    for node in ("n1", "n2"):
+        world.reporting(node, a_report(cache, wrong_peers={bad: 2}, wrong_readers={bad: 1}))
+    world.settle()
+    counts = {"wrongPeers": {"n3": 4}, "wrongReaders": {"n3": 2}}
+    assert {name: cache.json["status"][name] for name in counts} == counts
+    local = world.find("LocalModelNode", "n1")
+    assert local is not None
+    (detail,) = local["status"]["models"]
+    assert (detail["wrongPeers"], detail["wrongReaders"]) == ({"n3": 2}, {"n3": 1})
+    for node in ("n1", "n2"):
+        world.agents[node] = a_silent_agent("AgentStarting")
+    assert "WrongBytes" not in story(world)
+    world.reporting("n1", a_report(cache, wrong_peers={bad: 2})).reporting("n2", a_report(cache, wrong_peers={bad: 2}))
+    assert "WrongBytes" not in story(world)
+    assert {name: cache.json["status"][name] for name in counts} == counts
+
+
 def test_many_nodes_that_finish_together_share_one_event() -> None:
     cache = a_cache()
     world = a_cluster(cache, nodes=12)

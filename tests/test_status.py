@@ -218,13 +218,21 @@ def test_a_source_of_other_content_than_the_digest_names_is_never_downloaded() -
 def test_progress_is_summed_over_nodes() -> None:
     cache = a_cache()
     world = a_cluster(cache, 4).resolved(cache, 4 * GIB)
-    world.reporting("n1", a_report(cache, total=4 * GIB, bytes_from_peers=GIB))
+    world.reporting("n1", a_report(cache, total=4 * GIB, bytes_from_peers=GIB, bytes_from_other_zones=GIB // 2))
     moving: dict[str, Any] = {"rate_bytes_per_s": GIB / 50, "started_at": NOW - 99}
     world.reporting("n2", a_report(cache, Phase.DOWNLOADING, total=4 * GIB, done=2 * GIB, **moving))
     world.reporting("n3", a_report(cache, Phase.DOWNLOADING, total=4 * GIB, done=3 * GIB, **moving))
     world.reporting("n4")
     status = status_of(world, cache)
-    assert status["bytes"] == {"total": 4 * GIB, "cached": 9 * GIB, "fromOrigin": 9 * GIB, "fromPeers": GIB}
+    assert status["bytes"] == {
+        "total": 4 * GIB,
+        "cached": 9 * GIB,
+        "fromOrigin": 9 * GIB,
+        "fromPeers": GIB,
+        "fromOtherZones": GIB // 2,
+        "amplification": "2.25",
+    }
+    assert node_status(world, "n1")["models"][0]["bytesFromOtherZones"] == GIB // 2
     assert (status["progress"], status["eta"], status["available"], status["size"]) == ("56%", "1m40s", "1/4", "4Gi")
     assert status["rateBytesPerSecond"] == 2 * (GIB // 50)
     assert status["startedAt"] == "2023-11-14T22:11:41Z"

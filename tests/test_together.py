@@ -21,6 +21,7 @@ from actors.moves import Origin as ReadBy
 from actors.origin import SourceOptions
 from actors.peers import PeerServer, Sending
 from actors.source import resolve
+from actors.store import read_marker
 from actors.swarm import _digest
 from coordinator.dev.agentprocess import AgentProcess
 from coordinator.dev.faults import Fault
@@ -83,7 +84,7 @@ def test_cold_nodes_read_the_origin_once(tmp_path: Path, origin: Origin, resolve
     for report in reports:
         assert report.bytes_from_origin + report.bytes_from_peers >= SAMPLE_BYTES
         assert report.part is not None
-        assert report.wrong_peers == {}
+        assert (report.wrong_peers, report.wrong_readers) == ({}, {})
     assert max(report.bytes_from_origin for report in reports) < SAMPLE_BYTES, "the reading was shared out"
 
 
@@ -101,6 +102,28 @@ def test_a_late_joiner_takes_everything_from_peers(
         assert same_bytes(late.folder(URI), sample)
     assert (report.bytes_from_origin, report.bytes_from_peers) == (0, SAMPLE_BYTES)
     assert origin.stats()["bytes"] == before
+
+
+def test_bytes_are_taken_from_the_same_zone_and_those_that_cross_are_counted(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    *early, late = some_peers(tmp_path, 5)
+    zones = {
+        peer.name: zone for peer, zone in zip([*early, late], ("east", "west", "west", "west", "east"), strict=True)
+    }
+
+    def members(peers: list[Peer]) -> list[Member]:
+        return [peer.member(zone=zones[peer.name], owns=peer is not late) for peer in peers]
+
+    with running(*early, late):
+        tell(early, resolved, a_company(members(early)))
+        lonely, *_ = all_ready(early, URI)
+        tell([*early, late], resolved, a_company(members([*early, late])))
+        (report,) = all_ready([late], URI)
+        assert same_bytes(late.folder(URI), sample)
+    assert report.bytes_from_peers == SAMPLE_BYTES
+    assert report.bytes_from_other_zones < 0.5 * SAMPLE_BYTES, "three of the four that have it are in the other zone"
+    assert lonely.bytes_from_other_zones == lonely.bytes_from_peers > 0, "nobody else is in its zone"
 
 
 def test_a_committed_copy_seeds_the_others_though_the_origin_and_its_first_agent_are_gone(
@@ -213,6 +236,25 @@ def test_an_origin_that_is_down_for_all_is_said_and_waited_for(
         origin.faults.clear()
         all_ready(peers, URI)
     assert origin.stats()["bytes"] < 1.1 * SAMPLE_BYTES
+
+
+def test_an_origin_that_is_wrong_itself_is_to_blame_and_no_peer(
+    tmp_path: Path, origin: Origin, resolved: Resolved
+) -> None:
+    peers = some_peers(tmp_path, 2)
+    origin.faults.set(Fault(path="/_cdn/*00001-of*", corrupt_bytes=8))
+    with running(*peers):
+        tell(peers, resolved, a_company([peer.member() for peer in peers]))
+
+        def failed() -> bool:
+            reports = [peer.model(URI) for peer in peers]
+            return all(r is not None and r.failure and r.failure.reason == "IntegrityError" for r in reports)
+
+        eventually(failed, every_s=0.01, seen=lambda: [peer.model(URI) for peer in peers])
+        reports = [peer.model(URI) for peer in peers]
+        origin.faults.clear()
+        all_ready(peers, URI)
+    assert [(r.wrong_peers, r.wrong_readers) for r in reports if r is not None] == [({}, {})] * 2
 
 
 def test_a_pause_that_the_origin_asks_of_one_is_kept_by_all(tmp_path: Path, origin: Origin, resolved: Resolved) -> None:
@@ -354,8 +396,12 @@ def test_a_peer_that_lies_or_crawls_harms_nobody(
     finally:
         impostor.close()
     assert impostor.asked_for
-    named = {name for report in reports for name in report.wrong_peers}
-    assert named == (set() if kind is Sloth else {impostor.name})
+    sent = {name for report in reports for name in report.wrong_peers}
+    read = {name for report in reports for name in report.wrong_readers}
+    assert (sent, read) == ({impostor.name} if kind is Liar else set(), {impostor.name} if kind is Forger else set())
+    kept = read_marker(peers[0].folder(URI))
+    assert kept is not None
+    assert (kept.moved.wrong_peers, kept.moved.wrong_readers) == (reports[0].wrong_peers, reports[0].wrong_readers)
 
 
 def test_without_the_token_a_node_gets_nothing_and_reads_for_itself(
