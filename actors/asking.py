@@ -7,7 +7,7 @@ the caller: a connection is kept only if all of it was read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -57,11 +57,11 @@ class Reply:
 class Asker:
     """The connections of one node in one fill. Any thread; each request is one thread's."""
 
-    def __init__(self, me: NodeName, fill: str, token: Callable[[], str], silence_s: float) -> None:
-        """A peer that sends no byte for `silence_s` is given up. `token` is asked for every request."""
+    def __init__(self, me: NodeName, fill: str, tokens: Callable[[], Sequence[str]], silence_s: float) -> None:
+        """A peer that sends no byte for `silence_s` is given up. `tokens`: the next is tried where one is refused."""
         self._me = me
         self._fill = fill
-        self._token = token
+        self._tokens = tokens
         self._silence_s = silence_s
         self._lock = threading.Lock()
         self._idle: dict[str, list[Wire]] = {}
@@ -71,7 +71,18 @@ class Asker:
     @contextmanager
     def ask(self, peer: Member, method: str, what: str, *, timeout_s: float | None = None) -> Iterator[Reply]:
         """The head of the answer has come. `timeout_s`: how long it may take, if not `silence_s`."""
-        wire, head = self._request(peer.address, method, what, timeout_s or self._silence_s)
+        *earlier, last = self._tokens()
+        for token in earlier:
+            with self._ask(peer, method, what, token, timeout_s or self._silence_s) as reply:
+                if reply.status != 403:
+                    yield reply
+                    return
+        with self._ask(peer, method, what, last, timeout_s or self._silence_s) as reply:
+            yield reply
+
+    @contextmanager
+    def _ask(self, peer: Member, method: str, what: str, token: str, timeout_s: float) -> Iterator[Reply]:
+        wire, head = self._request(peer.address, method, what, token, timeout_s)
         reply: Reply | None = None
         try:
             reply = Reply(_status(head), head, head.length, wire)
@@ -98,9 +109,9 @@ class Asker:
         for wire in idle:
             wire.close()
 
-    def _request(self, address: str, method: str, what: str, timeout_s: float) -> tuple[Wire, Head]:
+    def _request(self, address: str, method: str, what: str, token: str, timeout_s: float) -> tuple[Wire, Head]:
         """A kept connection that the peer has closed meanwhile is replaced."""
-        fields = {"Authorization": f"Bearer {self._token()}", NODE: self._me}
+        fields = {"Authorization": f"Bearer {token}", NODE: self._me}
         while True:
             wire, kept = self._take(address)
             try:

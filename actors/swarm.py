@@ -78,8 +78,9 @@ class Swarm:
         weakref.finalize(self, os.close, self._folder)  # not sooner: whoever sends from it holds on to us
 
     @property
-    def token(self) -> str:
-        return self._tokens[0]
+    def tokens(self) -> tuple[str, ...]:
+        """The present one, and the last: for peers that have not heard of the present one yet."""
+        return tuple(dict.fromkeys(self._tokens))
 
     @property
     def part(self) -> Part:
@@ -95,11 +96,14 @@ class Swarm:
         """From now on these take part. The last token opens the port still: others may be a moment behind."""
         if company == self.company:
             return
-        membership = Membership(company.fill, company.members, len(self.grid))
+        same = company.members == self.company.members
+        membership = self.membership if same else Membership(company.fill, company.members, len(self.grid))
         with self.lock:
             if company.token != self._tokens[0]:
                 self._tokens = (company.token, self._tokens[0])
             self.company, self.membership = company, membership
+            if same:
+                return
             self.mesh.join(membership, time.monotonic())
             self.poke()
             self._news.notify_all()

@@ -30,6 +30,8 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 DEAD_S = 10.0
 SETTLE_S = 15.0
 """A new coordinator hears from agents that are alive within seconds."""
+ROTATE_S = 3600.0
+"""The token of a fill is another after this. Agents know the last one too, so no transfer notices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def companies(
                     unheard[name] = unheard.get(name, frozenset()) | {key}
             continue
         most = min((snapshot.budgets.of(origin).requests for origin in resolved.origins), default=len(candidates))
-        company = _company(snapshot.secret, resolved, candidates, before, most)
+        company = _company(snapshot.secret, resolved, candidates, before, most, now)
         if company.members:  # also if it is but one: the others' agents may be about to start
             by_fill[company.fill] = company
             for member in company.members:
@@ -149,7 +151,7 @@ def nodes_wanting(members: Members, caches: list[Cache]) -> list[NodeName]:
 
 
 def _company(
-    secret: bytes, resolved: Resolved, candidates: list[_Candidate], before: Company | None, most: int
+    secret: bytes, resolved: Resolved, candidates: list[_Candidate], before: Company | None, most: int, now: float
 ) -> Company:
     """`most` may read the origin at a time: it is shared out among so many, whichever they are, and no more."""
     told = {(member.name, member.incarnation): member for member in before.members} if before is not None else {}
@@ -172,9 +174,14 @@ def _company(
         seed = each.holds and not owns
         found.append(Member(agent.name, agent.incarnation, agent.zone, agent.address, owns, seed))
     fill = f"{resolved.content}-{chunk_bytes}"
-    token = hmac.new(secret, fill.encode(), hashlib.sha256).hexdigest()
-    company = Company(fill, chunk_bytes, tuple(sorted(found, key=lambda member: member.name)), token)
+    members = tuple(sorted(found, key=lambda member: member.name))
+    company = Company(fill, chunk_bytes, members, _token(secret, fill, now))
     return before if before is not None and company == before else company  # its name is known already
+
+
+def _token(secret: bytes, fill: str, now: float) -> str:
+    """Of one fill, for one epoch: nobody can tell the next one, or another fill's, from it."""
+    return hmac.new(secret, f"{fill}/{int(now // ROTATE_S)}".encode(), hashlib.sha256).hexdigest()
 
 
 def _content(fill: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from actors.messages import Company, DesiredModel, Member, ModelReport, NodeName, Part, Phase
-from coordinator.company import DEAD_S, SETTLE_S
+from coordinator.company import DEAD_S, ROTATE_S, SETTLE_S
 from coordinator.fleet import AgentView
 from coordinator.plan import Plan, plan
 from coordinator.snapshot import Snapshot
@@ -184,6 +184,20 @@ def test_the_token_is_the_coordinators_and_the_fills() -> None:
     other = plan(replace(a_fleet().snapshot(), secret=b"another"), NOW)
     assert the_company(other).token != the_company(made).token
     assert the_company(made).token not in repr(the_company(made))
+
+
+def test_the_token_is_another_after_an_hour_and_the_fill_goes_on() -> None:
+    start = NOW - NOW % ROTATE_S
+    made = planned(a_fleet(), now=start)
+    running = a_fleet(**{name: a_peer(name, filling(made)) for name in NODES})
+    tokens = [the_company(made).token]
+    for later in (ROTATE_S - 1, ROTATE_S, 2 * ROTATE_S):
+        made = planned(running, made, start + later)
+        tokens.append(the_company(made).token)
+        assert members(made) == dict.fromkeys(NODES, OWNER)
+        assert desired(made, "a").company == the_company(made).name
+    assert tokens[0] == tokens[1]
+    assert len(set(tokens)) == 3
 
 
 def test_zones_are_told() -> None:

@@ -62,7 +62,7 @@ def server(swarm: Swarm) -> Iterator[PeerServer]:
 
 @pytest.fixture
 def asker() -> Iterator[Asker]:
-    asker = Asker(THERE, FILL, lambda: "secret", 5.0)
+    asker = Asker(THERE, FILL, lambda: ["secret"], 5.0)
     yield asker
     asker.close()
 
@@ -187,6 +187,25 @@ def test_the_token_before_the_last_still_opens(swarm: Swarm) -> None:
     assert [swarm.admits(token) for token in ("secret", "second", "third", "")] == [False, True, True, False]
     swarm.close()
     assert not swarm.admits("third")
+
+
+def test_a_peer_that_has_not_heard_of_the_new_token_is_asked_with_the_last(server: PeerServer, swarm: Swarm) -> None:
+    tokens = ["second", "secret"]
+    asker = Asker(THERE, FILL, lambda: tokens, 5.0)
+    try:
+        statuses = []
+        for rotated in (False, True):
+            if rotated:
+                swarm.join(replace(COMPANY, token="second"))
+            with asker.ask(the_peer(server), "GET", "chunks/0") as reply:
+                statuses.append(reply.status)
+                reply.read(CHUNK)
+        tokens[:] = ["another", "guess"]
+        with asker.ask(the_peer(server), "GET", "chunks/0") as reply:
+            statuses.append(reply.status)
+    finally:
+        asker.close()
+    assert statuses == [200, 200, 403]
 
 
 def test_news_come_whole_first_and_end_with_the_fill(server: PeerServer, swarm: Swarm, asker: Asker) -> None:

@@ -404,6 +404,26 @@ def test_a_peer_that_lies_or_crawls_harms_nobody(
     assert (kept.moved.wrong_peers, kept.moved.wrong_readers) == (reports[0].wrong_peers, reports[0].wrong_readers)
 
 
+def test_a_token_that_is_rotated_while_it_runs_is_not_noticed_by_the_fill(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    peers = some_peers(tmp_path, 3)
+    origin.faults.set(Fault(path="/_cdn/*", latency_s=0.05))
+    with running(*peers):
+        members = [peer.member() for peer in peers]
+        tell(peers, resolved, a_company(members))
+        for number in range(1, 4):  # each time one of them hears of it late
+            eventually(lambda: sum(map(done, peers)) > number * 0.5 * SAMPLE_BYTES, every_s=0.01)  # noqa: B023
+            tell(peers[1:], resolved, a_company(members, token=f"token {number}"))
+            time.sleep(0.2)
+            tell(peers[:1], resolved, a_company(members, token=f"token {number}"))
+        all_ready(peers, URI)
+        assert all(same_bytes(peer.folder(URI), sample) for peer in peers)
+        markers = [read_marker(peer.folder(URI)) for peer in peers]
+    assert origin.stats()["bytes"] <= 1.02 * SAMPLE_BYTES
+    assert [marker.moved.wrong_peers for marker in markers if marker is not None] == [{}] * 3
+
+
 def test_without_the_token_a_node_gets_nothing_and_reads_for_itself(
     tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
 ) -> None:
