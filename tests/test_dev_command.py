@@ -82,7 +82,10 @@ def test_once_json_reports_a_ready_sample_and_leaves_nothing(folder: Path) -> No
     assert cache["nodes"] == 2
     assert cache["bytesTotal"] >= 16 * 1024**2
     assert cache["bytesFromOrigin"] + cache["bytesFromPeers"] == 2 * cache["bytesTotal"]
-    assert cache["originServedBytes"] >= cache["bytesFromOrigin"]
+    assert cache["originServedBytes"] == cache["bytesFromOrigin"], "the origin counts for itself, and agrees"
+    assert sorted(cache["perNode"]) == ["node-1", "node-2"]
+    for place in ("bytesFromOrigin", "bytesFromPeers", "bytesFromOtherZones"):
+        assert sum(node[place] for node in cache["perNode"].values()) == cache[place]
     assert cache["amplification"] <= 1.01
     assert cache["manifestDigest"].startswith("sha256:")
     assert dev.left_running() == []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from coordinator.api import GROUP
+from coordinator.company import ZONE_LABEL
 from coordinator.dev.cluster import (
     CUSTOM_RESOURCE_DEFINITIONS,
     NODE_GROUP,
@@ -75,6 +77,37 @@ def test_apply_fills_every_node_with_verified_files_and_delete_empties_them(lapt
     for node in laptop.cluster.nodes:
         assert not laptop.folder(node, SAMPLE_URI).exists()
         eventually(lambda node=node: not laptop.kube.get(LOCAL_NODES, node)["spec"]["localModels"])  # type: ignore[misc]  # a default argument binds the loop variable
+
+
+def test_every_byte_is_accounted_for_and_the_origins_own_count_agrees(laptop: Laptop) -> None:
+    for number, node in enumerate(laptop.cluster.nodes):
+        laptop.kube.patch(NODES, node, {"metadata": {"labels": {ZONE_LABEL: f"zone-{number}"}}})
+    before = laptop.cluster.origin_stats()["bytes"]
+    laptop.apply("sample", SAMPLE_URI)
+    moved = laptop.until_ready("sample")["bytes"]
+    served = laptop.cluster.origin_stats()["bytes"] - before
+    assert moved["fromOrigin"] == served
+    assert moved["amplification"] == f"{served / moved['total']:.2f}"
+    assert moved["fromOtherZones"] == moved["fromPeers"] > 0, "the two nodes are in two zones"
+
+    def per_node() -> list[dict[str, int]]:
+        details = [laptop.detail(node, "sample") for node in laptop.cluster.nodes]
+        places = ("fromOrigin", "fromPeers", "fromOtherZones")
+        return [{each: detail.get(f"bytes{each[0].upper()}{each[1:]}", 0) for each in places} for detail in details]
+
+    eventually(lambda: all(sum(list(node.values())[:2]) == moved["total"] for node in per_node()), seen=per_node)
+    for place in ("fromOrigin", "fromPeers", "fromOtherZones"):
+        assert sum(node[place] for node in per_node()) == moved[place]
+
+    with urllib.request.urlopen(laptop.cluster.metrics_url, timeout=10) as response:
+        metrics = response.read().decode()
+    for name, value in {
+        'localmodel_cache_read_bytes{location="origin",name="sample",namespace=""}': served,
+        'localmodel_cache_cross_zone_bytes{name="sample",namespace=""}': moved["fromOtherZones"],
+        'localmodel_cache_origin_amplification{name="sample",namespace=""}': served / moved["total"],
+    }.items():
+        (line,) = [line for line in metrics.splitlines() if line.startswith(f"{name} ")]
+        assert float(line.rpartition(" ")[2]) == value
 
 
 def test_the_events_tell_the_story(laptop: Laptop) -> None:

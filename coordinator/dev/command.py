@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from coordinator.api import LocalModelCache, LocalModelNode, NodeStatus
+from coordinator.api import LocalModelCache, LocalModelNode, ModelStatus, NodeStatus
 from coordinator.dev.cluster import SAMPLE_REPO, SAMPLE_URI, LaptopCluster, LaptopOptions
 from coordinator.dev.processes import ChildFailed
 from coordinator.kube import HttpKube, KubeError
@@ -113,6 +114,7 @@ class Outcome:
     """How the sample caches ended. `seconds` from apply to the end of waiting."""
 
     caches: tuple[LocalModelCache, ...]
+    nodes: tuple[LocalModelNode, ...]
     seconds: float
     interrupted: bool
 
@@ -127,7 +129,7 @@ class Outcome:
             "ready": self.ready,
             "seconds": round(self.seconds, 2),
             "kubeconfig": str(cluster.kubeconfig),
-            "caches": [_cache_summary(cache, served) for cache in self.caches],
+            "caches": [_cache_summary(cache, self.nodes, served) for cache in self.caches],
         }
 
 
@@ -143,6 +145,13 @@ def has_failed(cache: LocalModelCache) -> bool:
     """Whether every node has either finished or failed, and at least one failed."""
     states = set(cache.status.node_status.values())
     return NodeStatus.ERROR in states and not states & {NodeStatus.PENDING, NodeStatus.DOWNLOADING, NodeStatus.EMPTY}
+
+
+def _is_told(cache: LocalModelCache, nodes: list[LocalModelNode]) -> bool:
+    """Whether it is Ready, and every node's own status says so too: the two are written one after the other."""
+    key = cache.status_key
+    told = {node.metadata.name for node in nodes if node.status.model_status.get(key) == ModelStatus.DOWNLOADED}
+    return ready_condition(cache)[0] and told >= set(cache.status.node_status)
 
 
 def table(caches: list[LocalModelCache], nodes: list[LocalModelNode]) -> Table:
@@ -181,20 +190,21 @@ def _watch(
         cluster.create_cache(name, uri)
     started = time.monotonic()
     caches: list[LocalModelCache] = []
+    nodes: list[LocalModelNode] = []
     with Live(console=console, refresh_per_second=8, transient=not console.is_terminal) as live:
         while not interrupted.is_set():
             caches, nodes = _observe(kube, names)
             if console.is_terminal:
                 live.update(table(caches, nodes))
             elapsed = time.monotonic() - started
-            if all(ready_condition(cache)[0] or has_failed(cache) for cache in caches):
+            if all(_is_told(cache, nodes) or has_failed(cache) for cache in caches):
                 break
             if timeout_s is not None and elapsed > timeout_s:
                 break
             interrupted.wait(0.2)
     if not console.is_terminal:
         console.print(table(*_observe(kube, names)))
-    return Outcome(tuple(caches), time.monotonic() - started, interrupted.is_set())
+    return Outcome(tuple(caches), tuple(nodes), time.monotonic() - started, interrupted.is_set())
 
 
 def _observe(kube: HttpKube, names: dict[str, str]) -> tuple[list[LocalModelCache], list[LocalModelNode]]:
@@ -230,7 +240,7 @@ def _explain(console: Console, cluster: LaptopCluster, outcome: Outcome, *, stay
     )
 
 
-def _cache_summary(cache: LocalModelCache, served: dict[str, Any]) -> dict[str, Any]:
+def _cache_summary(cache: LocalModelCache, nodes: Iterable[LocalModelNode], served: dict[str, Any]) -> dict[str, Any]:
     ready, reason, _ = ready_condition(cache)
     amounts = cache.status.bytes
     total = amounts.total if amounts else None
@@ -243,6 +253,17 @@ def _cache_summary(cache: LocalModelCache, served: dict[str, Any]) -> dict[str, 
         "bytesTotal": total,
         "bytesFromOrigin": amounts.from_origin if amounts else None,
         "bytesFromPeers": amounts.from_peers if amounts else None,
+        "bytesFromOtherZones": amounts.from_other_zones if amounts else None,
+        "perNode": {
+            node.metadata.name: {
+                "bytesFromOrigin": model.bytes_from_origin,
+                "bytesFromPeers": model.bytes_from_peers,
+                "bytesFromOtherZones": model.bytes_from_other_zones,
+            }
+            for node in nodes
+            for model in node.status.models
+            if model.name == cache.status_key
+        },
         "originServedBytes": by_origin,
         "amplification": round(by_origin / total, 4) if by_origin is not None and total else None,
         "manifestDigest": cache.status.manifest_digest,
