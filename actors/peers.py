@@ -2,8 +2,11 @@
 
     connection ──► head ──► a fill that is known? ──► its token? ──► chunk │ news │ work      see `actors.wire`
 
-A thread per connection, a bounded number of them; bytes go from the page cache to the socket with `sendfile`. The names
-in a request are numbers and words that are looked up, never parts of a path.
+A thread per connection; bytes go from the page cache to the socket with `sendfile`. The names in a request are numbers
+and words that are looked up, never parts of a path.
+
+Whoever can reach the port can keep it busy, but not from others: there is a number of connections in all and for each
+address, those that ask for nothing give way to new ones, and everything that is sent or waited for has its time.
 """
 
 from __future__ import annotations
@@ -13,19 +16,27 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from actors.messages import NodeName
 from actors.moves import Answer, Elsewhere, Origin
-from actors.wire import DIGEST, NODE, READER, Closed, Head, Wire, address
+from actors.wire import DIGEST, NODE, READER, Closed, Head, Wire, address, time_for
 
 MAX_CONNECTIONS = 256
+MAX_PER_ADDRESS = 128
+FIRST_HEAD_S = 10.0
+"""For a new connection to ask for something."""
 IDLE_S = 60.0
-"""How long a connection is kept without a request."""
+"""How long a connection is kept without a request, once a token has been accepted on it."""
+ANSWER_S = 60.0
+"""For the head of an answer: a request may be held, and a chunk may have to be hashed first."""
 STUCK_S = 10.0
 """A peer that takes no byte for so long is given up."""
+TIDY_S = 1.0
+"""How often it is looked for what takes too long."""
 RAY_PORTS = range(10002, 20000)
 """Ray gives these to its workers (`--min-worker-port`): a port of ours among them would be taken away."""
 
@@ -69,16 +80,38 @@ class Served(Protocol):
         """Frames, each when it is due; ends with the fill."""
 
 
+@dataclass(slots=True, eq=False)
+class _Visit:
+    """One connection. It is cut when it is still at the same thing at `until`; `idle_since` is set between requests."""
+
+    wire: Wire
+    host: str
+    until: float
+    idle_since: float | None
+    known: bool = False
+    """A token has been accepted on it."""
+
+    def waits(self) -> None:
+        """For a head."""
+        self.idle_since = time.monotonic()
+        self.until = self.idle_since + (IDLE_S if self.known else FIRST_HEAD_S)
+
+    def works(self, seconds: float) -> None:
+        """For so long at most."""
+        self.idle_since, self.until = None, time.monotonic() + seconds
+
+
 class PeerServer:
     """Listens from construction until `close`. `fills` is what is served, and its owner's to change."""
 
     def __init__(self, host: str, port: int, fills: Mapping[str, Served]) -> None:
         """`port` 0: a free one that Ray does not use. Raises OSError for an address that cannot be had."""
         self._fills = fills
+        self._open_wire = Wire
         self._listener = _listen(host, port)
         self.address = address(host, self._listener.getsockname()[1])
         self._lock = threading.Lock()
-        self._open: set[Wire] = set()
+        self._visits: set[_Visit] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._accept, name="peers", daemon=True)
         self._thread.start()
@@ -87,38 +120,78 @@ class PeerServer:
         """Nothing is served any more; requests under way are cut."""
         with self._lock:
             self._closed.set()
-            wires = list(self._open)
+            visits = list(self._visits)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._listener.close()
-        for wire in wires:
-            wire.cut()
+        for visit in visits:
+            visit.wire.cut()
 
     def _accept(self) -> None:
+        self._listener.settimeout(TIDY_S)
+        tidied_at = time.monotonic()
         while not self._closed.is_set():
             try:
-                connection, _ = self._listener.accept()
+                connection, (host, *_) = self._listener.accept()
+                self._welcome(connection, host)
+            except TimeoutError:
+                pass
             except OSError as error:
                 if not self._closed.wait(0.1):  # out of descriptors, perhaps: they come back
                     _log.warning("cannot accept a peer", extra={"error": str(error)})
-                continue
-            with self._lock:
-                if self._closed.is_set() or len(self._open) >= MAX_CONNECTIONS:
-                    connection.close()
-                    continue
-                wire = Wire(connection, IDLE_S)
-                self._open.add(wire)
-            threading.Thread(target=self._serve, args=(wire,), name="peer", daemon=True).start()
+            if (now := time.monotonic()) >= tidied_at + TIDY_S:
+                tidied_at = now
+                self._tidy(now)
 
-    def _serve(self, wire: Wire) -> None:
-        buffer = bytearray()
+    def _welcome(self, connection: socket.socket, host: str) -> None:
+        """Its requests are answered from now on, if there is room for it."""
+        with self._lock:
+            beside = [visit for visit in self._visits if visit.host == host]
+            room = self._has_room(self._visits, MAX_CONNECTIONS) and self._has_room(beside, MAX_PER_ADDRESS)
+            if self._closed.is_set() or not room:
+                connection.close()
+                return
+            try:
+                wire = self._open_wire(connection, FIRST_HEAD_S)
+            except OSError as error:
+                _log.debug("a peer was lost", extra={"error": str(error)})
+                connection.close()
+                return
+            visit = _Visit(wire, host, time.monotonic() + FIRST_HEAD_S, time.monotonic())
+            self._visits.add(visit)
+        threading.Thread(target=self._serve, args=(visit,), name="peer", daemon=True).start()
+
+    def _has_room(self, visits: Collection[_Visit], most: int) -> bool:
+        """One more fits among these: whoever has asked for nothing for longest goes."""
+        if len(visits) < most:
+            return True
+        idle = [(visit.idle_since, visit) for visit in visits if visit.idle_since is not None]
+        if not idle:
+            return False
+        _, longest = min(idle, key=lambda each: each[0])
+        self._visits.discard(longest)
+        longest.wire.cut()
+        return True
+
+    def _tidy(self, now: float) -> None:
+        """What has taken too long is cut: the kernel lets a peer that takes a byte now and then go on for ever."""
+        with self._lock:
+            late = [visit for visit in self._visits if visit.until <= now]
+        for visit in late:
+            visit.wire.cut()
+
+    def _serve(self, visit: _Visit) -> None:
+        wire, buffer = visit.wire, bytearray()
         try:
+            wire.greet()
             while True:
+                visit.waits()
                 wire.patience(IDLE_S)
                 head = wire.read_head()
+                visit.works(ANSWER_S)
                 wire.patience(STUCK_S)
-                if not self._answer(wire, head, buffer):
+                if not self._answer(visit, head, buffer):
                     break
         except Closed:
             pass
@@ -128,11 +201,12 @@ class PeerServer:
             _log.exception("a peer's request broke")
         finally:
             with self._lock:
-                self._open.discard(wire)
+                self._visits.discard(visit)
             wire.close()
 
-    def _answer(self, wire: Wire, head: Head, buffer: bytearray) -> bool:
+    def _answer(self, visit: _Visit, head: Head, buffer: bytearray) -> bool:
         """Whether the connection can be used again."""
+        wire = visit.wire
         method, _, rest = head.first.partition(" ")
         target, _, version = rest.partition(" ")
         parts = target.split("/")
@@ -148,14 +222,16 @@ class PeerServer:
             return _say(wire, 401, {"WWW-Authenticate": "Bearer"}, last=True)
         if not fill.admits(token):
             return _say(wire, 403)
+        visit.known = True
         peer = NodeName(head.fields.get(NODE.lower(), ""))
         match method, parts[3:]:
             case "GET", ["chunks", number] if number.isdecimal() and len(number) < 10:
-                return _send_chunk(wire, fill, peer, int(number), buffer)
+                return _send_chunk(visit, fill, peer, int(number), buffer)
             case "GET", ["news"]:
                 _say(wire, 200, {"Connection": "close"}, length=None)
                 for frame in fill.told():
-                    wire.socket.sendall(frame)
+                    visit.works(time_for(len(frame)))
+                    wire.send(frame)
                 return False
             case "POST", ["work"]:
                 chunk = fill.asked_for_work(peer)
@@ -163,30 +239,27 @@ class PeerServer:
                     return _say(wire, 204)
                 body = str(chunk).encode()
                 _say(wire, 200, length=len(body))
-                wire.socket.sendall(body)
+                wire.send(body)
                 return True
         return _say(wire, 404)
 
 
-def _send_chunk(wire: Wire, fill: Served, peer: NodeName, chunk: int, buffer: bytearray) -> bool:
-    answer = fill.asked(peer, chunk, buffer)
+def _send_chunk(visit: _Visit, fill: Served, peer: NodeName, chunk: int, buffer: bytearray) -> bool:
+    wire, answer = visit.wire, fill.asked(peer, chunk, buffer)
     if isinstance(answer, Elsewhere):
         return _say(wire, 307, {READER: answer.peer})
     if isinstance(answer, Answer):
         return _say(wire, 503 if answer is Answer.BUSY else 425)
     sent = 0
     try:
+        visit.works(time_for(answer.size))
         fields = {READER: answer.origin.reader, DIGEST: answer.origin.digest.hex()}
         _say(wire, 200, fields, length=answer.size)
-        while sent < answer.size:
-            count = os.sendfile(wire.socket.fileno(), answer.descriptor, answer.start + sent, answer.size - sent)
-            if not count:
-                return False  # the file became shorter
-            sent += count
+        sent = wire.send_file(answer.descriptor, answer.start, answer.size)
     finally:
         os.close(answer.descriptor)
         fill.served(peer, chunk, ok=sent == answer.size)
-    return True
+    return sent == answer.size
 
 
 def _say(

@@ -32,14 +32,12 @@ from actors.moves import AskPeer, Done, Origin, Outcome, ReadOrigin, Steal, Wait
 from actors.swarm import Swarm
 from actors.traffic import Traffic
 from actors.transfer import RangeReader, RangesIgnored, Redirects
-from actors.wire import DIGEST, READER
+from actors.wire import DIGEST, READER, time_for
 
 HASHERS = 4
 """Workers beyond those that wait for the network: hashing must not keep slots empty."""
 STUCK_S = 15.0
 """The origin fails, and no chunk has come from anywhere for so long: the attempt ends with the origin's error."""
-SLOWEST_BYTES_PER_S = 32 << 10
-"""A peer that is slower is given up, though it still sends."""
 RELISTEN_S = (0.05, 3.0)
 
 _log = logging.getLogger(__name__)
@@ -272,7 +270,7 @@ class Together:
         gaps, digest, view = self._files.gaps(chunk), blake3(), memoryview(buffer)
         here = self._swarm.membership.members.get(self._swarm.me)
         far = here is not None and peer.zone != here.zone and None not in (peer.zone, here.zone)
-        position, deadline = chunk.start, time.monotonic() + 30.0 + chunk.size / SLOWEST_BYTES_PER_S
+        position, deadline = chunk.start, time.monotonic() + time_for(chunk.size)
         while count := reply.read_into(view):
             block = view[:count]
             digest.update(block)

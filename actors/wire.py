@@ -14,15 +14,17 @@ Whatever goes wrong raises OSError; what is no HTTP, or too long, `ProtocolError
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 MAX_HEAD_BYTES = 4096
 HEAD_TIMEOUT_S = 5.0
 """For a head to arrive, once it has begun."""
+SLOWEST_BYTES_PER_S = 32 << 10
 READER, DIGEST, NODE = "Localmodel-Reader", "Localmodel-Digest", "Localmodel-Node"
 
 _END = b"\r\n\r\n"
@@ -68,10 +70,26 @@ class Wire:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, value)
 
+    def greet(self) -> None:
+        """Each end knows that the other is one to talk to, as far as that is told before the first head."""
+
+    def send(self, data: bytes, *, more: bool = False) -> None:
+        """`more`: something follows at once, so that the two may share a packet."""
+        self.socket.sendall(data, socket.MSG_MORE if more else 0)
+
+    def send_file(self, descriptor: int, start: int, size: int) -> int:
+        """So many bytes of an open file, from the page cache. How many there were: less if it became shorter."""
+        sent = 0
+        while sent < size:
+            count = os.sendfile(self.socket.fileno(), descriptor, start + sent, size - sent)
+            if not count:
+                break
+            sent += count
+        return sent
+
     def send_head(self, first: str, fields: Mapping[str, object], *, more: bool = False) -> None:
-        """`more`: a body follows at once, so that the two may share a packet."""
         lines = [first, *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-        self.socket.sendall("\r\n".join(lines).encode("latin-1"), socket.MSG_MORE if more else 0)
+        self.send("\r\n".join(lines).encode("latin-1"), more=more)
 
     def read_head(self) -> Head:
         """Raises Closed if there is none, ProtocolError for one that is too long or takes too long."""
@@ -96,7 +114,7 @@ class Wire:
             count = min(count, len(view))
             view[:count], self._rest = self._rest[:count], self._rest[count:]
             return count
-        count = self.socket.recv_into(view, 0, socket.MSG_WAITALL)  # a thread switch per packet would cost more
+        count = self._receive(view)
         if not count:
             raise ProtocolError("hung up in the middle of a body")
         return count
@@ -108,10 +126,13 @@ class Wire:
             view = view[self.read_into(view) :]
         return bytes(content)
 
+    def _receive(self, view: memoryview) -> int:
+        return self.socket.recv_into(view, 0, socket.MSG_WAITALL)  # a thread switch per packet would cost more
+
     def cut(self) -> None:
         """Whoever waits for this connection is told that it is over."""
         with contextlib.suppress(OSError):  # it was over before
-            self.socket.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # of TLS, too: its own would end the encryption first
 
     def close(self) -> None:
         self.socket.close()
@@ -121,9 +142,25 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def connect(where: str, timeout_s: float) -> Wire:
+def time_for(size_bytes: int) -> float:
+    """Seconds in which a body must be over. A peer that is slower is given up, though it still moves."""
+    return 30.0 + size_bytes / SLOWEST_BYTES_PER_S
+
+
+def connect(where: str, timeout_s: float, open_wire: Callable[[socket.socket, float], Wire] = Wire) -> Wire:
     """Raises OSError, also for what is no address."""
     host, _, port = where.rpartition(":")
     if not host or not port.isdecimal():
         raise ProtocolError(f"not an address: {where!r}")
-    return Wire(socket.create_connection((host.strip("[]"), int(port)), timeout_s), timeout_s)
+    connection = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    try:
+        wire = open_wire(connection, timeout_s)
+    except OSError:
+        connection.close()
+        raise
+    try:
+        wire.greet()
+    except OSError:
+        wire.close()
+        raise
+    return wire

@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from actors import bitmap, peers
+from actors import bitmap, peers, wire
 from actors.asking import Asker
 from actors.chunks import Grid
 from actors.gossip import Frame, Kind
 from actors.manifest import Manifest, ManifestFile, ModelSource
 from actors.messages import Company, Member, NodeName
-from actors.moves import Origin, ReadOrigin
+from actors.moves import Answer, Origin, ReadOrigin
 from actors.pace import Pace
-from actors.peers import RAY_PORTS, PeerServer
+from actors.peers import FIRST_HEAD_S, RAY_PORTS, PeerServer
 from actors.swarm import Swarm
-from actors.wire import DIGEST, READER
+from actors.wire import DIGEST, NODE, READER
 from tests.waiting import eventually
 
 CHUNK = 64 << 10
@@ -35,20 +35,28 @@ MANIFEST = Manifest(ModelSource("x://m"), None, (ManifestFile("folder/weights", 
 COMPANY = Company(FILL, CHUNK, (Member(HERE), Member(THERE)), "secret")
 
 
+def write_content(folder: Path) -> bytes:
+    content = random.Random(7).randbytes(SIZE)
+    (folder / "folder").mkdir()
+    (folder / "folder" / "weights").write_bytes(content)
+    (folder / "zero").touch()
+    return content
+
+
+def a_swarm(folder: Path) -> Swarm:
+    """Has chunks 0 to 3 of 6."""
+    pace = Pace(slots=2, silence_s=0.2, news_s=0.02, settle_s=0.0)
+    return Swarm(HERE, COMPANY, MANIFEST, folder, pace, have=0b001111, rng=random.Random(1))
+
+
 @pytest.fixture
 def content(tmp_path: Path) -> bytes:
-    content = random.Random(7).randbytes(SIZE)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "weights").write_bytes(content)
-    (tmp_path / "zero").touch()
-    return content
+    return write_content(tmp_path)
 
 
 @pytest.fixture
 def swarm(tmp_path: Path, content: bytes) -> Iterator[Swarm]:
-    """Has chunks 0 to 3 of 6."""
-    pace = Pace(slots=2, silence_s=0.2, news_s=0.02, settle_s=0.0)
-    swarm = Swarm(HERE, COMPANY, MANIFEST, tmp_path, pace, have=0b001111, rng=random.Random(1))
+    swarm = a_swarm(tmp_path)
     yield swarm
     swarm.close()
 
@@ -158,26 +166,97 @@ def test_junk_harms_nobody(sent: bytes, server: PeerServer, asker: Asker) -> Non
         assert reply.status == 200
 
 
-def test_more_connections_than_allowed_are_refused(
-    server: PeerServer, asker: Asker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(peers, "MAX_CONNECTIONS", 2)
+def plain_connection(server: PeerServer) -> socket.socket:
     host, _, port = server.address.rpartition(":")
-    kept = [socket.create_connection((host, int(port)), 10) for _ in range(3)]
+    return socket.create_connection((host, int(port)), 10)
+
+
+@pytest.mark.parametrize("limit", ["MAX_CONNECTIONS", "MAX_PER_ADDRESS"])
+def test_connections_that_ask_for_nothing_give_way_to_those_that_do(
+    limit: str, server: PeerServer, asker: Asker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, limit, 2)
+    with contextlib.ExitStack() as kept:
+        first, *_ = [kept.enter_context(plain_connection(server)) for _ in range(5)]
+        assert first.recv(1) == b"", "it has been idle for longest"
+        with asker.ask(the_peer(server), "GET", "chunks/0") as reply:
+            assert reply.status == 200
+
+
+def test_connections_at_work_do_not_give_way(server: PeerServer, asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "MAX_CONNECTIONS", 2)
+    listening = [asker.listen(the_peer(server)) for _ in range(2)]
+    for frames in listening:
+        next(frames)
+    with plain_connection(server) as third:
+        assert third.recv(1) == b"", "there is no room for it"
+    for frames in listening:
+        assert next(frames) == Frame(Kind.DELTA)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /fills/x HTTP/1.1\r\n"], ids=["nothing", "half a head"])
+def test_a_connection_that_asks_for_nothing_is_hung_up_on(
+    sent: bytes, server: PeerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "FIRST_HEAD_S", 0.1)
+    with plain_connection(server) as idle:
+        idle.sendall(sent)
+        assert idle.recv(1) == b""
+
+
+def test_a_head_that_comes_a_byte_at_a_time_is_not_waited_for(
+    server: PeerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "HEAD_TIMEOUT_S", 0.1)
+    with plain_connection(server) as slow:
+        slow.settimeout(0.02)
+
+        def hung_up_on() -> bool:
+            try:
+                slow.sendall(b"G")
+                return slow.recv(1) == b""
+            except TimeoutError:
+                return False
+            except ConnectionError:
+                return True
+
+        eventually(hung_up_on, timeout_s=FIRST_HEAD_S / 2, every_s=0.0)
+
+
+def test_a_peer_that_takes_a_byte_now_and_then_does_not_keep_a_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "time_for", lambda size: 0.3)
+    size = 64 << 20  # more than the kernel takes off our hands
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(size)
+    manifest = Manifest(ModelSource("x://m"), None, (ManifestFile("large", size),))
+    swarm = Swarm(
+        HERE, replace(COMPANY, chunk_bytes=size), manifest, tmp_path, Pace(slots=2), have=1, rng=random.Random(1)
+    )
+    server = PeerServer("127.0.0.1", 0, {FILL: swarm})
+    asked = [request(f"/fills/{FILL}/chunks/0", BEARER, f"{NODE}: {name}") for name in ("one", "two")]
     try:
-        assert kept[2].recv(1) == b"", "the third is hung up on"
+        slow = [plain_connection(server) for _ in asked]
+        for connection, each in zip(slow, asked, strict=True):
+            connection.sendall(each)
+            assert connection.recv(10) == b"HTTP/1.1 2"
+
+        def slot() -> bool:
+            for connection in slow:
+                with contextlib.suppress(ConnectionError):
+                    connection.recv(1)
+            with swarm.lock:
+                return swarm.mesh.asked(THERE, 0, time.monotonic()) is Answer.DATA
+
+        with swarm.lock:
+            assert swarm.mesh.asked(THERE, 0, time.monotonic()) is Answer.BUSY
+        eventually(slot)
+        for connection in slow:
+            connection.close()
     finally:
-        for each in kept:
-            each.close()
-
-    def served() -> bool:
-        try:
-            with asker.ask(the_peer(server), "GET", "chunks/0") as reply:
-                return reply.status == 200
-        except OSError:
-            return False
-
-    eventually(served)
+        server.close()
+        swarm.close()
 
 
 def test_the_token_before_the_last_still_opens(swarm: Swarm) -> None:
