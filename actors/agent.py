@@ -103,7 +103,9 @@ class NodeAgent:
         self._tasks: dict[Place, Task] = {}
         self._removing: dict[Place, Marker] = {}
         self._leftovers = True
-        self._exchange = Exchange(node, settings.peer_host, settings.peer_port, settings.link_bytes_per_s, self._rng)
+        self._exchange = Exchange(
+            node, settings.peer_host, settings.peer_port, settings.link_bytes_per_s, self._rng, settings.peer_tls
+        )
         self._closed = threading.Event()
         self._woken = threading.Event()
         self._scrubber = Scrubber(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from actors.gossip import SIGN_OF_LIFE_S, Frame, read_frame
 from actors.membership import Member
 from actors.messages import NodeName
+from actors.tls import Tls
 from actors.wire import NODE, Closed, Head, ProtocolError, Wire, connect
 
 KEPT_PER_PEER = 4
@@ -57,12 +58,20 @@ class Reply:
 class Asker:
     """The connections of one node in one fill. Any thread; each request is one thread's."""
 
-    def __init__(self, me: NodeName, fill: str, tokens: Callable[[], Sequence[str]], silence_s: float) -> None:
+    def __init__(
+        self,
+        me: NodeName,
+        fill: str,
+        tokens: Callable[[], Sequence[str]],
+        silence_s: float,
+        tls: Tls | None = None,
+    ) -> None:
         """A peer that sends no byte for `silence_s` is given up. `tokens`: the next is tried where one is refused."""
         self._me = me
         self._fill = fill
         self._tokens = tokens
         self._silence_s = silence_s
+        self._open_wire = tls.client if tls is not None else Wire
         self._lock = threading.Lock()
         self._idle: dict[str, list[Wire]] = {}
         self._used: set[Wire] = set()
@@ -135,7 +144,7 @@ class Asker:
             if wire is not None:
                 self._used.add(wire)
                 return wire, True
-        wire = connect(address, CONNECT_TIMEOUT_S)
+        wire = connect(address, CONNECT_TIMEOUT_S, self._open_wire)
         with self._lock:
             if self._closed.is_set():
                 wire.close()

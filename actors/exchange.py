@@ -20,6 +20,7 @@ from actors.messages import Company, NodeName, Part
 from actors.pace import Pace, choose_slots
 from actors.peers import PeerServer
 from actors.swarm import Swarm
+from actors.tls import Tls, TlsFiles
 
 LINK_BYTES_PER_S = 125e6
 """What a link is taken to carry when nobody says: 1 Gbit/s. Chunks are then small enough for slower ones, too."""
@@ -31,9 +32,16 @@ class Exchange:
     """Any thread may call anything."""
 
     def __init__(
-        self, node: NodeName, host: str | None, port: int, link_bytes_per_s: float | None, rng: random.Random
+        self,
+        node: NodeName,
+        host: str | None,
+        port: int,
+        link_bytes_per_s: float | None,
+        rng: random.Random,
+        tls_files: TlsFiles | None = None,
     ) -> None:
         """Without a host nothing listens, and nothing is done together. A port that cannot be had is logged."""
+        self._tls = Tls(tls_files) if tls_files is not None else None
         self._node = node
         self._link_bytes_per_s = link_bytes_per_s or LINK_BYTES_PER_S
         self._rng = rng
@@ -42,20 +50,21 @@ class Exchange:
         self._server: PeerServer | None = None
         if host:
             try:
-                self._server = PeerServer(host, port, self._swarms)
+                self._server = PeerServer(host, port, self._swarms, self._tls)
             except OSError as error:
                 _log.error("no peer port: this node fills alone", extra={"host": host, "error": str(error)})
 
     @property
     def address(self) -> str | None:
-        """Of the peer port."""
-        return self._server.address if self._server else None
+        """Of the peer port; None also while there is no certificate to open it with."""
+        usable = self._tls is None or self._tls.usable
+        return self._server.address if self._server and usable else None
 
     def open(self, company: Company, manifest: Manifest, folder: Path, have: int) -> Swarm:
         """This node's part in the fill; in place of the one it had. Raises OSError if there is no such folder."""
         pace = Pace(slots=choose_slots(company.chunk_bytes, self._link_bytes_per_s))
         rng = random.Random(self._rng.random())
-        swarm = Swarm(self._node, company, manifest, folder, pace, have=have, rng=rng)
+        swarm = Swarm(self._node, company, manifest, folder, pace, have=have, rng=rng, tls=self._tls)
         with self._lock:
             before = self._swarms.get(company.fill)
             self._swarms[company.fill] = swarm

@@ -23,6 +23,7 @@ from typing import Protocol
 
 from actors.messages import NodeName
 from actors.moves import Answer, Elsewhere, Origin
+from actors.tls import Tls
 from actors.wire import DIGEST, NODE, READER, Closed, Head, Wire, address, time_for
 
 MAX_CONNECTIONS = 256
@@ -104,10 +105,10 @@ class _Visit:
 class PeerServer:
     """Listens from construction until `close`. `fills` is what is served, and its owner's to change."""
 
-    def __init__(self, host: str, port: int, fills: Mapping[str, Served]) -> None:
+    def __init__(self, host: str, port: int, fills: Mapping[str, Served], tls: Tls | None = None) -> None:
         """`port` 0: a free one that Ray does not use. Raises OSError for an address that cannot be had."""
         self._fills = fills
-        self._open_wire = Wire
+        self._open_wire = tls.server if tls is not None else Wire
         self._listener = _listen(host, port)
         self.address = address(host, self._listener.getsockname()[1])
         self._lock = threading.Lock()

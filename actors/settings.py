@@ -12,6 +12,7 @@ from actors.fetch import FillSettings
 from actors.origin import PRIVATE_REDIRECTS
 from actors.peers import RAY_PORTS
 from actors.retry import RetryPolicy
+from actors.tls import TlsFiles
 
 _QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")
 _POWERS = {"": 0, "K": 1, "k": 1, "M": 2, "G": 3, "T": 4}
@@ -50,6 +51,8 @@ class AgentSettings:
     """The address of this node that others reach it at; None: nothing listens, and it fills alone."""
     peer_port: int = 0
     """0: a free one, outside of those that Ray uses."""
+    peer_tls: TlsFiles | None = None
+    """Peers speak TLS, and both ends show a certificate. None: they do not, and the token is all."""
     link_bytes_per_s: float | None = None
     """What the node's network carries, if somebody says so."""
 
@@ -76,6 +79,7 @@ class AgentSettings:
             scrub_interval_s=float(_count(env, "LOCALMODEL_SCRUB_INTERVAL_SECONDS", int(default.scrub_interval_s))),
             peer_host=env.get("LOCALMODEL_PEER_HOST", "").strip() or None,
             peer_port=_port(env, "LOCALMODEL_PEER_PORT"),
+            peer_tls=_tls_files(env),
             link_bytes_per_s=float(link) if link else None,
         )
         for root in settings.roots:
@@ -116,6 +120,18 @@ def _count(env: Mapping[str, str], name: str, default: int) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{name}: {text!r} is not a number from 1 on")
     return int(text)
+
+
+def _tls_files(env: Mapping[str, str]) -> TlsFiles | None:
+    """All of them or none: half a set must not mean that nothing is encrypted."""
+    names = ("LOCALMODEL_PEER_TLS_CERT", "LOCALMODEL_PEER_TLS_KEY", "LOCALMODEL_PEER_TLS_CA")
+    paths = [env.get(name, "").strip() for name in names]
+    if not any(paths):
+        return None
+    for name, path in zip(names, paths, strict=True):
+        if not path.startswith("/"):
+            raise ValueError(f"{name}: {path!r} is not an absolute path; TLS between peers takes {', '.join(names)}")
+    return TlsFiles(*map(Path, paths))
 
 
 def _port(env: Mapping[str, str], name: str) -> int:

@@ -31,6 +31,7 @@ from actors.moves import Answer, Elsewhere, Origin, Release
 from actors.news import NOTHING
 from actors.pace import Pace
 from actors.peers import STUCK_S, Sending
+from actors.tls import Tls
 
 BLOCK_BYTES = 1 << 20
 
@@ -56,9 +57,11 @@ class Swarm:
         *,
         have: int,
         rng: random.Random,
+        tls: Tls | None = None,
     ) -> None:
         """`folder` holds the files; `have` is a bitmap of the chunks that are there. Raises OSError."""
         self.me = me
+        self.tls = tls
         self.grid = Grid(manifest.files, company.chunk_bytes)
         self.manifest = manifest
         self.company = company

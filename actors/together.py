@@ -77,7 +77,7 @@ class Together:
         self._swarm = swarm
         self._mesh = swarm.mesh
         self._rng = rng
-        self._asker = Asker(swarm.me, swarm.company.fill, lambda: swarm.tokens, swarm.pace.silence_s)
+        self._asker = Asker(swarm.me, swarm.company.fill, lambda: swarm.tokens, swarm.pace.silence_s, swarm.tls)
         self._stop = threading.Event()
         self._wake = threading.Condition(swarm.lock)
         self._work = threading.Condition(swarm.lock)

@@ -14,6 +14,7 @@ from actors.messages import DesiredState, Phase
 from actors.origin import SourceOptions
 from actors.settings import AgentSettings
 from actors.source import resolve
+from actors.tls import TlsFiles
 from coordinator.dev.origin import Origin
 from tests.nodes import OWNER, Node, wants
 from tests.waiting import eventually
@@ -38,6 +39,10 @@ ACCEPTED: dict[str, tuple[Mapping[str, str], AgentSettings]] = {
         replace(DEFAULT, scrub_bytes_per_s=1e7, scrub_interval_s=7 * 86400.0),
     ),
     "no scrubbing": ({"LOCALMODEL_SCRUB_RATE": "0"}, replace(DEFAULT, scrub_bytes_per_s=None)),
+    "certificates for peers": (
+        {f"LOCALMODEL_PEER_TLS_{name}": f"/tls/{name}" for name in ("CERT", "KEY", "CA")},
+        replace(DEFAULT, peer_tls=TlsFiles(Path("/tls/CERT"), Path("/tls/KEY"), Path("/tls/CA"))),
+    ),
     "how much at once": (
         {"LOCALMODEL_CONNECTIONS": "16", "LOCALMODEL_CONCURRENT_MODELS": "1", "LOCALMODEL_STALL_TIMEOUT_SECONDS": "5"},
         replace(DEFAULT, connections=16, concurrent_models=1, stall_timeout_s=5.0),
@@ -47,6 +52,10 @@ ACCEPTED: dict[str, tuple[Mapping[str, str], AgentSettings]] = {
 REFUSED: dict[str, tuple[Mapping[str, str], str]] = {
     "a size that is none": ({"LOCALMODEL_SCRUB_RATE": "fast"}, "LOCALMODEL_SCRUB_RATE: 'fast' is not a size"),
     "no interval": ({"LOCALMODEL_SCRUB_INTERVAL_SECONDS": "0"}, "_SCRUB_INTERVAL_SECONDS: '0' is not a number"),
+    "half of what TLS takes": (
+        {"LOCALMODEL_PEER_TLS_CERT": "/tls/tls.crt", "LOCALMODEL_PEER_TLS_KEY": "/tls/tls.key"},
+        "LOCALMODEL_PEER_TLS_CA: '' is not an absolute path",
+    ),
     "a relative root": ({"LOCALMODEL_ROOTS": "models"}, "'models' is not an absolute path"),
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
+from actors.settings import AgentSettings
 from coordinator import crds, settings
 from coordinator.api import RESOURCES, Resource
 from coordinator.eviction import Policy
@@ -72,6 +73,25 @@ def test_kuberay_accepts_the_ray_cluster() -> None:
     cluster["spec"]["workerGroupSpecs"][0]["tolerance"] = "a word that KubeRay does not know"
     assert problems(cluster, schema) != []
     del cluster["spec"]["workerGroupSpecs"][0]["tolerance"]
+
+
+@needs_kubectl
+def test_the_overlay_for_tls_mounts_what_it_names_to_the_agents_and_nobody_else() -> None:
+    templates = dict(pod_templates(kustomize(K8S / "overlays" / "peer-tls")))
+    (agent,) = templates["agent"]["spec"]["containers"]
+    variables = {name: value for name, value in environment(agent).items() if isinstance(value, str)}
+    files = AgentSettings.from_env(variables).peer_tls
+    assert files is not None
+    mounts = {Path(mount["mountPath"]): mount["name"] for mount in agent["volumeMounts"] if "subPath" not in mount}
+    assert {mounts[path.parent] for path in (files.certificate, files.key, files.authority)} == {"peer-tls"}
+    secrets = [volume["secret"]["secretName"] for volume in templates["agent"]["spec"]["volumes"] if "secret" in volume]
+    assert secrets == ["localmodel-peers"]
+    others = dict(pod_templates(kustomize(K8S / "base")))
+    assert {name: templates[name] == others[name] for name in others} == {
+        "coordinator": True,
+        "ray-head": True,
+        "agent": False,
+    }
 
 
 @needs_kubectl

@@ -1,4 +1,4 @@
-"""TLS in front of a test origin, with the certificates a test wants: good ones, and each way of being bad.
+"""TLS in front of a test origin, and between nodes, with the certificates a test wants: good, and each way of bad.
 
     authority ── signs ──► good | expired | elsewhere (another host's name)        stranger: signed by nobody
 
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
+from actors.tls import TlsFiles
+
 HERE = "subjectAltName=IP:127.0.0.1,DNS:localhost"
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
@@ -28,6 +30,7 @@ class Authority:
         folder.mkdir(parents=True)
         self.folder = folder
         self.file = folder / "ca.pem"
+        self._peers = 0
         self._run("req", "-x509", *_KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA", "-days", "2")
 
     def good(self) -> ssl.SSLContext:
@@ -38,6 +41,13 @@ class Authority:
 
     def elsewhere(self) -> ssl.SSLContext:
         return self._issue("elsewhere", "subjectAltName=DNS:elsewhere.example", days=2)
+
+    def peer(self, *, days: int = 2) -> TlsFiles:
+        """What a node is given: another certificate every time."""
+        self._peers += 1
+        name = f"peer-{self._peers}"
+        self._issue(name, HERE, days=days)
+        return TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.file)
 
     def _issue(self, name: str, names: str, *, days: int) -> ssl.SSLContext:
         (self.folder / "names").write_text(names)
