@@ -59,7 +59,7 @@ class Alone:
         self._whole: set[int] = set()
         self._again: deque[Chunk] = deque()
         self._plans = self._todo()
-        self._open: deque[tuple[int, Iterator[Chunk]]] = deque()
+        self._open: list[tuple[int, Iterator[Chunk]]] = []
         self._held_back = False
         """Somebody waits for a file to be hashed further."""
         fetcher.throttled = self._throttled
@@ -104,7 +104,7 @@ class Alone:
     # --- which chunk is next ---
 
     def _todo(self) -> Iterator[tuple[int, Iterator[Chunk]]]:
-        """What is missing of each file. One that misses nothing gives an empty chunk: it is still to be hashed."""
+        """What is missing of each file, never nothing: one that is all there gives an empty chunk, to be hashed."""
         for index, file in enumerate(self._files.manifest.files):
             chunks = list(plan_chunks([file], self._chunk_bytes, {0: self._files.ranges(index)}))
             whole = [Chunk(index, chunk.start, chunk.stop) for chunk in chunks]
@@ -113,22 +113,18 @@ class Alone:
     def _planned(self) -> Chunk | None:
         """The next chunk in file order, but of no file that is too far ahead of its hash. None: there is none now."""
         self._held_back = False
-        position = 0
-        while True:
-            if position == len(self._open):
-                following = next(self._plans, None) if position < OPEN_FILES else None
-                if following is None:
-                    return None
-                self._open.append(following)
-            index, chunks = self._open[position]
+        for index, chunks in list(self._open):
             if self._files.unhashed(index) > UNHASHED_BYTES:
                 self._held_back = True
-                position += 1
-                continue
-            chunk = next(chunks, None)
-            if chunk is not None:
+            elif (chunk := next(chunks, None)) is not None:
                 return chunk
-            del self._open[position]
+            else:
+                self._open.remove((index, chunks))
+        following = next(self._plans, None) if len(self._open) < OPEN_FILES else None
+        if following is None:
+            return None
+        self._open.append(following)
+        return next(following[1])  # however much of it is there from before: whoever comes with it begins to hash
 
     def _hashed(self, index: int) -> None:
         """A block of the file was hashed: those who waited for that look again, once there is something to do."""

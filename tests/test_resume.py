@@ -7,11 +7,19 @@ import random
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from actors.manifest import storage_key
+from actors import alone
+from actors.chunks import Chunk
+from actors.fetch import FillSettings
+from actors.fill import Fill
+from actors.manifest import ModelSource, storage_key
+from actors.origin import SourceOptions
+from actors.source import resolve
+from actors.store import open_ingest
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
 from tests.nodes import same_bytes
@@ -56,6 +64,27 @@ def an_agent(host_root: Path, endpoint: str) -> subprocess.Popen[str]:
 
 def until_served(origin: Origin, count: float) -> None:
     eventually(lambda: origin.stats()["bytes"] >= count, every_s=0.005, seen=origin.stats)
+
+
+def test_a_file_of_which_much_was_there_but_not_hashed_is_completed(tmp_path: Path) -> None:
+    size = alone.UNHASHED_BYTES + 4 * MIB
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/weights").write_bytes(random.Random(20).randbytes(size))
+    source = ModelSource(f"file://{tmp_path / 'served'}")
+    resolved = resolve(source, SourceOptions({}))
+    ingest = open_ingest(tmp_path / "ingest", resolved.manifest, "owner")
+    ingest.allocate()
+    there = size - 2 * MIB
+    with (ingest.data / "weights").open("r+b") as file:
+        file.write((tmp_path / "served/weights").read_bytes()[:there])
+    ingest.journal.record(Chunk(0, 0, there))
+    ingest.close()
+    ingest = open_ingest(tmp_path / "ingest", resolved.manifest, "owner")
+    fill = Fill(ingest, resolved, FillSettings(connections=4, chunk_bytes=1 * MIB))
+    manifest = fill.run()
+    assert fill.progress().moved.from_origin == size - there
+    assert manifest.files[0].digest == f"sha256:{sha256((tmp_path / 'served/weights').read_bytes()).hexdigest()}"
+    ingest.close()
 
 
 @pytest.mark.e2e
