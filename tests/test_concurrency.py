@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from actors.concurrency import (
     Concurrency,
     Phase,
     Sample,
+    bounded,
     observe,
     start,
     throttled,
@@ -95,6 +97,27 @@ def test_an_origin_that_throttles_is_asked_by_half_as_many_and_for_longer() -> N
     assert later.workers > 32, "it recovers"
 
 
+def test_a_smaller_share_is_kept_to_and_a_larger_one_is_tried_out_at_once() -> None:
+    fast = each(25 * MB, 10_000 * MB)
+    current = after(20, fast, current=bounded(start(32, 0.0), 4, Sample(0.0, 0, 0)))
+    assert (current.workers, current.most, current.phase) == (4, 4, Phase.HOLDING)
+    assert bounded(current, 4, current.since) == current
+    grown = bounded(current, 32, current.since)
+    assert grown.phase is Phase.GROWING
+    assert after(HOLD_S, fast, current=grown).workers == 32, "sooner than by probing"
+    shrunk = bounded(after(HOLD_S, fast, current=grown), 3, Sample(100.0, 1 << 40, 0))
+    assert shrunk.workers == 3
+
+
+def test_a_larger_share_is_no_reason_to_hurry_where_more_were_no_faster_or_it_was_throttled() -> None:
+    enough = after(20, each(25 * MB, 100 * MB))
+    assert enough.workers < enough.most
+    assert bounded(enough, enough.most + 8, enough.since) == replace(enough, most=enough.most + 8)
+    few = after(20, each(25 * MB, 10_000 * MB), current=bounded(start(32, 0.0), 4, Sample(0.0, 0, 0)))
+    calmed = bounded(throttled(few, few.since, pause_s=2), 2, few.since)
+    assert bounded(calmed, 32, few.since).phase is Phase.HOLDING
+
+
 def test_a_standstill_teaches_nothing() -> None:
     current = after(1, each(25 * MB, 10_000 * MB))
     assert after(60, lambda workers: 0.0, current=current) == current
@@ -102,15 +125,24 @@ def test_a_standstill_teaches_nothing() -> None:
 
 @given(
     most=st.integers(1, 100),
-    steps=st.lists(st.tuples(st.floats(0.001, 20), st.integers(0, 1 << 40), st.booleans()), max_size=60),
+    steps=st.lists(
+        st.tuples(
+            st.floats(0.001, 20), st.integers(0, 1 << 40), st.sampled_from(["", "refused"]) | st.integers(1, 100)
+        ),
+        max_size=60,
+    ),
 )
 def test_whatever_happens_there_is_at_least_one_and_never_more_than_allowed(
-    most: int, steps: list[tuple[float, int, bool]]
+    most: int, steps: list[tuple[float, int, str | int]]
 ) -> None:
     current, at, done = start(most, 0.0), 0.0, 0
-    for passed_s, count, refused in steps:
+    for passed_s, count, happened in steps:
         at, done = at + passed_s, done + count
         sample = Sample(at, done, 0, latency_s=0.01)
-        current = throttled(current, sample, 1.0) if refused else observe(current, sample)
+        if isinstance(happened, int):
+            most = happened
+            current = bounded(current, most, sample)
+        else:
+            current = throttled(current, sample, 1.0) if happened else observe(current, sample)
         assert 1 <= current.workers <= most
         assert 1 <= current.good <= most

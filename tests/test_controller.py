@@ -7,14 +7,17 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 import pytest
 
-from actors.messages import DesiredState, NodeName, Phase
+from actors.manifest import OriginName
+from actors.messages import DesiredState, NodeName, OriginReport, OriginShare, Phase
 from actors.origin import SourceOptions
 from coordinator.api import RESOURCES, StatusKey
+from coordinator.budget import Budget, Budgets
+from coordinator.company import DEAD_S
 from coordinator.controller import Controller
 from coordinator.fleet import AgentView, Fleet
 from coordinator.informers import Informers
@@ -236,6 +239,37 @@ class Rig:
         """Since the last call."""
         made, self.kube.writes = self.kube.writes, []
         return made
+
+
+def test_what_was_told_of_an_origin_is_remembered_and_a_pause_is_counted_once() -> None:
+    cache = a_cache()
+    world = a_world(cache, a_group(), a_node("n1"), a_node("n2")).resolved(cache)
+    world.agents = {"n1": an_agent("n1"), "n2": an_agent("n2")}
+    rig = Rig(world, budgets=Budgets(Budget(8)))
+
+    def told() -> dict[str, OriginShare]:
+        assert rig.fleet.desired is not None
+        return {name: share for name, state in rig.fleet.desired.items() for share in (state.origins or {}).values()}
+
+    def pauses() -> list[str]:
+        lines = rig.metrics.render().decode().splitlines()
+        return [line for line in lines if line.startswith("localmodel_origin_pauses_total{")]
+
+    rig.tick()
+    assert told() == {"n1": OriginShare(4), "n2": OriginShare(4)}
+    del world.agents["n2"]
+    rig.tick()
+    assert told()["n1"] == OriginShare(4), "which is not changed before it was heard"
+
+    rig.now += DEAD_S
+    view = an_agent("n1", a_report(cache, Phase.DOWNLOADING))
+    assert view.report is not None
+    asked = OriginReport(OriginName("https://origin.test"), granted=4, wanted=8, pause_s=20.0)
+    world.agents["n1"] = AgentView(replace(view.report, origins=(asked,)), rig.now)
+    rig.tick(3)
+    assert told()["n1"].requests == 8, "all of it, now that the other has been silent for so long"
+    assert told()["n1"].pause_s == 18.0
+    assert pauses() == ['localmodel_origin_pauses_total{origin="https://origin.test"} 1.0']
 
 
 def test_a_cache_becomes_ready_in_front_of_the_controller() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator.metrics import MAX_REASONS, CacheSample, Metrics
+from coordinator.metrics import MAX_REASONS, CacheSample, Metrics, OriginSample
 
 
 def series(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -53,6 +53,30 @@ def test_a_cache_is_shown_and_leaves_no_series_when_it_is_gone() -> None:
     assert found["localmodel_agents", (("state", "ready"),)] == 3
     metrics.show([], {})
     assert not [name for name, _ in series(metrics) if name.startswith(("localmodel_cache", "localmodel_agents"))]
+
+
+def test_an_origin_is_shown_with_its_budget_and_leaves_no_gauge_when_nobody_reads_it() -> None:
+    metrics = Metrics("1")
+    limited = OriginSample("https://a", 64, 5e8, requests=12, wanted=40, nodes=3, rate_bytes_per_s=1e8, pause_s=9.0)
+    metrics.show([], {}, [limited, OriginSample("https://b", 8)])
+    metrics.paused("https://a")
+    found = {name: value for (name, labels), value in series(metrics).items() if labels == (("origin", "https://a"),)}
+    assert {name: value for name, value in found.items() if not name.endswith("_created")} == {
+        "localmodel_origin_budget_requests": 64,
+        "localmodel_origin_budget_bytes_per_second": 5e8,
+        "localmodel_origin_requests": 12,
+        "localmodel_origin_wanted_requests": 40,
+        "localmodel_origin_nodes": 3,
+        "localmodel_origin_rate_bytes_per_second": 1e8,
+        "localmodel_origin_pause_seconds": 9,
+        "localmodel_origin_pauses_total": 1,
+    }
+    other = (("origin", "https://b"),)
+    assert ("localmodel_origin_requests", other) in series(metrics)
+    assert ("localmodel_origin_budget_bytes_per_second", other) not in series(metrics), "it has no limit"
+    metrics.show([], {})
+    left = {name for name, _ in series(metrics) if name.startswith("localmodel_origin")}
+    assert left <= {"localmodel_origin_pauses_total", "localmodel_origin_pauses_created"}
 
 
 def test_reasons_from_elsewhere_cannot_grow_without_bound() -> None:

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from actors.manifest import OriginName
 from actors.settings import AgentSettings
+from coordinator.budget import Budget, Budgets
 from coordinator.eviction import Policy
 from coordinator.logs import LogSettings
 from coordinator.settings import Settings, add_arguments, parse
@@ -75,6 +77,31 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
         replace(DEFAULT, eviction=Policy(604800.0, dry_run=True)),
     ),
     "eviction that is off has no idle time": (["--eviction=off", "--eviction-idle-seconds=1"], {}, DEFAULT),
+    "what all nodes may ask of an origin": (
+        ["--origin-requests=16", "--origin-bandwidth=500M", "--origin-budgets=https://hub.test=4/10Mi,s3://bucket=8"],
+        {"LOCALMODEL_ORIGIN_REQUESTS": "99"},
+        replace(
+            DEFAULT,
+            budgets=Budgets(
+                Budget(16, 500e6),
+                {OriginName("https://hub.test"): Budget(4, 10 * 2**20), OriginName("s3://bucket"): Budget(8)},
+            ),
+        ),
+    ),
+    "the same from the environment": (
+        [],
+        {
+            "LOCALMODEL_ORIGIN_REQUESTS": "16",
+            "LOCALMODEL_ORIGIN_BANDWIDTH": "1G",
+            "LOCALMODEL_ORIGIN_BUDGETS": "https://hub.test=4",
+        },
+        replace(DEFAULT, budgets=Budgets(Budget(16, 1e9), {OriginName("https://hub.test"): Budget(4)})),
+    ),
+    "no limit, said by a flag": (
+        ["--origin-bandwidth=0"],
+        {"LOCALMODEL_ORIGIN_BANDWIDTH": "1G"},
+        DEFAULT,
+    ),
     "the pace": (
         ["--tick-seconds=0.5", "--progress-interval-seconds=10"],
         {},
@@ -95,6 +122,9 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a time encoding that is none": (["--zap-time-encoding=sundial"], "invalid choice: 'sundial'"),
     "no pace": (["--tick-seconds=0"], "'0' is not a number of seconds above 0"),
     "not a number": (["--tick-seconds=nan"], "'nan' is not a number of seconds"),
+    "a budget of nothing": (["--origin-requests=0"], "'0' is not a number from 1 on"),
+    "a bandwidth that is none": (["--origin-bandwidth=fast"], "'fast' is not a quantity"),
+    "a budget of nobody": (["--origin-budgets=16"], "'16' is not ORIGIN=REQUESTS[/BYTES_PER_S]"),
     "an empty namespace": (["--namespace="], "must not be empty"),
     "a TLS version that is none": (["--tls-min-version=SSL3"], "invalid choice: 'SSL3'"),
     "cipher suites for TLS 1.3": (
@@ -117,6 +147,13 @@ def test_refused_with_exit_code_2(case: str, capsys: pytest.CaptureFixture[str])
         parse(argv, {})
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_environment_that_says_nothing_names_its_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse([], {"LOCALMODEL_ORIGIN_REQUESTS": "many"})
+    assert exit_.value.code == 2
+    assert "$LOCALMODEL_ORIGIN_REQUESTS: 'many' is not a number from 1 on" in capsys.readouterr().err
 
 
 def test_help_names_every_flag_once_and_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
