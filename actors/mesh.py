@@ -192,7 +192,7 @@ class Mesh:
 
     def asked(self, peer: NodeName, chunk: int, now: float) -> Answer | Elsewhere:
         """After DATA call `served`; after HOLD wait for a Release, or call `unhold`."""
-        self._alive(peer, now)
+        self._standing(peer).asks(now)
         here, coming = bool(self.have >> chunk & 1), chunk in self._flying
         reader = self._given.get(chunk)
         if reader is not None and not here and not coming and reader not in (peer, self.me):
@@ -219,7 +219,7 @@ class Mesh:
 
     def asked_for_work(self, peer: NodeName, now: float) -> int | None:
         """A chunk of ours that we have not begun: `peer` reads it from now on. None: nothing to give."""
-        self._alive(peer, now)
+        self._standing(peer).asks(now)
         self._drop_shown()
         if not self._own or peer not in self.membership.members or self._own[0] >= self._horizon():
             return None

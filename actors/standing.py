@@ -58,6 +58,10 @@ class Standing:
             self.silent = 0
             self.not_before = self.quarantined_until
 
+    def asks(self, now: float) -> None:
+        """It asks us, so it is alive, and is tried again soon; that we reach it, too, is not said."""
+        self.not_before = min(self.not_before, max(now + SUSPECT_FIRST_S, self.quarantined_until))
+
     def lied(self, now: float, first_s: float) -> None:
         self.wrong += 1
         self.quarantined_until = now + min(QUARANTINE_MAX_S, first_s * 2.0 ** min(self.wrong - 1, 16))

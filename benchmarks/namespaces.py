@@ -11,21 +11,26 @@ with all its children when its first process is killed: that is a power-off. Nee
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
+
+T = TypeVar("T")
 
 PREFIX = "fanout"
 MTU = "9000"
 """Jumbo frames: with small ones, the shaping of eight hosts alone keeps two processors busy."""
 _TOOLS = ("ip", "tc", "unshare", "setpriv", "mount", "hostname")
+_CLONE_NEWNET = 0x40000000
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _INIT = """
 hostname "$1"
@@ -101,6 +106,37 @@ class Host:
             elif self._shaped:
                 _run(*where, "del", "dev", device, "root")
         self._shaped = rate is not None
+
+    @property
+    def inside(self) -> list[str]:
+        """Put before a command, it runs on this host; its processes and its disk are those of the machine."""
+        return ["ip", "netns", "exec", self._namespace]
+
+    def call(self, make: Callable[[], T]) -> T:
+        """What `make` returns, called on this host: the sockets it opens, and the threads it starts, belong there."""
+
+        def move_and_make() -> T:
+            with (Path("/run/netns") / self._namespace).open() as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+                    raise OSError(ctypes.get_errno(), f"cannot move to the namespace {self._namespace}")
+            return make()
+
+        with ThreadPoolExecutor(1) as mover:  # a namespace is a thread's own
+            return mover.submit(move_and_make).result()
+
+    def cut(self, *others: Host) -> None:
+        """Nothing goes from here to these, and nobody says so: as with a broken switch."""
+        for other in others:
+            _run("ip", "-n", self._namespace, "route", "add", "blackhole", f"{other.address}/32")
+
+    def mend(self, *others: Host) -> None:
+        """What `cut` did is undone."""
+        for other in others:
+            _run("ip", "-n", self._namespace, "route", "del", "blackhole", f"{other.address}/32")
+
+    def hide(self, port: int) -> None:
+        """Whoever connects to this port gets no answer: as with a firewall that drops. The host itself reaches all."""
+        _run("ip", "-n", self._namespace, "rule", "add", "ipproto", "tcp", "sport", str(port), "blackhole")
 
     def start(
         self, arguments: Sequence[str], disk: Path, log: IO[bytes], environment: Mapping[str, str] | None = None

@@ -15,12 +15,17 @@ from tests.waiting import eventually
 pytestmark = pytest.mark.e2e
 
 SIZE = 48 * 1024**2
+IN_FLIGHT = 8 << 20
+"""Eight chunks are read at a time by all nodes together; with links of this speed they are of a MiB."""
+LINK = {"LOCALMODEL_LINK": "25Mi"}
 SLOW = {"path": "/_cdn/*", "latency_s": 0.7}
 
 
 @pytest.fixture(scope="module")
 def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
-    with LaptopCluster(tmp_path_factory.mktemp("laptop"), LaptopOptions(nodes=2, sample_bytes=SIZE)) as cluster:
+    cluster = LaptopCluster(tmp_path_factory.mktemp("laptop"), LaptopOptions(nodes=2, sample_bytes=SIZE))
+    cluster.ray.nodes = {node: {**environment, **LINK} for node, environment in cluster.ray.nodes.items()}
+    with cluster:
         yield Laptop(cluster)
 
 
@@ -73,6 +78,58 @@ def test_a_coordinator_killed_in_the_middle_is_simply_restarted(laptop: Laptop) 
         "the agents were not disturbed"
     )
     assert served(laptop) - before == SIZE, "nothing was read twice, by whomever"
+
+
+def test_a_ray_head_that_is_lost_costs_no_agent_its_work_and_no_byte_but_those_in_flight(laptop: Laptop) -> None:
+    """Without GCS fault tolerance Ray ends the coordinator, and a new head knows nobody: all of Ray starts anew."""
+    before, ray = served(laptop), laptop.cluster.ray
+    laptop.faults(SLOW)
+    laptop.apply("sample", SAMPLE_URI)
+    eventually(lambda: downloading(laptop, "node-1"), seen=lambda: laptop.explain("sample"))
+    ray.kill_head()
+    reached = served(laptop)
+    eventually(lambda: served(laptop) > reached, seen=lambda: "nobody reads on without a head")
+    laptop.cluster.children["coordinator"].kill()
+    for node in laptop.cluster.nodes:
+        ray.kill_node(node)
+    laptop.faults()
+    ray.start_head()
+    for node in laptop.cluster.nodes:
+        ray.start_node(node)
+    laptop.cluster.start_coordinator()
+
+    laptop.until_ready("sample", timeout_s=90)
+    again = served(laptop) - before - SIZE
+    assert again <= IN_FLIGHT, f"{again} bytes were read again; only the chunks in flight should have been"
+
+
+def test_a_node_that_comes_while_the_origin_is_gone_is_filled_from_those_that_hold_the_model(laptop: Laptop) -> None:
+    early, late = laptop.cluster.nodes
+    ray = laptop.cluster.ray
+    usual = ray.nodes[late]
+    ray.kill_node(late)
+    laptop.apply("sample", SAMPLE_URI)
+    eventually(lambda: laptop.detail(early, "sample").get("phase") == "Ready", seen=lambda: laptop.explain("sample"))
+    pinned = laptop.status("sample")["revision"]
+    laptop.cluster.children["origin"].kill()
+    laptop.cluster.children["coordinator"].kill()
+    laptop.cluster.start_coordinator()
+    laptop.until_reason("sample", "NoRayNode", kind="Degraded")
+    try:
+        ray.nodes[late] = {**usual, "LOCALMODEL_RATE_LIMIT": "12Mi"}  # slow enough to be seen at it
+        ray.start_node(late)
+        said = laptop.until_reason("sample", "FillingFromPeers", kind="Degraded", timeout_s=60)["message"]
+        assert said.startswith("origin unavailable since 20")
+        assert pinned in said
+        status = laptop.until_ready("sample", timeout_s=60)
+    finally:
+        ray.nodes[late] = usual
+        laptop.cluster.start_origin()
+    assert status["revision"] == pinned
+    detail = laptop.detail(late, "sample")
+    assert (detail["bytesFromOrigin"], detail["bytesFromPeers"]) == (0, SIZE)
+    assert detail["digest"] == laptop.detail(early, "sample")["digest"]
+    assert laptop.condition("sample", "Degraded")["status"] == "False"
 
 
 def test_an_api_server_that_dies_and_comes_back_is_waited_for(laptop: Laptop) -> None:

@@ -11,6 +11,7 @@ standard input and output. It ends when its input does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -35,6 +36,10 @@ class AgentProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
     def reconcile(self, desired: DesiredState | None) -> NodeReport:
         """From now on this is the goal; None: as it was. Raises OSError or EOFError if the process is gone."""
         stdin, stdout = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
@@ -50,7 +55,8 @@ class AgentProcess:
     def close(self) -> None:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # what was to be said to one that was killed
+                    pipe.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:

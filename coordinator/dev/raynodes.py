@@ -37,7 +37,7 @@ class LocalRay:
     """`nodes` maps each Kubernetes node's name to what its agent should find in the environment."""
 
     def __init__(self, nodes: Mapping[NodeName, Mapping[str, str]], *, log: Path) -> None:
-        self.nodes = dict(nodes)
+        self.nodes: dict[NodeName, Mapping[str, str]] = dict(nodes)
         self.address = ""
         self._log = log
         self._token = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(16)  # Ray reads it once in a process
@@ -78,6 +78,16 @@ class LocalRay:
         """Everything on the node is gone at once, as when it loses power."""
         self._tell("kill", name)
         self._answer()
+
+    def kill_head(self) -> None:
+        """The head, and the GCS with all it knows, is gone at once. The actors on other nodes run on for a minute."""
+        self._tell("kill", NodeName(_HEAD))
+        self._answer()
+
+    def start_head(self) -> None:
+        """There is a new head, which knows of nothing, at a new `address`. The nodes have to be killed and started."""
+        self._tell("start", NodeName(_HEAD))
+        self.address = self._answer()
 
     def stop(self) -> None:
         """Ends every Ray process of this cluster; safe to call twice and half-way."""
