@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -22,7 +23,7 @@ from blake3 import blake3
 from actors.chunks import Chunk, Ranges
 from actors.digest import Digester, algorithm_of, how_verified
 from actors.durable import start_writeback, sync_files
-from actors.errors import IntegrityError, StoreError
+from actors.errors import IntegrityError, LocalModelError, StoreError
 from actors.manifest import Digest, Manifest
 from actors.store import Ingest, disk_errors
 
@@ -176,7 +177,7 @@ class Files:
             state.refetched = True
             return Reached.WRONG
         if file.size > SMALL_FILE_BYTES:
-            with disk_errors(f"syncing {file.path}"):
+            with self._synced(file.path, [index]):
                 os.fsync(state.descriptor)
         with self._lock:
             os.close(state.descriptor)
@@ -184,6 +185,24 @@ class Files:
             self.unsealed -= 1
             self._verified[how_verified(file)] += 1
         return Reached.SEALED
+
+    @contextmanager
+    def _synced(self, what: str, indices: Iterable[int]) -> Iterator[None]:
+        """Once it ends these files are on the disk; if it fails they are gone, to be fetched into new ones.
+
+        The kernel keeps what it could not write in the page cache as if it had been written: read back it is right, and
+        the next fsync succeeds without it. https://lwn.net/Articles/752063/. Nor is it enough to write it again: ext4
+        then takes the room that was promised to the file for zeros still.
+        """
+        try:
+            with disk_errors(f"syncing {what}"):
+                yield
+        except LocalModelError:
+            for index in indices:
+                self._forget(index)
+                with suppress(OSError):
+                    (self._ingest.data / self.manifest.files[index].path).unlink()
+            raise
 
     def _forget(self, index: int) -> None:
         state = self._files[index]
@@ -198,9 +217,10 @@ class Files:
 
     def seal(self) -> Manifest:
         """The manifest with the digest of every file, all of which are on the disk. Only once all are sealed."""
-        small = [file for file in self.manifest.files if file.size <= SMALL_FILE_BYTES]
-        with disk_errors(f"syncing {len(small)} small files"):
-            sync_files(self._ingest.data, [self._ingest.data / file.path for file in small])
+        files = self.manifest.files
+        small = [index for index, file in enumerate(files) if file.size <= SMALL_FILE_BYTES]
+        with self._synced(f"{len(small)} small files", small):
+            sync_files(self._ingest.data, [self._ingest.data / files[index].path for index in small])
         pairs = zip(self.manifest.files, self._files, strict=True)
         return replace(self.manifest, files=tuple(replace(file, digest=state.sealed) for file, state in pairs))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import random
 import socket
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from actors import reach, transfer
+from actors import files, reach, transfer
 from actors.agent import AgentSettings, NodeAgent
 from actors.errors import SourceError
 from actors.manifest import Location, ModelSource, Resolved, storage_key
@@ -289,6 +290,46 @@ _ROOMY = os.statvfs_result((4096, 4096, 1 << 20, 1 << 20, 1 << 20, 0, 0, 0, 0, 2
 
 
 @contextmanager
+def failing_disk(world: World) -> Iterator[None]:
+    """The block device below the root loses its end and gets it back: what is written there fails as on a bad disk.
+
+    Only contents lie there: folders are kept within the inodes (`inline_data`), and those at the beginning.
+    """
+    image, mib = world.tmp_path / "disk", 1 << 20
+    image.touch()
+    os.truncate(image, 24 * mib)
+    features = "^has_journal,inline_data"
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=False)
+    made = run(["mkfs.ext4", "-q", "-b", "4096", "-I", "512", "-O", features, "-E", "lazy_itable_init=0", str(image)])
+    device = run(["losetup", "--find", "--show", str(image)]).stdout.strip() if made.returncode == 0 else ""
+    if not device:
+        pytest.skip("may not make a block device here")
+    world.closing.callback(lambda: subprocess.run(["losetup", "--detach", device], check=True))
+    if run(["mount", "-t", "ext4", "-o", "errors=continue", device, str(world.root)]).returncode != 0:
+        pytest.skip("may not mount an ext4 here")
+    world.closing.callback(lambda: subprocess.run(["umount", "-l", str(world.root)], check=True))
+    world.agent = world._agent()
+    with (world.root / "filler").open("wb") as filler, contextlib.suppress(OSError):  # until the disk is full
+        while True:
+            os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, 64 * KIB)
+    os.truncate(world.root / "filler", 12 * mib)  # what is free now lies behind that
+    os.sync()
+
+    def resize(size: int) -> None:
+        os.truncate(image, size)
+        subprocess.run(["losetup", "--set-capacity", device], check=True)
+
+    resize(4 * mib)
+    yield
+    resize(24 * mib)
+
+
+def failing_disk_under_a_large_file(world: World) -> AbstractContextManager[None]:
+    world.monkeypatch.setattr(files, "SMALL_FILE_BYTES", 1)
+    return failing_disk(world)
+
+
+@contextmanager
 def read_only_from_the_start(world: World) -> Iterator[None]:
     with a_mount(world, "size=4m,ro"):
         yield
@@ -399,6 +440,10 @@ ROWS = {
     ),
     "read-only when a fill starts": Row(read_only_later, "DiskReadOnly", "Read-only file system"),
     "permission denied": Row(permission_denied, "DiskPermissionDenied", "Permission denied", timed=False),
+    "the disk fails": Row(failing_disk, "DiskFailing", "syncing 2 small files: Input/output error"),
+    "the disk fails under a large file": Row(
+        failing_disk_under_a_large_file, "DiskFailing", f"syncing {WEIGHTS}: Input/output error"
+    ),
     "a write fails": Row(disk_call("pwrite", errno.EIO), "DiskFailing", ": Input/output error"),
     "reading back fails": Row(disk_call("preadv", errno.EIO), "DiskFailing", "reading back what was written: Input"),
     "a sync fails": Row(disk_call("fsync", errno.EIO), "DiskFailing", "Input/output error"),
@@ -420,6 +465,11 @@ def test_what_fails_is_said_and_ends_by_itself(name: str, world: World) -> None:
         assert not os.path.lexists(world.published), "a model is absent, or complete"
     ready = world.until(lambda report: report.phase is Phase.READY)
     assert ready.failure is None
+    for path in world.published.rglob("*.safetensors"):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # the disk is asked, and not the page cache
+        os.close(descriptor)
+        assert path.read_bytes() == (world.folder / path.name).read_bytes()
 
 
 def test_bytes_that_are_wrong_once_are_read_once_more_and_nobody_needs_to_know(world: World) -> None:
