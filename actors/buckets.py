@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -55,8 +56,10 @@ def dialect_of(uri: str, options: SourceOptions) -> Dialect:
     match scheme:
         case "s3" | "s3a":
             s3 = s3_options(in_role(options))
-            # Agents do not share our trust store: what needs a special one is read with s3fs there, too.
-            return Dialect(uri, s3, signable="verify" not in s3["client_kwargs"])
+            # Agents trust by the same variables (`actors.connections`). They do not know what comes with credentials:
+            # that is read with s3fs there, too.
+            verify = s3["client_kwargs"].get("verify")
+            return Dialect(uri, s3, signable=verify is None or verify == os.environ.get("AWS_CA_BUNDLE"))
         case "gs" | "gcs":
             return Dialect(uri, options.mapping("STORAGE_OPTIONS"), public=_public("https://storage.googleapis.com"))
         case "az" | "abfs" | "abfss":

@@ -840,14 +840,19 @@ def test_a_bucket_behind_a_private_authority_is_read_with_its_bundle(
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("bundle", ["REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"])
 def test_a_bundle_in_the_environment_lists_a_bucket_and_reads_it_in_ranges(
-    buckets: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: str, buckets: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     authority = Authority(tmp_path / "authority")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.file))
+    for name in ("REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(bundle, str(authority.file))
     with s3_server(buckets) as endpoint, TlsFront(endpoint, authority.good()) as front:
         env = {"awsAnonymousCredential": "True", "AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL": front.url}
-        resolved = resolve(ModelSource("s3://bucket/models/sample/config.json"), SourceOptions(env))
+        options = SourceOptions({**env, **SourceOptions.from_environ().env})
+        resolved = resolve(ModelSource("s3://bucket/models/sample/config.json"), options)
+        assert not resolved.storage_options
         (file,), (location,) = resolved.manifest.files, resolved.locations
         assert location.url.startswith(front.url)
         reader = RangeReader(stall_timeout_s=5)
