@@ -301,7 +301,7 @@ def test_news_come_whole_first_and_end_with_the_fill(server: PeerServer, swarm: 
         list(frames)
 
 
-@pytest.mark.parametrize(("lands", "status"), [(True, 200), (False, 425)])
+@pytest.mark.parametrize(("lands", "status"), [(True, 200), (False, 503)])
 def test_whoever_asks_for_what_is_coming_waits_for_it(
     lands: bool, status: int, server: PeerServer, swarm: Swarm, asker: Asker
 ) -> None:
