@@ -1,8 +1,9 @@
-"""A node agent never has what a source is read with: its environment, its memory and its disk are searched for it."""
+"""What a source is read with: the environment, the memory and the disk of node agents are searched for it."""
 
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -71,6 +72,16 @@ def fill_in_processes(uri: str, resolved: Resolved, folder: Path, sample: Path) 
             yield agent
 
 
+def key_of_a_bucket(endpoint: str, secret: str, **more: str) -> SourceOptions:
+    keys = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": secret}
+    return SourceOptions({"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1", **keys, **more})
+
+
+def in_memory_only(secret: str, agent: AgentProcess, folder: Path) -> bool:
+    places = traces(secret, agent.pid, folder / agent.node)
+    return bool(places) and all(place.startswith("memory of") for place in places)
+
+
 def test_of_a_gated_repository_agents_never_see_the_token(tmp_path: Path, sample: Path, secret: str) -> None:
     uri = "hf://a/gated"
     with Origin({"a/gated": Repository("a/gated", sample, token=secret)}) as origin:
@@ -84,10 +95,35 @@ def test_of_a_gated_repository_agents_never_see_the_token(tmp_path: Path, sample
 def test_of_a_bucket_agents_never_see_the_secret_key(tmp_path: Path, sample: Path, secret: str) -> None:
     uri = "s3://bucket/sample"
     with s3_server(sample.parent.parent, "--auth-key", f"{KEY},{secret}") as endpoint:
-        env = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": secret}
-        resolved = resolve(ModelSource(uri), SourceOptions(env | {"AWS_DEFAULT_REGION": "us-east-1"}))
+        resolved = resolve(ModelSource(uri), key_of_a_bucket(endpoint, secret))
         for agent in fill_in_processes(uri, resolved, tmp_path, sample):
             assert traces(secret, agent.pid, tmp_path / agent.node) == []
+
+
+def test_a_key_that_agents_must_have_is_in_their_memory_and_nowhere_else(
+    tmp_path: Path, sample: Path, secret: str
+) -> None:
+    uri = "s3://bucket/sample"
+    with s3_server(sample.parent.parent, "--auth-key", f"{KEY},{secret}") as endpoint:
+        # Signed links would be read by what verifies certificates.
+        resolved = resolve(ModelSource(uri), key_of_a_bucket(endpoint, secret, S3_VERIFY_SSL="0"))
+        for agent in fill_in_processes(uri, resolved, tmp_path, sample):
+            assert in_memory_only(secret, agent, tmp_path)
+
+
+def test_a_header_that_agents_must_send_is_in_their_memory_and_nowhere_else(
+    tmp_path: Path, sample: Path, secret: str
+) -> None:
+    with Origin({"a/gated": Repository("a/gated", sample, token=secret)}) as origin:
+        large = min(sample.glob("*.safetensors"))
+        uri = f"{origin.hub_endpoint}/a/gated/resolve/main/{large.name}"
+        headers = json.dumps({"Authorization": f"Bearer {secret}"})
+        resolved = resolve(ModelSource(uri), SourceOptions({"127.0.0.1-headers": headers}))
+        alone = tmp_path / "alone"
+        alone.mkdir()
+        (alone / large.name).hardlink_to(large)
+        for agent in fill_in_processes(uri, resolved, tmp_path, alone):
+            assert in_memory_only(secret, agent, tmp_path)
 
 
 @pytest.mark.ray
