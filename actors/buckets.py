@@ -45,7 +45,7 @@ class Dialect:
     """How a URI is opened. `public` is the URL of a name (`bucket/key`) for anybody, if the object is public."""
 
     url: str
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     signable: bool = True
     public: Callable[[str], str] | None = None
 

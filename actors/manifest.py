@@ -200,8 +200,8 @@ class Location:
 
     url: str
     etag: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    content: bytes | None = field(default=None, repr=False)
 
     @property
     def origin(self) -> OriginName | None:
@@ -220,7 +220,7 @@ class Resolved:
     manifest: Manifest
     locations: tuple[Location, ...]
     expires_at: float | None = None
-    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     unreadable: Failure | None = None
 
     @cached_property

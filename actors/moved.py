@@ -15,7 +15,8 @@ class Moved:
     """Bytes, right or wrong; `from_other_zones` are those of `from_peers` that crossed a zone.
 
     `wrong_peers` counts, by node, chunks that did not have the digest they were sent with; `wrong_readers` those whose
-    bytes were wrong already when that node read them from the origin.
+    bytes were wrong already when that node read them from the origin. That is on the word of whoever passed them on: a
+    node that lies about it accuses another, but its bytes are found out all the same.
     """
 
     from_origin: int = 0

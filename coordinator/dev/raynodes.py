@@ -22,8 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from actors.messages import NodeName
+from actors.origin import PRIVATE_REDIRECTS, SourceOptions
 from coordinator.dev.processes import Child, ChildFailed
 from coordinator.fleet import NODE_LABEL, node_label
+
+_FOR_AGENTS = frozenset({"AWS_CA_BUNDLE", PRIVATE_REDIRECTS})
+"""What agents may have of the environment that sources are read with: credentials stay with the coordinator."""
 
 _HEAD = ""
 _HOST = "127.0.0.2"
@@ -59,7 +63,9 @@ class LocalRay:
     def launch(self) -> None:
         """Returns at once; `join` waits."""
         command = [sys.executable, "-m", "coordinator.dev.raynodes"]
-        environment = {**os.environ, **self.environment}
+        secret = SourceOptions.from_environ().env.keys() - _FOR_AGENTS
+        inherited = {name: value for name, value in os.environ.items() if name not in secret}
+        environment = {**inherited, **self.environment}
         self._process = Child("Ray", command, log=self._log, env=environment, spoken=True)
         for name in (NodeName(_HEAD), *self.nodes):
             self._tell("start", name)
