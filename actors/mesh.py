@@ -192,7 +192,7 @@ class Mesh:
 
     def asked(self, peer: NodeName, chunk: int, now: float) -> Answer | Elsewhere:
         """After DATA call `served`; after HOLD wait for a Release, or call `unhold`."""
-        self._standing(peer).asks(now)
+        self._asks(peer, now)
         here, coming = bool(self.have >> chunk & 1), chunk in self._flying
         reader = self._given.get(chunk)
         if reader is not None and not here and not coming and reader not in (peer, self.me):
@@ -219,7 +219,7 @@ class Mesh:
 
     def asked_for_work(self, peer: NodeName, now: float) -> int | None:
         """A chunk of ours that we have not begun: `peer` reads it from now on. None: nothing to give."""
-        self._standing(peer).asks(now)
+        self._asks(peer, now)
         self._drop_shown()
         if not self._own or peer not in self.membership.members or self._own[0] >= self._horizon():
             return None
@@ -499,6 +499,11 @@ class Mesh:
     def _is_stranger(self, name: NodeName) -> bool:
         peer = self._peers.get(name)
         return peer is None or not peer.neighbour
+
+    def _asks(self, name: NodeName, now: float) -> None:
+        peer = self._peers.get(name)
+        if peer is not None:  # who is not a member yet has no standing
+            peer.asks(now)
 
     def _alive(self, name: NodeName, now: float) -> None:
         """What we would have read in its place is its own again."""

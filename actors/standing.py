@@ -1,7 +1,7 @@
 """What a node thinks of one peer in one fill: what it has, and whether to ask it now.
 
 fine ──busy──► not asked for some tens of milliseconds
-fine ──unreachable──► suspected: not asked for 1 s, 2 s, … 30 s, until it is heard from or delivers
+fine ──unreachable──► suspected: not asked for 1 s, 2 s, … 30 s (1 s once it asks us), until it tells news or answers
 fine ──wrong bytes──► quarantined: not asked for 30 s, 60 s, … 1 h, whatever it says
 """
 

@@ -1,4 +1,4 @@
-"""How much all nodes together may ask of an origin, as flags and environment say it."""
+"""How much all nodes together may ask of an origin, as flags and environment say it; and how much they do."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ class Budgets:
 
     def of(self, origin: OriginName) -> Budget:
         return self.overrides.get(origin, self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class OriginUse:
+    """What is asked of one origin now, by the last reports. `pause_s` is what is left of the pause it asked for."""
+
+    origin: OriginName
+    budget: Budget
+    nodes: int = 0
+    requests: int = 0
+    wanted: int = 0
+    rate_bytes_per_s: float = 0.0
+    pause_s: float = 0.0
 
 
 def parse_overrides(text: str) -> dict[OriginName, Budget]:

@@ -29,10 +29,9 @@ from coordinator.budget import Budgets
 from coordinator.eviction import Policy
 from coordinator.evictor import Evictor
 from coordinator.fleet import Fleet
-from coordinator.governor import Usage
 from coordinator.informers import Informers
 from coordinator.kube import NAMESPACES, Conflict, Invalid, Kube, KubeError, NotFound, Object, Unreachable
-from coordinator.metrics import CacheSample, Metrics, OriginSample
+from coordinator.metrics import CacheSample, Metrics
 from coordinator.pacing import Pace
 from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
@@ -168,7 +167,7 @@ class Controller:
         self._metrics.show(
             [_sample(tally) for tally in planned.tallies.values()],
             _agents(snapshot),
-            [_origin_sample(usage) for usage in planned.shares.usage],
+            planned.shares.usage,
         )
         return planned
 
@@ -312,19 +311,6 @@ def _sample(tally: Tally) -> CacheSample:
         rate_bytes_per_s=tally.rate,
         chunks_sent_wrong=tally.wrong_peers.total(),
         chunks_read_wrong=tally.wrong_readers.total(),
-    )
-
-
-def _origin_sample(usage: Usage) -> OriginSample:
-    return OriginSample(
-        origin=usage.origin,
-        budget_requests=usage.budget.requests,
-        budget_bytes_per_s=usage.budget.bytes_per_s,
-        requests=usage.requests,
-        wanted=usage.wanted,
-        nodes=usage.nodes,
-        rate_bytes_per_s=usage.rate_bytes_per_s,
-        pause_s=usage.pause_s,
     )
 
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from actors.manifest import OriginName, StorageKey
 from actors.messages import NodeName, OriginReport, OriginShare
 from coordinator.api import StatusKey
-from coordinator.budget import Budget
+from coordinator.budget import Budget, OriginUse
 from coordinator.company import DEAD_S, Companies, is_held_up
 from coordinator.fold import STARTING, Fold, models_of
 from coordinator.members import Members
@@ -40,25 +40,12 @@ SAME_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What is asked of one origin now, by the last reports. `pause_s` is what is left of the pause it asked for."""
-
-    origin: OriginName
-    budget: Budget
-    nodes: int = 0
-    requests: int = 0
-    wanted: int = 0
-    rate_bytes_per_s: float = 0.0
-    pause_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Shares:
     """`by_origin` belongs into the next snapshot. `of_nodes` is what each node is told."""
 
     by_origin: Mapping[OriginName, Governed] = field(default_factory=dict)
     of_nodes: Mapping[NodeName, Mapping[OriginName, OriginShare]] = field(default_factory=dict)
-    usage: tuple[Usage, ...] = ()
+    usage: tuple[OriginUse, ...] = ()
 
 
 @dataclass(slots=True)
@@ -81,7 +68,7 @@ def govern(snapshot: Snapshot, members: Members, folded: Fold, together: Compani
     claims = _claims(snapshot, members, folded, together, reports, now)
     by_origin: dict[OriginName, Governed] = {}
     of_nodes: dict[NodeName, dict[OriginName, OriginShare]] = {}
-    usage: list[Usage] = []
+    usage: list[OriginUse] = []
     pauses = _pauses(snapshot, now)
     for origin in sorted({*claims, *pauses}):
         budget, of_origin, said = snapshot.budgets.of(origin), claims.get(origin, {}), reports.get(origin, {})
@@ -92,7 +79,7 @@ def govern(snapshot: Snapshot, members: Members, folded: Fold, together: Compani
             if requests or of_origin[name].lacks:
                 of_nodes.setdefault(name, {})[origin] = _share(requests, budget, until, now)
         usage.append(
-            Usage(
+            OriginUse(
                 origin=origin,
                 budget=budget,
                 nodes=sum(report.requests > 0 for report in said.values()),

@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from coordinator.budget import OriginUse
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_REASONS = 100
 """Reasons, and the names of origins, come from elsewhere; what exceeds this many is counted as `Other`."""
@@ -36,20 +38,6 @@ class CacheSample:
     rate_bytes_per_s: float = 0.0
     chunks_sent_wrong: int = 0
     chunks_read_wrong: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class OriginSample:
-    """One origin over all nodes: what may be asked of it, and what is. `budget_bytes_per_s` None: no limit."""
-
-    origin: str
-    budget_requests: int
-    budget_bytes_per_s: float | None = None
-    requests: int = 0
-    wanted: int = 0
-    nodes: int = 0
-    rate_bytes_per_s: float = 0.0
-    pause_s: float = 0.0
 
 
 class Metrics:
@@ -121,7 +109,7 @@ class Metrics:
         self._pauses.labels(self._bounded(origin, self._origins)).inc()
 
     def show(
-        self, caches: Sequence[CacheSample], agents: Mapping[str, int], origins: Sequence[OriginSample] = ()
+        self, caches: Sequence[CacheSample], agents: Mapping[str, int], origins: Sequence[OriginUse] = ()
     ) -> None:
         """From now on exactly these caches and origins, and this many agents by state, are exported."""
         self._now.caches, self._now.agents, self._now.origins = caches, agents, origins
@@ -143,7 +131,7 @@ class _Now(Collector):
 
     caches: Sequence[CacheSample] = ()
     agents: Mapping[str, int] = {}
-    origins: Sequence[OriginSample] = ()
+    origins: Sequence[OriginUse] = ()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         labels = ["namespace", "name"]
@@ -187,15 +175,15 @@ class _Now(Collector):
         return [nodes, total, cached, read, zones, wrong, rate, times, agents, *self._of_origins()]
 
     def _of_origins(self) -> Iterable[GaugeMetricFamily]:
-        def gauge(name: str, text: str, value: Callable[[OriginSample], float | None]) -> GaugeMetricFamily:
+        def gauge(name: str, text: str, value: Callable[[OriginUse], float | None]) -> GaugeMetricFamily:
             family = GaugeMetricFamily(f"localmodel_origin_{name}", text, labels=["origin"])
             for origin in self.origins:
                 if (number := value(origin)) is not None:
                     family.add_metric([origin.origin], number)
             return family
 
-        yield gauge("budget_requests", "What all nodes may ask at a time.", lambda origin: origin.budget_requests)
-        yield gauge("budget_bytes_per_second", "If limited.", lambda origin: origin.budget_bytes_per_s)
+        yield gauge("budget_requests", "What all nodes may ask at a time.", lambda origin: origin.budget.requests)
+        yield gauge("budget_bytes_per_second", "If limited.", lambda origin: origin.budget.bytes_per_s)
         yield gauge("requests", "Under way, over all nodes.", lambda origin: origin.requests)
         yield gauge("wanted_requests", "Would be under way without the budget.", lambda origin: origin.wanted)
         yield gauge("nodes", "Nodes with a request under way.", lambda origin: origin.nodes)

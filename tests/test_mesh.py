@@ -16,6 +16,7 @@ from actors.messages import NodeName
 from actors.moves import Answer, AskPeer, Done, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal, Wait
 from actors.news import NOTHING
 from actors.pace import Pace
+from actors.standing import Standing
 from tests.mesh_world import PACE, World
 
 SEEDS = st.integers(0, 10**6)
@@ -352,3 +353,15 @@ def test_news_are_what_landed_since_and_everything_to_whom_knows_nothing() -> No
     assert (news.chunks, news.whole, mesh.urgent(whole.cursor)) == (0b0011, False, True)
     mesh.withdraw([0])
     assert mesh.news(news.cursor).whole
+
+
+def test_a_peer_that_asks_but_cannot_be_reached_is_tried_again_soon_and_stays_suspected() -> None:
+    peer, rng = Standing(), random.Random(1)
+    for _ in range(6):
+        peer.unreachable(0.0, rng)
+    assert not peer.ready(1.0)
+    peer.asks(0.0)
+    assert (peer.ready(0.9), peer.ready(1.0), peer.trusted(1.0)) == (False, True, False)
+    peer.lied(1.0, first_s=30.0)
+    peer.asks(1.0)
+    assert (peer.ready(30.9), peer.ready(31.0)) == (False, True)

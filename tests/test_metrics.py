@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from coordinator.metrics import MAX_REASONS, CacheSample, Metrics, OriginSample
+from actors.manifest import OriginName
+from coordinator.budget import Budget, OriginUse
+from coordinator.metrics import MAX_REASONS, CacheSample, Metrics
 
 
 def series(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -57,8 +59,10 @@ def test_a_cache_is_shown_and_leaves_no_series_when_it_is_gone() -> None:
 
 def test_an_origin_is_shown_with_its_budget_and_leaves_no_gauge_when_nobody_reads_it() -> None:
     metrics = Metrics("1")
-    limited = OriginSample("https://a", 64, 5e8, requests=12, wanted=40, nodes=3, rate_bytes_per_s=1e8, pause_s=9.0)
-    metrics.show([], {}, [limited, OriginSample("https://b", 8)])
+    limited = OriginUse(
+        OriginName("https://a"), Budget(64, 5e8), requests=12, wanted=40, nodes=3, rate_bytes_per_s=1e8, pause_s=9.0
+    )
+    metrics.show([], {}, [limited, OriginUse(OriginName("https://b"), Budget(8))])
     metrics.paused("https://a")
     found = {name: value for (name, labels), value in series(metrics).items() if labels == (("origin", "https://a"),)}
     assert {name: value for name, value in found.items() if not name.endswith("_created")} == {
