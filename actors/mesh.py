@@ -452,8 +452,8 @@ class Mesh:
             return self._later(self._origin_after)
         idle_s = now - self._moved_at
         patience_s = self.pace.takeover_s * (PATIENCE if self._is_full(now) else 1.0)  # full: nobody reaches us, maybe
-        if idle_s < patience_s:
-            return self._later(self._moved_at + patience_s)
+        if now < (due := self._moved_at + patience_s):  # not by `idle_s`, or it may be due now and yet to be waited for
+            return self._later(due)
         unknown = self._missing & ~self._shown
         if not unknown:
             return self._later(now + self.pace.takeover_s)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from benchmarks.simulate import GBIT, Fleet, Scenario, result
+from benchmarks.fleet import POLL_S, Fleet, Scenario
+from benchmarks.simulate import GBIT, result
 
-SMALL = Scenario("small", 8, 128 << 20, 128, 0.2 * GBIT, 0.2 * GBIT)
+SMALL = Scenario("small", 8, 128 << 20, 0.2 * GBIT, 0.2 * GBIT)
 
 
 def test_a_small_fleet_reads_the_origin_once_and_is_hardly_slower_than_one_node() -> None:
@@ -15,7 +16,7 @@ def test_a_small_fleet_reads_the_origin_once_and_is_hardly_slower_than_one_node(
     row = result(fleet)
     assert row["origin"] == 1.0
     assert row["over"] < 1.15
-    assert row["coordinator_messages_per_s"] == 0
+    assert row["coordinator_messages_per_s"] <= SMALL.nodes / POLL_S
 
 
 def test_a_death_and_late_joiners_cost_the_origin_hardly_anything() -> None:
@@ -27,7 +28,7 @@ def test_a_death_and_late_joiners_cost_the_origin_hardly_anything() -> None:
 
 
 def test_an_origin_that_takes_long_over_each_chunk_is_still_read_once() -> None:
-    scenario = Scenario("slow origin", 12, 128 << 20, 128, 0.2 * GBIT, 0.02 * GBIT)
+    scenario = Scenario("slow origin", 12, 128 << 20, 0.2 * GBIT, 0.02 * GBIT)
     fleet = Fleet(scenario, seed=1)
     assert scenario.nodes * fleet.chunk_bytes / scenario.origin > 2 * fleet.pace.silence_s  # one read
     fleet.run()
@@ -35,11 +36,11 @@ def test_an_origin_that_takes_long_over_each_chunk_is_still_read_once() -> None:
 
 
 def test_a_larger_fleet_talks_to_few_however_many_there_are() -> None:
-    fleet = Fleet(Scenario("wide", 50, 2 << 30, 60, 25 * GBIT, 10 * GBIT), seed=1)
+    fleet = Fleet(Scenario("wide", 50, 2 << 30, 25 * GBIT, 10 * GBIT, segments=1), seed=1)
     fleet.run()
     row = result(fleet)
     assert row["origin"] == 1.0
-    assert row["peak_connections"] <= 48
+    assert row["peak_connections"] <= 128
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
