@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from benchmarks.fleet import POLL_S, Fleet, Scenario
-from benchmarks.simulate import GBIT, result
+from benchmarks.simulate import GBIT, Case, compare, result
 
 SMALL = Scenario("small", 8, 128 << 20, 0.2 * GBIT, 0.2 * GBIT)
 
@@ -50,3 +55,43 @@ def test_the_same_seed_gives_the_same_run() -> None:
         fleet.run()
         rows.append(result(fleet))
     assert rows[0] == rows[1]
+
+
+def a_run(system: str, over_one: float, **odd: Any) -> dict[str, Any]:
+    """A line of `benchmarks/fanout.py --json`."""
+    nodes = 1 if system == "one" else 8
+    run = {"system": system, "variant": "plain", "nodes": nodes, "bytes": 64 << 20, "rate": "200mbit"}
+    return {**run, "over_one": over_one, **odd}
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        pytest.param([a_run("one", 1.0), a_run("ours", 1.05)], 0, id="a run within 15 % is what was simulated"),
+        pytest.param([a_run("one", 1.0), a_run("ours", 1.6)], 1, id="a run further off is not"),
+        pytest.param([a_run("ours", 1.05)], 2, id="a run without one node alone cannot be compared"),
+        pytest.param([a_run("one", 1.0, rate=None), a_run("ours", 1.05, rate=None)], 2, id="nor can one without links"),
+        pytest.param([a_run("one", 1.0), a_run("aria2", 1.05)], 2, id="nor can what others did"),
+    ],
+)
+def test_a_measured_run_is_compared_with_the_same_run_simulated(
+    tmp_path: Path, lines: list[dict[str, Any]], code: int
+) -> None:
+    file = tmp_path / "measured.jsonl"
+    file.write_text("a table\n" + "".join(json.dumps(line) + "\n" for line in lines))
+    assert compare(file, seed=1) == code
+
+
+@pytest.mark.parametrize(
+    ("figures", "missed"),
+    [
+        pytest.param({}, [], id="all at the limit is met"),
+        pytest.param({"over": 1.051}, ["over"], id="slower than the target"),
+        pytest.param({"origin": 1.02, "peak_connections": 257}, ["origin", "peak_connections"], id="two at once"),
+        pytest.param({"coordinator_messages_per_s": 16.1}, ["coordinator_messages_per_s"], id="a coordinator too busy"),
+    ],
+)
+def test_a_figure_beyond_its_limit_is_named(figures: dict[str, float], missed: list[str]) -> None:
+    met = {"over": 1.05, "origin": 1.01, "peak_connections": 256, "node_messages_per_s": 1000.0}
+    row = {**met, "coordinator_messages_per_s": SMALL.nodes / POLL_S, **figures}
+    assert Case(SMALL, 1.05).missed(row) == missed
