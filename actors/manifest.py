@@ -228,6 +228,11 @@ class Resolved:
         """Everybody who is asked for a file of it."""
         return frozenset(origin for location in self.locations if (origin := location.origin) is not None)
 
+    @property
+    def carries_options(self) -> bool:
+        """Whether agents read with what the source was asked with, credentials among it: there is nothing to sign."""
+        return bool(self.storage_options) or any(location.headers for location in self.locations)
+
     @cached_property
     def content(self) -> str:
         """Names what is to be read, wherever it is read: the same for every resolution of the same bytes."""

@@ -197,6 +197,9 @@ class LocalModelCacheStatus(ApiModel):
     unused_since: Time | None = Field(
         None, description="Since when no pod is seen to use the model; kept while an eviction policy is on."
     )
+    credentials_on_nodes: bool | None = Field(
+        None, description="Set while agents read with the source's own options in memory: it cannot be signed."
+    )
     wrong_peers: Mapping[str, int] | None = Field(
         None, description="By node, chunks that other nodes got from it with wrong bytes, and got elsewhere."
     )

@@ -74,6 +74,7 @@ def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
         failure=failure,
         retry_at=resolution.retry_at if resolution.resolved.unreadable else None,
         unreadable=resolution.resolved.unreadable,
+        carries_options=resolution.resolved.carries_options,
         failing_since=resolution.failing_since,
     )
 

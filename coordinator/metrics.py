@@ -108,9 +108,7 @@ class Metrics:
     def paused(self, origin: str) -> None:
         self._pauses.labels(self._bounded(origin, self._origins)).inc()
 
-    def show(
-        self, caches: Sequence[CacheSample], agents: Mapping[str, int], origins: Sequence[OriginUse] = ()
-    ) -> None:
+    def show(self, caches: Sequence[CacheSample], agents: Mapping[str, int], origins: Sequence[OriginUse] = ()) -> None:
         """From now on exactly these caches and origins, and this many agents by state, are exported."""
         self._now.caches, self._now.agents, self._now.origins = caches, agents, origins
 

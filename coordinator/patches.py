@@ -26,6 +26,7 @@ CACHE_STATUS = (
     "startedAt",
     "completedAt",
     "unusedSince",
+    "credentialsOnNodes",
     "wrongPeers",
     "wrongReaders",
 )

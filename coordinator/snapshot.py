@@ -401,6 +401,7 @@ _CACHE_STATUS: Mapping[str, Callable[[object], bool]] = {
     "wrongPeers": _are_counts,
     "wrongReaders": _are_counts,
     "observedGeneration": _is_scalar,
+    "credentialsOnNodes": _is_scalar,
     "rateBytesPerSecond": _is_scalar,
     **dict.fromkeys(
         ("selection", "revision", "manifestDigest", "eta", "progress", "available", "size"),

@@ -160,6 +160,7 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
         "size": format_bytes(size) if size is not None else None,
         "startedAt": started,
         "completedAt": completed or None,
+        "credentialsOnNodes": source.carries_options or None,
         "wrongPeers": _at_least(tally.wrong_peers, written.get("wrongPeers") if same else None),
         "wrongReaders": _at_least(tally.wrong_readers, written.get("wrongReaders") if same else None),
     }

@@ -25,6 +25,7 @@ class SourceState:
     failure: Failure | None = None
     retry_at: float | None = None
     unreadable: Failure | None = None
+    carries_options: bool = False
     failing_since: float | None = None
 
 

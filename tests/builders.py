@@ -239,6 +239,7 @@ def a_resolution(
     names: Sequence[str] = (),
     revision: str | None = "c0ffee",
     expires_at: float | None = None,
+    **fields: Any,
 ) -> Resolution:
     """A resolved source of files of these sizes (default: one of 1 GiB), named `0.bin`, … or as `names` say."""
     source = ModelSource(source) if isinstance(source, str) else source
@@ -246,7 +247,7 @@ def a_resolution(
     paths = names or [f"{index}.bin" for index in range(len(sizes))]
     files = [ManifestFile(path, size) for path, size in zip(paths, sizes, strict=True)]
     locations = tuple(Location(f"https://origin.test/{file.path}") for file in files)
-    return Resolution(Resolved(make_manifest(source, revision, files), locations, expires_at))
+    return Resolution(Resolved(make_manifest(source, revision, files), locations, expires_at, **fields))
 
 
 def a_report(

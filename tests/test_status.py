@@ -206,6 +206,15 @@ def test_when_the_source_cannot_be_read_the_nodes_that_hold_the_model_stay_downl
     assert (model["phase"], model["reason"], model["retryTime"]) == ("Failed", "SourceDenied", "2023-11-14T22:13:50Z")
 
 
+def test_a_source_that_agents_read_with_its_own_options_is_named() -> None:
+    cache = a_cache()
+    world = a_cluster(cache).resolved(cache, GIB, storage_options={"key": "id", "secret": "key"})
+    status = status_of(world, cache)
+    assert status["credentialsOnNodes"] is True
+    assert "secret" not in str(status)
+    assert "credentialsOnNodes" not in status_of(a_cluster(cache).resolved(cache, GIB), cache)
+
+
 def test_a_source_of_other_content_than_the_digest_names_is_never_downloaded() -> None:
     cache = a_cache().with_spec(digest="sha256:beef")
     world = a_cluster(cache)
