@@ -76,12 +76,11 @@ class Absent(Exception):
 def of_url(url: str, size: int, target: Path, ca: Path | None, kserve: str | None) -> list[Downloader | Absent]:
     """Those that can read one http(s) file of `size` bytes into the folder `target`, which exists."""
     trust = {"SSL_CERT_FILE": str(ca), "REQUESTS_CA_BUNDLE": str(ca)} if ca else {}
-    engine = [sys.executable, "-m", "benchmarks.engine", url, str(size), str(target / "engine")]
     curl = ["curl", "-sSf", *(["--cacert", str(ca)] if ca else []), "-o", str(target / "curl"), url]
     aria2c = ["aria2c", "-q", "-x16", "-s16", "-k1M", "--file-allocation=none", "-d", str(target), "-o", "aria2"]
     return [
-        Downloader(UNHASHED, "-", [*engine, "--no-hash"], trust, reports=True),
-        Downloader(ENGINE, "sha256", engine, trust, reports=True),
+        _engine(url, size, target, trust, "-", "--no-hash"),
+        _engine(url, size, target, trust, "sha256"),
         _fill(url, target, trust, "sha256"),
         _program("curl", curl),
         _program("aria2c", [*aria2c, *([f"--ca-certificate={ca}"] if ca else []), url], name="aria2c -x16"),
@@ -95,9 +94,10 @@ def splice(url: str, size: int, target: Path) -> Downloader:
     return Downloader("splice (the floor)", "-", command)
 
 
-def of_s3(uri: str, target: Path, env: Mapping[str, str], kserve: str | None) -> list[Downloader | Absent]:
+def of_s3(uri: str, size: int, target: Path, env: Mapping[str, str], kserve: str | None) -> list[Downloader | Absent]:
     s5cmd = ["s5cmd", "--endpoint-url", env["AWS_ENDPOINT_URL"], "cp", f"{uri}/*", f"{target}/"]
     return [
+        _engine(uri, size, target, env, "md5"),
         _fill(uri, target, env, "md5"),
         Downloader("s3fs.get", "-", [sys.executable, "-c", _S3FS, uri, str(target / "s3fs")], env),
         _kserve(uri, target, env, kserve),
@@ -105,14 +105,20 @@ def of_s3(uri: str, target: Path, env: Mapping[str, str], kserve: str | None) ->
     ]
 
 
-def of_hub(repo: str, target: Path, env: Mapping[str, str], kserve: str | None) -> list[Downloader | Absent]:
+def of_hub(repo: str, size: int, target: Path, env: Mapping[str, str], kserve: str | None) -> list[Downloader | Absent]:
     cache = {**env, "HF_HOME": str(target / "home")}
     snapshot = [sys.executable, "-c", _SNAPSHOT, repo, str(target / "hub")]
     return [
+        _engine(f"hf://{repo}", size, target, env, "the hub's"),
         _fill(f"hf://{repo}", target, env, "the hub's"),
         Downloader("snapshot_download", "-", snapshot, cache),
         _kserve(f"hf://{repo}", target, cache, kserve),
     ]
+
+
+def _engine(uri: str, size: int, target: Path, env: Mapping[str, str], hashes: str, *flags: str) -> Downloader:
+    command = [sys.executable, "-m", "benchmarks.engine", uri, str(size), str(target / "engine"), *flags]
+    return Downloader(UNHASHED if flags else ENGINE, hashes, command, env, reports=True)
 
 
 def _fill(uri: str, target: Path, env: Mapping[str, str], hashes: str) -> Downloader:

@@ -1,6 +1,6 @@
-"""The engine alone, in a process that is up: one http(s) file, without resolving and without the interpreter's start.
+"""The engine alone, in a process that is up: without the interpreter's start and, as in an agent, without resolving.
 
-    python -m benchmarks.engine URL BYTES DIR [--no-hash] [--connections N]
+    python -m benchmarks.engine URI BYTES DIR [--no-hash] [--connections N]
 
 The last line of standard output is JSON: seconds, CPU seconds, when the first byte was written, peak memory above what
 the process held before. `benchmarks.fill` runs it beside the other downloaders.
@@ -20,6 +20,8 @@ from actors.fetch import FillSettings
 from actors.files import Files
 from actors.fill import Fill, verified_how
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
+from actors.origin import SourceOptions
+from actors.source import resolve
 from actors.store import Marker, open_ingest
 from benchmarks.machine import MOST_WARM_BYTES, warm_up
 
@@ -48,26 +50,28 @@ def observed(fill: Fill, *, hashing: bool) -> list[float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url")
-    parser.add_argument("bytes", type=int)
+    parser.add_argument("uri", help="one http(s) file, or any source")
+    parser.add_argument("bytes", type=int, help="of the file, or of all files")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--no-hash", action="store_true")
     parser.add_argument("--connections", type=int, default=FillSettings().connections)
     options = parser.parse_args()
-    source = ModelSource(options.url)
-    manifest = make_manifest(source, None, [ManifestFile("file", options.bytes)])
-    resolved = Resolved(manifest, (Location(options.url),))
+    source = ModelSource(options.uri)
+    if options.uri.startswith("http"):
+        resolved = Resolved(make_manifest(source, None, [ManifestFile("file", options.bytes)]), (Location(source.uri),))
+    else:
+        resolved = resolve(source, SourceOptions.from_environ())
     options.directory.mkdir(parents=True)
     warm_up(options.directory, min(options.bytes, MOST_WARM_BYTES))
 
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of now
     idle, cpu, began = _memory("VmHWM"), _cpu_s(), time.perf_counter()
-    ingest = open_ingest(options.directory / "ingest", manifest, "benchmark")
+    ingest = open_ingest(options.directory / "ingest", resolved.manifest, "benchmark")
     ingest.allocate()
     fill = Fill(ingest, resolved, FillSettings(connections=options.connections))
     came = observed(fill, hashing=not options.no_hash)
     filled = fill.run()
-    marker = Marker("benchmark", filled, verified_how(manifest))
+    marker = Marker("benchmark", filled, verified_how(resolved.manifest))
     ingest.publish(marker, options.directory / "model", trash=options.directory / "trash")
     seconds = time.perf_counter() - began
     print(

@@ -69,19 +69,20 @@ class Bench:
         bucket = self._folder / "buckets" / "models"
         origins.write_noise(bucket / "llama" / "model.safetensors", self.size)
         env = self._stack.enter_context(origins.s3(bucket.parent))
-        found = downloaders.of_s3("s3://models/llama", self._target, env, self.kserve)
+        found = downloaders.of_s3("s3://models/llama", self.size, self._target, env, self.kserve)
         yield from self._compare("s3", self.size, found)
 
     def _shards(self) -> Iterator[Row]:
         size = 2 * self.size
-        write_sample(self._folder / f"shards-{size}", size)
-        yield from self._compare("shards", size, self._of_hub("benchmark/shards", self._folder / f"shards-{size}"))
+        folder = self._folder / f"shards-{size}"
+        write_sample(folder, size)
+        yield from self._compare("shards", size, self._of_hub("benchmark/shards", size, folder))
 
     def _small(self) -> Iterator[Row]:
-        folder = self._folder / "small"
+        size, folder = SMALL_FILES * SMALL_FILE_BYTES, self._folder / "small"
         if not folder.exists():
             origins.write_small_files(folder, SMALL_FILES, SMALL_FILE_BYTES)
-        yield from self._compare("small", SMALL_FILES * SMALL_FILE_BYTES, self._of_hub("benchmark/small", folder))
+        yield from self._compare("small", size, self._of_hub("benchmark/small", size, folder))
 
     def _memory(self) -> Iterator[Row]:
         for size in (self.size, LARGE * self.size):
@@ -99,9 +100,9 @@ class Bench:
         ca = self._server().ca if url.startswith("https") else None
         return downloaders.of_url(url, size, self._target, ca, self.kserve)
 
-    def _of_hub(self, repo: str, folder: Path) -> list[Downloader | Absent]:
+    def _of_hub(self, repo: str, size: int, folder: Path) -> list[Downloader | Absent]:
         env = self._stack.enter_context(origins.hub({repo: folder}))
-        return downloaders.of_hub(repo, self._target, env, self.kserve)
+        return downloaders.of_hub(repo, size, self._target, env, self.kserve)
 
     def _server(self) -> origins.Nginx:
         if self._nginx is None:
