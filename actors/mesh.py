@@ -37,7 +37,7 @@ from actors.standing import BUSY_S, Backoff, Standing
 
 INFINITE = float("inf")
 PATIENCE = 4.0
-"""Times `Pace.takeover_s`, for every member ahead in order that can be reached and yet does not deliver."""
+"""Times a read of ours, or `Pace.takeover_s`, for every member ahead that can be reached and yet does not deliver."""
 
 
 class Mesh:
@@ -80,6 +80,7 @@ class Mesh:
         self._theft = Backoff(now)
         self._stealing = False
         self._moved_at = now
+        self._longest_read_s = 0.0
         self._until = now
         self._serving = Serving(pace)
         self._width = Width(pace.slots, pace.aim_s)
@@ -122,6 +123,7 @@ class Mesh:
         self._moved_at = now
         if read:
             self._unpassed |= bit
+            self._longest_read_s = max(self._longest_read_s, now - began)
         if isinstance(action, AskPeer):
             self._alive(action.peer, now)
             if self._standing(action.peer).have & bit:
@@ -443,6 +445,11 @@ class Mesh:
         self._theft.miss(now, self._rng)
         return self._later(self._theft.after)
 
+    @property
+    def _patience_s(self) -> float:
+        """How long a read may take: where ours took less, it is the reader who is slow, and not the origin."""
+        return max(self.pace.takeover_s, PATIENCE * (self._longest_read_s or self.pace.takeover_s))
+
     def _take_over(self, now: float) -> Action | None:
         """Nothing moves: act for those that cannot be reached, and at last for those that can but do not deliver."""
         if self._reading or not self._may_read or len(self.membership.members) == 1:
@@ -463,7 +470,7 @@ class Mesh:
             chunk = bitmap.pick(unknown, self._rng)
             order = [name for name in self.membership.order(chunk) if name not in lost]
             rank = order.index(self.me) if self.me in order else len(order)
-            if idle_s < rank * PATIENCE * self.pace.takeover_s:
+            if idle_s < rank * self._patience_s:
                 return self._later(now + self.pace.silence_s)
             mine = [chunk]
         self._taken_over.update(mine)
