@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.errors import Failure
-from actors.manifest import Location, OriginName, origin_of
+from actors.manifest import Location, OriginName, known_from_a_copy, origin_of
 from actors.messages import ModelReport, NodeName, OriginReport, OriginShare, Phase
 from coordinator.budget import Budget, Budgets, parse_overrides
 from coordinator.company import DEAD_S
@@ -104,6 +104,7 @@ class Case:
 
 FAILED = a_report(LLAMA, Phase.FAILED, failure=Failure("SourceError", "broke off"))
 HELD_UP = a_report(LLAMA, Phase.PENDING, failure=Failure("InsufficientStorage", "does not fit"))
+EVICTED = a_report(LLAMA, Phase.PENDING, failure=Failure("Evicted", "made room"))
 
 CASES = {
     "a node alone has all of it": Case({"a": an_agent("a")}, {"a": 64}),
@@ -112,6 +113,9 @@ CASES = {
     "who holds the model has nothing": Case({"a": an_agent("a"), "b": a_copy("b")}, {"a": 64}),
     "who has no room for it has one, to begin with": Case(
         {"a": an_agent("a"), "b": an_agent("b", HELD_UP)}, {"a": 63, "b": 1}
+    ),
+    "whose copy was evicted has one, to begin with when it may come back": Case(
+        {"a": an_agent("a"), "b": reading("b", EVICTED)}, {"a": 63, "b": 1}
     ),
     "who has failed, and waits, keeps one": Case(
         {"a": reading("a", wanted=32, granted=32), "b": reading("b", FAILED, granted=32)},
@@ -211,6 +215,18 @@ def test_two_models_from_one_origin_have_one_share_and_another_origin_has_its_ow
     made = plan(replace(world.snapshot(), budgets=budgets), NOW)
     origins = made.desired[NodeName("a")].origins
     assert origins == {HUB: OriginShare(10), STORE: OriginShare(3)}
+
+
+def test_of_a_model_that_only_copies_know_no_origin_is_shared_out_but_to_those_that_read_it_still() -> None:
+    world = World().add(LLAMA, a_group("gpu"), a_node("a"), a_node("b")).resolved(LLAMA)
+    answer = world.resolutions[LLAMA.key].resolved
+    assert answer is not None
+    stands_in = known_from_a_copy(answer.manifest, Failure("SourceUnreachable", "no answer"))
+    world.resolutions[LLAMA.key] = Resolution(stands_in)
+    world.agents = {"a": reading("a", requests=4, wanted=8, granted=64), "b": an_agent("b")}
+    made = plan(world.snapshot(), NOW)
+    assert requests(made) == {"a": 64}
+    assert made.desired[NodeName("b")].origins == {}
 
 
 def test_a_node_that_leaves_is_told_that_it_may_read_nothing() -> None:
