@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -165,7 +166,7 @@ def _company(
         chunk_bytes = choose_chunk_bytes(resolved.manifest.total_bytes, slowest)
     begun = any(member.owns for member in told.values()) or any(part.owns for part in parts)
     able = [] if begun else [each.agent.name for each in candidates if not each.holds and not is_held_up(each.model)]
-    readers = set(sorted(able, key=lambda name: hashlib.sha256(f"{resolved.content}/{name}".encode()).digest())[:most])
+    readers = set(random.Random(resolved.content).sample(able, min(most, len(able))))  # of other models, others
     found = []
     for each in candidates:
         agent = each.agent
