@@ -170,7 +170,7 @@ class Hosts:
 
 @pytest.fixture
 def hosts(sample: Path) -> Iterator[Hosts]:
-    with Network("800mbit") as network:
+    with Network("400mbit") as network:
         made = Hosts(network, sample)
         try:
             yield made
@@ -180,7 +180,7 @@ def hosts(sample: Path) -> Iterator[Hosts]:
 
 @needs_network
 def test_a_peer_at_a_twentieth_of_the_speed_holds_nobody_up(tmp_path: Path, hosts: Hosts, sample: Path) -> None:
-    hosts.of["node-3"].shape("40mbit")
+    hosts.of["node-3"].shape("20mbit")
     with Fanout(tmp_path, hosts.resolved, hosts.places) as fanout:
         ready = fanout.until_ready("node-0", "node-1", "node-2")
         assert fanout.done("node-3") < SIZE, "nobody waited for it"
