@@ -231,8 +231,7 @@ class NodeAgent:
             repair = self._repair(task, resolved)
             self._check_room(task, resolved, repair, store, desired)
         except LocalModelError as error:
-            held_up = evicted is not None and isinstance(error, InsufficientStorage)
-            task.wait(evicted.error() if evicted is not None and held_up else error)
+            task.wait(evicted.error() if evicted is not None and isinstance(error, InsufficientStorage) else error)
             return
 
         def ended(outcome: Ended) -> None:

@@ -91,10 +91,6 @@ class Mesh:
     def complete(self) -> bool:
         return self.have == self._all
 
-    def wrong(self) -> dict[NodeName, int]:
-        """How often each peer was found to have sent, or read, wrong bytes: what its quarantine grows with."""
-        return {name: peer.wrong for name, peer in self._peers.items() if peer.wrong}
-
     # --- what to do ---
 
     def next(self, now: float) -> Action:
@@ -446,8 +442,8 @@ class Mesh:
         return self._later(self._theft.after)
 
     @property
-    def _patience_s(self) -> float:
-        """How long a read may take: where ours took less, it is the reader who is slow, and not the origin."""
+    def _slow_read_s(self) -> float:
+        """A read that takes so long, where ours took less, is slow because of its reader and not because of the origin."""
         return max(self.pace.takeover_s, PATIENCE * (self._longest_read_s or self.pace.takeover_s))
 
     def _take_over(self, now: float) -> Action | None:
@@ -470,7 +466,7 @@ class Mesh:
             chunk = bitmap.pick(unknown, self._rng)
             order = [name for name in self.membership.order(chunk) if name not in lost]
             rank = order.index(self.me) if self.me in order else len(order)
-            if idle_s < rank * self._patience_s:
+            if idle_s < rank * self._slow_read_s:
                 return self._later(now + self.pace.silence_s)
             mine = [chunk]
         self._taken_over.update(mine)

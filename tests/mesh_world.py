@@ -210,3 +210,8 @@ class World:
                 news = mesh.news(cursor)
                 self.cursors[name, other] = news.cursor
                 self.meshes[other].heard(NodeName(name), news.chunks, self.now, whole=news.whole)
+
+
+def wrong(mesh: Mesh) -> dict[NodeName, int]:
+    """How often each peer was found to have sent, or read, wrong bytes: what its quarantine grows with."""
+    return {name: peer.wrong for name, peer in mesh._peers.items() if peer.wrong}

@@ -17,7 +17,7 @@ from actors.moves import Answer, AskPeer, Done, Elsewhere, Origin, Outcome, Read
 from actors.news import NOTHING
 from actors.pace import Pace
 from actors.standing import Standing
-from tests.mesh_world import PACE, World
+from tests.mesh_world import PACE, World, wrong
 
 SEEDS = st.integers(0, 10**6)
 A, B, C = NodeName("a"), NodeName("b"), NodeName("c")
@@ -123,7 +123,7 @@ def test_who_sends_wrong_bytes_is_named_and_left_alone_and_the_chunk_comes_from_
     world = World("abcd", 30, random.Random(seed))
     world.liars = {"b": 5}
     world.run()
-    assert {name for mesh in world.meshes.values() for name in mesh.wrong()} <= {"b"}
+    assert {name for mesh in world.meshes.values() for name in wrong(mesh)} <= {"b"}
     assert world.reads.total() <= 30 + PACE.unpassed + PACE.reads_per_owner(4)
 
 
@@ -156,7 +156,7 @@ def test_a_reader_that_announces_wrong_bytes_is_blamed_once_the_file_is_right(se
             mesh.put_back(chunk, Origin(mesh.me, b"right"))
         assert mesh.complete
         assert mesh.settle(range(30), world.now) == dict.fromkeys(by_b, "b")
-        assert ("b" in mesh.wrong()) == (bool(by_b) and name != "b")
+        assert ("b" in wrong(mesh)) == (bool(by_b) and name != "b")
 
 
 # --- one node alone ---
@@ -313,7 +313,7 @@ def test_a_peer_is_asked_only_for_what_it_shows_and_not_while_it_is_quarantined(
     assert isinstance(asked, AskPeer)
     assert asked.peer == B
     mesh.failed(asked.chunk, Outcome.CORRUPT, 0.0)
-    assert mesh.wrong() == {B: 1}
+    assert wrong(mesh) == {B: 1}
     assert all(isinstance(action, ReadOrigin) for action in actions(mesh, 1.0))
     assert not mesh.heard(B, everything, 2.0) or not any(isinstance(a, AskPeer) for a in actions(mesh, 2.0))
     mesh.heard(B, everything, 31.0)
@@ -327,7 +327,7 @@ def test_nobody_is_blamed_for_a_chunk_of_which_no_digest_was_made() -> None:
     for chunk in (0, 1):
         mesh.put_back(chunk, Origin(A, b"right"))
     assert mesh.settle([0, 1], 0.0) == {1: B}
-    assert mesh.wrong() == {B: 1}
+    assert wrong(mesh) == {B: 1}
 
 
 def test_a_peer_in_the_same_zone_is_preferred() -> None:
