@@ -20,7 +20,7 @@ from coordinator.dev.faults import Fault
 from coordinator.dev.hub import Repository
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
-from tests.waiting import eventually
+from tests.waiting import eventually, output_of
 
 MIB = 1 << 20
 SAMPLE_BYTES = 2 * MIB
@@ -178,7 +178,7 @@ def test_a_second_fill_of_the_same_folder_is_refused(origin: Origin, tmp_path: P
             assert first.poll() is None
             time.sleep(0.01)
         second = a_process("fill", URI, tmp_path / "model", endpoint=origin.hub_endpoint)
-        _, err = second.communicate(timeout=20)
+        _, err = output_of(second, 20)
         assert (second.returncode, "another `localmodel fill` is at work" in err) == (1, True)
     finally:
         first.kill()
@@ -194,12 +194,12 @@ def test_control_c_ends_it_in_good_order_and_the_next_run_goes_on(origin: Origin
     others = len(origin.repos[REPO].main.files) - 2  # neither the shard nor the empty file
     eventually(lambda: len(journal.read_text().splitlines()) >= others, every_s=0.005)  # nothing else is in flight
     first.send_signal(signal.SIGINT)
-    _, err = first.communicate(timeout=20)
+    _, err = output_of(first, 20)
     assert (first.returncode, err) == (130, "localmodel: interrupted; the same command goes on from here\n")
     origin.faults.clear()
 
     second = a_process("fill", URI, tmp_path / "model", endpoint=origin.hub_endpoint)
-    _, err = second.communicate(timeout=20)
+    _, err = output_of(second, 20)
     assert (second.returncode, err) == (0, "")
     assert origin.stats()["bytes"] == SAMPLE_BYTES, "nothing was read twice"
 
@@ -221,7 +221,7 @@ def test_killed_again_and_again_it_still_ends_complete_in_little_memory(tmp_path
             process.communicate()
             assert not target.exists() or (target / ".localmodel/manifest.json").exists(), "all or nothing"
         process = a_process("fill", URI, target, "--connections", "4", "--json", endpoint=origin.hub_endpoint)
-        out, err = process.communicate(timeout=120)
+        out, err = output_of(process, 120)
     assert (process.returncode, err) == (0, "")
     said: dict[str, Any] = json.loads(out.splitlines()[-1])
     assert said["bytes"] == LARGE_BYTES

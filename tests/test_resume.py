@@ -23,7 +23,7 @@ from actors.store import open_ingest
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
 from tests.nodes import same_bytes
-from tests.waiting import eventually
+from tests.waiting import eventually, output_of
 
 MIB = 1 << 20
 MODEL_BYTES = 96 * MIB
@@ -102,7 +102,7 @@ def test_every_kill_costs_at_most_the_chunks_that_were_in_flight(tmp_path: Path)
             process.communicate()
             assert not folder.exists() or (folder / ".localmodel/manifest.json").exists(), "all or nothing"
         process = an_agent(tmp_path / "host", origin.hub_endpoint)
-        _, err = process.communicate(timeout=120)
+        _, err = output_of(process, 120)
         served = origin.stats()["bytes"]
     assert (process.returncode, err) == (0, "")
     assert same_bytes(folder, tmp_path / "sample")
@@ -115,7 +115,7 @@ def test_a_repair_that_is_killed_again_and_again_ends_and_fetches_little_more_th
     (tmp_path / "host/models").mkdir(parents=True)
     folder, rng = tmp_path / "host/models/models" / storage_key(URI), random.Random(20)
     with Origin({REPO: tmp_path / "sample"}, rate_bytes_per_s=16 * MIB) as origin:
-        an_agent(tmp_path / "host", origin.hub_endpoint).communicate(timeout=120)
+        output_of(an_agent(tmp_path / "host", origin.hub_endpoint), 120)
         before = origin.stats()["bytes"]
         shards = sorted(folder.glob("*.safetensors"))[:2]
         lost = sum(shard.stat().st_size for shard in shards)
@@ -130,7 +130,7 @@ def test_a_repair_that_is_killed_again_and_again_ends_and_fetches_little_more_th
             process.communicate()
             assert (folder / ".localmodel/manifest.json").exists(), "the copy stays where it is"
         process = an_agent(tmp_path / "host", origin.hub_endpoint)
-        _, err = process.communicate(timeout=120)
+        _, err = output_of(process, 120)
         served = origin.stats()["bytes"] - before
     assert (process.returncode, err) == (0, "")
     assert same_bytes(folder, tmp_path / "sample")

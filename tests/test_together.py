@@ -413,7 +413,7 @@ def test_a_token_that_is_rotated_while_it_runs_is_not_noticed_by_the_fill(
         members = [peer.member() for peer in peers]
         tell(peers, resolved, a_company(members))
         for number in range(1, 4):  # each time one of them hears of it late
-            eventually(lambda: sum(map(done, peers)) > number * 0.5 * SAMPLE_BYTES, every_s=0.01)  # noqa: B023
+            eventually(lambda: sum(map(done, peers)) > number * 0.5 * SAMPLE_BYTES, every_s=0.01)  # noqa: B023  # called before the next turn
             tell(peers[1:], resolved, a_company(members, token=f"token {number}"))
             time.sleep(0.2)
             tell(peers[:1], resolved, a_company(members, token=f"token {number}"))

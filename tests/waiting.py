@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -23,3 +24,13 @@ def eventually(
                 f"not within {timeout_s:.0f} s: {getattr(fact, '__name__', fact)}; last seen: {seen()}"
             )
         time.sleep(every_s)
+
+
+def output_of(process: subprocess.Popen[str], timeout_s: float) -> tuple[str, str]:
+    """What it has said once it ends. subprocess.TimeoutExpired if it does not: it is killed first, and leaves nothing."""
+    try:
+        return process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
