@@ -443,7 +443,7 @@ class Mesh:
 
     @property
     def _slow_read_s(self) -> float:
-        """A read that takes so long, where ours took less, is slow because of its reader and not because of the origin."""
+        """A read of so long, where ours took less, is slow because of its reader and not because of the origin."""
         return max(self.pace.takeover_s, PATIENCE * (self._longest_read_s or self.pace.takeover_s))
 
     def _take_over(self, now: float) -> Action | None:

@@ -27,7 +27,7 @@ def eventually(
 
 
 def output_of(process: subprocess.Popen[str], timeout_s: float) -> tuple[str, str]:
-    """What it has said once it ends. subprocess.TimeoutExpired if it does not: it is killed first, and leaves nothing."""
+    """What it has said once it ends. subprocess.TimeoutExpired if it does not: it is killed first."""
     try:
         return process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
