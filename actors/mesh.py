@@ -78,7 +78,7 @@ class Mesh:
         self._pull_after = now
         self._inquiry = Backoff(now)
         self._theft = Backoff(now)
-        self._stealing = False
+        self._stealing: NodeName | None = None  # from whom; he may have given us a chunk that we do not know of yet
         self._moved_at = now
         self._longest_read_s = 0.0
         self._until = now
@@ -168,7 +168,7 @@ class Mesh:
 
     def stolen(self, owner: NodeName, chunk: int | None, now: float, *, reached: bool = True) -> None:
         """The owner's answer to Steal: a chunk that this node reads now, or nothing to give."""
-        self._stealing = False
+        self._stealing = None
         if not reached:
             self._standing(owner).unreachable(now, self._rng)
             self._look(now)
@@ -192,11 +192,13 @@ class Mesh:
         """After DATA call `served`; after HOLD wait for a Release, or call `unhold`."""
         self._asks(peer, now)
         here, coming = bool(self.have >> chunk & 1), chunk in self._flying
+        if self._flying.get(chunk) == AskPeer(chunk, peer):
+            coming = False  # not from elsewhere: each would wait for the other
         reader = self._given.get(chunk)
         if reader is not None and not here and not coming and reader not in (peer, self.me):
             return Elsewhere(reader)
-        if chunk in self._stolen and not here and not coming:
-            return Answer.BUSY  # we shall read it: its owner must not take it back
+        if (chunk in self._stolen or peer == self._stealing) and not here and not coming:
+            return Answer.BUSY  # we shall read it, or may: its owner must not take it back
         return self._serving.asked(peer, chunk, now, here=here, coming=coming, stranger=self._is_stranger(peer))
 
     def served(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> bool:
@@ -436,7 +438,7 @@ class Mesh:
         if unknown:
             owner = self._reader(bitmap.pick(unknown, self._rng))
             if owner != self.me and self._standing(owner).trusted(now):
-                self._stealing = True
+                self._stealing = owner
                 return Steal(owner)
         self._theft.miss(now, self._rng)
         return self._later(self._theft.after)

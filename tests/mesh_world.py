@@ -159,14 +159,19 @@ class World:
             self.answer(name, peer, chunk, answer)
 
     def answer(self, name: str, peer: str, chunk: int, answer: Answer | Elsewhere) -> None:
-        mesh = self.meshes[name]
         if isinstance(answer, Elsewhere):
-            self.release(name, mesh.redirected(chunk, answer.peer, self.now))
+            to = answer.peer
+            self.later(name, lambda: self.release(name, self.meshes[name].redirected(chunk, to, self.now)))
         elif answer is Answer.DATA:
             origin = self.meshes[peer].origins.get(chunk, Origin(NodeName(peer), b"right"))
             self.pending.append((name, lambda: self.deliver(name, peer, chunk, origin)))
         else:
-            self.fail(name, chunk, Outcome.BUSY if answer is Answer.BUSY else Outcome.NOT_YET)
+            outcome = Outcome.BUSY if answer is Answer.BUSY else Outcome.NOT_YET
+            self.later(name, lambda: self.fail(name, chunk, outcome))
+
+    def later(self, name: str, change: Callable[[], None]) -> None:
+        """An answer is on its way to a node."""
+        self.pending.append((name, lambda: None if name in self.dead else change()))
 
     def deliver(self, name: str, peer: str, chunk: int, origin: Origin) -> None:
         ok = False
@@ -198,7 +203,7 @@ class World:
             self.meshes[name].stolen(NodeName(owner), None, self.now, reached=False)
             return
         chunk = self.meshes[owner].asked_for_work(NodeName(name), self.now)
-        self.meshes[name].stolen(NodeName(owner), chunk, self.now)
+        self.later(name, lambda: self.meshes[name].stolen(NodeName(owner), chunk, self.now))
 
     def tell(self, name: str) -> None:
         mesh = self.meshes[name]

@@ -44,7 +44,7 @@ def reads(mesh: Mesh) -> list[int]:
 # --- whole worlds ---
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(SEEDS, st.integers(1, 6), st.integers(0, 40))
 def test_without_a_failure_every_chunk_is_read_once_and_everybody_gets_everything(
     seed: int, nodes: int, chunks: int
@@ -241,6 +241,24 @@ def test_who_gave_a_chunk_away_names_its_new_reader_and_takes_it_back_when_that_
     assert mesh.asked(C, given_away, 0.0) == Elsewhere(B)
     mesh.join(mesh.membership.without(frozenset({B})), 1.0)
     assert mesh.asked(C, given_away, 1.0) in (Answer.NOT_YET, Answer.HOLD)
+
+
+def test_who_may_be_given_a_chunk_this_moment_does_not_say_that_it_does_not_read_it() -> None:
+    mesh = node("ab", chunks=12, pace=Pace(slots=4))
+    mesh.heard(B, bitmap.bitmap(mesh.membership.owned(A)), 0.0)
+    given = mesh.membership.owned(B)[0]
+    assert mesh.asked(B, given, 0.0) is Answer.NOT_YET
+    assert Steal(B) in actions(mesh)
+    assert mesh.asked(B, given, 0.0) is Answer.BUSY, "its answer is on its way"
+    mesh.stolen(B, None, 0.0)
+    assert mesh.asked(B, given, 0.0) is Answer.NOT_YET
+
+
+def test_two_that_ask_each_other_for_a_chunk_do_not_wait_for_each_other() -> None:
+    mesh = node("ab")
+    chunk = next(action.chunk for action in actions(mesh) if isinstance(action, AskPeer))
+    assert mesh.asked(B, chunk, 0.0) is Answer.NOT_YET
+    mesh.failed(chunk, Outcome.NOT_YET, 0.0)
 
 
 def test_no_more_is_read_at_a_time_than_is_allowed_and_more_as_soon_as_it_is() -> None:
