@@ -92,12 +92,14 @@ class Fetcher:
         stop: threading.Event,
         *,
         resumes: bool = True,
+        turn_s: float | None = None,
         each: Callable[[memoryview], object] = lambda block: None,
     ) -> None:
         """The chunk is written and journaled; of one that fails, what came of it.
 
         Not `resumes`: the server sends nothing but the whole, so that every try begins at the beginning. `each` is
-        given every block in order. Raises RangesIgnored and the SourceError family; Cancelled soon after `stop` is set.
+        given every block in order. Raises RangesIgnored and the SourceError family; Cancelled soon after `stop` is set;
+        NotOurTurn as `Quota.request` does.
         """
         file = self._files.manifest.files[chunk.file]
         position, failures = chunk.start, 0
@@ -106,7 +108,7 @@ class Fetcher:
                 origin = self.resolved.locations[chunk.file].origin
                 quota = self._quotas.of(origin) if origin is not None else None
                 trouble: SourceError | None = None
-                with self._turn(quota, stop):
+                with self._turn(quota, stop, turn_s):
                     began, began_at, resolved = position, time.monotonic(), self.resolved
                     if resolved.unreadable is not None:
                         raise SourceError(resolved.unreadable.message, reason=resolved.unreadable.reason)
@@ -160,13 +162,13 @@ class Fetcher:
         if stop.wait(delay_s):
             raise Cancelled
 
-    def _turn(self, quota: Quota | None, stop: threading.Event) -> AbstractContextManager[None]:
+    def _turn(self, quota: Quota | None, stop: threading.Event, turn_s: float | None) -> AbstractContextManager[None]:
         if quota is None:
             return nullcontext()
         hindrance = quota.hindrance()
         if hindrance is not None and self._traffic.trouble is None:  # what the origin answered says more
             self._traffic.troubled(*hindrance)
-        return quota.request(stop, self._patience_s)
+        return quota.request(stop, self._patience_s, turn_s)
 
     @property
     def _patience_s(self) -> float:

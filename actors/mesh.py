@@ -445,13 +445,8 @@ class Mesh:
 
     @property
     def _slow_read_s(self) -> float:
-        """A read of so long, where ours took less, is slow because of its reader and not because of the origin.
-
-        But where requests are rationed, the reader may only be waiting for its turn.
-        """
-        rationed = self._allowed < self._reads
-        usual_s = self.pace.takeover_s if rationed else self._longest_read_s or self.pace.takeover_s
-        return max(self.pace.takeover_s, PATIENCE * usual_s)
+        """A read of so long, where ours took less, is slow because of its reader and not because of the origin."""
+        return max(self.pace.takeover_s, PATIENCE * (self._longest_read_s or self.pace.takeover_s))
 
     def _take_over(self, now: float) -> Action | None:
         """Nothing moves: act for those that cannot be reached, and at last for those that can but do not deliver."""

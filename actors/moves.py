@@ -91,7 +91,7 @@ class Outcome(Enum):
     STALE = auto()
     """The peer has only a copy that `rejects` turned down."""
     ORIGIN = auto()
-    """The origin failed; the caller has decided when the next try may be, and says so with `retry_at`."""
+    """The origin failed, or was not asked; when the next try may be, the caller says with `retry_at`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,10 @@ _LOOK_S = 0.1
 """How often a request that waits looks whether its fill was cancelled meanwhile."""
 
 
+class NotOurTurn(Exception):  # not an error: others may read it sooner
+    """The request would have waited for longer than its caller can be waited for."""
+
+
 class Quota:
     """One origin. Any thread may call anything."""
 
@@ -82,12 +86,14 @@ class Quota:
         return None
 
     @contextmanager
-    def request(self, stop: threading.Event, patience_s: float) -> Iterator[None]:
+    def request(self, stop: threading.Event, patience_s: float, turn_s: float | None = None) -> Iterator[None]:
         """A request may be under way within. Waits for its turn, and for the end of a pause.
 
-        Raises Cancelled soon after `stop` is set, SourceThrottled where the pause lasts for more than `patience_s`.
+        Raises Cancelled soon after `stop` is set, SourceThrottled where the pause lasts for more than `patience_s`,
+        NotOurTurn where no pause but other requests take longer than `turn_s`, or this node may have none at all. None:
+        waits for as long as that takes.
         """
-        self._enter(stop, patience_s)
+        self._enter(stop, patience_s, turn_s)
         try:
             yield
         finally:
@@ -95,9 +101,10 @@ class Quota:
                 self._under_way -= 1
                 self._changed.notify()
 
-    def _enter(self, stop: threading.Event, patience_s: float) -> None:
+    def _enter(self, stop: threading.Event, patience_s: float, turn_s: float | None) -> None:
         with self._changed:
             self._waiting += 1
+            turn_by: float | None = None
             try:
                 while not stop.is_set():
                     pause_s = self.pause_s
@@ -106,6 +113,10 @@ class Quota:
                     if not pause_s and (self._share is None or self._under_way < self._share.requests):
                         self._under_way += 1
                         return
+                    if not pause_s and turn_s is not None:
+                        turn_by = turn_by or self._clock() + turn_s
+                        if self.requests == 0 or self._clock() >= turn_by:
+                            raise NotOurTurn
                     self._changed.wait(min(pause_s or _LOOK_S, _LOOK_S))
             finally:
                 self._waiting -= 1

@@ -29,6 +29,7 @@ from actors.gossip import Frame, Kind
 from actors.membership import Member
 from actors.messages import NodeName
 from actors.moves import AskPeer, Done, Origin, Outcome, ReadOrigin, Steal, Wait
+from actors.quota import NotOurTurn
 from actors.swarm import Swarm
 from actors.traffic import Traffic
 from actors.transfer import RangeReader, RangesIgnored, Redirects
@@ -212,14 +213,24 @@ class Together:
         gaps, digest = self._files.gaps(chunk), blake3()
         try:
             for gap in gaps:
-                self._fetcher.fetch(reader, gap, self._stop, each=digest.update)
+                self._fetcher.fetch(reader, gap, self._stop, turn_s=self._swarm.pace.takeover_s, each=digest.update)
         except RangesIgnored:
             raise
+        except NotOurTurn:
+            self._let_go(number)
+            return
         except SourceError as error:
             self._origin_failed(number, error)
             return
         made = digest.digest() if gaps == [chunk] else self._files.chunk_digest(chunk, reader.buffer)
         self._landed(number, Origin(self._swarm.me, made), reader)
+
+    def _let_go(self, number: int) -> None:
+        """Others may read the chunk sooner than we, or have done so: as if it had not been begun."""
+        with self._swarm.lock:
+            self._keep_to_share_locked()
+            self._failed_locked(number, Outcome.ORIGIN)
+            self._pump()
 
     def _origin_failed(self, number: int, error: SourceError) -> None:
         """Others may have the chunk, or read it: the fill goes on for a while. Not if the source has changed."""

@@ -200,16 +200,19 @@ def test_nodes_that_fill_together_read_the_origin_once_and_within_the_budget(
 
 
 def test_owners_that_may_not_read_any_more_leave_their_chunks_to_one_that_may(
-    tmp_path: Path, origin: Origin, sample: Path
+    tmp_path: Path,
 ) -> None:
-    cluster = governed(tmp_path, origin, 3, LLAMA, budget=6, peer_host="127.0.0.1")
-    with running(*cluster.peers):
-        cluster.until(lambda: all(cluster.said(peer).requests for peer in cluster.peers))
-        cluster.budget = Budget(1)
-        cluster.until(lambda: sum(cluster.said(peer).granted or 0 for peer in cluster.peers) == 1)
-        cluster.until(cluster.ready)
-        assert all(same_bytes(peer.folder(LLAMA.uri), sample) for peer in cluster.peers)
-    assert origin.stats()["bytes"] <= 1.02 * SAMPLE_BYTES, "no chunk was read twice"
+    sample = tmp_path / "sample"
+    write_sample(sample, 2 * SAMPLE_BYTES)
+    with Origin({REPO: sample}, rate_bytes_per_s=RATE / 4) as origin:  # or it would be over before they are told
+        cluster = governed(tmp_path, origin, 3, LLAMA, budget=6, peer_host="127.0.0.1")
+        with running(*cluster.peers):
+            cluster.until(lambda: all(cluster.said(peer).requests for peer in cluster.peers))
+            cluster.budget = Budget(1)
+            cluster.until(lambda: sum(cluster.said(peer).granted or 0 for peer in cluster.peers) == 1)
+            cluster.until(cluster.ready)
+            assert all(same_bytes(peer.folder(LLAMA.uri), sample) for peer in cluster.peers)
+        assert origin.stats()["bytes"] <= 1.02 * 2 * SAMPLE_BYTES, "no chunk was read twice"
 
 
 def test_a_node_that_starts_again_in_the_middle_is_told_its_share_and_goes_on(

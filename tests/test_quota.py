@@ -10,7 +10,7 @@ from actors.errors import SourceThrottled
 from actors.files import Cancelled
 from actors.manifest import OriginName
 from actors.messages import OriginReport, OriginShare
-from actors.quota import Quota, Quotas
+from actors.quota import NotOurTurn, Quota, Quotas
 from tests.waiting import eventually
 
 HUB, STORE = OriginName("https://hub.test"), OriginName("https://store.test")
@@ -28,18 +28,18 @@ class Clock:
 class Asking:
     """A thread with one request: under way until it is told to end."""
 
-    def __init__(self, quota: Quota) -> None:
+    def __init__(self, quota: Quota, turn_s: float | None = None) -> None:
         self.stop, self.begun, self.end = threading.Event(), threading.Event(), threading.Event()
         self.outcome: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(quota,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(quota, turn_s), daemon=True)
         self._thread.start()
 
-    def _run(self, quota: Quota) -> None:
+    def _run(self, quota: Quota, turn_s: float | None) -> None:
         try:
-            with quota.request(self.stop, 60.0):
+            with quota.request(self.stop, 60.0, turn_s):
                 self.begun.set()
                 self.end.wait(30)
-        except (Cancelled, SourceThrottled) as error:
+        except (Cancelled, NotOurTurn, SourceThrottled) as error:
             self.outcome = error
 
     def finish(self) -> BaseException | None:
@@ -97,6 +97,20 @@ def test_a_larger_share_is_used_at_once_and_a_smaller_one_as_requests_end() -> N
     asking[1].finish()
     assert late.begun.wait(30)
     late.finish()
+
+
+def test_who_can_be_waited_for_no_longer_than_a_while_does_not_wait_for_a_turn_longer_than_that() -> None:
+    clock = Clock()
+    quota = a_quota(OriginShare(1), clock)
+    with quota.request(NEVER, 60.0):
+        waiting = Asking(quota, turn_s=5.0)
+        eventually(lambda: quota.report(0).wanted == 2, every_s=0.01)
+        clock.now += 5.0
+        assert isinstance(waiting.finish(), NotOurTurn)
+    quota.allow(OriginShare(0))
+    with pytest.raises(NotOurTurn), quota.request(NEVER, 60.0, turn_s=5.0):
+        pass
+    assert quota.report(0).wanted == 0
 
 
 def test_who_waits_ends_soon_after_he_is_told_to() -> None:
