@@ -125,9 +125,9 @@ def bounded(current: Concurrency, most: int, sample: Sample) -> Concurrency:
     """At most `most` (at least 1) from now on. Where the bound was what kept it from growing, it grows again."""
     if most == current.most:
         return current
-    now = replace(current, most=most)
+    now = replace(current, most=most, good=min(current.good, most))
     if current.workers > most:
-        return _hold(replace(now, workers=most, good=min(current.good, most), since=sample), HOLD_S)
+        return _hold(replace(now, workers=most, since=sample), HOLD_S)
     held_back = current.workers == current.most < most and current.phase is Phase.HOLDING
     if held_back and current.until - sample.at <= HOLD_S:  # else it was throttled
         return replace(now, good=current.workers, good_rate=0.0, phase=Phase.GROWING, since=sample)

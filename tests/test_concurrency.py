@@ -118,6 +118,16 @@ def test_a_larger_share_is_no_reason_to_hurry_where_more_were_no_faster_or_it_wa
     assert bounded(calmed, 32, few.since).phase is Phase.HOLDING
 
 
+def test_a_share_that_shrinks_while_fewer_are_tried_out_is_kept_to_when_that_was_slower() -> None:
+    limited = each(25 * MB, 10_000 * MB)
+    current = after(20, limited)
+    while current.phase is not Phase.PROBING_DOWN:
+        current = observe(current, Sample(current.since.at + HOLD_S, current.since.bytes + MB, 0))
+    bound = bounded(current, current.workers, current.since)
+    slower = observe(bound, Sample(bound.since.at + HOLD_S, bound.since.bytes + 1, 0))
+    assert slower.workers == current.workers < current.good
+
+
 def test_a_standstill_teaches_nothing() -> None:
     current = after(1, each(25 * MB, 10_000 * MB))
     assert after(60, lambda workers: 0.0, current=current) == current
