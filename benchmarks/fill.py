@@ -6,7 +6,7 @@
     limited   25 MB/s per connection                                   s3        signed requests, rclone `serve s3`
     shards    a hub repository of twice the size                       small     10,000 files of 1 KiB from the hub
     memory    peak memory at the size, and at 16 times it (only when named: it takes long)
-    disk      against `dd … conv=fsync` on the same disk
+    disk      against `dd … conv=fsync` on the same disk               slow-disk the same on one of 500 MB/s; needs root
 
 Every run is a process of its own; the downloaders take turns, `--runs` times, and the best of each counts, because the
 machine is shared. Before each turn the page cache gets back what it is about to need: see `benchmarks.machine`. A peer
@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks import downloaders, origins
+from benchmarks import disks, downloaders, origins
 from benchmarks.downloaders import Absent, Downloader
 from benchmarks.machine import MOST_WARM_BYTES, machine, warm_up
 from coordinator.dev.sample import write_sample
@@ -37,7 +37,8 @@ from coordinator.quantity import parse_bytes
 Row = dict[str, Any]
 SMALL_FILES, SMALL_FILE_BYTES = 10_000, 1024
 LARGE = 16
-_ALWAYS = ("http", "tls", "limited", "s3", "shards", "small", "disk")
+SLOW_DISK_BYTES_PER_S = 500_000_000
+_ALWAYS = ("http", "tls", "limited", "s3", "shards", "small", "disk", "slow-disk")
 
 
 class Bench:
@@ -50,7 +51,7 @@ class Bench:
         self._nginx: origins.Nginx | None = None
 
     def scenario(self, name: str) -> Iterator[Row]:
-        yield from getattr(self, "_" + name)()
+        yield from getattr(self, "_" + name.replace("-", "_"))()
 
     def _http(self) -> Iterator[Row]:
         url = f"{self._server().http}/{self._file(self.size)}"
@@ -90,11 +91,21 @@ class Bench:
             ours = [each for each in self._of_url(url, size) if _name(each) == downloaders.ENGINE]
             yield from self._compare(f"memory {size >> 30} GiB", size, ours, runs=1)
 
-    def _disk(self) -> Iterator[Row]:
+    def _disk(self, scenario: str = "disk") -> Iterator[Row]:
         url = f"{self._server().http}/{self._file(self.size)}"
         zeros = ["dd", "if=/dev/zero", f"of={self._target}/dd", "bs=1M", f"count={self.size >> 20}", "conv=fsync"]
         ours = [each for each in self._of_url(url, self.size) if _name(each) == downloaders.ENGINE]
-        yield from self._compare("disk", self.size, [Downloader("dd conv=fsync", "-", zeros), *ours])
+        yield from self._compare(scenario, self.size, [Downloader("dd conv=fsync", "-", zeros), *ours])
+
+    def _slow_disk(self) -> Iterator[Row]:
+        if lacks := disks.missing():
+            yield {"scenario": "slow-disk", "who": "-", "absent": f"needs {lacks}"}
+            return
+        usual = self._target
+        with disks.disk(self._folder, 2 * self.size + (1 << 30), SLOW_DISK_BYTES_PER_S) as disk:
+            self._target = disk / "target"
+            yield from self._disk("slow-disk")
+        self._target = usual
 
     def _of_url(self, url: str, size: int) -> list[Downloader | Absent]:
         ca = self._server().ca if url.startswith("https") else None
@@ -196,6 +207,7 @@ def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, float, float, bool]]:
         ("shards: times faster than snapshot_download", 3, ratio("shards", "snapshot_download", fill)),
         ("small: times faster than snapshot_download", 3, ratio("small", "snapshot_download", fill)),
         ("disk: of dd's rate", 0.9, ratio("disk", "dd conv=fsync", engine)),
+        ("slow-disk: of dd's rate", 0.9, ratio("slow-disk", "dd conv=fsync", engine)),
     ]
     for name, limit, found in at_most:
         if found is not None:
