@@ -27,7 +27,7 @@ def disk(folder: Path, size: int, bytes_per_s: int) -> Iterator[Path]:
         file.truncate(size)
     _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
     device = _run("losetup", "--find", "--show", "--direct-io=on", str(image))
-    number = os.stat(device).st_rdev
+    number = Path(device).stat().st_rdev
     try:
         _run("mount", device, str(mounted))
         try:
