@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import signal
 import statistics
 import sys
@@ -32,7 +31,7 @@ from typing import Any
 
 from benchmarks import namespaces
 from benchmarks.fanout_systems import SYSTEMS, Setting, Watch
-from benchmarks.machine import machine, warm_up
+from benchmarks.machine import free_memory_bytes, machine, warm_up
 from benchmarks.namespaces import Network, Running
 from coordinator.dev.sample import write_sample
 from coordinator.quantity import parse_bytes
@@ -101,7 +100,6 @@ class Lab:
         """The nodes are filled by this system. Raises TimeoutError and RuntimeError."""
         system, options = SYSTEMS[name], self._options
         nodes = options.names[:1] if system.alone else options.names
-        warm_up(MEMORY, min(len(nodes) * options.size, shutil.disk_usage(MEMORY).free // 2))
         with self._network.programs() as programs, (self._scratch / f"{name}.log").open("ab") as log:
 
             def start(host: str, command: list[str]) -> Running:
@@ -124,6 +122,7 @@ class Lab:
             system.prepare(setting)
             running = {node: start(node, system.command(setting, number)) for number, node in enumerate(nodes)}
             _first_words(list(running.values()))
+            warm_up(MEMORY, min(len(nodes) * options.size, free_memory_bytes() * 9 // 10))
             observed, watch = Observation(), Watch(time.monotonic() + options.patience_s)
             with _Meter(observed, watch, running, self._victim(system.alone)):
                 began, cpu_s = time.monotonic(), sum(each.cpu_s() for each in running.values())

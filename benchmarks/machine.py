@@ -24,6 +24,11 @@ def _steal() -> float | None:
     return round(ticks[7] / max(sum(ticks), 1), 3)
 
 
+def free_memory_bytes() -> int:
+    """That nothing uses, not even the page cache."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def warm_up(folder: Path, size: int) -> None:
     """The kernel has just got back as much page cache as a file of `size` takes, from a file in `folder`.
 
