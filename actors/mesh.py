@@ -191,14 +191,14 @@ class Mesh:
     def asked(self, peer: NodeName, chunk: int, now: float) -> Answer | Elsewhere:
         """After DATA call `served`; after HOLD wait for a Release, or call `unhold`."""
         self._asks(peer, now)
-        here, coming = bool(self.have >> chunk & 1), chunk in self._flying
-        if self._flying.get(chunk) == AskPeer(chunk, peer):
-            coming = False  # not from elsewhere: each would wait for the other
-        reader = self._given.get(chunk)
-        if reader is not None and not here and not coming and reader not in (peer, self.me):
-            return Elsewhere(reader)
-        if (chunk in self._stolen or peer == self._stealing) and not here and not coming:
-            return Answer.BUSY  # we shall read it, or may: its owner must not take it back
+        here, flying = bool(self.have >> chunk & 1), self._flying.get(chunk)
+        coming = flying is not None and flying != AskPeer(chunk, peer)  # or each would wait for the other
+        if not here and not coming:
+            reader = self._given.get(chunk)
+            if reader not in (None, peer, self.me):
+                return Elsewhere(reader)
+            if chunk in self._stolen or peer == self._stealing:
+                return Answer.BUSY  # we shall read it, or may: its owner must not take it back
         return self._serving.asked(peer, chunk, now, here=here, coming=coming, stranger=self._is_stranger(peer))
 
     def served(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> bool:

@@ -56,7 +56,7 @@ class Answer(Enum):
     DATA = auto()
     """Send it; a sending slot is taken until `served`."""
     BUSY = auto()
-    """It is here or on its way, but every sending slot is taken, or enough others wait for it."""
+    """It is here or on its way, but every sending slot is taken, or enough others wait for it; or it is read next."""
     NOT_YET = auto()
     """It is not here, nor on its way."""
     HOLD = auto()

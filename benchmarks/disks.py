@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 _LIMIT = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
@@ -23,22 +23,19 @@ def disk(folder: Path, size: int, bytes_per_s: int) -> Iterator[Path]:
     """An empty ext4 of `size` bytes, kept in `folder`, that writes so fast and reads as the disk below does."""
     image, mounted = folder / "disk.img", folder / "disk"
     mounted.mkdir(exist_ok=True)
-    with image.open("wb") as file:
-        file.truncate(size)
-    _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
-    device = _run("losetup", "--find", "--show", "--direct-io=on", str(image))
-    number = Path(device).stat().st_rdev
-    try:
+    with ExitStack() as undo:
+        with image.open("wb") as file:
+            file.truncate(size)
+        undo.callback(image.unlink)
+        _run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image))
+        device = _run("losetup", "--find", "--show", "--direct-io=on", str(image))
+        undo.callback(_run, "losetup", "--detach", device)
         _run("mount", device, str(mounted))
-        try:
-            _LIMIT.write_text(f"{os.major(number)}:{os.minor(number)} {bytes_per_s}")
-            yield mounted
-        finally:
-            _LIMIT.write_text(f"{os.major(number)}:{os.minor(number)} 0")
-            _run("umount", str(mounted))
-    finally:
-        _run("losetup", "--detach", device)
-        image.unlink()
+        undo.callback(_run, "umount", str(mounted))
+        number = Path(device).stat().st_rdev
+        undo.callback(_LIMIT.write_text, f"{os.major(number)}:{os.minor(number)} 0")
+        _LIMIT.write_text(f"{os.major(number)}:{os.minor(number)} {bytes_per_s}")
+        yield mounted
 
 
 def _run(*command: str) -> str:

@@ -199,9 +199,7 @@ def test_nodes_that_fill_together_read_the_origin_once_and_within_the_budget(
     assert origin.stats()["bytes"] <= 1.02 * SAMPLE_BYTES
 
 
-def test_owners_that_may_not_read_any_more_leave_their_chunks_to_one_that_may(
-    tmp_path: Path,
-) -> None:
+def test_owners_that_may_not_read_any_more_leave_their_chunks_to_one_that_may(tmp_path: Path) -> None:
     sample = tmp_path / "sample"
     write_sample(sample, 2 * SAMPLE_BYTES)
     with Origin({REPO: sample}, rate_bytes_per_s=RATE / 4) as origin:  # or it would be over before they are told

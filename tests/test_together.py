@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -409,11 +410,15 @@ def test_a_token_that_is_rotated_while_it_runs_is_not_noticed_by_the_fill(
 ) -> None:
     peers = some_peers(tmp_path, 3)
     origin.faults.set(Fault(path="/_cdn/*", latency_s=0.05))
+
+    def more_than(least: float) -> bool:
+        return sum(map(done, peers)) > least
+
     with running(*peers):
         members = [peer.member() for peer in peers]
         tell(peers, resolved, a_company(members))
         for number in range(1, 4):  # each time one of them hears of it late
-            eventually(lambda: sum(map(done, peers)) > number * 0.5 * SAMPLE_BYTES, every_s=0.01)  # noqa: B023  # called before the next turn
+            eventually(partial(more_than, number * 0.5 * SAMPLE_BYTES), every_s=0.01)
             tell(peers[1:], resolved, a_company(members, token=f"token {number}"))
             time.sleep(0.2)
             tell(peers[:1], resolved, a_company(members, token=f"token {number}"))
