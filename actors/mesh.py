@@ -466,9 +466,11 @@ class Mesh:
         mine = [chunk for chunk in self.membership.without(lost).owned(self.me) if unknown >> chunk & 1]
         if not mine:
             chunk = bitmap.pick(unknown, self._rng)
-            order = [name for name in self.membership.order(chunk) if name not in lost]
-            rank = order.index(self.me) if self.me in order else len(order)
-            if idle_s < rank * self._slow_read_s:
+            order = self.membership.order(chunk)
+            able = [name for name in order if name not in lost]
+            rank = able.index(self.me) if self.me in able else len(able)
+            begun_s = 0.0 if order[0] in able else self.pace.takeover_s  # who acts for the owner begins only then
+            if idle_s < begun_s + rank * self._slow_read_s:
                 return self._later(now + self.pace.silence_s)
             mine = [chunk]
         self._taken_over.update(mine)
