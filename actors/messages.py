@@ -160,6 +160,11 @@ class DesiredState:
     files is large, so it travels only when it is asked for.
     `origins` is this node's share of every origin that it may read: of another it reads nothing. None: nobody governs,
     and it reads as it likes.
+    `used` maps every model that a pod on this node may have open to when the oldest such pod was created (epoch
+    seconds). A model without an entry is open in no pod; None: not known, so any may be open. It comes from a list of
+    the node's pods that is seconds old. So a folder that was moved aside at T may be unlinked iff `used` is not None, T
+    is longer ago than a margin for that list's age and for clocks that differ, and the model has no entry or one later
+    than T and that margin.
     """
 
     owner: str
@@ -170,6 +175,7 @@ class DesiredState:
     evict: tuple[Evict, ...] = ()
     manifests: frozenset[StorageKey] = frozenset()
     origins: Mapping[OriginName, OriginShare] | None = None
+    used: Mapping[StorageKey, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +257,9 @@ class NodeReport:
     """Everything one agent knows. `incarnation` is new for every start of the agent process.
 
     `peer_address`: where other nodes can ask for chunks; None: nowhere, so it fills alone. `link_bytes_per_s`: what its
-    network carries, if somebody said so. `manifests`: of the committed models that were asked for.
+    network carries, if somebody said so. `manifests`: of the committed models that were asked for. `aside`: the models
+    of which a folder was moved aside and is kept, because a pod may have it open; while there are any, the coordinator
+    looks at the node's pods from time to time and says in `DesiredState.used` what it found.
     """
 
     node: NodeName
@@ -266,3 +274,4 @@ class NodeReport:
     link_bytes_per_s: float | None = None
     manifests: Mapping[StorageKey, Manifest] = field(default_factory=dict)
     origins: tuple[OriginReport, ...] = ()
+    aside: frozenset[StorageKey] = frozenset()

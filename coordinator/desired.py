@@ -24,7 +24,7 @@ from coordinator.governor import Shares
 from coordinator.members import Members, Placement, Slot, status_roots
 from coordinator.snapshot import Cache, Credentials, Snapshot
 from coordinator.tally import SourceState
-from coordinator.usage import Usage
+from coordinator.usage import Usage, oldest_users
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +77,14 @@ def desired_states(
             evict=orders.get(name, ()),
             manifests=asked.get(name, frozenset()),
             origins=shares.of_nodes.get(name, {}),
+            used=oldest_users(snapshot, name),
         )
     for name in snapshot.nodes:
         if name not in members.placements and draining(snapshot, name):
             report = report_of(snapshot, name)
             paths = [r.path for r in report.roots] if report else status_roots(snapshot.local_nodes.get(name))
-            desired[name] = DesiredState(snapshot.owner, tuple(DesiredRoot(path) for path in paths), origins={})
+            roots = tuple(DesiredRoot(path) for path in paths)
+            desired[name] = DesiredState(snapshot.owner, roots, origins={}, used=oldest_users(snapshot, name))
     return desired
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from actors.messages import NodeName
 from coordinator.api import StatusKey
 from coordinator.kube import Object
+from coordinator.quantity import seconds_of
 
 CACHE_LABEL = "internal.serving.kserve.io/localmodel"
 NAMESPACE_LABEL = "internal.serving.kserve.io/localmodel-namespace"
@@ -24,6 +25,7 @@ class Pod:
     """One that has not ended. `labelled` is the cache that KServe gave it; `words` are the parts of all it mounts.
 
     `folders` are the hostPaths it mounts, none for pods of the coordinator's own namespace: they are the node agents.
+    `created` is epoch seconds; 0 where it is not known.
     """
 
     namespace: str
@@ -32,6 +34,7 @@ class Pod:
     labelled: StatusKey | None = None
     words: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
+    created: float = 0.0
 
 
 def read_pod(raw: Object, home: str = "") -> Pod | None:
@@ -63,6 +66,7 @@ def read_pod(raw: Object, home: str = "") -> Pod | None:
         labelled=StatusKey(f"{of_namespace}/{label}" if of_namespace else str(label)) if label else None,
         words=frozenset(word for path in (*folders, *inside) for word in PurePosixPath(path).parts if word != "/"),
         folders=frozenset() if namespace == home else frozenset(folders),
+        created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
     )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,7 +33,7 @@ from coordinator.budget import Budgets
 from coordinator.fleet import AgentView
 from coordinator.kube import NODES, Object, ResourceType
 from coordinator.pods import Pod
-from coordinator.quantity import parse_bytes
+from coordinator.quantity import parse_bytes, seconds_of
 from coordinator.selectors import NodeSelector, compile_selector
 
 
@@ -244,14 +243,14 @@ def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
         finalizer=model.FINALIZER,
         finalizers=_strings(metadata.get("finalizers")) or (),
         generation=generation if isinstance(generation := metadata.get("generation"), int) else 0,
-        created=_seconds(metadata.get("creationTimestamp")) or 0.0,
-        deleted_at=_seconds(metadata.get("deletionTimestamp")),
+        created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
+        deleted_at=seconds_of(metadata.get("deletionTimestamp")),
         size_bytes=size_bytes,
         digest=spec.digest,
         priority=spec.priority or 0,
         pinned=bool(spec.pinned),
         served=any(_mapping(raw.get("status")).get(name) for name in ("inferenceServices", "llmInferenceServices")),
-        unused_since=_seconds(_mapping(raw.get("status")).get("unusedSince")),
+        unused_since=seconds_of(_mapping(raw.get("status")).get("unusedSince")),
         credentials=Credentials(
             spec.service_account_name,
             storage.key if storage else None,
@@ -423,17 +422,3 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _strings(value: object) -> tuple[str, ...] | None:
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else None
-
-
-def _seconds(timestamp: object) -> float | None:
-    """Epoch seconds of an RFC 3339 time; None for anything else."""
-    try:
-        return parse_time(timestamp) if isinstance(timestamp, str) else None
-    except ValueError:
-        return None
-
-
-def parse_time(timestamp: str) -> float:
-    """Epoch seconds of an RFC 3339 time. Raises ValueError."""
-    parsed = datetime.fromisoformat(timestamp)
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()

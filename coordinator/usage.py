@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
+from actors.manifest import StorageKey
 from actors.messages import NodeName
 from coordinator.api import StatusKey
 from coordinator.pods import Pod
@@ -51,6 +52,31 @@ def usage(snapshot: Snapshot, now: float) -> Usage:
     first = float(ceil(now))  # as it will be written, in whole seconds, and not too early
     since = {cache.key: first if cache.unused_since is None else cache.unused_since for cache in unused}
     return Usage(since, True, folders)
+
+
+def oldest_users(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, float] | None:
+    """What pods on this node may have open, with the oldest such pod's creation. None: nobody has just looked.
+
+    A pod that mounts the whole folder may have everything open that the node's agent reports.
+    """
+    if snapshot.pods is None or node not in snapshot.looked_at:
+        return None
+    view = snapshot.agents.get(node)
+    report = view.report if view is not None else None
+    everything = {model.key for model in report.models} | report.aside if report is not None else frozenset()
+    roots = [root.path for root in report.roots] if report is not None else []
+    oldest: dict[StorageKey, float] = {}
+    for pod in snapshot.pods:
+        if pod.node != node:
+            continue
+        use = Usage(folders=frozenset((node, folder) for folder in pod.folders))
+        keys = {snapshot.caches[key].storage_key for key in used(snapshot.caches, snapshot.groups, [pod])}
+        keys |= {key for key in everything if key in pod.words}
+        if any(use.covers(node, root) for root in roots):
+            keys |= everything
+        for key in keys:
+            oldest[key] = min(pod.created, oldest.get(key, pod.created))
+    return oldest
 
 
 def used(caches: Mapping[StatusKey, Cache], groups: Iterable[str], pods: Iterable[Pod]) -> set[StatusKey]:

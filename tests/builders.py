@@ -183,6 +183,9 @@ class PodBuilder(Builder):
         """A path of the host."""
         return self._mounting({"hostPath": {"path": path}}, sub_path)
 
+    def created(self, timestamp: str) -> Self:
+        return self.with_metadata(creationTimestamp=timestamp)
+
     def labelled(self, **labels: str) -> Self:
         """KServe's labels, named without their prefix."""
         prefix = "internal.serving.kserve.io/"

@@ -13,11 +13,13 @@ from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import DesiredModel, Evict, ModelReport, NodeName, Phase
 from coordinator.eviction import ORDER_S, Copy, Eviction, Waiting, choose
+from coordinator.quantity import parse_time
 from coordinator.status import rfc3339
 from tests.builders import (
     GIB,
     NOW,
     CacheBuilder,
+    PodBuilder,
     World,
     a_cache,
     a_group,
@@ -435,3 +437,57 @@ def test_where_our_status_fields_are_pruned_nothing_is_evicted() -> None:
     world.extensions = False
     world.settle(NOW)
     assert [world.plan(NOW + 100 * IDLE_S).evictions, since(world)] == [(), None]
+
+
+# --- what the agents are told of pods ---
+
+LATE, EARLY = "2023-11-14T22:00:00Z", "2023-11-14T21:00:00Z"
+
+
+def told(world: World) -> dict[StorageKey, float] | None:
+    used = world.plan().desired[N1].used
+    return None if used is None else dict(used)
+
+
+@dataclass(frozen=True)
+class Told:
+    pods: list[PodBuilder]
+    used: list[tuple[CacheBuilder, str]]
+
+
+TOLD: dict[str, Told] = {
+    "nobody uses anything": Told([], []),
+    "the oldest of two counts": Told(
+        [
+            a_pod("a").on("n1").claiming("here-gpu").created(LATE),
+            a_pod("b").on("n1").claiming("here-gpu").created(EARLY),
+        ],
+        [(HERE, EARLY)],
+    ),
+    "a pod on another node has nothing open here": Told([a_pod().on("n2").claiming("here-gpu").created(LATE)], []),
+    "a pod that no node runs yet has nothing open": Told([a_pod().claiming("here-gpu").created(LATE)], []),
+    "a pod that has ended has nothing open": Told([a_pod().on("n1").claiming("here-gpu").created(LATE).ended()], []),
+    "the key in a path of the host": Told(
+        [a_pod().on("n1").mounting(f"/models/models/{key_of(HERE)}").created(LATE)], [(HERE, LATE)]
+    ),
+    "the whole folder is everything that lies there": Told(
+        [a_pod().on("n1").mounting("/models").created(LATE)], [(HERE, LATE), (NEW, LATE)]
+    ),
+    "a pod that does not say when it was made is the oldest": Told(
+        [a_pod().on("n1").claiming("here-gpu")], [(HERE, "1970-01-01T00:00:00Z")]
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_agents_are_told_what_pods_may_have_open(case: str) -> None:
+    world = a_full_world().add(*TOLD[case].pods)
+    world.looked_at = frozenset({N1})
+    assert told(world) == {key_of(cache): parse_time(at) for cache, at in TOLD[case].used}
+
+
+def test_agents_are_told_nothing_of_pods_where_nobody_has_just_looked() -> None:
+    world = a_full_world()
+    assert told(world) is None
+    world.looked_at, world.pods_known = frozenset({N1}), False
+    assert told(world) is None

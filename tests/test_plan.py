@@ -14,7 +14,8 @@ from actors.manifest import Digest
 from actors.messages import DesiredRoot, NodeName, Phase, RootReport
 from coordinator.fold import Turn
 from coordinator.plan import UNREACHABLE_GRACE_S, Plan, Write, plan
-from coordinator.snapshot import Credentials, parse_time
+from coordinator.quantity import parse_time
+from coordinator.snapshot import Credentials
 from tests.builders import (
     GIB,
     NOW,
