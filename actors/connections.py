@@ -3,7 +3,7 @@
     SSL_CERT_FILE, SSL_CERT_DIR          instead of the system's certificates, as OpenSSL has it
     REQUESTS_CA_BUNDLE, AWS_CA_BUNDLE    a file or a folder of certificates, in addition
     HTTP_PROXY, HTTPS_PROXY, ALL_PROXY   a proxy for http, for https (by CONNECT), for both; it is sent user:password
-    NO_PROXY                             hosts and domains that are reached directly
+    NO_PROXY                             hosts, domains and networks that are reached directly (`actors.no_proxy`)
 
 The lower-case names win, as everywhere else. A context takes tens of milliseconds to make, so that there is one per
 process; it is made anew when a file it was made from changes, because certificates are renewed under running agents.
@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from actors.errors import SourceUnsupported
+from actors.no_proxy import is_direct, no_proxy
 
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 _REPLACING = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -134,7 +135,8 @@ class _Forwarded(http.client.HTTPConnection):
 def _proxy_for(origin: SplitResult) -> SplitResult | None:
     proxies = urllib.request.getproxies()
     named = proxies.get(origin.scheme) or proxies.get("all")
-    if not named or urllib.request.proxy_bypass(origin.netloc.rpartition("@")[2]):
+    port = _host_and_port(origin)[1] or 443
+    if not named or is_direct(no_proxy(), origin.hostname or "", port):
         return None
     proxy = urlsplit(named if "://" in named else f"http://{named}")
     if proxy.scheme != "http" or not proxy.hostname:
