@@ -9,29 +9,37 @@ unpacked. Which sources are archives: see `Manifest.packed`.
 
 An image is the same with several archives: its layers, one over the other, of which what is below /models is unpacked.
 
-Nothing in an archive is believed. Names are held to the rules of manifests; links and devices are refused, not skipped;
-files, bytes and the ratio are bounded; no header or directory makes us read much into memory; a tar must have its end
-mark, a gzip stream and every zip entry their checksum. An archive that is refused is forgotten, so that it is asked for
-again when the model's next turn comes: then it may be another.
+    a member twice       the last one wins, as in tar
+    a link within        is unpacked as what it leads to: the same bytes under a second name, never as a link; so is
+                         every file below a link to a folder. A member below such a link is one below that folder
+    a link elsewhere     refused, by name: also one to nothing, in a circle, or to what include/exclude leave out
+    `.localmodel/`       left out: it is what we wrote beside a copy, and this one gets its own
+
+Nothing in an archive is believed. What its members may be, see `actors.members`; how many there are, their bytes and
+their ratio to the archive are bounded. An archive that is refused is forgotten, so that it is asked for again when the
+model's next turn comes: then it may be another.
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
-import io
 import os
-import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Set
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import IO
 
 from actors.errors import InsufficientStorage, IntegrityError, LocalModelError, SourceError, SourceUnsupported
-from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, check_relative, make_manifest
+from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, is_ours, make_manifest
+from actors.members import Kind, Member, RefusedArchive, tar_members, zip_members
 from actors.origin import wanted
 from actors.store import Ingest, disk_errors, remove_tree
 
@@ -39,21 +47,15 @@ MAX_FILES = 100_000
 MAX_RATIO = 100
 RATIO_FREE_BYTES = 64 << 20
 """So much may come out of any archive, however small: a few zeros compress better than a bomb."""
-MAX_READ_BYTES = 32 << 20
-"""The most that one read may ask for: the largest directory of a zip, the largest header of a tar."""
+MAX_LINKS_FOLLOWED = 40
+"""On the way to one file: what Linux follows."""
 
 IMAGE_FOLDER = "models/"
 """Where KServe's images have the model."""
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"  # https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
 _BLOCK_BYTES = 1 << 20
-_TAR_BLOCK = 512
-_ZIP_METHODS = frozenset(
-    {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-)  # the others cannot be read a bounded piece at a time
-
-_Members = Iterator[tuple[str, int, IO[bytes]]]
-"""Name, size as it is declared, content. The content is read before the next one is asked for."""
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 def unpack(
@@ -76,13 +78,15 @@ def unpack(
             for packed in manifest.files:
                 with (ingest.data / packed.path).open("rb") as archive:
                     if packed.path.endswith(".zip"):
-                        unpacker.write(_zip(archive))
+                        unpacker.write(zip_members(archive))
                     else:
-                        below = IMAGE_FOLDER if image else ""
-                        unpacker.write(_tar(archive, packed.path.endswith("gz"), limit, below), layer=image)
+                        below, zipped = IMAGE_FOLDER if image else "", packed.path.endswith("gz")
+                        members = tar_members(archive, zipped=zipped, below=below, limit_bytes=2 * limit)
+                        unpacker.write(_below(members, below) if image else members, layer=image)
+            unpacker.follow_links()
             unpacked = make_manifest(manifest.source, manifest.revision, unpacker.files.values())
             if unpacked.packed or not unpacked.files:
-                raise _Refused("it holds nothing but another archive, or nothing that include/exclude select")
+                raise RefusedArchive("it holds nothing but another archive, or nothing that include/exclude select")
     except LocalModelError as error:
         with disk_errors(f"removing {target}"):
             remove_tree(target)
@@ -102,8 +106,18 @@ def _forget(ingest: Ingest) -> None:
         ingest.journal.forget(index)
 
 
-class _Refused(Exception):
-    """What is wrong with the archive, of which the message says the name."""
+def _below(members: Iterable[Member], folder: str) -> Iterator[Member]:
+    """Members below `folder`, named from there; so is what they link to by a path from the top."""
+    for member in members:
+        target = member.target.lstrip("/") if member.target.startswith("/") else member.target
+        absolute = target != member.target or member.kind is Kind.HARD_LINK
+        if absolute and not f"{target}/".startswith(folder):
+            raise RefusedArchive(f"{member.path!r} in it is a link to {member.target!r}, which is not below /{folder}")
+        if absolute and member.kind is Kind.SYMBOLIC_LINK:  # from the top, where it is unpacked
+            target = "../" * (member.path.count("/") - folder.count("/")) + (target.removeprefix(folder) or ".")
+        elif absolute:
+            target = target.removeprefix(folder)
+        yield replace(member, path=member.path.removeprefix(folder), target=target)
 
 
 class _Unpacker:
@@ -113,6 +127,7 @@ class _Unpacker:
         self, target: Path, source: ModelSource, limit: int, room_bytes: int, check: Callable[[], None]
     ) -> None:
         self.files: dict[str, ManifestFile] = {}
+        self._links: dict[str, str] = {}
         self._target = target
         self._source = source
         self._limit = limit
@@ -121,49 +136,149 @@ class _Unpacker:
         self._count = 0
         self._declared = 0
         self._written = 0
+        self._freed = 0
 
-    def write(self, members: _Members, *, layer: bool = False) -> None:
+    def write(self, members: Iterable[Member], *, layer: bool = False) -> None:
         """A `layer` may replace what those below it hold, and take it away."""
         own: set[str] = set()
-        for path, size, content in members:
-            check_relative(path)
-            self._count += 1
-            self._declared += size
+        for member in members:
+            self._check()
+            self._bound(member.size)
+            path = self._behind_links(member.path)
             if layer and path not in own:
                 folder, _, name = path.rpartition("/")
                 if name.startswith(_WHITEOUT):
                     gone = folder if name == _OPAQUE else f"{folder}/{name.removeprefix(_WHITEOUT)}".lstrip("/")
                     self._remove(gone, but=own)
                     continue
-                self._remove(path, but=own)
+                if self._links or (self._target / path).exists():
+                    self._remove(path, but=own)
                 own.add(path)
-            if self._count > MAX_FILES or size < 0 or self._declared > self._limit:
-                raise _Refused(f"it holds more than {MAX_FILES} files, or {MAX_RATIO} times its size")
-            if wanted(self._source, path):
-                self._check_room(size)
-                self.files[path] = self._write_one(path, content)
+            self._forget(path)
+            if is_ours(path):
+                continue
+            if member.kind is Kind.SYMBOLIC_LINK:
+                self._links[path] = member.target
+            elif wanted(self._source, path):
+                if member.kind is Kind.FILE:
+                    self._check_room(member.size)
+                    self.files[path] = self._write_one(path, member.content)
+                else:
+                    self._repeat(self._behind_links(member.target), path)
+
+    def follow_links(self) -> None:
+        """What symbolic links lead to is there under their names, too. Once nothing more is written."""
+        found: dict[str, str] = {}
+        names = sorted(self.files), sorted(self._links)
+        for link in names[1]:
+            self._follow(link, link, found, names, depth=0)
+        for path, original in sorted(found.items()):
+            self._check()
+            self._repeat(original, path)
+
+    def _follow(
+        self, path: str, link: str, found: dict[str, str], names: tuple[list[str], list[str]], depth: int
+    ) -> None:
+        """`path` is, or stands for, the link `link`: what it names is `found`, by the path that it has from there.
+
+        `names` are all files and all links, sorted.
+        """
+        self._bound(0)
+        wide = wanted(self._source, path)
+        original = self._walk(link)
+        if original in self.files:
+            if wide:
+                self._bound(self.files[original].size)
+                found[path] = original
+            return
+        below = f"{original}/" if original else ""
+        files, links = (_starting(each, below) for each in names)
+        if not files and not links:
+            if wide:
+                raise RefusedArchive(
+                    f"{path!r} in it is a link to {self._links[link]!r}, which it does not hold"
+                    " or which include/exclude leave out"
+                )
+            return
+        if depth >= MAX_LINKS_FOLLOWED or f"{link}/".startswith(below):
+            raise RefusedArchive(f"{path!r} in it is a link to a folder that it is in")
+        for file in files:
+            if wanted(self._source, again := f"{path}/{file.removeprefix(below)}"):
+                self._bound(self.files[file].size)
+                found[again] = file
+        for each in links:
+            self._follow(f"{path}/{each.removeprefix(below)}", each, found, names, depth + 1)
+
+    def _behind_links(self, path: str) -> str:
+        """Where a member is: its folder may be named by a link."""
+        folder, _, name = path.rpartition("/")
+        return f"{self._walk(folder)}/{name}".lstrip("/") if folder and self._links else path
+
+    def _walk(self, path: str) -> str:
+        """The path that is left when every link on the way has been followed."""
+        todo, here, followed = path.split("/")[::-1], list[str](), 0
+        while todo:
+            part = todo.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if not here:
+                    raise RefusedArchive(f"{path!r} in it is a link that leads out of it")
+                here.pop()
+                continue
+            here.append(part)
+            if (target := self._links.get("/".join(here))) is None:
+                continue
+            followed += 1
+            if followed > MAX_LINKS_FOLLOWED:
+                raise RefusedArchive(f"{path!r} in it is a link that leads in a circle")
+            if target.startswith("/"):
+                raise RefusedArchive(f"{path!r} in it is a link to {target!r}, which is outside of it")
+            here.pop()
+            todo += target.split("/")[::-1]
+        return "/".join(here)
+
+    def _bound(self, size: int) -> None:
+        self._count += 1
+        self._declared += size
+        if self._count > MAX_FILES or size < 0 or self._declared > self._limit:
+            raise RefusedArchive(f"it holds more than {MAX_FILES} files, or {MAX_RATIO} times its size")
 
     def _remove(self, path: str, *, but: Set[str]) -> None:
         """What lower layers hold at or below `path` is gone; "" is everything."""
-        for each in [known for known in self.files if known == path or known.startswith(f"{path}/" if path else "")]:
+        below = f"{path}/" if path else ""
+        for each in [known for known in (*self.files, *self._links) if known == path or known.startswith(below)]:
             if each not in but:
-                (self._target / each).unlink()
-                del self.files[each]
+                self._forget(each)
+
+    def _forget(self, path: str) -> None:
+        """The next member of this name is the one that counts."""
+        self._links.pop(path, None)
+        if (file := self.files.pop(path, None)) is not None:
+            (self._target / path).unlink()
+            self._freed += file.size
+
+    def _create(self, path: str) -> Path:
+        """Its folder is there, and nothing of its name."""
+        target = self._target / path
+        if target.is_dir() and not any(file.startswith(f"{path}/") for file in self.files):
+            remove_tree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
 
     def _write_one(self, path: str, content: IO[bytes]) -> ManifestFile:
-        target = self._target / path
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = self._create(path)
             descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except (FileExistsError, NotADirectoryError) as error:
-            raise _Refused(f"it holds {path!r} twice, or as a file and as a folder") from error
+            raise RefusedArchive(f"it holds {path!r} as a file and as a folder") from error
         digest, size = hashlib.sha256(), 0
         with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123  # a descriptor
             while block := content.read(_BLOCK_BYTES):
                 self._check()
                 self._check_room(len(block))  # what is declared may not be true
                 if self._written + len(block) > self._limit:
-                    raise _Refused(f"more than {MAX_RATIO} times its size comes out of it")
+                    raise RefusedArchive(f"more than {MAX_RATIO} times its size comes out of it")
                 digest.update(block)
                 file.write(block)
                 size += len(block)
@@ -171,76 +286,40 @@ class _Unpacker:
             os.fsync(descriptor)
         return ManifestFile(path, size, Digest(f"sha256:{digest.hexdigest()}"))
 
+    def _repeat(self, original: str, path: str) -> None:
+        """The file `original` is at `path`, too: it takes no room, but where the disk cannot do that."""
+        known = self.files.get(original)
+        if known is None:
+            raise RefusedArchive(
+                f"{path!r} in it is a link to {original!r}, which it does not hold before it"
+                " or which include/exclude leave out"
+            )
+        if path in self.files:
+            raise RefusedArchive(f"it holds {path!r} twice, once behind a link")
+        try:
+            os.link(self._target / original, self._create(path))
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RefusedArchive(f"it holds {path!r} as a file and as a folder") from error
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            with (self._target / original).open("rb") as content:
+                self.files[path] = self._write_one(path, content)
+            return
+        self.files[path] = replace(known, path=path)
+
     def _check_room(self, more: int) -> None:
-        if self._written + more > self._room_bytes:
+        needed = self._written - self._freed + more
+        if needed > self._room_bytes:
             raise InsufficientStorage(
-                f"what the archive holds needs {self._written + more} bytes and more, "
-                f"there is room for {self._room_bytes}"
+                f"what the archive holds needs {needed} bytes and more, there is room for {self._room_bytes}"
             )
 
 
-def _tar(file: IO[bytes], zipped: bool, limit: int, below: str) -> _Members:
-    """What is below a folder, named from there."""
-    with gzip.open(file) if zipped else file as plain:
-        bounded = _Bounded(plain, 2 * limit)
-        with tarfile.open(fileobj=bounded, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # documented, if not declared: it keeps them all
-                path = member.name.removeprefix("./")
-                if member.isdir() or not path.startswith(below):
-                    continue
-                content = tar.extractfile(member) if member.isreg() else None
-                if content is None:
-                    raise _Refused(f"{member.name!r} in it is a link or a device")
-                yield path.removeprefix(below), member.size, content
-            if bounded.last != bytes(_TAR_BLOCK):  # tarfile takes a broken header for the end
-                raise tarfile.ReadError("it breaks off")
-            while bounded.read(_BLOCK_BYTES):  # gzip's own checksum comes last
-                pass
-
-
-def _zip(file: IO[bytes]) -> _Members:
-    with zipfile.ZipFile(_Bounded(file)) as archive:
-        for entry in archive.infolist():
-            if entry.is_dir():
-                continue
-            if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
-                raise _Refused(f"{entry.filename!r} in it is a link or a device")
-            if entry.flag_bits & 1 or entry.compress_type not in _ZIP_METHODS:
-                raise _Refused(f"{entry.filename!r} in it is encrypted, or compressed in another way than deflate")
-            with archive.open(entry) as content:
-                yield entry.filename.removeprefix("./"), entry.file_size, content
-
-
-class _Bounded(io.RawIOBase):
-    """A stream that neither gives much at once nor, with a `limit`, goes on for ever. `last`: what it gave last."""
-
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int | None = None) -> None:
-        self._stream = stream
-        self._limit = limit
-        self.last = b""
-
-    def read(self, size: int = -1) -> bytes:
-        if size > MAX_READ_BYTES:
-            raise _Refused(f"a header in it is larger than {MAX_READ_BYTES} bytes")
-        self.last = self._stream.read(MAX_READ_BYTES if size < 0 else size)
-        self._check()
-        return self.last
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        position = self._stream.seek(offset, whence)
-        self._check()
-        return position
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def _check(self) -> None:
-        if self._limit is not None and self._stream.tell() > self._limit:
-            raise _Refused(f"it goes on after {MAX_RATIO} times its size")
+def _starting(names: list[str], prefix: str) -> list[str]:
+    """Those of the sorted `names` that start with `prefix`."""
+    first = bisect_left(names, prefix)
+    return list(takewhile(lambda name: name.startswith(prefix), islice(names, first, None)))
 
 
 @contextmanager
@@ -248,7 +327,7 @@ def _translated(name: str) -> Iterator[None]:
     """Whatever is raised about an archive inside becomes the error that it stands for."""
     try:
         yield
-    except (_Refused, SourceError) as error:
+    except (RefusedArchive, SourceError, NotImplementedError) as error:
         raise SourceUnsupported(f"{name} is not unpacked: {error}", reason="ArchiveRefused") from error
     except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise IntegrityError(f"{name} cannot be unpacked: {error}", reason="ArchiveDamaged") from error

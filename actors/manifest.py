@@ -181,11 +181,16 @@ def _and_above(folder: str) -> Iterator[str]:
         folder = folder.rpartition("/")[0]
 
 
+def is_ours(path: str) -> bool:
+    """Whether it is what a fill writes beside the files: no part of a model, although a copy of a copy lists it."""
+    return path.partition("/")[0] == ".localmodel"
+
+
 def check_relative(path: str) -> None:
     """Returns if `path` joined to a folder stays inside it and names a file. Raises SourceError otherwise."""
     parts = path.split("/")
-    unsafe = any(part in ("", ".", "..") for part in parts) or parts[0] == ".localmodel"
-    if unsafe or _FORBIDDEN.search(path):
+    unsafe = any(part in ("", ".", "..") for part in parts)
+    if unsafe or is_ours(path) or _FORBIDDEN.search(path):
         raise SourceError(f"refusing the unsafe file name {path!r}", reason="InvalidManifest")
 
 

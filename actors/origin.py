@@ -33,7 +33,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
-from actors.manifest import ManifestFile, ModelSource, is_packed
+from actors.manifest import ManifestFile, ModelSource, is_ours, is_packed
 from actors.stall import TooSlow
 
 MAX_RETRY_AFTER_S = 3600.0
@@ -102,8 +102,11 @@ class SourceOptions:
 
 
 def select(source: ModelSource, files: Iterable[ManifestFile]) -> list[ManifestFile]:
-    """Those that are `wanted`. Raises SourceNotFound if nothing is left. Of an archive the members are selected."""
-    listed = list(files)
+    """Those that are `wanted`. Raises SourceNotFound if nothing is left. Of an archive the members are selected.
+
+    What a fill wrote beside them is not: a copy can be the source of the next.
+    """
+    listed = [file for file in files if not is_ours(file.path)]
     kept = [file for file in listed if wanted(source, file.path)] if not is_packed(source, listed) else listed
     if not kept:
         where = redact(source.uri)

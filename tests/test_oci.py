@@ -131,9 +131,9 @@ def layer(files: Mapping[str, bytes | tarfile.TarInfo]) -> bytes:
     return buffer.getvalue()
 
 
-def link(name: str) -> tarfile.TarInfo:
+def link(name: str, target: str = "/etc/passwd", kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
-    member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    member.type, member.linkname = kind, target
     return member
 
 
@@ -213,10 +213,29 @@ def test_an_image_is_what_its_layers_hold_below_models(registry: Registry, tmp_p
     assert {file.path for file in manifest.files} == files.keys()
 
 
+def test_links_of_an_image_are_followed_below_models_and_the_rest_of_it_is_not_looked_at(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.image(
+        "v1",
+        layer({"dev/null": link("dev/null", "", tarfile.CHRTYPE), "models/v1/a": b"1", "models/b": b"old"}),
+        layer(
+            {
+                "models/hard": link("models/hard", "models/v1/a", tarfile.LNKTYPE),
+                "models/v2/absolute": link("models/v2/absolute", "/models/v1"),
+                "models/top": link("models/top", "v1/a"),
+                "models/b": link("models/b", "/models/hard"),
+            }
+        ),
+        layer({"models/.wh.top": b""}),
+    )
+    assert filled(resolved(registry), tmp_path)[0] == dict.fromkeys(["v1/a", "hard", "v2/absolute/a", "b"], b"1")
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"models/link": link("models/link")}, "is a link or a device"),
+        ({"models/link": link("models/link")}, "'models/link' .* not below /models/"),
         ({"models/../evil": b"x"}, "unsafe file name"),
         ({"other/file": b"x"}, "nothing that include/exclude select"),
     ],

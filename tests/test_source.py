@@ -42,7 +42,9 @@ from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resol
 from actors.origin import expires_at, redact, retry_after_s, select, translate_status
 from actors.reach import Reach
 from actors.source import SourceOptions, _translated, read_range, resolve
+from actors.store import read_marker
 from actors.transfer import RangeReader
+from coordinator import cli
 from coordinator.dev.faults import Fault
 from coordinator.dev.hub import Repository
 from coordinator.dev.origin import Origin
@@ -195,6 +197,24 @@ NAMES = ["README.md", "config.json", "model.safetensors", "onnx/model.onnx", "or
 def test_which_files_are_wanted(include: tuple[str, ...], exclude: tuple[str, ...], left: list[str]) -> None:
     source = ModelSource("hf://a/b", None, include, exclude)
     assert [file.path for file in select(source, [ManifestFile(name, 1) for name in NAMES])] == left
+
+
+def test_what_a_fill_wrote_beside_a_copy_is_no_part_of_the_next() -> None:
+    names = [".localmodel/manifest.json", "a", "b/.localmodel/c", ".localmodels", ".localmodel"]
+    listed = [ManifestFile(name, 1) for name in names]
+    kept = select(ModelSource("s3://b/m"), listed)
+    assert [file.path for file in kept] == ["a", "b/.localmodel/c", ".localmodels"]
+
+
+def test_a_folder_that_was_filled_is_the_source_of_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.json").write_text("{}")
+    for source, target in (("first", "second"), ("second", "third")):
+        assert cli.main(["fill", f"file://{tmp_path / source}", str(tmp_path / target)]) == 0
+    assert cli.main(["verify", str(tmp_path / "third")]) == 0
+    marker = read_marker(tmp_path / "third")
+    assert marker is not None
+    assert [file.path for file in marker.manifest.files] == ["config.json"]
 
 
 def test_wanting_none_of_the_files_is_an_error() -> None:
