@@ -50,6 +50,7 @@ from actors.retry import RateLimit, RetryPolicy
 from actors.room import Room, Waiting
 from actors.scrub import is_same_copy
 from actors.scrubber import Scrubber
+from actors.service import Service
 from actors.settings import AgentSettings
 from actors.store import Marker, Store, disk_errors, misfits, path_occupied, read_marker
 from actors.task import Ended, Task
@@ -116,11 +117,13 @@ class NodeAgent:
             found=self._woken.set,
         )
         self._roots = {name: self._open(name) for name in settings.roots}
-        self._housekeeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
+        self._housekeeper = Service("housekeeping", self._keep_house, self._closed)
         self._housekeeper.start()
 
     def reconcile(self, desired: DesiredState) -> NodeReport:
         """From now on this is the goal. Returns within milliseconds."""
+        self._housekeeper.start()  # does nothing for one that runs
+        self._scrubber.keep()
         with self._lock:
             self._desired = replace(desired, evict=())
             self._resolved |= desired.resolved
@@ -160,8 +163,9 @@ class NodeAgent:
             for task in self._tasks.values():
                 task.cancel(keep=True)
         self._woken.set()
-        for thread in (*threads, self._housekeeper):
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self._housekeeper.join(max(0.0, deadline - time.monotonic()))
         self._scrubber.close(max(0.0, deadline - time.monotonic()))
         self._exchange.close()
 

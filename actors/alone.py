@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from actors import concurrency
 from actors.chunks import Chunk, plan_chunks
+from actors.errors import StoreError
 from actors.fetch import Fetcher
 from actors.files import Cancelled, Files, Reached
 from actors.traffic import Traffic
@@ -70,8 +71,14 @@ class Alone:
         self._keep_to_share()
         while True:
             for number in range(len(workers), self._concurrency.workers):
-                workers.append(threading.Thread(target=self._work, args=(number,), name=f"fill-{number}", daemon=True))
-                workers[-1].start()
+                worker = threading.Thread(target=self._work, args=(number,), name=f"fill-{number}", daemon=True)
+                try:
+                    worker.start()
+                except (RuntimeError, MemoryError) as error:
+                    if not workers:
+                        raise StoreError(f"there is no thread to fill with: {error}", reason="OutOfThreads") from error
+                    break  # those that run go on; more are tried with the next tick
+                workers.append(worker)
             if self._over.wait(_TICK_S):
                 break
             with self._lock:

@@ -83,6 +83,8 @@ class Exchange:
 
     def keep(self, companies: Iterable[Company]) -> None:
         """From now on these are the companies; the others are left."""
+        if self._server is not None:
+            self._server.keep()
         wanted = {company.fill: company for company in companies}
         with self._lock:
             swarms = dict(self._swarms)
@@ -110,6 +112,7 @@ class Exchange:
             return swarm.part
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
         self.keep(())

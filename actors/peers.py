@@ -23,6 +23,7 @@ from typing import Protocol
 
 from actors.messages import NodeName
 from actors.moves import Answer, Elsewhere, Origin
+from actors.service import Service
 from actors.tls import Tls
 from actors.wire import DIGEST, NODE, READER, Closed, Head, Wire, address, time_for
 
@@ -114,8 +115,12 @@ class PeerServer:
         self._lock = threading.Lock()
         self._visits: set[_Visit] = set()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._accept, name="peers", daemon=True)
-        self._thread.start()
+        self._service = Service("peers", self._accept, self._closed)
+        self._service.start()
+
+    def keep(self) -> None:
+        """It listens, also if there was no thread to be had for that before."""
+        self._service.start()
 
     def close(self) -> None:
         """Nothing is served any more; requests under way are cut."""
@@ -124,7 +129,7 @@ class PeerServer:
             visits = list(self._visits)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        self._service.join()
         self._listener.close()
         for visit in visits:
             visit.wire.cut()
@@ -161,7 +166,13 @@ class PeerServer:
                 return
             visit = _Visit(wire, host, time.monotonic() + FIRST_HEAD_S, time.monotonic())
             self._visits.add(visit)
-        threading.Thread(target=self._serve, args=(visit,), name="peer", daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, args=(visit,), name="peer", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:  # short of threads: this peer asks again, or asks another
+            _log.warning("cannot serve a peer now", extra={"host": host, "error": str(error)})
+            with self._lock:
+                self._visits.discard(visit)
+            wire.close()
 
     def _has_room(self, visits: Collection[_Visit], most: int) -> bool:
         """One more fits among these: whoever has asked for nothing for longest goes."""

@@ -28,6 +28,7 @@ from actors.errors import LocalModelError, StoreError
 from actors.manifest import ManifestFile
 from actors.retry import RateLimit
 from actors.scrub import ChunkSums, Record, describe, differing, is_same_copy, next_file
+from actors.service import Service
 from actors.store import Marker, Store, disk_errors, misfit, read_marker
 
 BLOCK_BYTES = 1 << 20
@@ -74,14 +75,18 @@ class Scrubber:
         self._saving = threading.Lock()
         self._copies: dict[Place, _Copy] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
-        if bytes_per_s is not None:
-            self._thread.start()
+        self._service = Service("scrub", self._run, self._stop) if bytes_per_s is not None else None
+        self.keep()
+
+    def keep(self) -> None:
+        """It reads, also if there was no thread to be had for that before."""
+        if self._service is not None:
+            self._service.start()
 
     def close(self, timeout_s: float = 10.0) -> None:
         self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+        if self._service is not None:
+            self._service.join(timeout_s)
         with self._lock:
             changed = [(place, copy) for place, copy in self._copies.items() if copy.changed]
         for place, copy in changed:

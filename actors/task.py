@@ -123,8 +123,13 @@ class Task:
         rng: random.Random,
         ended: Callable[[Ended], None],
         repair: Repair | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
-        """An attempt runs; `ended` is called from its thread. There is room on the disk for it."""
+        """An attempt runs; `ended` is called from its thread. There is room on the disk for it.
+
+        Where the process has no thread for it, the attempt is over at once, and the next one is due as `retry` says.
+        """
+        retry = retry or RetryPolicy(self._settings.backoff_first_s, self._settings.backoff_max_s)
         self._resolved_name, self._resolved, self._repair = name, resolved, repair
         self._failure, self._retry_at = None, None
         self._phase = Phase.DOWNLOADING
@@ -138,7 +143,11 @@ class Task:
             ended(self._run(store, resolved, owner, limit, rng))
 
         self._thread = threading.Thread(target=run, name=f"fill-{self.place.key}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except (RuntimeError, MemoryError) as error:
+            short = StoreError(f"the agent has no thread for it now: {error}", reason="OutOfThreads")
+            self.finish(Ended(error=short), retry, rng)
 
     def wait(self, error: LocalModelError | None = None) -> None:
         """Nothing can start now, because of `error` or for want of its turn; asked again with every step."""

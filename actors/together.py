@@ -40,6 +40,8 @@ HASHERS = 4
 STUCK_S = 15.0
 """The origin fails, and no chunk has come from anywhere for so long: the attempt ends with the origin's error."""
 RELISTEN_S = (0.05, 3.0)
+SHORT_S = 0.5
+"""How soon a thread that could not be started is tried again."""
 
 _log = logging.getLogger(__name__)
 
@@ -161,8 +163,10 @@ class Together:
         missing = len(self._jobs) - self._idle
         for number in range(len(self._threads), min(self._most, len(self._threads) + max(0, missing))):
             thread = threading.Thread(target=self._worker, name=f"fill-{number}", daemon=True)
+            if not _started(thread):
+                self._until = min(self._until, time.monotonic() + SHORT_S)
+                break
             self._threads.append(thread)
-            thread.start()
         if self._until < before:
             self._wake.notify()
 
@@ -382,8 +386,8 @@ class Together:
             thread = self._listening.get(name)
             if thread is None or not thread.is_alive():
                 thread = threading.Thread(target=self._listen, args=(name,), name=f"news-{name}", daemon=True)
-                self._listening[name] = thread
-                thread.start()
+                if _started(thread):  # else it is tried again within a second
+                    self._listening[name] = thread
 
     def _listen(self, name: NodeName) -> None:
         """Until it is no neighbour any more, or the fill is over."""
@@ -404,6 +408,16 @@ class Together:
                 self._swarm.quiet(frame.value / 1000)
             elif self._mesh.heard(name, frame.value, time.monotonic(), whole=frame.kind is Kind.WHOLE):
                 self._pump()
+
+
+def _started(thread: threading.Thread) -> bool:
+    """Not while the process has no thread left: what runs goes on, and more is tried a little later."""
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        _log.warning("cannot start a thread now", extra={"thread": thread.name, "error": str(error)})
+        return False
+    return True
 
 
 def _origin(reply: Reply) -> Origin | None:

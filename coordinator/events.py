@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from actors.service import Service
 from coordinator.backoff import Backoff
 from coordinator.kube import EVENTS, Conflict, Kube, KubeError, NotFound, ResourceType, Unreachable
 
@@ -118,13 +119,15 @@ class Recorder:
         self._told: OrderedDict[tuple[str, ...], _Told] = OrderedDict()
         self._queue: queue.Queue[_News | None] = queue.Queue(MAX_QUEUED)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
-        self._thread.start()
+        self._stopped = threading.Event()
+        self._service = Service("events", self._run, self._stopped)
+        self._service.start()
 
     def event(self, ref: Ref, type_: str, reason: str, message: str) -> None:
         """`type_` is Normal or Warning. Never blocks, never raises; a full queue drops."""
         if self._closing.is_set():
             return
+        self._service.start()  # does nothing for one that runs
         try:
             self._queue.put_nowait(_News(ref, type_, reason, _shorten(message), self._now(), uuid.uuid4().hex[:16]))
         except queue.Full:
@@ -137,8 +140,9 @@ class Recorder:
             self._queue.put(None, timeout=timeout_s)
         except queue.Full:
             return False
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        ended = self._service.join(timeout_s)
+        self._stopped.set()
+        return ended
 
     def _run(self) -> None:
         while (news := self._queue.get()) is not None:

@@ -15,6 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import ClassVar
 
+from actors.service import Service
+
 _log = logging.getLogger(__name__)
 
 Check = Callable[[], str | None]
@@ -67,8 +69,9 @@ class Server:
             return
         handler = type("Handler", (_Handler,), {"routes": dict(routes)})
         self._listener = _listen(*parsed, handler)
-        self._thread = threading.Thread(target=self._listener.serve_forever, name=f"http-{self.port}", daemon=True)
-        self._thread.start()
+        self._closing = threading.Event()
+        self._service = Service(f"http-{self.port}", self._listener.serve_forever, self._closing)
+        self._service.start()
 
     @property
     def port(self) -> int:
@@ -77,8 +80,10 @@ class Server:
 
     def close(self) -> None:
         if self._listener:
-            self._listener.shutdown()
-            self._thread.join()
+            self._closing.set()
+            if self._service.alive:  # else nobody would answer `shutdown`
+                self._listener.shutdown()
+            self._service.join()
             self._listener.server_close()
             self._listener = None
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from actors.service import Service
 from coordinator.backoff import Backoff
 from coordinator.kube import EventType, Gone, Kube, KubeError, NotFound, Object, ResourceType, Unreachable, WatchEvent
 
@@ -154,10 +155,12 @@ class Informer(Generic[T]):
         self._synced = False
         self._failure: str | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"informer-{resource.plural}", daemon=True)
+        self._service = Service(f"informer-{resource.plural}", self._run, self._stopping)
 
     def start(self) -> None:
-        self._thread.start()
+        """Raises RuntimeError if the process has no thread for it: then it cannot do its work, and is started anew."""
+        if not self._service.start():
+            raise RuntimeError(f"no thread to watch {self.resource.plural} with")
 
     def stop(self) -> None:
         """Asks the thread to end. It does at the next event, or at once when the `Kube` is closed too."""
@@ -165,8 +168,7 @@ class Informer(Generic[T]):
 
     def join(self, timeout_s: float) -> bool:
         """Whether the thread has ended."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        return self._service.join(timeout_s)
 
     @property
     def synced(self) -> bool:

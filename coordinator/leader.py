@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from actors.service import Service
 from coordinator.kube import LEASES, Conflict, Kube, KubeError, NotFound, Object
 
 _log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Leader:
         self._said = False
         self._failure: str | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leader", daemon=True)
+        self._service = Service("leader", self._run, self._stopping)
 
     @property
     def leading(self) -> bool:
@@ -124,15 +125,16 @@ class Leader:
         return self._failure
 
     def start(self) -> None:
-        self._thread.start()
+        """Raises RuntimeError if the process has no thread for it: then it cannot do its work, and is started anew."""
+        if not self._service.start():
+            raise RuntimeError("no thread to hold the leader lease with")
 
     def release(self, timeout_s: float = 10.0) -> None:
         """Gives the Lease back so that another takes over at once. Call it after the last act."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
+        self._service.join(timeout_s)
         held, self._renewed_at = self.leading, None
-        if held and self._lease is not None and not self._thread.is_alive():
+        if held and self._lease is not None and not self._service.alive:
             spec = {**claim(self._lease, self.identity, 1, self._now()), "holderIdentity": ""}
             try:
                 self._write(self._lease, spec)

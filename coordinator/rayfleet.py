@@ -36,6 +36,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from actors.errors import Failure
 from actors.messages import DesiredState, NodeName, NodeReport, Phase
+from actors.service import Service
 from coordinator.backoff import Backoff
 from coordinator.fleet import NODE_LABEL, AgentView, node_label
 
@@ -155,11 +156,12 @@ class RayFleet:
         self._stop_agents = False
         ray_log = logging.getLogger("ray")  # has a handler of its own, which would write past the process's
         ray_log.handlers, ray_log.propagate = [], True
-        self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
-        self._thread.start()
+        self._service = Service("fleet", self._run, self._closing)
+        self._service.start()
 
     def sync(self, desired: Mapping[NodeName, DesiredState]) -> None:
         self._desired = desired
+        self._service.start()  # does nothing for one that runs
         self._woken.set()
 
     def views(self) -> Mapping[NodeName, AgentView]:
@@ -170,12 +172,12 @@ class RayFleet:
         self._stop_agents = stop_agents
         self._closing.set()
         self._woken.set()
-        self._thread.join(DRAIN_TIMEOUT_S + CALL_TIMEOUT_S if stop_agents else LEAVE_TIMEOUT_S)
+        self._service.join(DRAIN_TIMEOUT_S + CALL_TIMEOUT_S if stop_agents else LEAVE_TIMEOUT_S)
 
     @property
     def closed(self) -> bool:
         """False after `close` while Ray still holds the thread: it cannot be interrupted while it connects."""
-        return not self._thread.is_alive()
+        return not self._service.alive
 
     # --- the polling thread ---
 
@@ -201,6 +203,7 @@ class RayFleet:
 
     def _connect(self) -> None:
         if ray.is_initialized():
+            self._ray_nodes.start()  # does nothing for one that runs
             return
         host = self._address.rpartition(":")[0]
         own = {"_node_ip_address": host} if host.startswith("127.") else {}  # else Ray looks for its node on another
@@ -368,12 +371,10 @@ class _RayNodes:
         self.labels: frozenset[str] | None = None
         """None until asked for the first time."""
         self._stopped = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._service = Service("ray-nodes", self._run, self._stopped)
 
     def start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="ray-nodes", daemon=True)
-            self._thread.start()
+        self._service.start()
 
     def stop(self) -> None:
         self._stopped.set()

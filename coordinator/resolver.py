@@ -23,6 +23,7 @@ from typing import Protocol
 from actors import source
 from actors.errors import Failure, LocalModelError
 from actors.manifest import ModelSource, Resolved
+from actors.service import Service
 from actors.source import SourceOptions
 from coordinator.api import StatusKey
 from coordinator.plan import Want
@@ -74,15 +75,14 @@ class Resolver:
         self._entries: dict[StatusKey, _Entry] = {}
         self._answers: dict[tuple[ModelSource, str | None, str], _Answer] = {}
         self._queue: queue.SimpleQueue[tuple[_Entry, Want, LoadOptions] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
         # Daemons, because a source may take its whole timeout to answer and must not hold up the end of the process.
-        self._threads = [
-            threading.Thread(target=self._work, name=f"resolver-{number}", daemon=True) for number in range(workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._workers = [Service(f"resolver-{number}", self._work, self._closing) for number in range(workers)]
 
     def want(self, wants: Mapping[StatusKey, Want], load_options: LoadOptions) -> None:
         """From now on exactly these are kept resolved; what is due is started. Never blocks. Call it every tick."""
+        for worker in self._workers:
+            worker.start()  # does nothing for one that runs
         now = self._clock()
         with self._lock:
             self._entries = {key: _successor(self._entries.get(key), want) for key, want in wants.items()}
@@ -104,11 +104,12 @@ class Resolver:
 
     def close(self, timeout_s: float = 0.0) -> None:
         """Nothing more is started. Waits up to `timeout_s` for what is under way."""
-        for _ in self._threads:
+        self._closing.set()
+        for _ in self._workers:
             self._queue.put(None)
         deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for worker in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -134,6 +135,7 @@ class Resolver:
         except Exception as error:  # noqa: BLE001  # a bug in the reader of one source must not end the worker for all
             outcome = _failure(error)
         with self._lock:
+            entry.in_flight = False  # whatever happens below: what is never asked again would never be resolved
             entry.finish(outcome, fingerprint, self._clock(), self._rng)
         self._asked(outcome.reason if isinstance(outcome, Failure) else "ok")
         return True
