@@ -189,7 +189,8 @@ def _translated(repo: str, revision: str | None, page: str, token: str | None) -
         hint = "the token has not been granted access" if token else "HF_TOKEN is not set"
         raise SourceDenied(f"{page} is gated and {hint}: ask for access on that page") from error
     except RevisionNotFoundError as error:
-        raise SourceNotFound(f"{page} has no revision {revision!r} (any more)") from error
+        message = f"{page} has no revision {revision!r} (any more): correct spec.revision"
+        raise SourceNotFound(message, reason="RevisionNotFound") from error
     except RepositoryNotFoundError as error:
         hint = "HF_TOKEN has no access to it" if token else "it is private and HF_TOKEN is not set"
         raise SourceNotFound(f"there is no repository {page}, or {hint}") from error

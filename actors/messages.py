@@ -179,6 +179,17 @@ class DesiredState:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """A committed copy of an earlier request, whole and served until its replacement is committed."""
+
+    selection: str
+    revision: str | None = None
+    manifest_digest: str | None = None
+    bytes_total: int = 0
+    finished_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """One model on one node. `bytes_done` counts finished bytes, of any earlier attempt too; `attempt` starts at 1.
 
@@ -194,6 +205,8 @@ class ModelReport:
     `lacking_bytes`: it waits for space, and fits once so much has gone from its root; not above 0 where it would fit,
     but another goes first. None: it does not wait for space, or emptying the root would not help, or the numbers are
     about to change. `needed_bytes` is what it then takes.
+
+    `earlier`: what is in the folder meanwhile. None: nothing that may be served.
     """
 
     key: StorageKey
@@ -223,6 +236,7 @@ class ModelReport:
     wrong_readers: Mapping[NodeName, int] = field(default_factory=dict)
     needed_bytes: int = 0
     lacking_bytes: int | None = None
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,6 +186,9 @@ class LocalModelCacheStatus(ApiModel):
     revision: str | None = Field(None, description="The commit that `spec.revision` was resolved to.")
     selection: str | None = Field(None, description="Names the request (uri, revision, globs) that `revision` answers.")
     manifest_digest: str | None = Field(None, description="sha256 over every file's path, size and digest.")
+    resolved_as: str | None = Field(
+        None, description="Names the credentials in spec that the source was resolved with; not what they contain."
+    )
     bytes: CacheBytes | None = None
     rate_bytes_per_second: Bytes | None = Field(None, description="Summed over nodes; absent when nothing moves.")
     eta: str | None = Field(None, description='Time left until the last node is done, e.g. "4m10s".')

@@ -1,6 +1,7 @@
 """Ready, Progressing and Degraded: what `kubectl wait` waits for and `kubectl describe` explains.
 
-    Ready         True   every member node holds the model, and there is at least one
+    Ready         True   every member node holds the model, and there is at least one; also while some hold it as the
+                         spec asked for it before (reason EarlierRevision)
                   False  reason: the most important thing that keeps it from being so
     Progressing   True   something is under way, or will be tried again by itself
                   False  done, or waiting for a person
@@ -134,7 +135,10 @@ def _ready(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | None) 
     if tally.total == 0:
         return Verdict("Ready", False, "NoMatchingNodes", _no_nodes(tally.cache))
     if tally.available == tally.total:
-        return Verdict("Ready", True, "AllNodesReady", f"{tally.available}/{tally.total} nodes hold the model")
+        held = f"{tally.available}/{tally.total} nodes hold the model"
+        if tally.earlier:
+            return Verdict("Ready", True, "EarlierRevision", f"{held}, {_as_before(tally)}")
+        return Verdict("Ready", True, "AllNodesReady", held)
     if trouble and not trouble.waiting:
         return Verdict("Ready", False, trouble.reason, trouble.message)
     if tally.downloading:
@@ -147,7 +151,7 @@ def _ready(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | None) 
 
 
 def _progressing(tally: Tally, ready: Verdict, trouble: _Trouble | None) -> Verdict:
-    if ready.status:
+    if ready.status and not tally.earlier:
         return Verdict("Progressing", False, ready.reason, ready.message)
     if tally.downloading:
         return Verdict("Progressing", True, "Downloading", _under_way(tally))
@@ -155,6 +159,8 @@ def _progressing(tally: Tally, ready: Verdict, trouble: _Trouble | None) -> Verd
         return Verdict("Progressing", False, trouble.reason, trouble.message)
     if trouble:
         return Verdict("Progressing", True, "Waiting" if trouble.waiting else "Retrying", trouble.message)
+    if ready.status:
+        return Verdict("Progressing", True, "Updating", f"{_wanted(tally)} is fetched; {_as_before(tally)}")
     under_way = ready.reason in ("Resolving", "Pending")
     return Verdict("Progressing", under_way, ready.reason, ready.message)
 
@@ -170,6 +176,22 @@ def _degraded(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | Non
         message = f"LocalModelCache {duplicate.ref.name} has the same StorageURI {duplicate.source.uri}"
         return Verdict("Degraded", True, "DuplicateSource", message)
     return Verdict("Degraded", False, "AsExpected", "")
+
+
+def _as_before(tally: Tally) -> str:
+    """`2 of them as spec asked for it before (c0ffee), which is served until … is there`."""
+    written = tally.cache.status
+    name = written.get("revision") or written.get("manifestDigest")
+    return (
+        f"{tally.earlier} of them as spec asked for it before{f' ({name})' if name else ''},"
+        f" which is served until {_wanted(tally)} is there"
+    )
+
+
+def _wanted(tally: Tally) -> str:
+    """What spec asks for now, as short as it can be said."""
+    revision = tally.cache.source.revision
+    return f"revision {revision}" if revision else "what spec asks for now"
 
 
 def _no_nodes(cache: Cache) -> str:

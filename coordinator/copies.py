@@ -9,7 +9,8 @@ status has, else what all copies agree on. A manifest counts if it has that dige
 moved while nobody could look is never mixed in.
 
 A source that does answer is believed: "no such model" and "not allowed" are for a person to decide about, and no copy
-speaks against them.
+speaks against them. Nor does a source that is down let anybody in: a cache that goes by credentials of its own, and was
+never resolved with them, learns nothing from copies.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from actors.errors import Failure, SourceError
 from actors.manifest import Manifest, StorageKey, known_from_a_copy, make_manifest
 from actors.messages import ModelReport, NodeName, NodeReport, Phase
+from coordinator.access import asks_itself, proof_of
 from coordinator.api import StatusKey
 from coordinator.company import nodes_wanting
 from coordinator.fold import STARTING, models_of
@@ -49,7 +51,7 @@ def known_from_copies(snapshot: Snapshot, members: Members) -> Copies:
         servers = dict(_servers(snapshot, members)) if servers is None else servers
         places = [servers[name] for name in nodes_wanting(members, [cache]) if name in servers]
         copies = {server.report.node: server for server in places if _holds(server, cache)}
-        digest = cache.digest or _written(cache, "manifestDigest") or _agreed(copies.values(), cache)
+        digest = _named_digest(cache) or _written(cache, "manifestDigest") or _agreed(copies.values(), cache)
         holders = sorted(name for name, server in copies.items() if _digest(server, cache) == digest)
         if digest is None or not holders:
             continue
@@ -77,8 +79,16 @@ def _unanswered(snapshot: Snapshot) -> Iterator[tuple[Cache, Failure]]:
     """What was asked in vain, of sources that are down, throttle, or cannot be reached."""
     for key, resolution in snapshot.resolutions.items():
         cache, failure = snapshot.caches.get(key), resolution.failure
-        if cache is not None and resolution.resolved is None and failure is not None and failure.retryable:
+        if cache is None or resolution.resolved is not None or failure is None or not failure.retryable:
+            continue
+        proof = proof_of(cache)
+        if not asks_itself(cache) or (proof is not None and proof.selection == cache.selection):
             yield cache, failure
+
+
+def _named_digest(cache: Cache) -> str | None:
+    """What its author insists on; but who goes by credentials of his own cannot name what he was not given."""
+    return None if asks_itself(cache) and _written(cache, "manifestDigest") else cache.digest
 
 
 def _servers(snapshot: Snapshot, members: Members) -> Iterator[tuple[NodeName, _Server]]:

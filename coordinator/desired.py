@@ -16,12 +16,13 @@ from actors.messages import (
     NodeName,
     NodeReport,
 )
+from coordinator.access import Access, asks_itself
 from coordinator.api import StatusKey
 from coordinator.company import Companies
 from coordinator.eviction import may_go
 from coordinator.fold import Fold, report_of
 from coordinator.governor import Shares
-from coordinator.members import Members, Placement, Slot, status_roots
+from coordinator.members import Members, Placement, Slot, priority, status_roots
 from coordinator.snapshot import Cache, Credentials, Snapshot
 from coordinator.tally import SourceState
 from coordinator.usage import Usage, oldest_users
@@ -68,6 +69,8 @@ def desired_states(
             if alike not in accompanied:
                 accompanied[alike] = _together(models, named, unheard)
             models = accompanied[alike]
+        if foreign := folded.foreign.get(name):
+            models = _replacing(models, placement, foreign, sources)
         desired[name] = DesiredState(
             owner=snapshot.owner,
             roots=_roots(placement.roots, report),
@@ -100,11 +103,31 @@ def _models(placement: Placement, sources: Mapping[StatusKey, SourceState], use:
             source=slot.cache.source,
             resolved=sources[slot.cache.key].resolved,
             expected_digest=slot.cache.digest,
-            priority=max(each.cache.priority for each in sharing[slot.cache.storage_key]),
+            priority=priority(sharing[slot.cache.storage_key]),
             evictable=may_go(sharing[slot.cache.storage_key], use),
         )
         for slot in placement.slots
         if slot.owner is slot.cache and slot.root is not None
+    )
+
+
+def _replacing(
+    models: tuple[DesiredModel, ...],
+    placement: Placement,
+    foreign: frozenset[StorageKey],
+    sources: Mapping[StatusKey, SourceState],
+) -> tuple[DesiredModel, ...]:
+    """With the digest to insist on where a copy was left by a cache that is gone, and is not what the source has."""
+    digests = {
+        slot.cache.storage_key: sources[slot.cache.key].manifest_digest
+        for slot in placement.slots
+        if slot.owner is slot.cache and slot.cache.storage_key in foreign
+    }
+    return tuple(
+        replace(model, expected_digest=model.expected_digest or digests.get(model.key))
+        if model.key in digests
+        else model
+        for model in models
     )
 
 
@@ -161,15 +184,21 @@ def draining(snapshot: Snapshot, name: NodeName) -> bool:
     return local is not None and bool(local.models or local.status.get("modelStatus") or local.status.get("agent"))
 
 
-def wants(snapshot: Snapshot, folded: Fold) -> dict[StatusKey, Want]:
-    """Every source that a ready node still needs something of. A world that holds everything asks for nothing."""
-    wanted = {
-        cache.key: cache
-        for name, missing in folded.missing.items()
-        if snapshot.nodes[name].ready
-        for cache in missing
-        if cache.problem is None
-    }
+def wants(snapshot: Snapshot, members: Members, folded: Fold) -> dict[StatusKey, Want]:
+    """Every source that a ready node still needs something of, and that of every cache that has not read its own yet.
+
+    A world that holds everything, for caches whose status proves their right to it, asks for nothing.
+    """
+    wanted: dict[StatusKey, Cache] = {}
+    looked_at: set[int] = set()
+    for name, placement in members.placements.items():
+        if not snapshot.nodes[name].ready:
+            continue
+        missing = {cache.storage_key for cache in folded.missing[name]}
+        if id(placement) not in looked_at or missing:
+            wanted |= _asking(snapshot, placement, folded, missing)
+        looked_at.add(id(placement))
+    commits = _commits(snapshot) if wanted else {}
     rejected: dict[StatusKey, set[str]] = {}
     for cache, report in folded.failed:
         if report.resolved and _is_stale(snapshot, cache, report):
@@ -178,11 +207,45 @@ def wants(snapshot: Snapshot, folded: Fold) -> dict[StatusKey, Want]:
         key: Want(
             source=cache.source,
             credentials=cache.credentials,
-            pinned_revision=cache.status.get("revision") if cache.status.get("selection") == cache.selection else None,
+            pinned_revision=commits.get((cache.storage_key, cache.selection)) or folded.caches[key].coming,
             reject=frozenset(rejected.get(key, ())),
         )
         for key, cache in wanted.items()
     }
+
+
+def _asking(snapshot: Snapshot, placement: Placement, folded: Fold, missing: set[StorageKey]) -> dict[StatusKey, Cache]:
+    """Of one placement: who must prove something, and of those who share what is missing the first that is not refused.
+
+    Those before it go on asking, so that it does not change with every failure.
+    """
+    asking: dict[StatusKey, Cache] = {}
+    settled: set[StorageKey] = set()
+    for slot in placement.slots:
+        cache, key = slot.cache, slot.cache.storage_key
+        if cache.problem is not None:
+            continue
+        tally = folded.caches[cache.key]
+        if asks_itself(cache) and (tally.barred or Access.of(cache, tally.source).unproven):
+            asking[cache.key] = cache
+        if key in missing and slot.conflict is None and key not in settled:
+            asking[cache.key] = cache
+            resolution = snapshot.resolutions.get(cache.key)
+            if resolution is None or resolution.failure is None or resolution.resolved is not None:
+                settled.add(key)
+        elif slot.conflict is not None and not (cache.digest or slot.owner.digest):  # the same files, perhaps
+            asking[cache.key] = cache
+    return asking
+
+
+def _commits(snapshot: Snapshot) -> dict[tuple[StorageKey, str], str]:
+    """By folder and request, the commit that it was resolved to first; who shares it asks for the same."""
+    commits: dict[tuple[StorageKey, str], str] = {}
+    for cache in sorted(snapshot.caches.values(), key=lambda cache: cache.age_order):
+        commit = cache.status.get("revision")
+        if commit and cache.deleted_at is None and cache.status.get("selection") == cache.selection:
+            commits.setdefault((cache.storage_key, cache.selection), str(commit))
+    return commits
 
 
 def _is_stale(snapshot: Snapshot, cache: Cache, report: ModelReport) -> bool:

@@ -19,7 +19,7 @@ from actors.manifest import StorageKey
 from actors.messages import Evict, ModelReport, NodeName, Phase
 from coordinator.api import StatusKey
 from coordinator.fold import STARTING, Fold, models_of
-from coordinator.members import Members, Placement, Slot
+from coordinator.members import Members, Placement, Slot, priority
 from coordinator.snapshot import Snapshot
 from coordinator.status import rfc3339
 from coordinator.usage import Usage
@@ -171,16 +171,16 @@ def _on_disk(
     mounted = use.covers(node, root)
     copies, waiting = [], []
     for key, slots in sharing.items():
-        report, first = reports.get(key), slots[0]
+        report, first = reports.get(key), next(slot for slot in slots if slot.owner is slot.cache)
         if report is None or first.root != root or report.selection != first.owner.selection:
             continue
-        priority = max(slot.cache.priority for slot in slots)
+        important = priority(slots)
         if report.phase is Phase.READY and report.damage is None:
             busy = mounted or any(folded.caches[slot.cache.key].downloading for slot in slots)
             since = None if busy or not may_go(slots, use) else _unused_since(slots, report, use)
-            copies.append(Copy(key, report.bytes_total, priority, since))
+            copies.append(Copy(key, report.bytes_total, important, since))
         elif report.lacking_bytes is not None:
-            waiting.append(Waiting(key, report.needed_bytes, report.lacking_bytes, priority))
+            waiting.append(Waiting(key, report.needed_bytes, report.lacking_bytes, important))
     for copy, each in choose(copies, waiting, idle_before):
         yield Eviction(
             node=node,

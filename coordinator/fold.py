@@ -13,18 +13,19 @@ makes no objects that it does not need.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from actors.errors import Failure
 from actors.manifest import StorageKey
-from actors.messages import ModelReport, NodeName, NodeReport, Phase
+from actors.messages import Earlier, ModelReport, NodeName, NodeReport, Phase
+from coordinator.access import Access, asks_itself, of_report
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.members import Members, Placement, Slot
 from coordinator.snapshot import Cache, Resolution, Snapshot
 from coordinator.status import agent_detail, local_node_status, model_detail
-from coordinator.tally import Cell, SourceState, Tally
+from coordinator.tally import Cell, SourceState, Tally, is_earlier
 
 NODE_NOT_READY = Failure("NodeNotReady", "the Kubernetes node is not ready")
 NO_REASON = Failure("DownloadFailed", "the node agent gave no reason")
@@ -44,13 +45,15 @@ class Fold:
     """`caches`: a tally for every cache not deleted. `nodes`: the wanted status of LocalModelNodes.
 
     A node is left out of `nodes` where there is nothing to write or no budget for it. `missing` names what each node
-    lacks, by the caches that decide the content; `failed` holds the reports of failures among them.
+    lacks, by the caches that decide the content; `failed` holds the reports of failures among them. `foreign`: copies
+    that none of those who want the model may take for their own.
     """
 
     nodes: Mapping[NodeName, Mapping[str, Any]]
     caches: Mapping[StatusKey, Tally]
     missing: Mapping[NodeName, Sequence[Cache]]
     failed: Sequence[tuple[Cache, ModelReport]]
+    foreign: Mapping[NodeName, frozenset[StorageKey]] = field(default_factory=dict)
 
 
 def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
@@ -76,6 +79,7 @@ def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
         unreadable=resolution.resolved.unreadable,
         carries_options=resolution.resolved.carries_options,
         failing_since=resolution.failing_since,
+        answered=resolution.resolved.unreadable is None,
     )
 
 
@@ -83,12 +87,28 @@ def _mismatch(cache: Cache, found: str) -> Failure:
     return Failure("DigestMismatch", f"{found}, spec.digest wants {cache.digest}", retryable=False)
 
 
-def judge(slot: Slot, view: AgentView, report: ModelReport | None, source: SourceState, held: bool) -> Cell:
-    """What one node is to one cache. `held`: the last written status had the model Downloaded there."""
+def judge(
+    slot: Slot,
+    view: AgentView,
+    report: ModelReport | None,
+    source: SourceState,
+    held: bool,
+    access: Access | None = None,
+) -> Cell:
+    """What one node is to one cache. `held`: the last written status had the model Downloaded there.
+
+    `access` None: it is worked out here, which is slower where there are many nodes.
+    """
+    cache, access = slot.cache, access or Access.of(slot.cache, source)
+    if not access.granted or (report is not None and not _is_open(access, report)):
+        return _barred(access, view)
+    if report is not None and (slot.conflict is not None or not access.is_current(report) or report.earlier):
+        earlier = access.served(report)
+        if earlier is not None:
+            return _served(slot, view, report, source, earlier, access)
     if slot.conflict is not None:
         return NodeStatus.ERROR, slot.conflict, None, None
-    cache = slot.cache
-    if report is not None and report.selection != cache.selection:
+    if report is not None and not access.is_current(report):
         report = None  # an earlier request's copy, about to be replaced
     if report is not None and report.phase is Phase.READY:
         if cache.digest and report.manifest_digest and report.manifest_digest != cache.digest:
@@ -110,6 +130,59 @@ def judge(slot: Slot, view: AgentView, report: ModelReport | None, source: Sourc
     if source.failure is not None:
         return NodeStatus.ERROR, source.failure, source.retry_at, report
     return NodeStatus.PENDING, None, None, report
+
+
+def _is_open(access: Access, report: ModelReport) -> bool:
+    """Whether the cache may be told of it: of its own, and of what nothing is known of yet."""
+    if not access.asks or access.permits(report):
+        return True
+    if report.earlier is not None and access.permits(report.earlier):
+        return True
+    unknown = report.phase is not Phase.READY and report.manifest_digest is None and report.revision is None
+    return unknown and report.selection == access.cache.selection
+
+
+def _barred(access: Access, view: AgentView) -> Cell:
+    """Whatever the node holds or fetches, this cache has not been shown to have a right to it."""
+    cache, source = access.cache, access.source
+    if source.failure is not None:
+        return NodeStatus.ERROR, source.failure, source.retry_at, None
+    if not source.answered:
+        return NodeStatus.PENDING, view.failure, None, None
+    found = source.revision or source.manifest_digest or "other files"
+    message = (
+        f"the node holds other content of {cache.source.uri} for another cache; for this one the source has {found}."
+        " One folder holds one of them: this one is fetched once no other cache wants what is there"
+    )
+    return NodeStatus.ERROR, Failure("SourceConflict", message, retryable=False), None, None
+
+
+def _served(
+    slot: Slot, view: AgentView, report: ModelReport, source: SourceState, earlier: Earlier, access: Access
+) -> Cell:
+    """What was asked for before is there and is served; why what is asked for now is not there."""
+    if not access.is_current(report):  # what is under way, if anything, is for somebody else
+        report = of_earlier(report)
+    failure, retry_at = slot.conflict or view.failure or report.failure, None
+    if failure is report.failure:
+        retry_at = report.retry_at
+    if failure is None and report.phase not in (Phase.DOWNLOADING, Phase.VERIFYING):
+        failure, retry_at = source.failure, source.retry_at
+    return NodeStatus.DOWNLOADED, failure, retry_at, replace(report, earlier=earlier)
+
+
+def of_earlier(report: ModelReport) -> ModelReport:
+    """Nothing but the copy that is there."""
+    kept = report.earlier or of_report(report)
+    return ModelReport(
+        key=report.key,
+        phase=Phase.PENDING,
+        selection=report.selection,
+        started_at=report.started_at if report.phase is Phase.READY else None,
+        finished_at=kept.finished_at,
+        bytes_from_origin=report.bytes_from_origin if report.phase is Phase.READY else 0,
+        bytes_from_peers=report.bytes_from_peers if report.phase is Phase.READY else 0,
+    )
 
 
 def _damaged(report: ModelReport, source: SourceState) -> Cell:
@@ -146,7 +219,7 @@ _WORDS = {word.value: word for word in NodeStatus}
 class _Lane:
     """A slot with everything its cells need, looked up once for all nodes of a placement."""
 
-    __slots__ = ("before", "cache", "key", "owned", "slot", "source", "storage_key", "tally")
+    __slots__ = ("access", "asks", "before", "cache", "key", "owned", "slot", "source", "storage_key", "tally")
 
     def __init__(
         self, slot: Slot, tallies: Mapping[StatusKey, Tally], sources: Mapping[StatusKey, SourceState]
@@ -156,7 +229,11 @@ class _Lane:
         self.key = slot.cache.key
         self.storage_key = slot.cache.storage_key
         self.owned = slot.owner is slot.cache
-        self.source = sources[slot.owner.key]
+        own = sources[slot.cache.key]
+        shares = not asks_itself(slot.cache) and own.resolved is None and own.failure is None
+        self.source = sources[slot.owner.key] if shares else own
+        self.access = Access.of(slot.cache, own)
+        self.asks = self.access.asks
         self.tally = tallies[slot.cache.key]
         before = self.tally.cache.status.get("nodeStatus")
         self.before: Mapping[str, Any] = before if isinstance(before, Mapping) else {}
@@ -171,6 +248,7 @@ def fold(
     nodes: dict[NodeName, Mapping[str, Any]] = {}
     missing: dict[NodeName, list[Cache]] = {}
     failed: list[tuple[Cache, ModelReport]] = []
+    foreign: dict[NodeName, frozenset[StorageKey]] = {}
     news = turn.news if turn else len(members.placements)
     for name, placement in sorted(members.placements.items(), key=_name):
         lanes = lanes_of.get(id(placement))
@@ -185,19 +263,22 @@ def fold(
         lacking = missing[name] = []
         for lane in lanes:
             report = reports.get(lane.storage_key)
-            held = view.report is None and _held(lane.cache, lane.before.get(name, ""))
-            cell = judge(lane.slot, view, report, lane.source, held)
+            held = view.report is None and _held(lane.access, lane.before.get(name, ""))
+            cell = judge(lane.slot, view, report, lane.source, held, lane.access)
             if not ready:
                 cell = overlay_not_ready(cell, view, lane.before.get(name, ""))
             if broken and cell[0] is NodeStatus.PENDING and cell[1] is None:  # nothing can start in that folder
                 cell = NodeStatus.PENDING, broken.get(lane.slot.root or ""), None, cell[3]
+            if lane.asks and report is not None and cell[3] is None:
+                lane.tally.barred = True
             lane.tally.add(name, cell)
             cells.append(cell)
             word = cell[0]
             if word is NodeStatus.DOWNLOADED:
                 words[lane.key] = ModelStatus.DOWNLOADED
-                continue
-            if word is NodeStatus.DOWNLOADING:
+                if not is_earlier(cell[3]):
+                    continue
+            elif word is NodeStatus.DOWNLOADING:
                 words[lane.key] = ModelStatus.DOWNLOADING
             else:
                 words[lane.key] = ModelStatus.ERROR if word is NodeStatus.ERROR else ModelStatus.PENDING
@@ -205,6 +286,8 @@ def fold(
                 lacking.append(lane.cache)
                 if report is not None and report.failure is not None:
                     failed.append((lane.cache, report))
+        if any(lane.asks for lane in lanes):
+            foreign[name] = _foreign(lanes, cells, reports)
         written = local.status if local else {}
         if words != written.get("modelStatus") or agent_detail(view) != written.get("agent"):
             wanted, news = news > 0, news - 1
@@ -213,7 +296,7 @@ def fold(
         if wanted:
             details = [model_detail(key, cell) for key, cell in zip(words, cells, strict=True)]
             nodes[name] = local_node_status(words, details, view, local)
-    return Fold(nodes, tallies, missing, failed)
+    return Fold(nodes, tallies, missing, failed, foreign)
 
 
 def report_of(snapshot: Snapshot, name: NodeName) -> NodeReport | None:
@@ -228,9 +311,22 @@ def _name(item: tuple[NodeName, Placement]) -> str:
     return item[0]
 
 
-def _held(cache: Cache, before: str) -> bool:
-    """The cache's last written status has the node as holding what it asks for now.
+def _held(access: Access, before: str) -> bool:
+    """The cache's last written status has the node as holding it, or what it asked for before.
 
     Not the LocalModelNode's: that may be of an earlier cache of the same name, with another URI.
     """
-    return before == NodeStatus.DOWNLOADED and cache.status.get("selection") in (None, cache.selection)
+    return before == NodeStatus.DOWNLOADED and (not access.asks or access.proof is not None)
+
+
+def _foreign(
+    lanes: Sequence[_Lane], cells: Sequence[Cell], reports: Mapping[StorageKey, ModelReport]
+) -> frozenset[StorageKey]:
+    """What was left here for a cache that is gone, where those that are left have read other content at the source."""
+    shown = {lane.storage_key for lane, cell in zip(lanes, cells, strict=True) if cell[3] is not None}
+    return frozenset(
+        lane.storage_key
+        for lane in lanes
+        if lane.owned and lane.asks and lane.access.source.answered and lane.storage_key not in shown
+        if (report := reports.get(lane.storage_key)) is not None and report.phase is Phase.READY
+    )

@@ -11,13 +11,14 @@ group by mistake must not empty disks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from actors.errors import Failure
 from actors.manifest import ModelSource, StorageKey, storage_key
 from actors.messages import DesiredRoot, NodeName
+from coordinator.access import has_standing, is_answered, known_digest, rank
 from coordinator.api import StatusKey
 from coordinator.snapshot import Cache, LocalNode, Problem, Snapshot
 
@@ -27,7 +28,7 @@ class Slot:
     """One cache on one node. `owner` is the cache whose request decides the content of the folder they share.
 
     `root` is None where nothing says which folder a held copy is in. `conflict` says why the owner's copy is not this
-    cache's.
+    cache's. `counts`: its priority holds for the folder, too.
     """
 
     cache: Cache
@@ -36,6 +37,7 @@ class Slot:
     owner: Cache
     entry: Mapping[str, Any]
     conflict: Failure | None = None
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,6 +126,11 @@ def _known_root(snapshot: Snapshot, local: LocalNode, member_of: tuple[str, ...]
     return next((path for path in reported if path not in explained), next(iter(reported), None))
 
 
+def priority(sharing: Iterable[Slot]) -> int:
+    """Of a folder: the highest of those who share it and have a say in it."""
+    return max(slot.cache.priority for slot in sharing if slot.counts)
+
+
 def status_roots(local: LocalNode | None) -> list[str]:
     """The roots this node had when its status was last written."""
     roots = (local.status.get("roots") if local else None) or ()
@@ -140,8 +147,8 @@ def _placement(
         if group.root is not None:
             limits = [limit for limit in (roots.get(group.root), group.limit_bytes) if limit is not None]
             roots[group.root] = min(limits, default=None)
-    slots: list[Slot] = []
-    owners: dict[StorageKey, Slot] = {}
+    placed: list[_Placed] = []
+    sharing: dict[StorageKey, list[_Placed]] = {}
     for cache in caches:
         group_name = next((g for g in cache.node_groups if g in member_of), None) if not cache.problem else None
         if group_name is not None:
@@ -155,41 +162,84 @@ def _placement(
                 roots.setdefault(root, None)
         else:
             continue
-        first = owners.get(cache.storage_key)
-        entry = {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": group_name}
-        slot = Slot(cache, group_name, root, first.owner if first else cache, entry, _conflict(cache, root, first))
-        owners.setdefault(cache.storage_key, slot)
-        slots.append(slot)
+        each = _Placed(cache, group_name, root)
+        placed.append(each)
+        sharing.setdefault(cache.storage_key, []).append(each)
+    owners = {key: _owner(snapshot, each) for key, each in sharing.items()}
+    slots = tuple(_slot(snapshot, each, owners[each.cache.storage_key]) for each in placed)
     return Placement(
         groups=member_of,
         roots=tuple(DesiredRoot(path, limit) for path, limit in roots.items()),
-        slots=tuple(slots),
+        slots=slots,
         keys=frozenset(owners),
         entries=[slot.entry for slot in slots],
     )
 
 
-def _conflict(cache: Cache, root: str | None, first: Slot | None) -> Failure | None:
-    """Two caches of one URI share one folder, so they must want the same files in the same place."""
-    if first is None:
-        return None
-    owner = first.owner
+class _Placed(NamedTuple):
+    """A cache on the nodes of one placement, before it is known whose request decides."""
+
+    cache: Cache
+    group: str
+    root: str | None
+
+    @property
+    def request(self) -> tuple[str, str | None, str | None]:
+        return self.cache.selection, self.cache.digest, self.root
+
+
+def _owner(snapshot: Snapshot, sharing: list[_Placed]) -> _Placed:
+    """Of those who share a folder, the oldest whose source answers, among those who want what is to be in it.
+
+    `sharing` is ordered by age. What is to be in it is decided by `access.rank`: an older cache whose credentials are
+    refused does not keep the others waiting, and an edited one does not take from them what they have.
+    """
+    if len(sharing) == 1:
+        return sharing[0]
+    answers = snapshot.resolutions
+    first = min(sharing, key=lambda each: rank(each.cache, answers.get(each.cache.key)))
+    alike = (each for each in sharing if each.request == first.request)
+    return next((each for each in alike if is_answered(each.cache, answers.get(each.cache.key))), first)
+
+
+def _slot(snapshot: Snapshot, placed: _Placed, owner: _Placed) -> Slot:
+    cache, resolution = placed.cache, snapshot.resolutions.get(placed.cache.key)
+    entry = {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": placed.group}
+    conflict = _conflict(snapshot, placed, owner) if placed is not owner else None
+    counts = placed is owner or has_standing(cache, resolution)
+    return Slot(cache, placed.group, placed.root, owner.cache, entry, conflict, counts)
+
+
+def _conflict(snapshot: Snapshot, placed: _Placed, first: _Placed) -> Failure | None:
+    """Caches of one URI share one folder, so they must want the same files in the same place."""
+    cache, owner = placed.cache, first.cache
+    digests = [known_digest(each, snapshot.resolutions.get(each.key)) for each in (cache, owner)]
+    same = digests[0] is not None and digests[0] == digests[1]
     differing = [
         name
         for name, mine, theirs in (
             ("revision", cache.source.revision, owner.source.revision),
             ("include", cache.source.include, owner.source.include),
             ("exclude", cache.source.exclude, owner.source.exclude),
-            ("digest", cache.digest, owner.digest),
-            ("node group path", root, first.root),
         )
-        if mine != theirs
+        if mine != theirs and not same
     ]
+    differing += ["digest"] if cache.digest != owner.digest else []
+    differing += ["node group path"] if placed.root != first.root else []
     if not differing:
         return None
-    what = f"{owner.ref.resource.kind} {owner.key}"
-    message = f"{what} has the same URI {cache.source.uri} with another {', '.join(differing)}"
+    message = (
+        f"{_named(owner, cache)} has the same URI {cache.source.uri} with another {', '.join(differing)}, and one"
+        " folder holds one of them: give both the same, or delete one"
+    )
     return Failure("SourceConflict", message, retryable=False)
+
+
+def _named(owner: Cache, reader: Cache) -> str:
+    """`owner` as the author of `reader` may know it: not by its name, if it is in another namespace."""
+    if owner.ref.namespace in (None, reader.ref.namespace):
+        return f"{owner.ref.resource.kind} {owner.key}"
+    return "a cache of another namespace"
 
 
 def _duplicates(caches: list[Cache]) -> dict[StatusKey, Cache]:

@@ -17,6 +17,7 @@ CACHE_STATUS = (
     "selection",
     "revision",
     "manifestDigest",
+    "resolvedAs",
     "bytes",
     "rateBytesPerSecond",
     "eta",

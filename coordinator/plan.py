@@ -20,6 +20,7 @@ from typing import Any
 
 from actors.manifest import Manifest, StorageKey
 from actors.messages import Company, DesiredState, ModelReport, NodeName
+from coordinator.access import veiled
 from coordinator.api import NodeStatus, StatusKey
 from coordinator.company import companies
 from coordinator.conditions import conditions, deleting, verdicts
@@ -97,6 +98,7 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         for cache in snapshot.caches.values()
         if cache.deleted_at is None
     }
+    sources = veiled(snapshot.caches.values(), sources)
     folded = fold(snapshot, members, sources, turn)
     use = usage(snapshot, now)
     writes = [
@@ -112,7 +114,7 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     return Plan(
         writes=tuple(writes),
         desired=desired,
-        wants=wants(snapshot, folded),
+        wants=wants(snapshot, members, folded),
         tallies=folded.caches,
         companies=together.by_fill,
         evictions=going,

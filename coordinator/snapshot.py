@@ -9,8 +9,9 @@ that silently vanished from the snapshot would look like a deletion, and a delet
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -73,6 +74,11 @@ class Credentials:
     service_account: str | None = None
     storage_key: str | None = None
     parameters: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Tells these from others, and nothing else of them."""
+        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -403,7 +409,7 @@ _CACHE_STATUS: Mapping[str, Callable[[object], bool]] = {
     "credentialsOnNodes": _is_scalar,
     "rateBytesPerSecond": _is_scalar,
     **dict.fromkeys(
-        ("selection", "revision", "manifestDigest", "eta", "progress", "available", "size"),
+        ("selection", "revision", "manifestDigest", "resolvedAs", "eta", "progress", "available", "size"),
         _is_text,
     ),
     **dict.fromkeys(("startedAt", "completedAt", "unusedSince"), _is_text),

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-from actors.messages import NodeName, NodeReport, RootReport
+from actors.messages import NodeName, NodeReport, Phase, RootReport
+from coordinator.access import Access, asks_itself
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.quantity import format_bytes, format_duration, format_percent
@@ -77,8 +78,9 @@ def model_detail(key: StatusKey, cell: Cell) -> Mapping[str, Any]:
     word, failure, retry_at, report = cell
     detail: dict[str, Any] = {"name": key, "phase": _PHASES[word]}
     if report is not None:
-        if word is NodeStatus.DOWNLOADING:
-            detail["phase"] = report.phase.value
+        under_way = report.phase in (Phase.DOWNLOADING, Phase.VERIFYING)
+        if word is NodeStatus.DOWNLOADING or (report.earlier is not None and under_way):
+            detail["phase"] = report.phase.value if word is NodeStatus.DOWNLOADING else _PHASES[word]
             if (left := remaining_seconds(report)) is not None:
                 detail["rateBytesPerSecond"] = int(report.rate_bytes_per_s)
                 detail["eta"] = format_duration(left)
@@ -89,10 +91,13 @@ def model_detail(key: StatusKey, cell: Cell) -> Mapping[str, Any]:
         detail["bytesFromOtherZones"] = report.bytes_from_other_zones
         if report.attempt:
             detail["attempt"] = report.attempt
-        if report.manifest_digest:
-            detail["digest"] = report.manifest_digest
-        if report.revision:
-            detail["revision"] = report.revision
+        held = report if report.earlier is None else report.earlier
+        if report.earlier is not None and not under_way:
+            detail["bytesTotal"] = detail["bytesDone"] = report.earlier.bytes_total
+        if held.manifest_digest:
+            detail["digest"] = held.manifest_digest
+        if held.revision:
+            detail["revision"] = held.revision
         if report.verified:
             detail["verified"] = dict(report.verified)
         if report.started_at is not None:
@@ -120,20 +125,26 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
     """The status of a cache except its conditions. A value of None means that the field is absent."""
     cache, source, written = tally.cache, tally.source, tally.cache.status
     same = written.get("selection") == cache.selection  # what was written answers the present spec
-    answered = source.resolved is not None or source.total_bytes is not None
-    answered = answered or tally.available > tally.unmeasured or same
-    written_bytes = written.get("bytes") if same else None
+    kept = same or tally.earlier > 0  # what it says is still what is there
+    measured = tally.available > tally.unmeasured and not tally.earlier
+    answered = same or measured or source.resolved is not None or source.total_bytes is not None
+    if asks_itself(cache):
+        kept = kept and Access.of(cache, source).proof is not None
+        answered = source.answered or (same and kept)
+    if any(failure.reason == "SourceConflict" for _, failure, _ in tally.troubles):
+        answered = same and kept
+    written_bytes = written.get("bytes") if kept else None
     size = tally.size_bytes or (written_bytes or {}).get("total")
     cached = tally.bytes_cached + tally.unmeasured * (size or 0)
     done = tally.total > 0 and tally.available == tally.total
     copies = {"available": tally.available, "failed": tally.failed, "total": tally.total}
     started = rfc3339(tally.started_at) if tally.started_at is not None else None
-    if same and isinstance(was := written.get("startedAt"), str):
+    if kept and isinstance(was := written.get("startedAt"), str):
         started = min(was, started) if started else was
     completed = None
     if done:
         finished = rfc3339(tally.finished_at) if tally.finished_at is not None else None
-        completed = finished if tally.unmeasured == 0 else (same and written.get("completedAt")) or finished
+        completed = finished if tally.unmeasured == 0 else (kept and written.get("completedAt")) or finished
     moved = {
         "total": size,
         "cached": cached,
@@ -147,11 +158,7 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
         "nodeStatus": tally.node_status,
         "copies": {name: count for name, count in copies.items() if count},  # as KServe: absent means 0
         "observedGeneration": cache.generation,
-        "selection": cache.selection if answered else None,
-        "revision": source.revision or tally.revision or (written.get("revision") if same else None),
-        "manifestDigest": tally.manifest_digest
-        or source.manifest_digest
-        or (written.get("manifestDigest") if same else None),
+        **_identity(tally, answered=answered, kept=kept),
         "bytes": moved if size is not None else None,
         "rateBytesPerSecond": int(tally.rate) or None,
         "eta": format_duration(tally.seconds_left) if tally.seconds_left is not None else None,
@@ -161,8 +168,24 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
         "startedAt": started,
         "completedAt": completed or None,
         "credentialsOnNodes": source.carries_options or None,
-        "wrongPeers": _at_least(tally.wrong_peers, written.get("wrongPeers") if same else None),
-        "wrongReaders": _at_least(tally.wrong_readers, written.get("wrongReaders") if same else None),
+        "wrongPeers": _at_least(tally.wrong_peers, written.get("wrongPeers") if kept else None),
+        "wrongReaders": _at_least(tally.wrong_readers, written.get("wrongReaders") if kept else None),
+    }
+
+
+def _identity(tally: Tally, *, answered: bool, kept: bool) -> dict[str, str | None]:
+    """Which content the rest of the status is about: that of earlier copies until no node holds one any more."""
+    cache, source, written = tally.cache, tally.source, tally.cache.status
+    names = ("selection", "revision", "manifestDigest", "resolvedAs")
+    if kept and (tally.earlier or not answered):
+        return {name: written.get(name) for name in names}
+    before = {name: written.get(name) if kept else None for name in names}
+    asks = answered and asks_itself(cache)
+    return {
+        "selection": cache.selection if answered else None,
+        "revision": source.revision or tally.revision or before["revision"],
+        "manifestDigest": tally.manifest_digest or source.manifest_digest or before["manifestDigest"],
+        "resolvedAs": (cache.credentials.name if source.answered else before["resolvedAs"]) if asks else None,
     }
 
 

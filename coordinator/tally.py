@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from actors.errors import Failure
-from actors.messages import ModelReport, NodeName
+from actors.messages import Earlier, ModelReport, NodeName, Phase
 from coordinator.api import NodeStatus
 from coordinator.snapshot import Cache
 
@@ -16,6 +16,7 @@ class SourceState:
     """What is known of a cache's source. Neither `resolved` nor `failure`: it is being resolved, or need not be.
 
     `unreadable`: it cannot be asked, and `resolved` is what the nodes say that hold it; `failing_since` is of that.
+    `answered`: what is said here is what it said itself, asked with the cache's own credentials.
     """
 
     resolved: str | None = None
@@ -27,6 +28,7 @@ class SourceState:
     unreadable: Failure | None = None
     carries_options: bool = False
     failing_since: float | None = None
+    answered: bool = False
 
 
 Cell = tuple[NodeStatus, Failure | None, float | None, ModelReport | None]
@@ -38,7 +40,11 @@ The report is None where there is no usable one. A plain tuple, because a large 
 
 @dataclass(slots=True)
 class Tally:
-    """What all nodes together say of one cache. Filled by `fold`, then only read."""
+    """What all nodes together say of one cache. Filled by `fold`, then only read.
+
+    `earlier` counts those of the `available` that hold what the spec asked for before; `coming` is the revision that is
+    being fetched. `barred`: on some node is a copy that is not shown to be this cache's to take.
+    """
 
     cache: Cache
     source: SourceState
@@ -46,6 +52,8 @@ class Tally:
     available: int = 0
     failed: int = 0
     downloading: int = 0
+    earlier: int = 0
+    barred: bool = False
     bytes_total: int = 0
     bytes_cached: int = 0
     bytes_from_origin: int = 0
@@ -56,6 +64,7 @@ class Tally:
     unmeasured: int = 0
     revision: str | None = None
     manifest_digest: str | None = None
+    coming: str | None = None
     started_at: float | None = None
     finished_at: float | None = None
     troubles: list[tuple[NodeName, Failure, float | None]] = field(default_factory=list)
@@ -87,10 +96,15 @@ class Tally:
                 self.started_at = started
             if total > self.bytes_total:
                 self.bytes_total = total
+            if report.revision is not None and self.coming is None:
+                self.coming = report.revision
         if word is NodeStatus.DOWNLOADED:
             self.available += 1
             if report is None:
                 self.unmeasured += 1
+                self.earlier += self.cache.status.get("selection") not in (None, self.cache.selection)
+            elif report.earlier is not None:
+                self._add_earlier(node, failure, retry_at, report, report.earlier)
             else:
                 self.bytes_cached += report.bytes_total
                 if self.manifest_digest is None:
@@ -106,12 +120,33 @@ class Tally:
         if word is NodeStatus.ERROR:
             self.failed += 1
         elif word is NodeStatus.DOWNLOADING and report is not None:
-            self.downloading += 1
-            left = remaining_seconds(report)
-            if left is not None:
-                self.rate += report.rate_bytes_per_s
-                if self.seconds_left is None or left > self.seconds_left:
-                    self.seconds_left = left
+            self._add_progress(report)
+
+    def _add_earlier(
+        self, node: NodeName, failure: Failure | None, retry_at: float | None, report: ModelReport, earlier: Earlier
+    ) -> None:
+        self.earlier += 1
+        if failure is not None:
+            self.troubles.append((node, failure, retry_at))
+        if report.phase in (Phase.DOWNLOADING, Phase.VERIFYING):
+            self.bytes_cached += report.bytes_done
+            self._add_progress(report)
+        else:
+            self.bytes_cached += earlier.bytes_total
+            self.bytes_total = max(self.bytes_total, earlier.bytes_total)
+
+    def _add_progress(self, report: ModelReport) -> None:
+        self.downloading += 1
+        left = remaining_seconds(report)
+        if left is not None:
+            self.rate += report.rate_bytes_per_s
+            if self.seconds_left is None or left > self.seconds_left:
+                self.seconds_left = left
+
+
+def is_earlier(report: ModelReport | None) -> bool:
+    """Whether what a node holds is not what the spec asks for now."""
+    return report is not None and report.earlier is not None
 
 
 def remaining_seconds(report: ModelReport) -> float | None:

@@ -99,7 +99,7 @@ def test_c5_two_caches_of_one_uri_both_have_their_entry_and_their_status() -> No
 
 def test_n1_a_namespace_cache_is_named_with_its_namespace() -> None:
     cache = a_namespace_cache("team", "ns-iris")
-    world = a_cluster(cache).reporting("n1", a_report(cache))
+    world = a_cluster(cache).reporting("n1", a_report(cache)).resolved(cache)
     assert status_of(world, cache)["copies"] == {"available": 1, "total": 1}
     assert node_status(world, "n1")["modelStatus"] == {"team/ns-iris": "ModelDownloaded"}
 
@@ -107,6 +107,7 @@ def test_n1_a_namespace_cache_is_named_with_its_namespace() -> None:
 def test_n4_cluster_and_namespace_caches_coexist_on_a_node() -> None:
     one, other = a_cache("m", "hf://a/m"), a_namespace_cache("team", "m", "hf://b/m")
     world = a_world(one, other, a_group(), a_node("n1")).reporting("n1", a_report(one), a_report(other))
+    world.resolved(other)
     assert status_of(world, one)["copies"] == {"available": 1, "total": 1}
     assert node_status(world, "n1")["modelStatus"] == {"m": "ModelDownloaded", "team/m": "ModelDownloaded"}
 
@@ -161,11 +162,13 @@ def test_a_status_of_another_uri_under_the_same_name_is_not_believed() -> None:
     assert status_of(world, cache)["nodeStatus"] == {"n1": "NodeDownloadPending"}
 
 
-def test_a_status_of_an_earlier_revision_is_not_believed() -> None:
+def test_an_earlier_revision_that_status_speaks_of_is_there_still_and_is_not_taken_for_the_new_one() -> None:
     cache = a_cache().with_status(nodeStatus={"n1": "NodeDownloaded"}, selection="of another revision")
     world = a_cluster(cache)
     world.agents["n1"] = a_silent_agent()
-    assert status_of(world, cache)["nodeStatus"] == {"n1": "NodeDownloadPending"}
+    status = status_of(world, cache)
+    assert (status["nodeStatus"], status["selection"]) == ({"n1": "NodeDownloaded"}, "of another revision")
+    assert condition(status, "Ready")[:2] == ("True", "EarlierRevision")
 
 
 def test_a_copy_of_an_earlier_revision_does_not_count() -> None:

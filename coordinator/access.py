@@ -1,0 +1,201 @@
+"""Whether a cache could have fetched what its nodes hold. Pure.
+
+A folder is shared by all caches of one URI. The bytes are there once; the right to them is each cache's own:
+
+    cluster cache without credentials    goes by the coordinator's identity, and needs no proof
+    any other                            asks the source itself, with its own credentials ──► `Proof`, in its status
+                                         until then a copy is not its copy: not counted, not measured, not described
+
+A proof is of one content: the digest, or the commit. It outlives restarts and a source that is down, because it stands
+in `status`, which a cache's author cannot write: it is a subresource, and nobody but the coordinator is given it. With
+other credentials in the spec the source is asked again; the old proof holds until the source, asked with the new ones,
+refuses. Where KServe's own CRDs drop the proof, a node that is written as Downloaded stands in for it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from actors.errors import Failure
+from actors.manifest import StorageKey
+from actors.messages import Earlier, ModelReport, Phase
+from coordinator.api import NodeStatus, StatusKey
+from coordinator.snapshot import Cache, Credentials, Resolution
+from coordinator.tally import SourceState
+
+_NO_REFUSAL = frozenset({"DigestMismatch", "InvalidURI", "RevisionNotFound"})
+"""Failures for good that say nothing about who may read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a cache's status says that it was resolved to. `current`: with the credentials that its spec names now."""
+
+    selection: str | None
+    revision: str | None = None
+    manifest_digest: str | None = None
+    current: bool = True
+
+
+def asks_itself(cache: Cache) -> bool:
+    """Whether it goes by an identity that is not the coordinator's."""
+    return cache.ref.namespace is not None or cache.credentials != Credentials()
+
+
+def proof_of(cache: Cache) -> Proof | None:
+    """None: it was never resolved, as far as its status tells."""
+    status = cache.status
+    selection, revision, digest = (status.get(name) for name in ("selection", "revision", "manifestDigest"))
+    if selection is not None:
+        return Proof(selection, revision, digest, status.get("resolvedAs") == cache.credentials.name)
+    held = NodeStatus.DOWNLOADED in (status.get("nodeStatus") or {}).values()
+    return Proof(None, current=False) if held and status.get("observedGeneration") is None else None
+
+
+def is_answered(cache: Cache, resolution: Resolution | None) -> bool:
+    """Whether the source itself has said what the present spec asks for."""
+    resolved = resolution.resolved if resolution is not None else None
+    if resolved is None or resolved.unreadable is not None:
+        return False
+    return resolved.manifest.source.selection == cache.selection
+
+
+def is_refused(failure: Failure | None) -> bool:
+    """Whether these credentials will not do, for all that is known."""
+    return failure is not None and not failure.retryable and failure.reason not in _NO_REFUSAL
+
+
+def has_standing(cache: Cache, resolution: Resolution | None) -> bool:
+    """Whether it has a say in what others share."""
+    return not asks_itself(cache) or is_answered(cache, resolution) or proof_of(cache) is not None
+
+
+def rank(cache: Cache, resolution: Resolution | None) -> int:
+    """Whose request decides the content of a shared folder; the lowest first, and of equals the oldest.
+
+    0: it is here already, and an edit of another cache does not replace it. 1: it could be. 2: its source refuses, or
+    has not answered yet.
+    """
+    proof = proof_of(cache)
+    if proof is not None and proof.selection == cache.selection:
+        return 0
+    if asks_itself(cache):
+        return 1 if is_answered(cache, resolution) else 2
+    failure = resolution.failure if resolution is not None else None
+    return 2 if failure is not None and not failure.retryable else 1
+
+
+def known_digest(cache: Cache, resolution: Resolution | None) -> str | None:
+    """The manifest digest of what the present spec asks for."""
+    if resolution is not None and resolution.resolved is not None and is_answered(cache, resolution):
+        return resolution.resolved.manifest.digest
+    proof = proof_of(cache)
+    return proof.manifest_digest if proof is not None and proof.selection == cache.selection else None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What one cache may take for its own. `proof` None: nothing, unless its source has just `answered`."""
+
+    cache: Cache
+    source: SourceState
+    asks: bool
+    proof: Proof | None
+
+    @classmethod
+    def of(cls, cache: Cache, source: SourceState) -> Access:
+        asks, proof = asks_itself(cache), proof_of(cache)
+        if asks and proof is not None and not proof.current and is_refused(source.failure):
+            proof = None
+        return cls(cache, source, asks, proof)
+
+    @property
+    def granted(self) -> bool:
+        """Whether it has read its source."""
+        return not self.asks or self.source.answered or self.proof is not None
+
+    @property
+    def unproven(self) -> bool:
+        """Whether its source is to be asked although nothing may be missing."""
+        return self.asks and (self.proof is None or not self.proof.current)
+
+    def permits(self, copy: ModelReport | Earlier) -> bool:
+        """Whether it could have fetched this content: it has read the same digest or commit at its source."""
+        if not self.asks:
+            return True
+        cache, source, proof, digest = self.cache, self.source, self.proof, copy.manifest_digest
+        if source.answered:
+            if digest is not None and digest == source.manifest_digest:
+                return True
+            if copy.selection == cache.selection and _is_alike(copy, source):
+                return True
+        if proof is None:
+            return False
+        if digest is not None and digest == proof.manifest_digest:
+            return True
+        if proof.selection is None:
+            return copy.selection == cache.selection
+        known = proof.revision is not None and copy.revision == proof.revision
+        return copy.selection == proof.selection and (known or proof.manifest_digest is None)
+
+    def is_current(self, copy: ModelReport) -> bool:
+        """Whether it is what the present spec asks for: the same request, or another that comes to the same files."""
+        if copy.selection == self.cache.selection:
+            return True
+        return copy.manifest_digest is not None and copy.manifest_digest == self._digest
+
+    @property
+    def _digest(self) -> str | None:
+        if self.source.manifest_digest is not None:
+            return self.source.manifest_digest
+        proof = self.proof
+        return proof.manifest_digest if proof is not None and proof.selection == self.cache.selection else None
+
+    def served(self, copy: ModelReport) -> Earlier | None:
+        """The copy of an earlier request of this very cache, which serves until there is a newer; None: it is not."""
+        earlier = copy.earlier or (of_report(copy) if copy.phase is Phase.READY else None)
+        if earlier is None or not self.permits(earlier):
+            return None
+        if self.cache.digest is not None and earlier.manifest_digest != self.cache.digest:
+            return None
+        if copy.earlier is not None and not self.asks:
+            return earlier
+        proof = self.proof
+        if proof is None:
+            return None
+        same = proof.selection == earlier.selection
+        return earlier if same or earlier.manifest_digest == (proof.manifest_digest or "") else None
+
+
+def of_report(copy: ModelReport) -> Earlier:
+    return Earlier(copy.selection, copy.revision, copy.manifest_digest, copy.bytes_total, copy.finished_at)
+
+
+def _is_alike(copy: ModelReport | Earlier, source: SourceState) -> bool:
+    """The same commit; or where the source names neither commit nor digests, the same size as far as it is known."""
+    if source.revision is not None:
+        return copy.revision == source.revision
+    return source.manifest_digest is None and source.total_bytes in (None, copy.bytes_total)
+
+
+def veiled(caches: Iterable[Cache], sources: Mapping[StatusKey, SourceState]) -> dict[StatusKey, SourceState]:
+    """The same without the commits of others in what is said to a cache that has not read its source.
+
+    It is asked for the commit that others hold, so the answer may name it.
+    """
+    found, commits = dict(sources), defaultdict[StorageKey, set[str]](set)
+    failing = []
+    for cache in caches:
+        if isinstance(commit := cache.status.get("revision"), str):
+            commits[cache.storage_key].add(commit)
+        source = found.get(cache.key)
+        if source is not None and source.failure is not None and asks_itself(cache) and proof_of(cache) is None:
+            failing.append((cache, source, source.failure))
+    for cache, source, failure in failing:
+        message = failure.message
+        for commit in commits[cache.storage_key] - {cache.source.revision or ""}:
+            message = message.replace(commit, "what nodes hold")
+        found[cache.key] = replace(source, failure=replace(failure, message=message))
+    return found
