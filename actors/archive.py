@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import IO
 
 from actors.errors import InsufficientStorage, IntegrityError, LocalModelError, SourceError, SourceUnsupported
-from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, is_ours, make_manifest
+from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, is_image, is_ours, make_manifest
 from actors.members import Kind, Member, RefusedArchive, tar_members, zip_members
 from actors.origin import wanted
 from actors.store import Ingest, disk_errors, remove_tree
@@ -66,11 +66,12 @@ def unpack(
     At most `room_bytes` are written. `check` is called often, and ends it by raising. Raises SourceUnsupported
     (ArchiveRefused), IntegrityError (ArchiveDamaged), InsufficientStorage, StoreError.
     """
-    image = manifest.source.uri.startswith("oci://")
+    layers = manifest.source.uri.startswith("oci://")
+    image = layers and is_image(manifest.files)
     target = ingest.folder / "unpacked"
     name = manifest.files[0].path
     try:
-        with disk_errors(f"unpacking {name}"), _translated(name if not image else manifest.source.uri):
+        with disk_errors(f"unpacking {name}"), _translated(name if not layers else manifest.source.uri):
             remove_tree(target)
             target.mkdir()
             limit = max(manifest.total_bytes * MAX_RATIO, RATIO_FREE_BYTES)
@@ -82,11 +83,14 @@ def unpack(
                     else:
                         below, zipped = IMAGE_FOLDER if image else "", packed.path.endswith("gz")
                         members = tar_members(archive, zipped=zipped, below=below, limit_bytes=2 * limit)
-                        unpacker.write(_below(members, below) if image else members, layer=image)
+                        unpacker.write(_below(members, below) if image else members, layer=layers)
             unpacker.follow_links()
             unpacked = make_manifest(manifest.source, manifest.revision, unpacker.files.values())
             if unpacked.packed or not unpacked.files:
-                raise RefusedArchive("it holds nothing but another archive, or nothing that include/exclude select")
+                where = f" below /{IMAGE_FOLDER}" if image else ""
+                raise RefusedArchive(
+                    f"it holds nothing{where} but another archive, or nothing that include/exclude select"
+                )
     except LocalModelError as error:
         with disk_errors(f"removing {target}"):
             remove_tree(target)

@@ -1,6 +1,7 @@
 """The digests and checksums that origins give of a file, computed piece by piece.
 
     sha256     of the content                             LFS files of the hub, S3 objects uploaded with a checksum
+    sha512     of the content                             blobs of a registry whose pusher chose it
     git-sha1   of `blob <size>\\0` and the content         small files of the hub: git's own name for them
     md5        of the content                             S3 objects uploaded in one part, Google's, Azure's
     md5-N      of the md5s of every N bytes of it         S3 objects uploaded in parts: `<hex>-<number of parts>`
@@ -140,6 +141,8 @@ def _new(algorithm: str, size: int) -> Hash:
     match algorithm:
         case "sha256":
             return hashlib.sha256()
+        case "sha512":
+            return hashlib.sha512()
         case "git-sha1":
             return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
         case "md5":

@@ -7,6 +7,7 @@
     │   ├── SourceUnsupported  permanent (no such scheme, or its package is not installed)
     │   ├── SourceThrottled    retryable, carries retry_after_s (429, 503)
     │   └── SourceChanged      retryable: start over from a fresh manifest
+    │       └── SourceExpired  retryable: the same files, at fresh locations
     ├── IntegrityError         refetched once, then permanent
     ├── InsufficientStorage    until capacity changes
     │   └── Evicted            until there is room beside what it made room for
@@ -75,6 +76,13 @@ class SourceThrottled(SourceError):
 
 class SourceChanged(SourceError):
     """The file is no longer the one the manifest was made from (ETag, length, revision)."""
+
+
+class SourceExpired(SourceChanged):
+    """A location is no longer good: its signature or its token ended, or was revoked. Nothing says that files changed.
+
+    So it is told apart from SourceChanged: fresh locations for the same files are enough.
+    """
 
 
 class IntegrityError(LocalModelError):

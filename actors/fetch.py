@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from actors.chunks import Chunk
-from actors.errors import SourceChanged, SourceError, SourceThrottled
+from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceThrottled
 from actors.files import Cancelled, Files
 from actors.manifest import Resolved
+from actors.origin import redact
 from actors.quota import Quota, Quotas
 from actors.retry import RateLimit, RetryPolicy
 from actors.traffic import Traffic
@@ -37,6 +38,10 @@ class FillSettings:
     """An origin that asks for a longer pause ends the attempt."""
 
 
+RENEWALS_IN_VAIN = 2
+"""A chunk of which not a byte came from so many fresh locations in a row is denied, not expired."""
+
+
 class Fetcher:
     """What the threads of a fill share to read the origin. `resolved` may be replaced at any time."""
 
@@ -51,10 +56,12 @@ class Fetcher:
         rng: random.Random,
         quotas: Quotas | None = None,
         throttled: Callable[[float], None] = lambda pause_s: None,
+        renew: Callable[[], Resolved] | None = None,
     ) -> None:
         """`quotas` are those of the node; None: this fill has the origins to itself.
 
-        `throttled` hears of every pause that the origin asks for.
+        `throttled` hears of every pause that the origin asks for. `renew` resolves the same again where locations have
+        expired; None: that is somebody else's to do, and an expired location ends the fill.
         """
         self.resolved = resolved
         self.settings = settings
@@ -64,6 +71,8 @@ class Fetcher:
         self._limit = limit
         self._rng = rng
         self._quotas = quotas or Quotas()
+        self._renew = renew
+        self._renewing = threading.Lock()
 
     def reader(self, redirects: Redirects) -> RangeReader:
         """For one thread."""
@@ -135,7 +144,7 @@ class Fetcher:
                     failures = 1 if resumes and position > began else failures + 1
                     if not resumes:
                         position = chunk.start
-                    self._endure(trouble, failures, stop, renewed=resolved is not self.resolved)
+                    self._endure(trouble, failures, stop, resolved)
         finally:
             if position > chunk.start:
                 self._files.record(Chunk(chunk.file, chunk.start, position))
@@ -146,11 +155,19 @@ class Fetcher:
         if stop.wait(pause_s) if pause_s else stop.is_set():
             raise Cancelled
 
-    def _endure(self, error: SourceError, failures: int, stop: threading.Event, *, renewed: bool) -> None:
-        """Returns when the chunk may be tried again; raises `error` when that is not for this attempt to do."""
-        if renewed:
+    def _endure(self, error: SourceError, failures: int, stop: threading.Event, read: Resolved) -> None:
+        """Returns when the chunk may be tried again; raises `error` when that is not for this attempt to do.
+
+        `read` is where it was tried.
+        """
+        if read is not self.resolved:
             return
         settings = self.settings
+        if self._renew is not None and _is_expired(error, read) and failures <= RENEWALS_IN_VAIN:
+            self._renew_locations(read, self._renew)
+            if failures > 1 and stop.wait(settings.retry.first_s):
+                raise Cancelled
+            return
         if not error.retryable or isinstance(error, SourceChanged) or failures >= settings.tries:
             raise error
         delay_s = settings.retry.delay_s(error, failures, self._rng)
@@ -161,6 +178,16 @@ class Fetcher:
             self.throttled(delay_s)
         if stop.wait(delay_s):
             raise Cancelled
+
+    def _renew_locations(self, read: Resolved, renew: Callable[[], Resolved]) -> None:
+        """The locations are others than those that were `read`. Raises SourceChanged if the files are others, too."""
+        with self._renewing:
+            if self.resolved is read:
+                fresh = renew()
+                if fresh.manifest != read.manifest:
+                    uri = redact(read.manifest.source.uri)
+                    raise SourceChanged(f"{uri} consists of other files than when it was listed")
+                self.resolved = fresh
 
     def _turn(self, quota: Quota | None, stop: threading.Event, turn_s: float | None) -> AbstractContextManager[None]:
         if quota is None:
@@ -173,3 +200,10 @@ class Fetcher:
     @property
     def _patience_s(self) -> float:
         return max(self.settings.patience_s, self.settings.retry.max_s)
+
+
+def _is_expired(error: SourceError, read: Resolved) -> bool:
+    """Whether fresh locations may be all that it takes: registries and stores rarely say that a token has ended."""
+    return isinstance(error, SourceExpired) or (
+        type(error) is SourceDenied and error.reason == "SourceDenied" and read.expires_at is not None
+    )

@@ -75,8 +75,9 @@ class Fill:
         check: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        renew: Callable[[], Resolved] | None = None,
     ) -> None:
-        """`check` is called before every chunk, and ends the fill by raising: the fence.
+        """`check` is called before every chunk, and ends the fill by raising: the fence. `renew`: see `Fetcher`.
 
         With an `exchange` it is filled together with the `company`, once there is one.
         """
@@ -94,6 +95,7 @@ class Fill:
             limit=limit or RateLimit(None),
             rng=self._rng,
             quotas=quotas,
+            renew=renew,
         )
         self._exchange = exchange
         self._company = company

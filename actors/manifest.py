@@ -30,7 +30,7 @@ OriginName = NewType("OriginName", str)
 """`scheme://host:port`, without the port where it is the scheme's own. See `origin_of`."""
 
 
-_LAYER = re.compile(r"layer-\d{3,}\.tar(\.gz)?")
+_LAYER = re.compile(r"(layer|part)-\d{3,}\.tar(\.gz)?")
 _PORTS = {"http": 80, "https": 443}
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
 _FORBIDDEN = re.compile(r"[\0\\\ud800-\udfff]")
@@ -145,9 +145,17 @@ def origin_of(url: str) -> OriginName | None:
     return OriginName(f"{scheme}://{host}" + (f":{port}" if port not in (None, _PORTS.get(scheme)) else ""))
 
 
-def layer_name(number: int, *, zipped: bool) -> str:
-    """The file that holds a layer of an image. In the order of their names, one goes over the other."""
-    return f"layer-{number:03}.tar.gz" if zipped else f"layer-{number:03}.tar"
+def layer_name(number: int, *, zipped: bool, image: bool = True) -> str:
+    """The file that holds a layer of an image, or of something else that is packed in several parts.
+
+    In the order of their names, one goes over the other.
+    """
+    return f"{'layer' if image else 'part'}-{number:03}.tar{'.gz' if zipped else ''}"
+
+
+def is_image(files: Sequence[ManifestFile]) -> bool:
+    """Whether these are an image's layers, of which the model is below one folder."""
+    return bool(files) and files[0].path.startswith("layer-")
 
 
 def is_packed(source: ModelSource, files: Sequence[ManifestFile]) -> bool:

@@ -3,10 +3,12 @@
     tag ──► manifest, pinned by its digest ──► layers, each with size and sha256 ──► blobs, read in ranges like any file
 
     every layer names a file      the files                                        ORAS, ModelPack
-    layers of an image            unpacked one over the other: `actors.archive`    docker, buildah
+    every layer is a tar of some  unpacked one over the other: `actors.archive`    KitOps, ModelPack
+    layers of an image            the same, of what is below /models               docker, buildah
 
 Blobs of a registry without tokens are read at its own URLs. With a token it is asked where each blob is: a signed link
 elsewhere, or the token goes along, and both are renewed before they end. https, but for a registry on this machine.
+How a registry is logged in to: see `actors.registry_login`.
 https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 """
 
@@ -16,37 +18,47 @@ import hashlib
 import http.client
 import json
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum, auto
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urljoin, urlsplit
 
+from actors.challenges import challenges
 from actors.connections import opener
-from actors.errors import SourceDenied, SourceError, SourceUnsupported
+from actors.docker_config import is_docker_hub, login_for
+from actors.errors import SourceError, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, layer_name, make_manifest
 from actors.origin import SourceOptions, expires_at, select, translate_status, unanswered
 from actors.reach import Reach, check_link, reach_of
+from actors.registry_login import Authorization, authorize
 
 LINK_TTL_S = 600.0
-TOKEN_TTL_S = 60.0
-"""How long a link, or a token, is taken to be good when it does not say. The latter is the registries' convention."""
+"""How long a link is taken to be good when it does not say."""
 MAX_DOCUMENT_BYTES = 4 << 20
+MAX_REDIRECTS = 5
+MAX_LOGINS = 2
+"""For one request: a token may be about to end."""
+MAX_INDEX_DEPTH = 3
+"""Of indices within indices."""
 
 _REFERENCE = re.compile(
     r"oci://(?P<host>[^/@]+)/(?P<name>[a-z0-9][a-z0-9._/-]*?)"
-    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?"
 )
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _KINDS = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+_PARTS = ("application/vnd.kitops.modelkit.", "application/vnd.cncf.model.", "application/vnd.cnai.model.")
+"""Of media types of tars that hold files by their paths in the model."""
 _TITLES = ("org.opencontainers.image.title", "org.cncf.model.filepath")
 _PARALLEL_REQUESTS = 8
 
@@ -67,8 +79,11 @@ def resolve_image(source: ModelSource, options: SourceOptions, pinned_revision: 
     try:
         registry = _Registry(match["host"], match["name"], options)
         revision, document = registry.manifest(pinned_revision or named or source.revision or "latest")
-        if document.get("manifests"):
-            _, document = registry.manifest(_for_linux(document["manifests"]))
+        for _ in range(MAX_INDEX_DEPTH):
+            if document.get("manifests"):
+                _, document = registry.manifest(_for_linux(document["manifests"]))
+        if document.get("schemaVersion") == 1:
+            raise SourceUnsupported(f"{source.uri} is an image of docker's first schema, which has no digests of files")
         files = _files(document.get("layers") or [], source.uri)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = f"{source.uri}: the registry's answer cannot be understood: {type(error).__name__}: {error}"
@@ -93,23 +108,44 @@ def _for_linux(manifests: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _files(layers: Sequence[Mapping[str, Any]], uri: str) -> list[ManifestFile]:
-    titles = [_title(layer) for layer in layers]
-    if any(titles) and not all(titles):
-        raise SourceUnsupported(f"{uri}: some of its layers name a file, and some do not")
+    kinds = [_kind_of(layer) for layer in layers]
+    if len(set(kinds)) > 1:
+        named = ", ".join(sorted({str(layer.get("mediaType")) for layer in layers}))
+        raise SourceUnsupported(f"{uri}: some of its layers name a file, and some do not, or are archives ({named})")
     files = []
-    for number, (layer, title) in enumerate(zip(layers, titles, strict=True)):
-        kind, digest, size = str(layer.get("mediaType", "")), str(layer.get("digest")), layer.get("size")
-        annotations = layer.get("annotations") or {}
-        packed = "tar" in re.split(r"[.+]", kind)
-        if title:  # ORAS calls every file a tar, and says so if it is one
-            packed = annotations.get("io.deis.oras.content.unpack") == "true" or (packed and "cncf" in kind)
+    for number, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
+        media, digest, size = str(layer.get("mediaType", "")), str(layer.get("digest")), layer.get("size")
         if not _DIGEST.fullmatch(digest) or not isinstance(size, int):
             raise SourceError(f"{uri}: layer {number} has no sha256 or no size", reason="InvalidManifest")
-        if (title and packed) or (not title and (not packed or "zstd" in kind)):
-            raise SourceUnsupported(f"{uri}: layer {number} is of the kind {kind}, which cannot be unpacked")
-        zipped = kind.endswith("gzip")
-        files.append(ManifestFile(title or layer_name(number, zipped=zipped), size, Digest(digest)))
+        if kind is _Kind.OTHER or (kind is not _Kind.FILE and "zstd" in media):
+            raise SourceUnsupported(f"{uri}: layer {number} is of the kind {media}, which cannot be unpacked")
+        if kind is _Kind.FILE:
+            path = _title(layer) or ""
+        else:
+            path = layer_name(number, zipped=media.endswith("gzip"), image=kind is _Kind.LAYER)
+        files.append(ManifestFile(path, size, Digest(digest)))
     return files
+
+
+class _Kind(Enum):
+    """What a layer is: a file, a tar of files, a layer of an image, or a folder in a way that is not unpacked."""
+
+    FILE = auto()
+    PART = auto()
+    LAYER = auto()
+    OTHER = auto()
+
+
+def _kind_of(layer: Mapping[str, Any]) -> _Kind:
+    media = str(layer.get("mediaType", ""))
+    packed = "tar" in re.split(r"[.+]", media)
+    if packed and media.startswith(_PARTS):
+        return _Kind.PART
+    if not _title(layer):
+        return _Kind.LAYER if packed else _Kind.OTHER
+    # ORAS calls every file a tar, and says so if it is one.
+    folder = (layer.get("annotations") or {}).get("io.deis.oras.content.unpack") == "true"
+    return _Kind.OTHER if folder else _Kind.FILE
 
 
 def _title(layer: Mapping[str, Any]) -> str | None:
@@ -121,29 +157,34 @@ class _Registry:
     """One repository of a registry. `manifest` comes first: it learns whether a token is needed. Then any thread."""
 
     def __init__(self, host: str, name: str, options: SourceOptions) -> None:
-        docker = host in ("docker.io", "index.docker.io")
+        docker = is_docker_hub(host)
         self._host = "registry-1.docker.io" if docker else host
         self._name = f"library/{name}" if docker and "/" not in name else name
-        here = reach_of(host.rpartition(":")[0] or host) is Reach.HOST
+        here = reach_of(urlsplit(f"//{host}").hostname or "") is Reach.HOST
         self._base = f"{'http' if here else 'https'}://{self._host}/v2/{self._name}/"
         self._options = options
-        self._authorization: str | None = None
-        self._expires_at = 0.0
-        auths = options.mapping("DOCKER_CONFIG_JSON").get("auths") or {}
-        names = [host, f"https://{host}", *(["https://index.docker.io/v1/"] if docker else [])]
-        self._login = next((str(auths[name]["auth"]) for name in names if (auths.get(name) or {}).get("auth")), None)
+        self._authorization: Authorization | None = None
+        self._logging_in = threading.Lock()
+        self._login = login_for(options.mapping("DOCKER_CONFIG_JSON"), host, self._name)
 
     def manifest(self, reference: str) -> tuple[str, Mapping[str, Any]]:
         """Its digest, checked where it is known, and what it says, whatever that is."""
         url = urljoin(self._base, f"manifests/{reference}")
-        status, headers, content = self._get(url, {"Accept": ", ".join(_KINDS)})
-        if status == 401 and self._authorization is None:
-            self._log_in(headers.get("www-authenticate", ""))
-            status, headers, content = self._get(url, {"Accept": ", ".join(_KINDS)})
+        accept = {"Accept": ", ".join(_KINDS)}
+        status, headers, content = self._read_from(url, accept)
+        for _ in range(MAX_REDIRECTS):
+            if 300 <= status < 400 and headers.get("location"):
+                target = urljoin(url, headers["location"])
+                check_link(url, target, private=self._options.private_redirects)
+                status, headers, content = self._get(target, accept)
+                url = target
         if status != 200:
             raise translate_status(status, url, headers)
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        expected = reference if _DIGEST.fullmatch(reference) else headers.get("docker-content-digest", digest)
+        named = headers.get("docker-content-digest", "")
+        expected = reference if _DIGEST.fullmatch(reference) else named if _DIGEST.fullmatch(named) else ""
+        algorithm = expected.partition(":")[0] or "sha256"
+        digest = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+        expected = expected or digest
         if digest != expected:
             raise SourceError(f"{url} came with the digest {digest}, not {expected}", reason="InvalidManifest")
         document: Mapping[str, Any] = json.loads(content)
@@ -154,40 +195,42 @@ class _Registry:
         url = urljoin(self._base, f"blobs/{digest}")
         if self._authorization is None:
             return Location(url), None
-        status, headers, _ = self._get(url, {"Range": "bytes=0-0"})
+        status, headers, _ = self._read_from(url, {"Range": "bytes=0-0"})
         target = urljoin(url, headers.get("location", ""))
         if 300 <= status < 400 and target != url:
             check_link(url, target, private=self._options.private_redirects)
             return Location(target), expires_at(target) or time.time() + LINK_TTL_S
         if status not in (200, 206, 416):
             raise translate_status(status, url, headers)
-        mark = hashlib.sha256(self._authorization.encode()).hexdigest()[:8]  # another token is another location
-        return Location(f"{url}#{mark}", headers={"Authorization": self._authorization}), self._expires_at
+        authorization = self._authorization
+        mark = hashlib.sha256(authorization.value.encode()).hexdigest()[:8]  # another token is another location
+        return Location(f"{url}#{mark}", headers={"Authorization": authorization.value}), authorization.expires_at
 
-    def _log_in(self, challenge: str) -> None:
-        """https://distribution.github.io/distribution/spec/auth/token/"""
-        scheme, _, rest = challenge.partition(" ")
-        wants = dict(_PARAMETER.findall(rest))
-        basic = {"Authorization": f"Basic {self._login}"} if self._login else {}
-        if scheme.lower() == "basic" and basic:
-            self._authorization, self._expires_at = basic["Authorization"], time.time() + LINK_TTL_S
-            return
-        if scheme.lower() != "bearer" or not wants.get("realm"):
-            raise SourceDenied(f"{self._base} wants a login, and a Secret of the kind dockerconfigjson has none for it")
-        realm, scope = wants["realm"], f"repository:{self._name}:pull"
-        check_link(self._base, realm, private=self._options.private_redirects)
-        url = f"{realm}?{urlencode({'service': wants.get('service', ''), 'scope': scope})}"
-        status, headers, content = self._get(url, basic)
-        if status != 200:
-            raise translate_status(status, realm, headers)
-        answer = json.loads(content)
-        self._authorization = f"Bearer {answer.get('token') or answer['access_token']}"
-        self._expires_at = time.time() + float(answer.get("expires_in") or TOKEN_TTL_S)
+    def _read_from(self, url: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+        """The answer, whatever it is; once logged in, or logged in again, if that is what it takes."""
+        before, answer = self._authorization, self._get(url, headers)
+        for _ in range(MAX_LOGINS):
+            if answer[0] != 401:
+                break
+            with self._logging_in:
+                if self._authorization is before:  # another thread may have been sooner
+                    self._authorization = self._authorize(answer[1].get("www-authenticate", ""))
+            before, answer = self._authorization, self._get(url, headers)
+        return answer
 
-    def _get(self, url: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
-        """The answer whatever it is, redirects too. The login goes to the registry only."""
-        own = {"Authorization": self._authorization} if self._authorization and url.startswith(self._base) else {}
-        request = urllib.request.Request(url, headers={**own, **headers})
+    def _authorize(self, header: str) -> Authorization:
+        def check(realm: str) -> None:
+            check_link(self._base, realm, private=self._options.private_redirects)
+
+        return authorize(self._base, self._name, challenges([header]), self._login, self._get, check)
+
+    def _get(
+        self, url: str, headers: Mapping[str, str], form: bytes | None = None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """The answer whatever it is, redirects too; with a form, to that. The login goes to the registry only."""
+        login = self._authorization
+        own = {"Authorization": login.value} if login is not None and url.startswith(self._base) else {}
+        request = urllib.request.Request(url, form, {**own, **headers})
         try:
             with opener(_Stay()).open(request, timeout=self._options.timeout_s) as response:
                 return self._read(url, response.status, response)
@@ -205,7 +248,10 @@ class _Registry:
             if "/blobs/" in url:  # a registry that knows no ranges
                 return status, {}, b""
             raise SourceError(f"{url} is larger than {MAX_DOCUMENT_BYTES} bytes", reason="InvalidManifest")
-        return status, {name.lower(): value for name, value in answer.headers.items()}, content
+        found: dict[str, str] = {}
+        for name, value in answer.headers.items():  # what comes in several lines is one list
+            found[name.lower()] = f"{found[name.lower()]}, {value}" if name.lower() in found else value
+        return status, found, content
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

@@ -5,7 +5,7 @@
     expires_at        until when a signed URL is good
     translate_status  what a refusal means:
 
-    401 403 407 451   SourceDenied      but SourceChanged for a signed URL: it expired, a fresh one will do
+    401 403 407 451   SourceDenied      but SourceExpired for a signed URL: a fresh one will do
     404 410           SourceNotFound
     412 416           SourceChanged     the file is not the one the manifest was made from
     429 503           SourceThrottled   with what `Retry-After` (or the hub's `RateLimit`) named
@@ -32,7 +32,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
+from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceNotFound, SourceThrottled
 from actors.manifest import ManifestFile, ModelSource, is_ours, is_packed
 from actors.stall import TooSlow
 
@@ -167,7 +167,7 @@ def translate_status(status: int, url: str, headers: Mapping[str, str]) -> Sourc
     """The error an HTTP status of an origin stands for; the table is at the top of this file. Never raises."""
     where = redact(url)
     if status in (400, 401, 403) and signed(url):  # S3 answers 400 when the session token behind the signature expired
-        return SourceChanged(f"{where} refused its signed URL with HTTP {status}: it expired or was revoked")
+        return SourceExpired(f"{where} refused its signed URL with HTTP {status}: it expired or was revoked")
     match status:
         case 401 | 403 | 407 | 451:
             return SourceDenied(f"{where} answered HTTP {status}: it wants credentials, or others than it was given")

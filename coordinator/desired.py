@@ -253,4 +253,4 @@ def _is_stale(snapshot: Snapshot, cache: Cache, report: ModelReport) -> bool:
     reason = report.failure.reason if report.failure else None
     resolution = snapshot.resolutions.get(cache.key)
     signed = resolution is not None and resolution.resolved is not None and resolution.resolved.expires_at is not None
-    return reason == "SourceChanged" or (reason == "SourceDenied" and signed)
+    return reason in ("SourceChanged", "SourceExpired") or (reason == "SourceDenied" and signed)

@@ -160,18 +160,25 @@ def _fill_resolving(source: ModelSource, target: Path, folder: Path, args: argpa
     """Once more from the list of files if the source changes under us; a second change is an error."""
     options = SourceOptions.from_environ()
     try:
-        return _fill(resolve(source, options), target, folder, args)
+        return _fill(resolve(source, options), options, target, folder, args)
     except SourceChanged:
-        return _fill(resolve(source, options), target, folder, args)
+        return _fill(resolve(source, options), options, target, folder, args)
 
 
-def _fill(resolved: Resolved, target: Path, folder: Path, args: argparse.Namespace) -> Marker:
+def _fill(resolved: Resolved, options: SourceOptions, target: Path, folder: Path, args: argparse.Namespace) -> Marker:
+    """Locations that expire on the way are renewed, as often as it takes while something comes of it."""
     check_digest(resolved.manifest.digest, args.digest)
     started_at = time.time()
     ingest = open_ingest(folder / "ingest", resolved.manifest, OWNER)
     with contextlib.closing(ingest):
         ingest.allocate()
-        work = Fill(ingest, resolved, FillSettings(connections=args.connections))
+        source, revision = resolved.manifest.source, resolved.manifest.revision
+        work = Fill(
+            ingest,
+            resolved,
+            FillSettings(connections=args.connections),
+            renew=lambda: resolve(source, options, pinned_revision=revision),
+        )
         with _interruptible(work), _progress_bar(work):
             manifest = work.run()
         verified = verified_how(resolved.manifest)
