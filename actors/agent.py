@@ -37,6 +37,7 @@ from actors.messages import (
     Company,
     DesiredModel,
     DesiredState,
+    Earlier,
     ModelReport,
     NodeName,
     NodeReport,
@@ -184,6 +185,7 @@ class NodeAgent:
                 if resolved is not None and model.resolved is not None:
                     task.renew(model.resolved, resolved)
         self._readmit(desired)
+        self._recognise(desired)
         present = dict(self._present())
         active = {place: task.active(now) for place, task in self._tasks.items()}
         active |= {place: Active(marker.manifest.source.selection) for place, marker in self._removing.items()}
@@ -198,6 +200,30 @@ class NodeAgent:
         self._keep_company(desired)
         used = {model.resolved for model in desired.models}
         self._resolved = {name: each for name, each in self._resolved.items() if name in used}
+
+    def _recognise(self, desired: DesiredState) -> None:
+        """A copy of another request that comes to the same files is the copy of this one, and nothing is fetched."""
+        for model in desired.models:
+            root, resolved = self._roots.get(model.root), self._resolved.get(model.resolved or "")
+            marker = root.present.get(model.key) if root is not None else None
+            if root is None or root.store is None or marker is None or resolved is None:
+                continue
+            if marker.owner != desired.owner or marker.manifest.source == model.source:
+                continue
+            task = self._tasks.get(Place(model.root, model.key))
+            busy = task is not None and task.thread is not None
+            if busy or not marker.manifest.is_same_content(resolved.manifest):
+                continue
+            manifest = replace(marker.manifest, source=model.source, revision=resolved.manifest.revision)
+            named = replace(marker, manifest=manifest)
+            try:
+                root.store.rename(model.key, named)
+            except StoreError as error:
+                _log.warning("cannot name a copy anew", extra={"key": model.key, "error": str(error)})
+                continue
+            root.present[model.key] = named
+            self._scrubber.watch(Place(model.root, model.key), named, root.store)
+            _log.info("a copy is what is asked for now", extra={"key": model.key, "revision": manifest.revision})
 
     def _keep_company(self, desired: DesiredState) -> None:
         """What others fill is handed out to them, from what is committed here or being filled."""
@@ -460,7 +486,18 @@ class NodeAgent:
             if copy is not None and copy.manifest.source == task.model.source:
                 yield of_repair(task.report(), copy, damage)
             else:  # a first fill, or another request, which replaces the copy whatever state that is in
-                yield task.report()
+                yield replace(task.report(), earlier=self._earlier(place, task.model))
+
+    def _earlier(self, place: Place, model: DesiredModel) -> Earlier | None:
+        """The copy that is served until what is asked for now is committed. One of a wrong digest is not."""
+        marker = self._roots[place.root].present.get(place.key) if place.root in self._roots else None
+        if marker is None or self._scrubber.damage(place):
+            return None
+        if model.expected_digest not in (None, marker.manifest.digest):
+            return None
+        manifest = marker.manifest
+        size, digest = manifest.total_bytes, manifest.digest
+        return Earlier(manifest.source.selection, manifest.revision, digest, size, marker.finished_at)
 
     def _manifests(self) -> dict[StorageKey, Manifest]:
         """Of the committed models that the coordinator asks about."""

@@ -108,6 +108,18 @@ class Manifest:
         """What a fill takes on the disk. What an archive holds is taken to be as large as the archive."""
         return self.total_bytes * (2 if self.packed else 1)
 
+    def is_same_content(self, other: Manifest) -> bool:
+        """Whether both come to the same files, as far as their sources vouch for it, whatever was asked for.
+
+        A revision names content for good: of one URI and the same globs it is enough.
+        """
+        if self.digest is not None and self.digest == other.digest:
+            return True
+        mine, theirs = self.source, other.source
+        if (mine.uri, mine.include, mine.exclude) == (theirs.uri, theirs.include, theirs.exclude):
+            return self.revision is not None and self.revision == other.revision
+        return False
+
     def to_json(self) -> dict[str, Any]:
         files = [
             {"path": file.path, "size": file.size, "digest": file.digest}

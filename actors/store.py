@@ -350,6 +350,22 @@ class Store:
             raise path_occupied(self.model(key))
         ingest.publish(marker, self.model(key), trash=self._trash)
 
+    def rename(self, key: StorageKey, marker: Marker) -> None:
+        """The marker of the committed model is this one; its files are as they were. Refuses as `commit` does."""
+        self.check_fence()
+        if self.occupied(key, marker.owner):
+            raise path_occupied(self.model(key))
+        path = self.model(key) / MARKER
+        with disk_errors(f"writing {path}"):
+            path.parent.chmod(0o755)
+            staged = path.with_name("manifest.json.new")
+            staged.unlink(missing_ok=True)
+            _write_synced(staged, json.dumps(marker.to_json()).encode())
+            staged.chmod(FILE_MODE)
+            staged.replace(path)
+            _sync_folder(path.parent)
+            path.parent.chmod(FOLDER_MODE)
+
     def mend(self, key: StorageKey, ingest: Ingest, owner: str) -> None:
         """The files of the ingest have taken the place of those of the model, each by one rename.
 

@@ -213,10 +213,73 @@ def test_another_selection_replaces_the_copy_only_once_it_is_complete(
     report = model(agent.reconcile(wants(narrower)))
     assert report is not None
     assert (report.phase, report.selection) == (Phase.DOWNLOADING, source.selection)
+    assert report.earlier is not None
+    assert (report.earlier.selection, report.earlier.revision) == (
+        ModelSource(URI).selection,
+        resolved.manifest.revision,
+    )
     assert (node.folder() / "README.md").exists()
     until(agent, Phase.READY)
     assert not (node.folder() / "README.md").exists()
     eventually(lambda: node.left_behind() == [], seen=node.left_behind)
+
+
+SAME_FILES: dict[str, ModelSource] = {
+    "the branch it is on": ModelSource(URI, revision="main"),
+    "globs that leave nothing out": ModelSource(URI, exclude=("*.nothing",)),
+    "globs that take everything": ModelSource(URI, include=("*",)),
+}
+
+
+@pytest.mark.parametrize("source", SAME_FILES.values(), ids=SAME_FILES.keys())
+def test_another_request_for_the_same_files_fetches_nothing(
+    node: Node, origin: Origin, resolved: Resolved, source: ModelSource
+) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+    folder = node.folder().stat().st_ino
+    again = resolve(source, SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
+    before = origin.stats()["bytes"]
+
+    report = model(agent.reconcile(wants(again)))
+    assert report is not None
+    assert (report.phase, report.selection) == (Phase.READY, source.selection)
+    assert origin.stats()["bytes"] == before
+    assert node.folder().stat().st_ino == folder
+    agent.close()
+    after = model(node.agent().reconcile(wants(again)))
+    assert after is not None
+    assert (after.phase, after.selection) == (Phase.READY, source.selection)
+
+
+def test_while_nothing_is_known_of_another_request_the_copy_is_served(node: Node, resolved: Resolved) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    held = until(agent, Phase.READY)
+    asked = replace(wants(resolved), resolved={})
+    (wanted,) = asked.models
+    typo = replace(asked, models=(replace(wanted, source=ModelSource(URI, revision="typo"), resolved=None),))
+
+    report = model(agent.reconcile(typo))
+    assert report is not None
+    assert (report.phase, report.failure) == (Phase.PENDING, None)
+    assert report.earlier is not None
+    assert report.earlier.manifest_digest == held.manifest_digest
+    assert node.folder().exists()
+    back = model(agent.reconcile(asked))
+    assert back is not None
+    assert (back.phase, back.earlier) == (Phase.READY, None)
+
+
+def test_a_copy_of_another_digest_than_is_expected_is_kept_and_not_served(node: Node, resolved: Resolved) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+    agent.reconcile(wants(resolved, expected_digest="sha256:" + "0" * 64))
+    report = until(agent, Phase.FAILED, reason="DigestMismatch")
+    assert report.earlier is None
+    assert node.folder().exists()
 
 
 def test_bytes_that_are_wrong_once_are_fetched_again(
