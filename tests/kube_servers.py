@@ -83,7 +83,7 @@ class KubeServer:
         )
         text = response.data.decode()
         is_json = "json" in response.headers.get("Content-Type", "")
-        return Answer(response.status, response.headers, json.loads(text) if is_json else text)
+        return Answer(response.status, response.headers, json.loads(text) if is_json and text else text)
 
     @contextlib.contextmanager
     def watch(self, path: str, *, accept: str = "application/json") -> Iterator[Iterator[Json]]:
@@ -148,7 +148,7 @@ class KubeServer:
         return str(self.api.configuration.host) + path
 
     def _headers(self, accept: str, content_type: str = "application/json") -> dict[str, str]:
-        token = self.api.configuration.get_api_key_with_prefix("authorization")
+        token = self.api.configuration.get_api_key_with_prefix("BearerToken", "authorization")  # the second until 36
         headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": "contract/1"}
         return headers | ({"Authorization": token} if token else {})
 

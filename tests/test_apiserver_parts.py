@@ -211,6 +211,9 @@ def test_an_object_is_read_in_every_version_that_is_served() -> None:
 
 BROKEN_SCHEMAS: dict[str, tuple[Any, str]] = {
     "not a schema": (3, "spec: Invalid value: 3: must be a schema"),
+    "a list of nothing": ({"type": "array"}, "spec.items: Required value: must be specified"),
+    "a default that does not fit": ({"type": "string", "default": 3}, 'spec.default: Invalid value: "integer"'),
+    "a type that is none": ({"type": "nope"}, 'spec.type: Unsupported value: "nope"'),
     "no type": ({}, "spec.type: Required value: must not be empty for specified object fields"),
     "properties that are none": (
         {"type": "object", "properties": []},
@@ -223,7 +226,7 @@ BROKEN_SCHEMAS: dict[str, tuple[Any, str]] = {
     ),
     "a rule that is not CEL": (
         {"type": "object", "x-kubernetes-validations": [{"rule": "self.("}]},
-        "spec.x-kubernetes-validations.rule",
+        "spec.x-kubernetes-validations[0].rule",
     ),
 }
 
@@ -248,19 +251,19 @@ NODE = next(kind for kind in BUILTINS if kind.plural == "nodes")
     ("value", "patch", "expected"),
     [
         (
-            {"spec": {"taints": [{"key": "a"}]}},
-            {"spec": {"taints": [{"key": "b"}]}},
-            {"spec": {"taints": [{"key": "a"}, {"key": "b"}]}},
+            {"status": {"conditions": [{"type": "a"}]}},
+            {"status": {"conditions": [{"type": "b"}]}},
+            {"status": {"conditions": [{"type": "a"}, {"type": "b"}]}},
         ),
         (
-            {"spec": {"taints": [{"key": "a"}]}},
-            {"spec": {"taints": [{"$patch": "replace"}, {"key": "b"}]}},
-            {"spec": {"taints": [{"key": "b"}]}},
+            {"status": {"conditions": [{"type": "a"}]}},
+            {"status": {"conditions": [{"$patch": "replace"}, {"type": "b"}]}},
+            {"status": {"conditions": [{"type": "b"}]}},
         ),
         (
-            {"spec": {"taints": [{"key": "a"}]}},
-            {"spec": {"taints": [{"key": "a", "$patch": "delete"}]}},
-            {"spec": {"taints": []}},
+            {"status": {"conditions": [{"type": "a"}]}},
+            {"status": {"conditions": [{"type": "a", "$patch": "delete"}]}},
+            {"status": {"conditions": []}},
         ),
         ({"spec": {"a": 1, "b": 2}}, {"spec": {"$retainKeys": ["b"], "b": 3}}, {"spec": {"b": 3}}),
         ({"spec": {"a": 1}}, {"spec": {"$patch": "replace", "b": 2}}, {"spec": {"b": 2}}),
@@ -275,6 +278,11 @@ NODE = next(kind for kind in BUILTINS if kind.plural == "nodes")
             {"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"]}},
             {"metadata": {"finalizers": ["b"]}},
         ),
+        (
+            {"spec": {"taints": [{"key": "a"}]}},
+            {"spec": {"taints": [{"key": "b"}]}},
+            {"spec": {"taints": [{"key": "b"}]}},
+        ),
         ({"spec": {"podCIDRs": ["a"]}}, {"spec": {"podCIDRs": ["b"]}}, {"spec": {"podCIDRs": ["b"]}}),
         (
             {"spec": {"taints": [{"key": "a"}]}},
@@ -285,6 +293,28 @@ NODE = next(kind for kind in BUILTINS if kind.plural == "nodes")
 )
 def test_a_strategic_patch(value: dict[str, Any], patch: dict[str, Any], expected: dict[str, Any]) -> None:
     assert patches.patched(patches.STRATEGIC, value, patch, NODE.merging) == expected
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        ({"op": "replace", "path": "/b", "value": 2}, {"a": [1], "b": 2}),
+        ({"op": "replace", "path": "/a/7", "value": 2}, 422),
+        ({"op": "replace", "path": "/b/c", "value": 2}, 422),
+        ({"op": "remove", "path": "/b"}, 422),
+        ({"op": "replace", "path": "", "value": 3}, 422),
+        ({"op": "nope", "path": "/a"}, 422),
+        ({"path": "/a"}, 422),
+        (3, 400),
+    ],
+)
+def test_a_json_patch(operation: Any, expected: Any) -> None:
+    """As API servers apply one: a `replace` may name a field that is not there yet."""
+    try:
+        found: Any = patches.json_patched({"a": [1]}, [operation])
+    except StatusError as error:
+        found = error.code
+    assert found == expected
 
 
 @pytest.mark.parametrize("text", ["a b", "a in b", "a in (b", "=b", "a=b=c", "a notin"])

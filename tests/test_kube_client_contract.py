@@ -1,4 +1,7 @@
-"""What the coordinator relies on: the fake and `HttpKube` over a real socket give the same answers."""
+"""What the coordinator relies on: the fake and `HttpKube` over a real socket give the same answers.
+
+`HttpKube` against the development API server always, and against a real one when KUBEBUILDER_ASSETS names it.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,8 @@ from coordinator.kube import (
 )
 from coordinator.snapshot import CACHES
 from tests.fake_kube import FakeKube, names
+from tests.kube_servers import SERVERS, running
+from tests.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +48,30 @@ def connect(server: ApiServer, folder: Path, *, timeout_s: float = 15.0) -> Http
     return HttpKube(load_config(str(folder / "config")), timeout_s=timeout_s)
 
 
-@pytest.fixture(params=["fake", "http"])
+@pytest.fixture(scope="module")
+def real_config() -> Iterator[str]:
+    """A kubeconfig of a real server that serves our kinds."""
+    with running("real") as server:
+        for crd in load():
+            server.request("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd).ok()
+        path = f"/apis/{CACHES.api_version}/{CACHES.plural}"
+        eventually(lambda: server.request("GET", path).status == 200, timeout_s=20)
+        eventually(lambda: server.request("GET", "/api/v1/namespaces/default").status == 200, timeout_s=20)
+        yield str(server.kubeconfig)
+
+
+@pytest.fixture(params=["fake", *SERVERS])
 def kube(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kube]:
     if request.param == "fake":
         yield FakeKube()
         return
-    http = connect(request.getfixturevalue("api_server"), tmp_path)
+    if request.param == "real":
+        http = HttpKube(load_config(request.getfixturevalue("real_config")))
+    else:
+        http = connect(request.getfixturevalue("api_server"), tmp_path)
     yield http
-    for resource, namespace in ((CONFIG_MAPS, "default"), (CACHES, None)):
-        for found in http.list(resource)[0]:
+    for resource, namespace in ((CONFIG_MAPS, "default"), (LEASES, "default"), (CACHES, None)):
+        for found in http.list(resource, namespace=namespace)[0]:
             name = found["metadata"]["name"]
             http.patch(resource, name, {"metadata": {"finalizers": None}}, namespace=namespace)
             http.delete(resource, name, namespace=namespace)

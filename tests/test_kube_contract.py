@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -66,8 +67,10 @@ def apply(
 
 
 def causes(answer: Answer) -> dict[str, str]:
+    """By field, without the note that rules were not looked at because of the others."""
     assert answer.body["kind"] == "Status", answer.body
-    return {cause["field"]: cause["message"] for cause in answer.body["details"]["causes"]}
+    found = {cause["field"]: cause["message"] for cause in answer.body["details"]["causes"]}
+    return {field: message for field, message in found.items() if "rules were not checked" not in message}
 
 
 def without(value: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -151,9 +154,72 @@ def test_a_body_that_is_not_json_is_a_bad_request(server: KubeServer) -> None:
     assert (answer.status, answer.body["kind"], answer.body["reason"]) == (400, "Status", "BadRequest")
 
 
-def test_a_body_of_another_kind_is_a_bad_request(server: KubeServer) -> None:
-    answer = server.request("POST", WIDGETS, a_widget(unique()) | {"kind": "Gadget"})
-    assert (answer.status, answer.body["reason"]) == (400, "BadRequest")
+OTHERS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "another kind": ({"kind": "Gadget"}, 422, 'kind: Invalid value: "Gadget": must be Widget'),
+    "no kind": ({"kind": ""}, 400, "Object 'Kind' is missing in"),
+    "another group": ({"apiVersion": "v1"}, 400, "the API version in the data (v1) does not match the expected"),
+    "no group": ({"apiVersion": ""}, 400, "the API version in the data () does not match the expected"),
+}
+
+
+@pytest.mark.parametrize(("change", "status", "message"), OTHERS.values(), ids=OTHERS)
+def test_a_body_of_something_else_is_refused(
+    server: KubeServer, change: dict[str, str], status: int, message: str
+) -> None:
+    answer = server.request("POST", WIDGETS, a_widget(unique()) | change)
+    assert (answer.status, answer.body["reason"]) == (status, "Invalid" if status == 422 else "BadRequest")
+    assert message in answer.body["message"]
+
+
+@pytest.mark.parametrize(("body", "status"), [({}, 422), ({"kind": "Secret", "apiVersion": "v1"}, 400), ([], 400)])
+def test_a_builtin_kind_need_not_be_named_but_not_be_another(server: KubeServer, body: Any, status: int) -> None:
+    assert server.request("POST", CONFIG_MAPS, body).status == status
+    named = {"metadata": {"name": unique()}}
+    assert server.request("POST", CONFIG_MAPS, named).ok()["kind"] == "ConfigMap"
+
+
+def test_a_patch_cannot_make_another_object_of_it(server: KubeServer) -> None:
+    created = create(server)
+    for change in ({"kind": "Gadget"}, {"apiVersion": "x/v1"}, {"metadata": {"uid": "z"}}):
+        answer = patch(server, created, change)
+        assert (answer.status, answer.body["reason"]) == (422, "Invalid"), change
+    assert read(server, created) == created
+
+
+def test_a_new_object_has_no_version_yet(server: KubeServer) -> None:
+    body = a_widget(unique())
+    body["metadata"]["resourceVersion"] = "5"
+    answer = server.request("POST", WIDGETS, body)
+    assert (answer.status, answer.body["message"]) == (
+        500,
+        "resourceVersion should not be set on objects to be created",
+    )
+
+
+OPTIONS = {
+    "fieldValidation=Nope": ("POST", "fieldValidation"),
+    "dryRun=some": ("POST", "dryRun"),
+    f"fieldManager={'x' * 129}": ("POST", "fieldManager"),
+    "propagationPolicy=Nope": ("DELETE", "propagationPolicy"),
+    "orphanDependents=true&propagationPolicy=Orphan": ("DELETE", "propagationPolicy"),
+    "resourceVersionMatch=Exact": ("GET", "resourceVersionMatch"),
+    "resourceVersionMatch=Nope&resourceVersion=1": ("GET", "resourceVersionMatch"),
+    "watch=true&resourceVersionMatch=NotOlderThan": ("GET", "resourceVersionMatch"),
+    "watch=true&sendInitialEvents=true": ("GET", "resourceVersionMatch"),
+}
+
+
+@pytest.mark.parametrize("query", OPTIONS)
+def test_parameters_that_make_no_sense_are_refused_by_name(server: KubeServer, query: str) -> None:
+    method, field = OPTIONS[query]
+    path = f"{WIDGETS}/{create(server)['metadata']['name']}" if method == "DELETE" else WIDGETS
+    answer = server.request(method, f"{path}?{query}", a_widget(unique()) if method == "POST" else None)
+    assert (answer.status, list(causes(answer))) == (422, [field])
+
+
+@pytest.mark.parametrize("query", ["limit=x", "timeoutSeconds=x", "resourceVersion=x", "continue=x"])
+def test_a_parameter_that_is_no_number_is_a_bad_request(server: KubeServer, query: str) -> None:
+    assert server.request("GET", f"{WIDGETS}?{query}").status == 400
 
 
 def test_a_body_larger_than_the_limit_is_refused(server: KubeServer) -> None:
@@ -297,7 +363,9 @@ def test_the_main_resource_ignores_status_and_the_status_resource_ignores_the_re
 
 def test_a_status_that_breaks_the_schema_is_refused(server: KubeServer) -> None:
     answer = patch(server, create(server), {"status": {"observed": "many"}}, suffix="/status")
-    assert causes(answer) == wrong_type("status.observed", "integer", "string")
+    assert causes(answer) == {
+        "status.observed": 'Invalid value: "string": observed in body must be of type integer: "string"'
+    }
 
 
 # Schemas
@@ -345,22 +413,46 @@ def test_the_schema_refuses(server: KubeServer, spec: dict[str, Any], expected: 
 
 def test_a_string_that_is_too_long_is_refused(server: KubeServer) -> None:
     answer = server.request("POST", WIDGETS, a_widget(unique(), note="x" * 21))
-    assert [cause["reason"] for cause in answer.body["details"]["causes"]] == ["FieldValueTooLong"]
+    assert answer.body["details"]["causes"][0]["reason"] == "FieldValueTooLong"
+
+
+def test_rules_are_looked_at_only_where_the_schema_fits(server: KubeServer) -> None:
+    breaks_a_rule: dict[str, Any] = {"replicas": 0, "tags": ["a"]}
+    with_enum = server.request("POST", WIDGETS, a_widget(unique(), color="blue", **breaks_a_rule))
+    assert [cause["message"].partition(": ")[2] for cause in with_enum.body["details"]["causes"]] == [
+        '"blue": supported values: "red", "green"',
+        "null: some validation rules were not checked because the object was invalid; correct the existing errors to "
+        "complete validation",
+    ]
+    with_pattern = server.request("POST", WIDGETS, a_widget(unique(), size="many", **breaks_a_rule))
+    assert set(causes(with_pattern)) == {"spec", "spec.size"}
+
+
+def test_a_null_is_no_value_unless_the_schema_allows_it(server: KubeServer) -> None:
+    body = a_widget(unique())
+    body["spec"] |= {"color": None, "note": None, "parameters": None}
+    assert server.request("POST", WIDGETS, body).ok()["spec"] == {
+        "uri": "hf://a/b",
+        "size": "1Gi",
+        "color": "red",
+        "note": None,
+    }
+    body["spec"]["uri"] = None
+    assert causes(server.request("POST", WIDGETS, body)) == NO_URI
 
 
 def test_a_rule_about_change_is_kept_at_every_update(server: KubeServer) -> None:
     created = create(server)
     answer = patch(server, created, {"spec": {"uri": "hf://other"}})
     (field, message), *_ = causes(answer).items()
-    assert (answer.status, field) == (422, "spec.uri")
-    assert message.endswith("uri is immutable")
+    assert (answer.status, field, message) == (422, "spec.uri", 'Invalid value: "hf://other": uri is immutable')
     assert read(server, created) == created
 
 
 def test_a_rule_may_compose_its_message(server: KubeServer) -> None:
     answer = server.request("POST", WIDGETS, a_widget(unique(), replicas=1, tags=["a", "b"]))
     (field, message), *_ = causes(answer).items()
-    assert (field, message.endswith("more tags than replicas: 2")) == ("spec", True)
+    assert (field, message) == ("spec", "Invalid value: more tags than replicas: a")
 
 
 def test_defaults_fill_what_is_absent_also_in_lists(server: KubeServer) -> None:
@@ -754,19 +846,72 @@ def test_a_node_is_registered_with_its_status_and_patched_by_merge_key(server: K
     pressure = {"type": "DiskPressure", "status": "False"}
     change = {"status": {"conditions": [{"type": "Ready", "status": "False"}, pressure]}}
     server.request("PATCH", f"/api/v1/nodes/{name}/status", change, content_type=STRATEGIC).ok()
-    change = {"spec": {"taints": [{"$patch": "delete", "key": "gpu"}, {"key": "x", "effect": "NoExecute"}]}}
+    for wrong in ({"$patch": "delete", "key": "gpu"}, {"key": "x"}):
+        refused = server.request(
+            "PATCH", f"/api/v1/nodes/{name}", {"spec": {"taints": [wrong]}}, content_type=STRATEGIC
+        )
+        assert list(causes(refused)) == ["metadata.taints[0].effect"], "taints have no merge key: they are replaced"
+    change = {"spec": {"taints": [{"key": "x", "effect": "NoExecute"}]}}
     node = server.request("PATCH", f"/api/v1/nodes/{name}", change, content_type=STRATEGIC).ok()
     conditions = {each["type"]: each for each in node["status"]["conditions"]}
     assert (conditions["Ready"]["status"], conditions["Ready"]["reason"]) == ("False", "KubeletReady")
     assert conditions["DiskPressure"]["status"] == "False"
-    assert "x" in [each["key"] for each in node["spec"]["taints"]]
-    assert "gpu" not in [each["key"] for each in node["spec"]["taints"]]
+    assert node["spec"]["taints"] == [{"key": "x", "effect": "NoExecute"}]
+
+
+def a_pod(name: str, **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}], **spec}}
+
+
+def test_a_bound_pod_stays_until_its_kubelet_ends_it_or_it_is_forced(server: KubeServer) -> None:
+    pods, name = f"{NAMESPACES}/default/pods", unique("pod")
+    created = server.request("POST", pods, a_pod(name, nodeName="n")).ok()
+    assert created["spec"]["terminationGracePeriodSeconds"] == 30
+    for grace, expected in (({}, 30), ({"gracePeriodSeconds": 5}, 5), ({"gracePeriodSeconds": 60}, 5)):
+        deleted = server.request("DELETE", f"{pods}/{name}", grace or None).ok()
+        assert (deleted["kind"], deleted["metadata"]["deletionGracePeriodSeconds"]) == ("Pod", expected)
+        meta = server.request("GET", f"{pods}/{name}").ok()["metadata"]
+        assert (meta["deletionGracePeriodSeconds"], meta["generation"]) == (expected, 2)
+    server.request("DELETE", f"{pods}/{name}?gracePeriodSeconds=0").ok()
+    assert server.request("GET", f"{pods}/{name}").status == 404
+
+
+def test_a_pod_that_no_kubelet_runs_goes_at_once(server: KubeServer) -> None:
+    pods, unbound, over = f"{NAMESPACES}/default/pods", unique("pod"), unique("pod")
+    server.request("POST", pods, a_pod(unbound)).ok()
+    server.request("POST", pods, a_pod(over, nodeName="n")).ok()
+    done = {"status": {"phase": "Succeeded"}}
+    server.request("PATCH", f"{pods}/{over}/status", done, content_type=MERGE).ok()
+    for name in (unbound, over):
+        server.request("DELETE", f"{pods}/{name}").ok()
+        assert server.request("GET", f"{pods}/{name}").status == 404
+
+
+UNFIT: dict[str, tuple[str, dict[str, Any], int, str]] = {
+    "a pod without containers": ("pods", {"spec": {}}, 422, "spec.containers: Required value"),
+    "a number for text": ("configmaps", {"data": {"a": 1}}, 400, "cannot be handled as a ConfigMap"),
+    "a key that is no file name": ("configmaps", {"data": {"a b": ""}}, 422, "a valid config key must consist of"),
+    "a secret that is not base64": ("secrets", {"data": {"a": "not base64!"}}, 400, "cannot be handled as a Secret"),
+    "an event about elsewhere": ("events", {"involvedObject": {"namespace": "x"}}, 422, "does not match"),
+}
+
+
+@pytest.mark.parametrize(("plural", "body", "status", "message"), UNFIT.values(), ids=UNFIT)
+def test_what_a_builtin_kind_cannot_be_is_refused(
+    server: KubeServer, plural: str, body: dict[str, Any], status: int, message: str
+) -> None:
+    answer = server.request("POST", f"{NAMESPACES}/default/{plural}", {"metadata": {"name": unique()}, **body})
+    assert (answer.status, message in answer.body["message"]) == (status, True), answer.body
 
 
 def test_plain_text_in_a_secret_is_stored_as_data(server: KubeServer) -> None:
     body = {"metadata": {"name": unique()}, "stringData": {"token": "abc"}}
     secret = server.request("POST", f"{NAMESPACES}/default/secrets", body).ok()
     assert (secret["data"], secret["type"], "stringData" in secret) == ({"token": "YWJj"}, "Opaque", False)
+    path = f"{NAMESPACES}/default/secrets/{secret['metadata']['name']}"
+    assert list(causes(server.request("PATCH", path, {"type": "x"}, content_type=MERGE))) == ["type"]
+    server.request("PATCH", path, {"immutable": True}, content_type=MERGE).ok()
+    assert list(causes(server.request("PATCH", path, {"data": {"token": None}}, content_type=MERGE))) == ["data"]
 
 
 def test_a_lease_has_one_holder(server: KubeServer) -> None:
@@ -779,6 +924,12 @@ def test_a_lease_has_one_holder(server: KubeServer) -> None:
         claim["spec"]["holderIdentity"] = holder
         answers.append(server.request("PUT", leases, claim).status)
     assert answers == [200, 409]
+    lease["metadata"].pop("resourceVersion")
+    assert list(causes(server.request("PUT", leases, lease))) == ["metadata.resourceVersion"]
+    for spec, status in (({"renewTime": "2026-01-01T00:00:00Z"}, 400), ({"leaseDurationSeconds": 0}, 422)):
+        assert server.request("PATCH", leases, {"spec": spec}, content_type=MERGE).status in (status, 422)
+        body = {"metadata": {"name": unique("lease")}, "spec": spec}
+        assert server.request("POST", leases.rpartition("/")[0], body).status == status
     assert server.request("GET", leases).ok()["spec"]["holderIdentity"] == "b"
 
 
@@ -802,6 +953,13 @@ def test_apply_creates_and_records_who_owns_which_field(server: KubeServer) -> N
 def test_who_applies_must_say_so(server: KubeServer) -> None:
     answer = server.request("PATCH", f"{WIDGETS}/{unique()}", a_widget("x"), content_type=APPLY)
     assert (answer.status, list(causes(answer))) == (422, ["fieldManager"])
+
+
+def test_what_the_schema_does_not_know_cannot_be_applied(server: KubeServer) -> None:
+    answer = apply(server, unique(), {"spec": {"uri": "u", "size": "1Gi", "colour": "red"}}, "alice")
+    assert (answer.status, answer.body["message"].endswith(".spec.colour: field not declared in schema")) == (500, True)
+    nameless = server.request("PATCH", f"{WIDGETS}/x?fieldManager=a", {"spec": {}}, content_type=APPLY)
+    assert (nameless.status, "invalid object type" in nameless.body["message"]) == (400, True)
 
 
 def test_a_field_that_is_no_longer_applied_is_removed(server: KubeServer) -> None:
@@ -871,36 +1029,69 @@ def test_a_kind_is_served_as_soon_as_it_is_defined_and_its_objects_go_with_it(se
     plural = "things" + unique("")[1:]
     crd = widgets.crd(plural, plural.capitalize(), short=f"s{plural}")
     crd["spec"]["names"]["kind"] = plural.capitalize()
-    server.request("POST", CRD_PATH, crd).ok()
+    created = server.request("POST", CRD_PATH, crd).ok()
+    assert created["status"] == {
+        "conditions": None,
+        "acceptedNames": {"plural": "", "kind": ""},
+        "storedVersions": ["v1"],
+    }
+    assert "finalizers" not in created["metadata"]
     path, definition = f"/apis/{widgets.API_VERSION}/{plural}", f"{CRD_PATH}/{plural}.{widgets.GROUP}"
 
     def established() -> bool:
-        conditions = server.request("GET", definition).ok().get("status", {}).get("conditions", [])
-        return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+        conditions = server.request("GET", definition).ok()["status"]["conditions"]
+        return any(each["type"] == "Established" and each["status"] == "True" for each in conditions or ())
 
     eventually(established, timeout_s=20)
     eventually(lambda: server.request("GET", path).status == 200, timeout_s=20)
     eventually(
         lambda: server.request("POST", path, a_widget("x", kind=plural.capitalize())).status == 201, timeout_s=20
     )
-    server.request("DELETE", definition).ok()
+    assert server.request("DELETE", definition).ok()["metadata"]["generation"] == created["metadata"]["generation"]
     eventually(lambda: server.request("GET", path).status == 404, timeout_s=20)
 
 
-def test_a_definition_that_makes_no_sense_is_refused(server: KubeServer) -> None:
-    wrong_name, no_schema, wrong_rule = widgets.crd(), widgets.crd(), widgets.crd("ruled", "Ruled", short="rl")
-    wrong_name["metadata"]["name"] = "other.example.com"
-    no_schema["metadata"]["name"] = f"bare.{widgets.GROUP}"
-    no_schema["spec"]["names"] = {"plural": "bare", "kind": "Bare"}
-    no_schema["spec"]["versions"][0].pop("schema")
-    wrong_rule["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"] = [
-        {"rule": "self.("}
-    ]
-    assert [server.request("POST", CRD_PATH, crd).status for crd in (wrong_name, no_schema, wrong_rule)] == [
-        422,
-        422,
-        422,
-    ]
+def the_spec(**schema: Any) -> dict[str, Any]:
+    """A definition whose spec has this schema."""
+    crd = widgets.crd("senseless", "Senseless", short="sns")
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"] = schema
+    return crd
+
+
+def changed(**spec: Any) -> dict[str, Any]:
+    crd = widgets.crd("senseless", "Senseless", short="sns")
+    crd["spec"] |= spec
+    return crd
+
+
+IN_SPEC = "spec.validation.openAPIV3Schema.properties[spec]"
+SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
+    "another name": (changed() | {"metadata": {"name": "other.example.com"}}, "metadata.name"),
+    "a plural that is no name": (changed(names={"plural": "Senseless", "kind": "Senseless"}), "spec.names.plural"),
+    "no version that is stored": (
+        changed(versions=[{**widgets.crd()["spec"]["versions"][0], "storage": False}]),
+        "spec.versions",
+    ),
+    "no schema": (
+        changed(versions=[{"name": "v1", "served": True, "storage": True}]),
+        "spec.versions[0].schema.openAPIV3Schema",
+    ),
+    "no type": (the_spec(description="x"), f"{IN_SPEC}.type"),
+    "a type that is none": (the_spec(type="nope"), f"{IN_SPEC}.type"),
+    "a list of nothing": (the_spec(type="array"), f"{IN_SPEC}.items"),
+    "a pattern that is none": (the_spec(type="string", pattern="("), f"{IN_SPEC}.pattern"),
+    "a default of another type": (the_spec(type="string", default=3), f"{IN_SPEC}.default"),
+    "a rule that is not CEL": (
+        the_spec(type="object", **{"x-kubernetes-validations": [{"rule": "self.("}]}),
+        f"{IN_SPEC}.x-kubernetes-validations[0].rule",
+    ),
+}
+
+
+@pytest.mark.parametrize(("crd", "field"), SENSELESS.values(), ids=SENSELESS)
+def test_a_definition_that_makes_no_sense_is_refused(server: KubeServer, crd: dict[str, Any], field: str) -> None:
+    answer = server.request("POST", CRD_PATH, crd)
+    assert (answer.status, field in causes(answer)) == (422, True), answer.body
 
 
 def test_a_table_has_the_printer_columns(server: KubeServer) -> None:
@@ -970,9 +1161,12 @@ def test_aggregated_discovery_says_the_same_in_one_document(server: KubeServer) 
 
 def test_openapi_v3_has_the_schema_and_says_that_fields_are_validated(server: KubeServer) -> None:
     def document() -> Any:
-        paths = server.request("GET", "/openapi/v3").ok()["paths"]
+        index = server.request("GET", "/openapi/v3")
+        assert index.headers["Content-Type"].startswith("text/plain")
+        paths = json.loads(index.ok())["paths"]
         entry = paths.get(f"apis/{widgets.API_VERSION}")
-        return entry and server.request("GET", entry["serverRelativeURL"]).ok()
+        answer = entry and server.request("GET", entry["serverRelativeURL"])
+        return answer and answer.status == 200 and answer.body  # for a moment after a kind was defined it is 404
 
     found = eventually(document, timeout_s=20)
     schema = found["components"]["schemas"]["dev.localmodel.contract.v1.Widget"]

@@ -22,6 +22,7 @@ from coordinator.dev.apiserver import (
     patches,
     protobuf,
     requests,
+    special,
     tables,
     watching,
 )
@@ -56,6 +57,8 @@ class Application:
         try:
             return await self._route(request)
         except StatusError as error:
+            if error.status.get("details") == {} and error.code == 404 and not request.path.startswith("/api/"):
+                return web.Response(text="404 page not found\n", status=404)  # nobody knows what it would be
             headers = {"Retry-After": "1"} if error.code == 504 else {}
             return _json(error.status, error.code, headers)
         except web.HTTPRequestEntityTooLarge:
@@ -73,7 +76,7 @@ class Application:
         kind = self.registry.catalogue.find(target.group, target.version, target.plural)
         if kind is None or (target.namespace and not kind.namespaced) or target.subresource not in _subresources(kind):
             raise errors.path_not_found()
-        if request.method == "GET" and not target.name and request.query.get("watch") in ("true", "1"):
+        if request.method == "GET" and not target.name and requests.is_watch(request.query):
             return await self._watch(request, kind, target)
         body = await request.read()
         response = self._resource(request, kind, target, body)
@@ -93,13 +96,20 @@ class Application:
         method = request.method
         if method == "GET":
             return self._get(request, kind, target, form)
-        if method == "DELETE":
-            return self._delete(request, kind, target, body)
         if kind.namespaced and not target.namespace:
-            raise errors.method_not_allowed()
+            raise errors.path_not_found() if kind.custom else errors.method_not_allowed()
         content_type = _media(request)
-        value = requests.decode(body, content_type)
-        options = requests.write_options(request.query, request.headers.get("User-Agent", ""))
+        try:
+            value = requests.decode(body, content_type) if body or method != "DELETE" else None
+        except requests.Unreadable as error:
+            why = f"couldn't get version/kind; json parse error: {error}"
+            raise errors.unreadable(kind.kind, why) from error
+        if method == "DELETE":
+            return self._delete(request, kind, target, value)
+        verb = _VERBS.get(method)
+        if verb is None:
+            raise errors.method_not_allowed()
+        options = requests.write_options(verb, request.query, request.headers.get("User-Agent", ""))
         status = 200
         if method == "POST" and not target.name:
             written, status = self.registry.create(kind, target.namespace, value, options), 201
@@ -111,6 +121,8 @@ class Application:
                 raise errors.invalid("meta.k8s.io", "PatchOptions", "", [cause])
             written, created = self._patch(kind, target, content_type, value, options)
             status = 201 if created else 200
+        elif kind.custom and not target.name:
+            raise errors.bad_request("name must be provided")
         else:
             raise errors.method_not_allowed()
         response = _json(self._formed(kind, [written], form, one=True), status)
@@ -124,7 +136,7 @@ class Application:
         place = (kind, target.namespace, target.name)
         accepted = [patches.JSON, patches.MERGE, patches.APPLY] + ([] if kind.custom else [patches.STRATEGIC])
         if content_type not in accepted:
-            raise errors.unsupported_media_type(content_type, accepted)
+            raise errors.unsupported_media_type(accepted)
         if content_type == patches.APPLY:
             return self.registry.apply(*place, value, options, target.subresource)
         return self.registry.patch(*place, content_type, value, options, target.subresource), False
@@ -139,11 +151,11 @@ class Application:
             meta |= {"continue": page.next_token, "remainingItemCount": page.remaining}
         return _json(self._formed(kind, page.items, form, meta))
 
-    def _delete(self, request: web.Request, kind: Kind, target: Target, body: bytes) -> web.Response:
-        options = requests.delete_options(request.query, requests.decode(body, _media(request)) if body else None)
+    def _delete(self, request: web.Request, kind: Kind, target: Target, body: Any) -> web.Response:
+        options = requests.delete_options(request.query, body)
         if target.name:
             value, gone = self.registry.delete(kind, target.namespace, target.name, options)
-            if not gone:
+            if not gone or special.shown_when_deleted(kind):
                 return _json(value)
             details = {"name": target.name, "group": kind.group, "kind": kind.plural, "uid": value["metadata"]["uid"]}
             return _json(
@@ -196,7 +208,7 @@ class Application:
     def _document(self, request: web.Request) -> web.Response:
         path, kinds = request.path.rstrip("/") or "/", self.registry.catalogue.all()
         accept = request.headers.get("Accept", "")
-        if path in ("/healthz", "/readyz", "/livez"):
+        if path in ("/healthz", "/readyz", "/livez") or path in ("/readyz/ping", "/livez/ping"):
             return web.Response(text="ok")
         if path == "/version":
             return _json(discovery.VERSION)
@@ -211,7 +223,7 @@ class Application:
                 return web.Response(body=protobuf.openapi_v2(kinds), headers={"Content-Type": protobuf.OPENAPI_GIVEN})
             return _json(openapi.swagger())
         if path == "/openapi/v3":
-            return _json(openapi.index(kinds))
+            return web.Response(text=json.dumps(openapi.index(kinds)))  # a real server does not call it JSON either
         if path.startswith("/openapi/v3/"):
             found = openapi.document(path.removeprefix("/openapi/v3/"), kinds)
             if found is not None:
@@ -224,6 +236,10 @@ class Application:
         if parts[0] == "apis" and len(parts) == 2 and any(kind.group == parts[1] for kind in kinds):
             return _json(discovery.group(parts[1], kinds))
         raise errors.path_not_found()
+
+
+_VERBS = {"POST": "Create", "PUT": "Update", "PATCH": "Patch"}
+"""The first part of the name of a write's options."""
 
 
 def _subresources(kind: Kind) -> tuple[str, ...]:

@@ -21,7 +21,6 @@ EVENT_SELECTABLE = (
 _MERGE_KEYS = {
     "status.conditions": "type",
     "status.addresses": "type",
-    "spec.taints": "key",
     "spec.containers": "name",
     "spec.containers.env": "name",
     "spec.containers.ports": "containerPort",
@@ -32,7 +31,7 @@ _MERGE_KEYS = {
     "secrets": "name",
     "imagePullSecrets": "name",
 }
-"""Lists that a strategic merge patch merges by a key; all others are replaced."""
+"""Lists that a strategic merge patch merges by a key; all others, a node's taints among them, are replaced."""
 # https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/
 
 
@@ -56,6 +55,27 @@ def _lenient(merge_keys: Mapping[str, str]) -> dict[str, Any]:
 
 _LENIENT = _lenient(_MERGE_KEYS)
 _STRINGS = {"type": "object", "additionalProperties": {"type": "string"}, "nullable": True}
+_BASE64 = {
+    "type": "object",
+    "additionalProperties": {"type": "string", "format": "byte", "nullable": True},
+    "nullable": True,
+}
+_TIME = {"type": "string", "format": "date-time", "nullable": True}
+_MICRO_TIME = {"type": "string", "format": "micro-time", "nullable": True}
+_COUNT = {"type": "integer", "nullable": True}
+_LEASE = _opaque(
+    spec=_opaque(
+        holderIdentity={"type": "string", "nullable": True},
+        leaseDurationSeconds=_COUNT,
+        leaseTransitions=_COUNT,
+        acquireTime=_MICRO_TIME,
+        renewTime=_MICRO_TIME,
+    )
+)
+_EVENT = _opaque(
+    involvedObject=_opaque(), count=_COUNT, firstTimestamp=_TIME, lastTimestamp=_TIME, eventTime=_MICRO_TIME
+)
+"""What a client may get wrong, and a real server refuses to read."""
 
 
 def _kind(plural: str, kind: str, *, group: str = "", version: str = "v1", **rest: object) -> Kind:
@@ -125,6 +145,7 @@ BUILTINS = (
         "Event",
         namespaced=True,
         short_names=("ev",),
+        schema=_EVENT,
         selectable=EVENT_SELECTABLE,
         columns=(
             Column("Last Seen", "event-last-seen", "date"),
@@ -135,12 +156,19 @@ BUILTINS = (
             Column("Message", ".message"),
         ),
     ),
-    _kind("configmaps", "ConfigMap", namespaced=True, short_names=("cm",), columns=(Column("Data", "data-count"), AGE)),
+    _kind(
+        "configmaps",
+        "ConfigMap",
+        namespaced=True,
+        short_names=("cm",),
+        schema=_opaque(data=_STRINGS, binaryData=_BASE64),
+        columns=(Column("Data", "data-count"), AGE),
+    ),
     _kind(
         "secrets",
         "Secret",
         namespaced=True,
-        schema=_opaque(data=_STRINGS, stringData=_STRINGS),
+        schema=_opaque(data=_BASE64, stringData=_STRINGS),
         selectable=("type",),
         columns=(Column("Type", ".type"), Column("Data", "data-count"), AGE),
     ),
@@ -198,6 +226,7 @@ BUILTINS = (
         "Lease",
         group="coordination.k8s.io",
         namespaced=True,
+        schema=_LEASE,
         columns=(Column("Holder", ".spec.holderIdentity"), AGE),
     ),
     *(

@@ -1,4 +1,4 @@
-"""What a controller manager does about deletion: dependents of owners that are gone, namespaces and CRDs going.
+"""What controllers do about objects: definitions that are new, dependents of owners that are gone, namespaces going.
 
 Run after every write that could matter, until nothing is left to do. An ownerReference is held by uid.
 """
@@ -23,7 +23,7 @@ def due(storage: Storage, since: int) -> bool:
 
 
 def _matters(storage: Storage, change: Change) -> bool:
-    if change.after is None or change.after["metadata"].get("deletionTimestamp"):
+    if change.after is None or change.after["metadata"].get("deletionTimestamp") or change.resource == CRDS.resource:
         return True
     return not all(storage.lives(owner["uid"]) for owner in change.after["metadata"].get("ownerReferences", ()))
 
@@ -48,6 +48,8 @@ def _pass(registry: Registry) -> bool:
         now = registry.storage.get(resource, (seen["metadata"].get("namespace", ""), seen["metadata"]["name"]))
         if kind is None or now is None:
             continue
+        if kind is CRDS:
+            registry.establish(now)
         meta = now["metadata"]
         owners = [owner["uid"] for owner in meta.get("ownerReferences", ())]
         if owners and not meta.get("deletionTimestamp"):

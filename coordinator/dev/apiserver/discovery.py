@@ -10,8 +10,8 @@ from coordinator.dev.apiserver.kinds import VERBS, Kind
 
 VERSION: Object = {
     "major": "1",
-    "minor": "31",
-    "gitVersion": "v1.31.0+localmodel-dev",
+    "minor": "36",
+    "gitVersion": "v1.36.0+localmodel-dev",
     "gitCommit": "",
     "gitTreeState": "clean",
     "buildDate": "1970-01-01T00:00:00Z",

@@ -39,6 +39,11 @@ def required(field: str, detail: str = "") -> Cause:
     return Cause("FieldValueRequired", "Required value" + (f": {detail}" if detail else ""), field)
 
 
+def unsupported_value(field: str, value: object, supported: Sequence[object]) -> Cause:
+    listed = ", ".join(show(each) for each in supported)
+    return Cause("FieldValueNotSupported", f"Unsupported value: {show(value)}: supported values: {listed}", field)
+
+
 def forbidden_value(field: str, detail: str) -> Cause:
     return Cause("FieldValueForbidden", f"Forbidden: {detail}", field)
 
@@ -55,8 +60,8 @@ class StatusError(Exception):
             "metadata": {},
             "status": "Failure",
             "message": message,
-            "reason": reason,
-            **({"details": dict(details)} if details else {}),
+            **({"reason": reason} if reason else {}),
+            **({"details": dict(details)} if details is not None else {}),
             "code": code,
         }
 
@@ -65,12 +70,35 @@ def bad_request(message: str) -> StatusError:
     return StatusError(400, "BadRequest", message)
 
 
-def not_acceptable(message: str) -> StatusError:
-    return StatusError(406, "NotAcceptable", message)
+def unreadable(kind: str, why: str) -> StatusError:
+    """400: the body is not even an object of some kind."""
+    return bad_request(f"the object provided is unrecognized (must be of type {kind}): {why}")
+
+
+def cannot_be_handled(found: str, version: str, kind: str, why: str) -> StatusError:
+    """400: the body is an object, but cannot be read as one of this kind."""
+    return bad_request(f'{found} in version "{version}" cannot be handled as a {kind}: {why}')
+
+
+def internal(message: str) -> StatusError:
+    """500 without a reason, as a real server gives for a few mistakes of the client's."""
+    return StatusError(500, "", message)
+
+
+def not_acceptable() -> StatusError:
+    return StatusError(406, "NotAcceptable", f"only the following media types are accepted: {', '.join(MEDIA_TYPES)}")
 
 
 def path_not_found() -> StatusError:
-    return StatusError(404, "NotFound", "the server could not find the requested resource")
+    return StatusError(404, "NotFound", "the server could not find the requested resource", {})
+
+
+def rejected() -> StatusError:
+    """422 for a JSON patch that does not fit."""
+    return StatusError(422, "Invalid", "the server rejected our request due to an error in our request", {})
+
+
+MEDIA_TYPES = ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
 
 
 def not_found(group: str, plural: str, name: str) -> StatusError:
@@ -121,11 +149,9 @@ def method_not_allowed() -> StatusError:
     return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
 
 
-def unsupported_media_type(content_type: str, supported: Sequence[str]) -> StatusError:
+def unsupported_media_type(supported: Sequence[str] = MEDIA_TYPES) -> StatusError:
     listed = ", ".join(supported)
-    message = (
-        f"the body of the request was in an unknown format ({content_type}) - accepted media types include: {listed}"
-    )
+    message = f"the body of the request was in an unknown format - accepted media types include: {listed}"
     return StatusError(415, "UnsupportedMediaType", message)
 
 

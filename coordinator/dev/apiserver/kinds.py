@@ -53,7 +53,7 @@ METADATA: Mapping[str, Any] = {
                 "required": ["manager", "operation", "apiVersion"],
                 "properties": {
                     **dict.fromkeys(("manager", "operation", "apiVersion", "time", "fieldsType", "subresource"), _TEXT),
-                    "fieldsV1": {"type": "object"},
+                    "fieldsV1": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
                 },
             },
         },

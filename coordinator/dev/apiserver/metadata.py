@@ -34,6 +34,7 @@ _LABEL_KEY_RULE = (
     "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
 )
 
+STANDARD_FINALIZERS = ("foregroundDeletion", "orphan")
 SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink")
 """What a client's value never replaces."""
 
@@ -42,8 +43,12 @@ def name_causes(name: str, *, label: bool = False) -> Iterator[Cause]:
     """What is wrong with a name: an RFC 1123 subdomain of at most 253, or a label of at most 63 characters."""
     pattern, rule, longest = (_DNS_LABEL, _DNS_LABEL_RULE, 63) if label else (_SUBDOMAIN, _SUBDOMAIN_RULE, 253)
     if len(name) > longest:
-        yield invalid_value("metadata.name", name, f"must be no more than {longest} bytes")
-    if not pattern.match(name):
+        yield invalid_value(
+            "metadata.name", name, f"must be no more than {longest} {'bytes' if label else 'characters'}"
+        )
+    if label and "." in name and pattern.match(name.replace(".", "-")):
+        yield invalid_value("metadata.name", name, "must not contain dots")
+    elif not pattern.match(name):
         yield invalid_value("metadata.name", name, rule)
 
 
@@ -60,13 +65,23 @@ def metadata_causes(meta: Mapping[str, Any], *, label_name: bool = False) -> Ite
             yield invalid_value("metadata.labels", value, _LABEL_VALUE_RULE)
     for key in meta.get("annotations") or ():
         yield from _key_causes("metadata.annotations", key.lower())
-    for index, owner in enumerate(meta.get("ownerReferences") or ()):
+    for owner in meta.get("ownerReferences") or ():
         for field in ("apiVersion", "kind", "name", "uid"):
             if not owner[field]:
-                yield invalid_value(f"metadata.ownerReferences[{index}].{field}", "", f"{field} must not be empty")
-    for index, finalizer in enumerate(meta.get("finalizers") or ()):
+                yield invalid_value(f"metadata.ownerReferences.{field}", "", "must not be empty")
+    for finalizer in meta.get("finalizers") or ():
         if not _QUALIFIED.match(str(finalizer).rpartition("/")[2]):
-            yield invalid_value(f"metadata.finalizers[{index}]", finalizer, _LABEL_KEY_RULE)
+            yield invalid_value("metadata.finalizers", finalizer, _LABEL_KEY_RULE)
+
+
+def warnings(meta: Mapping[str, Any]) -> Iterator[str]:
+    """What is allowed and unwise."""
+    for finalizer in meta.get("finalizers") or ():
+        if "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
+            yield (
+                f'metadata.finalizers: "{finalizer}": prefer a domain-qualified finalizer name to avoid accidental '
+                "conflicts with other finalizer writers"
+            )
 
 
 def update_causes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Cause]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonpatch
 
-from coordinator.dev.apiserver.errors import Object, StatusError, bad_request
+from coordinator.dev.apiserver.errors import Object, bad_request, internal, rejected
 from coordinator.dev.apiserver.schema import Schema, is_set, merge_keys
 
 JSON = "application/json-patch+json"
@@ -36,21 +36,29 @@ def patched(content_type: str, value: Object, patch: Any, schema: Schema) -> Obj
 
 
 def json_patched(value: Object, patch: Any) -> Object:
+    if not isinstance(patch, list) or not all(isinstance(operation, dict) for operation in patch):
+        raise bad_request("error decoding patch: it must be a list of operations")
+    result: Any = copy.deepcopy(value)
     try:
-        result = jsonpatch.JsonPatch(patch).apply(copy.deepcopy(value))
-    except jsonpatch.JsonPatchTestFailed as error:
-        raise StatusError(
-            422, "Invalid", f"the server rejected our request due to an error in our request: {error}"
-        ) from error
+        for operation in patch:
+            result = jsonpatch.JsonPatch([_lenient(operation, result)]).apply(result, in_place=True)
     except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException) as error:
-        raise StatusError(
-            422, "Invalid", f"the server rejected our request due to an error in our request: {error}"
-        ) from error
+        raise rejected() from error
     except (TypeError, AttributeError, KeyError) as error:
         raise bad_request(f"error decoding patch: {error}") from error
     if not isinstance(result, dict):
-        raise bad_request("the patched value is not an object")
+        raise rejected()
     return result
+
+
+def _lenient(operation: Mapping[str, Any], value: Any) -> Mapping[str, Any]:
+    """RFC 6902 wants the target of a `replace` to exist; API servers take one for a field that is not there."""
+    if operation.get("op") != "replace":
+        return operation
+    parent, key = jsonpatch.JsonPointer(operation["path"]).to_last(value)
+    return (
+        {**operation, "op": "add"} if isinstance(parent, dict) and key is not None and key not in parent else operation
+    )
 
 
 def merge_patched(value: Any, patch: Any) -> Any:
@@ -105,7 +113,7 @@ def _merged_list(value: list[Any], patch: list[Any], schema: Schema) -> list[Any
     result = list(value)
     for item in patch:
         if not isinstance(item, Mapping) or key not in item:
-            raise bad_request(f"map: {item} does not contain declared merge key: {key}")
+            raise internal(f"map: {item} does not contain declared merge key: {key}")
         index = next((i for i, each in enumerate(result) if each.get(key) == item[key]), None)
         if item.get("$patch") == "delete":
             result = [each for each in result if each.get(key) != item[key]]

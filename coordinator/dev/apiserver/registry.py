@@ -12,7 +12,7 @@ import random
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coordinator.dev.apiserver import errors, fields, metadata, patches, rules, schema, special
@@ -37,10 +37,13 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class DeleteOptions:
+    """`grace_s` None: what the object asks for, which only a pod does."""
+
     propagation: str = "Background"
     uid: str | None = None
     resource_version: str | None = None
     dry_run: bool = False
+    grace_s: int | None = None
 
 
 class Registry:
@@ -69,7 +72,7 @@ class Registry:
     def create(self, kind: Kind, namespace: str, body: Any, options: Options) -> Object:
         value = self._decode(kind, namespace, body, options)
         if value["metadata"].get("resourceVersion"):
-            raise errors.bad_request("resourceVersion should not be set on objects to be created")
+            raise errors.internal("resourceVersion should not be set on objects to be created")
         writer = fields.Writer(options.field_manager, "Update", kind.api_version)
         value["metadata"].pop("managedFields", None)
         return self._create(kind, namespace, value, options, writer)
@@ -79,11 +82,9 @@ class Registry:
     ) -> Object:
         old = self.get(kind, namespace, name)
         value = self._decode(kind, namespace, body, options, name)
-        if not value["metadata"].get("resourceVersion") and kind.custom:
-            must = Cause(
-                "FieldValueInvalid", "Invalid value: 0x0: must be specified for an update", "metadata.resourceVersion"
-            )
-            raise errors.invalid(kind.group, kind.kind, name, [must])
+        if not value["metadata"].get("resourceVersion") and special.conditional(kind):
+            must = errors.invalid_value("metadata.resourceVersion", 0, "must be specified for an update")
+            raise errors.invalid(kind.group, kind.kind if kind.custom else kind.plural, name, [must])
         writer = fields.Writer(options.field_manager, "Update", kind.api_version, subresource)
         return self._replace(kind, old, value, options, subresource, writer)
 
@@ -100,7 +101,10 @@ class Registry:
         """By a JSON, merge or strategic patch."""
         old = self.get(kind, namespace, name)
         changed = patches.patched(content_type, old, patch, kind.merging)
-        value = self._decode(kind, namespace, changed, options, name, patch=patch)
+        value = self._decode(kind, namespace, changed, options, name, patched=True)
+        if (uid := value["metadata"].get("uid")) and uid != old["metadata"]["uid"]:
+            cause = errors.invalid_value("metadata.uid", uid, "field is immutable")
+            raise errors.invalid(kind.group, kind.kind, name, [cause])
         writer = fields.Writer(options.field_manager, "Update", kind.api_version, subresource)
         return self._replace(kind, old, value, options, subresource, writer)
 
@@ -112,6 +116,11 @@ class Registry:
         old = self.storage.get(kind.resource, (namespace, name))
         if old is None and subresource:
             raise errors.not_found(kind.group, kind.plural, name)
+        if not isinstance(body, dict) or not body.get("apiVersion") or not body.get("kind"):
+            found = body if isinstance(body, dict) else {}
+            raise errors.bad_request(
+                f"invalid object type: {found.get('apiVersion', '/')}, Kind={found.get('kind', '')}"
+            )
         intent = self._decode(kind, namespace, body, options, name, partial=True)
         if intent["metadata"].get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil")
@@ -144,13 +153,17 @@ class Registry:
         finalizers = [*meta.get("finalizers", ())]
         if extra is not None and extra not in finalizers and not meta.get("deletionTimestamp"):
             finalizers.append(extra)
-        if not finalizers and not special.held(kind, old):
+        grace_s = special.grace_s(kind, old, options.grace_s)
+        if not finalizers and not grace_s and not special.held(kind, old):
             return (old if options.dry_run else self._remove(kind, namespace, name)), True
-        if meta.get("deletionTimestamp"):
+        if meta.get("deletionTimestamp") and grace_s >= meta.get("deletionGracePeriodSeconds", 0):
             return old, False
-        meta |= {"deletionTimestamp": self._timestamp(), "deletionGracePeriodSeconds": 0, "finalizers": finalizers}
-        if "generation" in meta:
-            meta["generation"] += 1
+        if special.counts_deletion(kind):
+            meta["deletionGracePeriodSeconds"] = grace_s
+            if "generation" in meta and not meta.get("deletionTimestamp"):
+                meta["generation"] += 1
+        ends = self._now() + timedelta(seconds=grace_s)
+        meta |= {"deletionTimestamp": ends.strftime(_TIME), "finalizers": finalizers}
         value = special.terminating(kind, {**old, "metadata": metadata.tidy(meta)})
         return (value if options.dry_run else self._put(kind, namespace, name, value)), False
 
@@ -159,7 +172,14 @@ class Registry:
         left = [each for each in value["metadata"].get("finalizers", ()) if each != finalizer]
         meta = {**value["metadata"], "finalizers": left}
         writer = fields.Writer("kube-controller-manager", "Update", kind.api_version)
-        self._replace(kind, value, {**special.released(kind, value), "metadata": meta}, Options(), "", writer)
+        left_over = {**special.released(kind, value), "metadata": meta}
+        self._replace(kind, value, left_over, Options(), "finalize", writer)
+
+    def establish(self, crd: Object) -> None:
+        """The definition's names are accepted and its kind is served, as its status says from now on."""
+        established = special.establishing(crd, self._timestamp())
+        if established is not None:
+            self._put(CRDS, "", crd["metadata"]["name"], established)
 
     # The steps
 
@@ -171,22 +191,23 @@ class Registry:
         options: Options,
         name: str = "",
         *,
-        patch: Any = None,
+        patched: bool = False,
         partial: bool = False,
     ) -> Object:
-        """A copy of `body`, of this kind and in this place: pruned, not validated; with defaults unless `partial`."""
+        """A copy of `body`, of this kind and in this place: pruned, not validated; with defaults unless `partial`.
+
+        `patched`: the body is what a patch made of a stored object.
+        """
+        body = {} if body is None and not kind.custom else body
         if not isinstance(body, dict):
-            raise errors.bad_request("the body of the request is not a Kubernetes object")
-        wrong = schema.validate(body.get("metadata") or {}, METADATA, "metadata")
+            raise errors.unreadable(kind.kind, "couldn't get version/kind; json parse error: it is not an object")
+        value = self._of_kind(kind, body, patched=patched)
+        sent, unknown = schema.prune(value.get("metadata") or {}, METADATA, "metadata", root=False)
+        complaints = [f'unknown field "{path}"' for path in unknown]
+        wrong = schema.validate(sent, METADATA, "metadata")
         if wrong:
-            raise errors.bad_request(f"{kind.kind} cannot be handled: {wrong[0]}")
-        value = dict(body)
-        for key, wanted in (("apiVersion", kind.api_version), ("kind", kind.kind)):
-            found = value.setdefault(key, wanted)
-            if found != wanted:
-                what = "the API version in the data" if key == "apiVersion" else "the kind in the data"
-                raise errors.bad_request(f"{what} ({found}) does not match the expected one ({wanted})")
-        meta = dict(value.get("metadata") or {})
+            raise errors.cannot_be_handled(kind.kind, kind.version, kind.kind, str(wrong[0]))
+        meta = dict(sent)
         if name and meta.setdefault("name", name) != name:
             raise errors.bad_request(
                 f"the name of the object ({meta['name']}) does not match the name on the URL ({name})"
@@ -197,21 +218,54 @@ class Registry:
             )
         if kind.namespaced:
             meta["namespace"] = namespace
-        elif meta.pop("namespace", None):
-            raise errors.bad_request("namespace may not be set on a cluster-scoped object")
+        else:
+            meta.pop("namespace", None)
         value["metadata"] = meta
         value, unknown = schema.prune(value, kind.schema)
-        complaints = [f'unknown field "{path}"' for path in unknown]
+        complaints += [f'unknown field "{path}"' for path in unknown]
+        if unknown and partial:
+            who = f"{namespace}/{meta.get('name', '')}; {kind.api_version}, Kind={kind.kind}"
+            declared = ", ".join(f".{path}: field not declared in schema" for path in unknown)
+            raise errors.internal(f"failed to create typed patch object ({who}): {declared}")
         if complaints and options.field_validation == "Strict":
-            raise _strict(kind, complaints, patch)
+            raise _strict(kind, complaints, body if patched else None)
         if options.field_validation == "Warn":
             options.warnings += complaints
-        return value if partial else self._complete(kind, value)
+        options.warnings += metadata.warnings(meta)
+        return value if partial else self._complete(kind, value, patched=patched)
 
-    def _complete(self, kind: Kind, value: Object) -> Object:
+    def _of_kind(self, kind: Kind, body: Object, *, patched: bool) -> Object:
+        """A copy. Built-in kinds need not say what they are."""
+        value = dict(body)
+        if not kind.custom:
+            value.setdefault("kind", kind.kind)
+            value.setdefault("apiVersion", kind.api_version)
+        if not value.get("kind"):
+            raise errors.unreadable(kind.kind, f"Object 'Kind' is missing in '{json.dumps(body)}'")
+        named, version = str(value["kind"]), str(value.get("apiVersion", ""))
+        if kind.custom and (named != kind.kind or (patched and version != kind.api_version)):
+            field, found, wanted = (
+                ("kind", named, kind.kind) if named != kind.kind else ("apiVersion", version, kind.api_version)
+            )
+            cause = errors.invalid_value(field, found, f"must be {wanted}")
+            group, name = version.rpartition("/")[0], (value.get("metadata") or {}).get("name", "")
+            raise errors.invalid(group, named, name, [cause])
+        if kind.custom and version != kind.api_version:
+            why = f"does not match the expected API version ({kind.api_version})"
+            raise errors.bad_request(f"the API version in the data ({version}) {why}")
+        if (named, version) != (kind.kind, kind.api_version):
+            raise errors.cannot_be_handled(named, version, kind.kind, "it is another kind")
+        return value
+
+    def _complete(self, kind: Kind, value: Object, *, patched: bool = False) -> Object:
         """With defaults. A built-in kind must fit its schema already here: `special` expects it well-formed."""
         complete: Object = schema.default(value, kind.schema)
         if not kind.custom and (wrong := schema.validate(complete, kind.schema)):
+            misread = [cause for cause in wrong if cause.reason == "FieldValueTypeInvalid"]
+            if misread and patched:
+                raise errors.invalid("", "", "", [errors.invalid_value("patch", json.dumps(value), str(misread[0]))])
+            if misread:
+                raise errors.cannot_be_handled(kind.kind, kind.version, kind.kind, str(misread[0]))
             raise errors.invalid(kind.group, kind.kind, complete["metadata"].get("name", ""), wrong)
         return complete
 
@@ -254,28 +308,34 @@ class Registry:
         new_meta = metadata.tidy({**metadata.keep_server_owned(meta, sent), "managedFields": owners})
         new_meta["resourceVersion"] = meta["resourceVersion"]
         value = special.normalised(kind, {**value, "metadata": new_meta})
+        if subresource != "finalize":
+            value = special.kept(kind, old, value)
         new_meta = value["metadata"]
         if "generation" in meta and _spec(kind, old) != _spec(kind, value):
             new_meta["generation"] = meta["generation"] + 1
-        self._refuse_invalid(kind, value, old)
+        self._refuse_invalid(kind, value, old, subresource)
         if writer is not None:
             new_meta["managedFields"] = fields.updated(old, value, kind.merging, writer, self._timestamp())
             value["metadata"] = new_meta = metadata.tidy(new_meta)
         if options.dry_run or _same(old, value):
             return value if options.dry_run else old
-        if meta.get("deletionTimestamp") and not new_meta.get("finalizers") and not special.held(kind, value):
+        waits = bool(new_meta.get("deletionGracePeriodSeconds")) or special.held(kind, value)
+        if meta.get("deletionTimestamp") and not new_meta.get("finalizers") and not waits:
             self._put(kind, namespace, name, value)
             return self._remove(kind, namespace, name)
         return self._put(kind, namespace, name, value)
 
-    def _refuse_invalid(self, kind: Kind, value: Object, old: Object | None) -> None:
+    def _refuse_invalid(self, kind: Kind, value: Object, old: Object | None, subresource: str = "") -> None:
         meta = value["metadata"]
         causes: list[Cause] = list(metadata.metadata_causes(meta, label_name=kind is NAMESPACES))
         if old is not None:
             causes += metadata.update_causes(old["metadata"], meta)
         causes += special.causes(kind, value, old)
-        wrong = schema.validate(value, kind.schema)
-        causes += wrong or rules.check(value, old, kind.schema)
+        causes += _status_causes(kind, value) if subresource == "status" else schema.validate(value, kind.schema)
+        if not any(cause.reason in _BLOCKING for cause in causes):
+            causes += rules.check(value, old, kind.schema)
+        elif kind.custom and any(True for _ in rules.rules_of(kind.schema)):
+            causes.append(_UNCHECKED)
         if causes:
             raise errors.invalid(kind.group, kind.kind, meta.get("name", ""), causes)
 
@@ -309,7 +369,29 @@ class Registry:
         return as_version(kind, last)
 
     def _timestamp(self) -> str:
-        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self._now().strftime(_TIME)
+
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_BLOCKING = frozenset(f"FieldValue{each}" for each in ("NotSupported", "Required", "TooLong", "TooMany", "TypeInvalid"))
+"""A value with one of these is not shown to the rules, which could fail for that reason alone."""
+_UNCHECKED = Cause(
+    "FieldValueInvalid",
+    "Invalid value: null: some validation rules were not checked because the object was invalid; "
+    "correct the existing errors to complete validation",
+    "<nil>",
+)
+
+
+def _status_causes(kind: Kind, value: Object) -> list[Cause]:
+    """Of the status resource only the status is looked at, and messages name fields as seen from there."""
+    known = kind.schema.get("properties", {}).get("status")
+    if "status" not in value or not isinstance(known, dict):
+        return []
+    return [
+        Cause(cause.reason, cause.message, f"status.{cause.field}" if cause.field else "status")
+        for cause in schema.validate(value["status"], known)
+    ]
 
 
 def as_version(kind: Kind, value: Object) -> Object:
@@ -354,8 +436,8 @@ def _without_times(value: Object) -> Object:
     return {**value, "metadata": {**meta, "managedFields": entries}}
 
 
-def _strict(kind: Kind, complaints: Iterable[str], patch: Any) -> errors.StatusError:
+def _strict(kind: Kind, complaints: Iterable[str], patched: Any) -> errors.StatusError:
     message = "strict decoding error: " + ", ".join(complaints)
-    if patch is not None:
-        return errors.invalid("", "", "", [errors.invalid_value("patch", errors.show(patch), message)])
-    return errors.bad_request(f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {message}')
+    if patched is not None:
+        return errors.invalid("", "", "", [errors.invalid_value("patch", errors.show(patched), message)])
+    return errors.cannot_be_handled(kind.kind, kind.version, kind.kind, message)

@@ -1,7 +1,8 @@
 """CEL rules in a schema (`x-kubernetes-validations`), transition rules included.
 
 The language and its standard functions, not Kubernetes' extension libraries (quantity, url, …): a rule that needs
-those fails with an error that says so. https://kubernetes.io/docs/reference/using-api/cel/
+those fails with an error that says so. Nor are types checked or costs estimated when a rule is defined: a real server
+refuses a rule about a field that the schema does not have, and one about strings and lists without a maximum. https://kubernetes.io/docs/reference/using-api/cel/
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def compiles(rule: str) -> str | None:
 
 
 def rules_of(schema: Schema, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every rule in a schema, with the path of the schema node it stands at."""
-    for rule in schema.get("x-kubernetes-validations", ()):
-        yield path, rule["rule"]
+    """Every rule in a schema, with its path."""
+    for index, rule in enumerate(schema.get("x-kubernetes-validations", ())):
+        yield f"{path}.x-kubernetes-validations[{index}].rule", rule["rule"]
     for name, child in schema.get("properties", {}).items():
         yield from rules_of(child, f"{path}.properties[{name}]")
     for name in ("items", "additionalProperties"):
@@ -83,17 +84,19 @@ def _apply(rule: Mapping[str, Any], value: Any, old: Any, schema: Schema, path: 
         message = rule.get("message") or f"failed rule: {rule['rule']}"
         if "messageExpression" in rule:
             message = str(_program(rule["messageExpression"]).evaluate(context))
+        shown = "" if isinstance(value, dict | list) else f"{show(value)}: "
     except _ERRORS as error:
-        message = f"rule {rule['rule']!r} could not be evaluated: {error}"
+        why = error.args[0] if error.args else error
+        message = f"{why} evaluating rule: {rule.get('message') or rule['rule']}"
+        shown = f"{show(schema.get('type', 'object'))}: "
     field = path + rule.get("fieldPath", "") if path else rule.get("fieldPath", "").removeprefix(".")
-    shown = show(schema.get("type", "object"))
     reason = rule.get("reason", "FieldValueInvalid")
     body = {
         "FieldValueRequired": f"Required value: {message}",
         "FieldValueForbidden": f"Forbidden: {message}",
-        "FieldValueDuplicate": f"Duplicate value: {shown}",
+        "FieldValueDuplicate": f"Duplicate value: {shown.removesuffix(': ')}",
     }
-    yield Cause(reason, body.get(reason, f"Invalid value: {shown}: {message}"), field or "<nil>")
+    yield Cause(reason, body.get(reason, f"Invalid value: {shown}{message}"), field or "<nil>")
 
 
 @functools.cache

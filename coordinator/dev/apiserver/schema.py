@@ -6,13 +6,15 @@ the messages are those of kube-openapi's validation, because people and scripts 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from coordinator.dev.apiserver.errors import Cause, invalid_value, required, show
+from coordinator.dev.apiserver.errors import Cause, invalid_value, required, show, unsupported_value
 
 Schema = Mapping[str, Any]
 
@@ -29,8 +31,13 @@ def structural(schema: Any, path: str) -> Iterator[Cause]:
         yield invalid_value(path, schema, "must be a schema")
         return
     free = schema.get("x-kubernetes-int-or-string") or schema.get("x-kubernetes-preserve-unknown-fields")
-    if schema.get("type") not in _TYPES and not (free and "type" not in schema):
+    kind = schema.get("type")
+    if not kind and not free:
         yield required(f"{path}.type", "must not be empty for specified object fields")
+    elif kind and kind not in _TYPES:
+        yield unsupported_value(f"{path}.type", kind, _TYPES)
+    if kind == "array" and "items" not in schema:
+        yield required(f"{path}.items", "must be specified")
     for name, types in _KEYWORDS.items():
         if name in schema and not isinstance(schema[name], types):
             yield invalid_value(f"{path}.{name}", schema[name], "is of the wrong type")
@@ -38,7 +45,8 @@ def structural(schema: Any, path: str) -> Iterator[Cause]:
     try:
         re.compile(_as_python(schema.get("pattern", "")))
     except re.error as error:
-        yield invalid_value(f"{path}.pattern", schema["pattern"], f"must be a valid regular expression: {error}")
+        why = f"must be a valid regular expression, but isn't: {error}"
+        yield invalid_value(f"{path}.pattern", schema["pattern"], why)
     for name, child in schema.get("properties", {}).items():
         if path or name != "metadata":
             yield from structural(child, f"{path}.properties[{name}]")
@@ -47,6 +55,9 @@ def structural(schema: Any, path: str) -> Iterator[Cause]:
             yield from structural(schema[name], f"{path}.{name}")
     if schema.get("x-kubernetes-list-type") == "map" and not schema.get("x-kubernetes-list-map-keys"):
         yield required(f"{path}.x-kubernetes-list-map-keys", "must not be empty if x-kubernetes-list-type is map")
+    if "default" in schema:
+        for cause in validate(schema["default"], {key: item for key, item in schema.items() if key != "default"}):
+            yield Cause(cause.reason, cause.message, f"{path}.default{cause.field and '.'}{cause.field}")
 
 
 _KEYWORDS = {
@@ -99,23 +110,29 @@ _OPAQUE: Schema = {"x-kubernetes-preserve-unknown-fields": True}
 
 
 def default(value: Any, schema: Schema) -> Any:
-    """`value` with every absent field that has a default. A null that is not allowed counts as absent."""
+    """`value` with every absent field that has a default. A null that is not allowed is absent."""
     if isinstance(value, list):
         items = schema.get("items", {})
         return [default(item, items) for item in value]
     if not isinstance(value, dict):
         return value
     properties, additional = schema.get("properties", {}), schema.get("additionalProperties")
-    result = dict(value)
+    result = {
+        key: item for key, item in value.items() if item is not None or _may_be_null(properties.get(key, additional))
+    }
     for key, child in properties.items():
-        absent = key not in result or (result[key] is None and not child.get("nullable"))
-        if absent and "default" in child:
+        if key not in result and "default" in child:
             result[key] = copy.deepcopy(child["default"])
         if key in result:
             result[key] = default(result[key], child)
     if isinstance(additional, Mapping):
         result |= {key: default(item, additional) for key, item in result.items() if key not in properties}
     return result
+
+
+def _may_be_null(schema: object) -> bool:
+    """Also where nothing is known of a value."""
+    return not isinstance(schema, Mapping) or not schema or bool(schema.get("nullable"))
 
 
 def merge_keys(schema: Schema) -> tuple[str, ...]:
@@ -147,8 +164,7 @@ def _validate(value: Any, schema: Schema, path: str) -> Iterator[Cause]:
         return
     yield from _combined(value, schema, path)
     if "enum" in schema and value not in schema["enum"]:
-        supported = ", ".join(show(each) for each in schema["enum"])
-        yield Cause("FieldValueNotSupported", f"Unsupported value: {show(value)}: supported values: {supported}", path)
+        yield unsupported_value(path, value, schema["enum"])
     if isinstance(value, str):
         yield from _validate_string(value, schema, path)
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -183,8 +199,9 @@ def _validate_string(value: str, schema: Schema, path: str) -> Iterator[Cause]:
         yield invalid_value(path, value, f"{path} in body should be at least {shortest} chars long")
     if pattern is not None and re.search(_as_python(pattern), value) is None:
         yield invalid_value(path, value, f"{path} in body should match '{pattern}'")
-    if schema.get("format") in ("date-time", "date") and not _is_time(value, schema["format"]):
-        yield invalid_value(path, value, f"{path} in body must be of type {schema['format']}: {show(value)}")
+    if schema.get("format") in _FORMATS and not _FORMATS[schema["format"]](value):
+        message = f"Invalid value: {show(value)}: {path} in body must be of type {schema['format']}: {show(value)}"
+        yield Cause("FieldValueTypeInvalid", message, path)
 
 
 def _validate_number(value: float, schema: Schema, path: str) -> Iterator[Cause]:
@@ -271,11 +288,29 @@ def _as_python(pattern: str) -> str:
     return pattern.replace(r"\z", r"\Z")
 
 
-def _is_time(value: str, form: str) -> bool:
-    if form == "date-time" and not re.match(r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)$", value):
+def _is_time(value: str, pattern: str = r"") -> bool:
+    if not re.match(pattern, value):
         return False
     try:
         datetime.fromisoformat(value.upper())
     except ValueError:
         return False
     return True
+
+
+def _is_base64(value: str) -> bool:
+    try:
+        base64.b64decode(value, validate=True)
+    except binascii.Error:
+        return False
+    return True
+
+
+_DATE, _CLOCK, _ZONE = r"^\d{4}-\d\d-\d\d", r"[Tt]\d\d:\d\d:\d\d", r"([Zz]|[+-]\d\d:\d\d)$"
+_FORMATS: Mapping[str, Callable[[str], bool]] = {
+    "date": _is_time,
+    "date-time": lambda value: _is_time(value, rf"{_DATE}{_CLOCK}(\.\d+)?{_ZONE}"),
+    "micro-time": lambda value: _is_time(value, rf"{_DATE}{_CLOCK}\.\d{{6}}{_ZONE}"),
+    "byte": _is_base64,
+}
+"""`micro-time` and `byte` are those of the built-in kinds: custom ones may name any format, and most mean nothing."""

@@ -15,6 +15,7 @@ from typing import Any, Self
 import yaml
 from aiohttp import web
 
+from coordinator.dev.apiserver import collector
 from coordinator.dev.apiserver.application import Application
 from coordinator.dev.apiserver.builtins import BUILTINS, CRDS
 from coordinator.dev.apiserver.errors import Object
@@ -99,6 +100,7 @@ class ApiServer:
             registry = Registry(storage, Catalogue(BUILTINS))
             for crd in self._crds:
                 _install(registry, crd)
+            collector.collect(registry)
             application = Application(registry, bookmark_s=self._bookmark_s)
             runner = web.AppRunner(application.routes(), access_log=None, shutdown_timeout=1.0)
             await runner.setup()

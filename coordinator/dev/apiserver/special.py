@@ -6,7 +6,8 @@ Every function is the identity for all other kinds.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from coordinator.dev.apiserver import errors, rules, schema
 from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
@@ -22,7 +23,7 @@ def initialised(kind: Kind, value: Object, now: str) -> Object:
     meta = value["metadata"]
     if kind.status and kind.plural != "nodes":  # a kubelet registers its node with its status
         value = {key: item for key, item in value.items() if key != "status"}
-    if kind.custom or kind is CRDS:
+    if kind.custom or kind is CRDS or _is(kind, "pods"):
         value = {**value, "metadata": {**meta, "generation": 1}}
     if kind is NAMESPACES:
         labels = {**meta.get("labels", {}), "kubernetes.io/metadata.name": meta.get("name", "")}
@@ -30,34 +31,126 @@ def initialised(kind: Kind, value: Object, now: str) -> Object:
         return {**value, "metadata": {**meta, "labels": labels}, "spec": spec, "status": status}
     value = normalised(kind, value)
     if kind is CRDS:
-        return {**value, "status": _established(value, now)}
-    if kind.group == "" and kind.plural in ("persistentvolumes", "persistentvolumeclaims", "pods"):
+        return {**value, "status": {"conditions": None, "acceptedNames": _NO_NAMES, "storedVersions": _stored(value)}}
+    if _is(kind, "persistentvolumes", "persistentvolumeclaims", "pods"):
         return {**value, "status": {"phase": "Pending"}}
     return value
 
 
+_NO_NAMES = {"plural": "", "kind": ""}
+
+
+def _is(kind: Kind, *plurals: str) -> bool:
+    """Whether it is one of these core kinds."""
+    return kind.group == "" and kind.plural in plurals
+
+
 def normalised(kind: Kind, value: Object) -> Object:
     """The form in which the kind is stored."""
-    if kind.group == "" and kind.plural == "secrets":
+    if _is(kind, "pods") and isinstance(value.get("spec"), dict):
+        return {**value, "spec": {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30, **value["spec"]}}
+    if _is(kind, "secrets"):
         plain = value.get("stringData") or {}
         data = {key: base64.b64encode(str(text).encode()).decode() for key, text in plain.items()}
         rest = {key: item for key, item in value.items() if key != "stringData"}
-        return {"type": "Opaque", **rest} | ({"data": {**(value.get("data") or {}), **data}} if data else {})
+        known = {key: "" if item is None else item for key, item in (value.get("data") or {}).items()}
+        return {"type": "Opaque", **rest} | ({"data": {**known, **data}} if known or data else {})
     if kind is CRDS and isinstance(value.get("spec"), dict) and isinstance(value["spec"].get("names"), dict):
         spec, names = value["spec"], value["spec"]["names"]
         named = str(names.get("kind", ""))
         names = {"singular": named.lower(), "listKind": named + "List", **names}
-        meta = value["metadata"]
-        if not meta.get("deletionTimestamp") and CRD_FINALIZER not in meta.get("finalizers", ()):
-            meta = {**meta, "finalizers": [*meta.get("finalizers", ()), CRD_FINALIZER]}
-        return {**value, "metadata": meta, "spec": {"conversion": {"strategy": "None"}, **spec, "names": names}}
+        return {**value, "spec": {"conversion": {"strategy": "None"}, **spec, "names": names}}
     return value
+
+
+def kept(kind: Kind, old: Object, value: Object) -> Object:
+    """`value` with what only the server changes as it was in `old`."""
+    return {**value, "spec": old["spec"]} if kind is NAMESPACES else value
+
+
+def conditional(kind: Kind) -> bool:
+    """Whether a PUT must name the version that it replaces."""
+    return kind.custom or kind.plural == "leases"
+
+
+def shown_when_deleted(kind: Kind) -> bool:
+    """Whether the answer to a deletion is the object, and not that it was a success."""
+    return _is(kind, "pods", "persistentvolumes", "persistentvolumeclaims", "serviceaccounts", "services")
+
+
+def counts_deletion(kind: Kind) -> bool:
+    """Whether a deletion is a new generation with a grace period, however short."""
+    return kind not in (CRDS, NAMESPACES)
+
+
+def grace_s(kind: Kind, value: Object, asked_s: int | None) -> int:
+    """How long a deleted object stays for a kubelet to end it: only a pod that is bound and not over has one."""
+    spec, phase = value.get("spec") or {}, (value.get("status") or {}).get("phase")
+    if not _is(kind, "pods") or not spec.get("nodeName") or phase in ("Succeeded", "Failed"):
+        return 0
+    own = spec.get("terminationGracePeriodSeconds", 30)
+    grace = own if asked_s is None else asked_s
+    return int(grace) if isinstance(grace, int) else 30
+
+
+def establishing(crd: Object, now: str) -> Object | None:
+    """What the server's own controller makes of a definition it has not looked at; None if it has."""
+    if (crd.get("status") or {}).get("conditions") or crd["metadata"].get("deletionTimestamp"):
+        return None
+    meta = {**crd["metadata"], "finalizers": [*crd["metadata"].get("finalizers", ()), CRD_FINALIZER]}
+    return {**crd, "metadata": meta, "status": _established(crd, now)}
 
 
 def causes(kind: Kind, value: Object, old: Object | None) -> Iterator[Cause]:
     """What is wrong with it, beyond metadata and schema."""
     if kind is CRDS:
         yield from _crd_causes(value)
+    elif _is(kind, "nodes"):
+        yield from _taint_causes((value.get("spec") or {}).get("taints") or ())
+    elif _is(kind, "pods") and not (value.get("spec") or {}).get("containers"):
+        yield errors.required("spec.containers")
+    elif _is(kind, "configmaps", "secrets"):
+        yield from _data_causes(value, old)
+    elif _is(kind, "events") and old is None:
+        about = (value.get("involvedObject") or {}).get("namespace", "")
+        if about and about != value["metadata"].get("namespace"):
+            yield errors.invalid_value("involvedObject.namespace", about, "does not match event.namespace")
+    elif kind.plural == "leases":
+        spec = value.get("spec") or {}
+        if isinstance(seconds := spec.get("leaseDurationSeconds"), int) and seconds <= 0:
+            yield errors.invalid_value("spec.leaseDurationSeconds", seconds, "must be greater than 0")
+        if isinstance(times := spec.get("leaseTransitions"), int) and times < 0:
+            yield errors.invalid_value("spec.leaseTransitions", times, "must be greater than or equal to 0")
+
+
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
+_DATA_KEY = re.compile(r"^[-._a-zA-Z0-9]{1,253}$")
+_DATA_KEY_RULE = (
+    "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or "
+    "'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
+)
+
+
+def _taint_causes(taints: object) -> Iterator[Cause]:
+    for index, taint in enumerate(taints if isinstance(taints, list) else ()):
+        effect = taint.get("effect") if isinstance(taint, Mapping) else None
+        if not effect:
+            yield errors.required(f"metadata.taints[{index}].effect")
+        elif effect not in _EFFECTS:
+            yield errors.unsupported_value(f"metadata.taints[{index}].effect", effect, _EFFECTS)
+
+
+def _data_causes(value: Object, old: Object | None) -> Iterator[Cause]:
+    """Of a ConfigMap or Secret."""
+    for key in value.get("data") or ():
+        if not _DATA_KEY.match(key):
+            yield errors.invalid_value(f"data[{key}]", key, _DATA_KEY_RULE)
+    if old is None:
+        return
+    if value.get("type") != old.get("type"):
+        yield errors.invalid_value("type", value.get("type"), "field is immutable")
+    if old.get("immutable") and value.get("data") != old.get("data"):
+        yield errors.forbidden_value("data", "field is immutable when `immutable` is set")
 
 
 def refuse_delete(kind: Kind, name: str) -> None:
@@ -91,10 +184,13 @@ def _established(crd: Object, now: str) -> Object:
             {"type": kind, "status": "True", "lastTransitionTime": now, "reason": reason, "message": message}
             for kind, reason, message in conditions
         ],
-        "storedVersions": [
-            v.get("name") for v in spec.get("versions") or () if isinstance(v, dict) and v.get("storage")
-        ],
+        "storedVersions": _stored(crd),
     }
+
+
+def _stored(crd: Object) -> list[object]:
+    versions = (crd.get("spec") or {}).get("versions") or ()
+    return [each.get("name") for each in versions if isinstance(each, dict) and each.get("storage")]
 
 
 def _crd_causes(crd: Object) -> Iterator[Cause]:
@@ -102,20 +198,40 @@ def _crd_causes(crd: Object) -> Iterator[Cause]:
     spec, name = crd["spec"], crd["metadata"].get("name")
     if name != f"{spec['names']['plural']}.{spec['group']}":
         yield errors.invalid_value("metadata.name", name, 'must be spec.names.plural+"."+spec.group')
+    if not spec["group"]:
+        yield errors.required("spec.group")
+    for part in ("plural", "singular"):
+        word = spec["names"].get(part, "")
+        if word and not _DNS_1035.match(word):
+            yield errors.invalid_value(f"spec.names.{part}", word, _DNS_1035_RULE)
     if sum(version["storage"] for version in spec["versions"]) != 1:
-        yield errors.invalid_value("spec.versions", "", "must have exactly one version marked as storage version")
+        yield errors.invalid_value(
+            "spec.versions", spec["versions"], "must have exactly one version marked as storage version"
+        )
+        if not _stored(crd):
+            yield errors.invalid_value("status.storedVersions", None, "must have at least one stored version")
     for index, version in enumerate(spec["versions"]):
         path = f"spec.versions[{index}].schema.openAPIV3Schema"
         known = (version.get("schema") or {}).get("openAPIV3Schema")
         if not isinstance(known, dict):
-            yield errors.required(path, "schemas are required")
+            yield errors.required(path)
             continue
+        if len(spec["versions"]) == 1:
+            path = "spec.validation.openAPIV3Schema"  # a schema that all versions share stands there inside a server
+        if known.get("type") != "object":
+            yield errors.invalid_value(f"{path}.type", known.get("type"), "must be object at the root")
         problems = list(schema.structural(known, path))
         yield from problems
         if problems:
             continue
         for place, rule in rules.rules_of(known):
             if why := rules.compiles(rule):
-                yield errors.invalid_value(
-                    f"{path}{place}.x-kubernetes-validations.rule", rule, f"compilation failed: {why}"
-                )
+                yield errors.invalid_value(f"{path}{place}", rule, f"compilation failed: {why}")
+
+
+_DNS_1035 = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
+_DNS_1035_RULE = (
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, "
+    "and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
+    "'[a-z]([-a-z0-9]*[a-z0-9])?')"
+)

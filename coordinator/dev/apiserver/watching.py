@@ -39,10 +39,12 @@ def selection(kind: Kind, query: Mapping[str, str]) -> Predicate:
 
 
 def page(storage: Storage, kind: Kind, namespace: str, query: Mapping[str, str]) -> Page:
-    """Raises StatusError 400, 410 or 504."""
+    """Raises StatusError 400, 410, 422 or 504."""
+    requests.check_list_options(query)
     chosen = selection(kind, query)
     wanted = requests.version_number(query.get("resourceVersion"))
-    limit = int(query["limit"]) if query.get("limit", "").isdecimal() else 0
+    requests.number(query, "timeoutSeconds")
+    limit = max(0, requests.number(query, "limit") or 0)
     start: tuple[str, str] | None = None
     if query.get("continue"):
         wanted, start = _read_token(query["continue"])
@@ -75,16 +77,14 @@ class Watch:
 
     @classmethod
     def of(cls, kind: Kind, query: Mapping[str, str]) -> Watch:
-        if "sendInitialEvents" in query and query.get("resourceVersionMatch") != "NotOlderThan":
-            why = "resourceVersionMatch=NotOlderThan is required when sendInitialEvents is set"
-            cause = errors.forbidden_value("resourceVersionMatch", why)
-            raise errors.invalid("meta.k8s.io", "ListOptions", "", [cause])
+        requests.check_list_options(query)
+        timeout_s = requests.number(query, "timeoutSeconds")
         return cls(
             chosen=selection(kind, query),
             start=requests.version_number(query.get("resourceVersion")),
-            bookmarks=query.get("allowWatchBookmarks") in ("true", "1"),
-            initial=query.get("sendInitialEvents") in ("true", "1"),
-            timeout_s=float(query["timeoutSeconds"]) if query.get("timeoutSeconds", "").isdecimal() else WATCH_S,
+            bookmarks=requests.flag(query, "allowWatchBookmarks"),
+            initial=requests.flag(query, "sendInitialEvents"),
+            timeout_s=float(timeout_s) if timeout_s is not None and timeout_s >= 0 else WATCH_S,
         )
 
 
@@ -159,4 +159,4 @@ def _read_token(token: str) -> tuple[int, tuple[str, str]]:
         version, namespace, name = json.loads(base64.urlsafe_b64decode(token))
         return int(version), (str(namespace), str(name))
     except (ValueError, TypeError) as error:
-        raise errors.bad_request(f"continue key is not valid: {error}") from error
+        raise errors.bad_request(f"invalid continue token: continue key is not valid: {error}") from error
