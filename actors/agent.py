@@ -1,7 +1,7 @@
 """The node agent: makes what is on this node's disks what it should be, and says how far it is.
 
     scan disk ────► present ┐
-    DesiredState ───────────┼─► diff ──► start │ cancel │ remove        pure, milliseconds
+    DesiredState ───────────┼─► diff ──► start │ cancel        pure, milliseconds
     tasks ────────► active  ┘
 
 `reconcile` sets the goal and returns what is true now; it waits for no transfer. One housekeeping thread pursues the
@@ -10,8 +10,9 @@ an agent that nobody talks to any more still finishes what it was asked for.
 
 A scrubber reads what is committed again. What it finds damaged is started once more: as a repair, while the copy stays.
 
-A copy that is evicted is removed like any other, and stays wanted: its task waits until it fits beside what it made
-room for. An eviction is an order, not a goal: it is carried out when it arrives, or never.
+A committed copy is removed by an order alone, never because nobody mentions it. An order is not a goal: it is carried
+out when it arrives, or never. A copy that is evicted stays wanted: its task waits until it fits beside what it made
+room for.
 
 All truth is on the disk: an agent that starts finds it there.
 """
@@ -28,7 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as distribution_version
 
-from actors.diff import Active, Cancel, Place, Remove, Start, check_digest, diff, satisfies
+from actors.diff import Active, Cancel, Place, Start, check_digest, diff, satisfies
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.evicted import Entry, Ledger
 from actors.exchange import Exchange
@@ -42,6 +43,7 @@ from actors.messages import (
     NodeName,
     NodeReport,
     Phase,
+    Removal,
     RootReport,
 )
 from actors.quota import Quotas
@@ -126,14 +128,14 @@ class NodeAgent:
         self._housekeeper.start()  # does nothing for one that runs
         self._scrubber.keep()
         with self._lock:
-            self._desired = replace(desired, evict=())
+            self._desired = replace(desired, remove=())
             self._resolved |= desired.resolved
             self._companies |= desired.companies
             self._quotas.allow(desired.origins)
             for name, root in self._roots.items():
                 if root.store is None:
                     self._roots[name] = self._open(name)
-            self._evict(desired)
+            self._obey(desired)
             self._step()
             return self.report()
 
@@ -193,8 +195,6 @@ class NodeAgent:
             match action:
                 case Cancel(place):
                     self._cancel(place)
-                case Remove(place):
-                    self._remove(place, desired.owner)
                 case Start(place, model):
                     self._start(place, model, desired)
         self._keep_company(desired)
@@ -325,35 +325,53 @@ class NodeAgent:
                 task.lacking_bytes = room.lacking_bytes(task.needed_bytes, peak_bytes=peak, held_bytes=held)
             raise
 
-    # --- making room ---
+    # --- orders ---
 
-    def _evict(self, desired: DesiredState) -> None:
-        """What was ordered to make room has gone, where all that the order counts on still holds."""
+    def _obey(self, desired: DesiredState) -> None:
+        """What was ordered to go has gone, where all that the order counts on still holds."""
         leaving = {place.root for place in self._removing}  # what that gives back may be enough
         models = {Place(model.root, model.key): model for model in desired.models}
-        for order in desired.evict:
+        for order in desired.remove:
             place, root = Place(order.root, order.key), self._roots.get(order.root)
             marker = root.present.get(order.key) if root is not None else None
-            model, waiting = models.get(place), self._tasks.get(Place(order.root, order.for_key))
-            if root is None or marker is None or place in self._tasks or order.root in leaving:
+            if root is None or marker is None or marker.owner != desired.owner or place in self._tasks:
                 continue
-            if model is None or not model.evictable or waiting is None or not waiting.lacks_space:
+            if order.for_key is not None:
+                if order.root in leaving or not self._makes_room(order, models.get(place)):
+                    continue
+            elif place in models:
                 continue
-            age_s = self._clock() - order.at
-            if abs(age_s) > order.valid_s:
-                fields = {"key": order.key, "age_s": round(age_s, 1), "valid_s": order.valid_s}
-                _log.warning("an eviction is not of now: do the clocks agree?", extra=fields)
-                continue
-            size_bytes, fill = marker.manifest.total_bytes, self._company_of(place)
+            used = not order.forced and (desired.used is None or order.key in desired.used)
+            age_s, fields = self._clock() - order.at, {"key": order.key, "root": order.root, "reason": order.reason}
+            if used:
+                _log.warning("a copy is not removed: a pod may use it", extra=fields)
+            elif abs(age_s) > order.valid_s:
+                fields |= {"age_s": str(round(age_s, 1)), "valid_s": str(order.valid_s)}
+                _log.warning("a removal is not of now: do the clocks agree?", extra=fields)
+            else:
+                self._carry_out(order, root, marker, desired.owner)
+
+    def _makes_room(self, order: Removal, model: DesiredModel | None) -> bool:
+        """Whether the copy may be evicted, and the model that it makes room for still waits for space."""
+        waiting = self._tasks.get(Place(order.root, order.for_key)) if order.for_key is not None else None
+        return model is not None and model.evictable and waiting is not None and waiting.lacks_space
+
+    def _carry_out(self, order: Removal, root: _Root, marker: Marker, owner: str) -> None:
+        place, size_bytes = Place(order.root, order.key), marker.manifest.total_bytes
+        fill = self._company_of(place)
+        fields = {"key": order.key, "root": order.root, "reason": order.reason, "bytes": size_bytes}
+        fields |= {"uri": marker.manifest.source.uri} | ({"for": order.for_uri} if order.for_uri else {})
+        _log.info("removing a copy", extra=fields)
+        if order.for_key is not None:
             entry = Entry(self._clock(), size_bytes, order.for_key, order.for_uri, order.for_bytes)
             root.ledger.add(order.key, entry)
-            self._remove(place, desired.owner)
-            if order.key in root.present:  # the disk refused
-                root.ledger.forget(order.key)
-                continue
-            if fill is not None:
-                self._exchange.leave(fill)
-            _log.info("evicted", extra={"key": order.key, "bytes": size_bytes, "for": order.for_uri})
+        self._remove(place, owner)
+        if order.key in root.present:  # the disk refused
+            root.ledger.forget(order.key)
+            return
+        if fill is not None:
+            self._exchange.leave(fill)
+        _log.info("removed a copy", extra=fields)
 
     def _readmit(self, desired: DesiredState) -> None:
         """What may not be evicted any more, or is not wanted, is no longer held back."""
@@ -472,21 +490,25 @@ class NodeAgent:
     # --- what it says ---
 
     def _model_reports(self) -> Iterator[ModelReport]:
-        """What is leaving comes first, so that by key the last word is what is wanted."""
+        """What is leaving comes first, then what nobody wants, so that by key the last word is what is wanted."""
         for place, marker in self._removing.items():
-            yield of_copy(place.key, marker, Phase.REMOVING)
-        wanted = None if self._desired is None else {Place(m.root, m.key): m for m in self._desired.models}
-        for place, marker in self._present():
-            if place not in self._tasks and (wanted is None or (place in wanted and satisfies(marker, wanted[place]))):
+            yield replace(of_copy(place.key, marker, Phase.REMOVING), root=place.root)
+        models = self._desired.models if self._desired is not None else ()
+        wanted = {Place(model.root, model.key): model for model in models}
+        for place, marker in sorted(self._present(), key=lambda item: item[0] in wanted):
+            model = wanted.get(place)
+            if model is None and self._desired is not None and marker.owner != self._desired.owner:
+                continue
+            if place not in self._tasks and (model is None or model.kept or satisfies(marker, model)):
                 said = of_copy(place.key, marker, Phase.READY, self._scrubber.record(place))
-                yield replace(said, part=self._exchange.part(self._company_of(place)))
+                yield replace(said, part=self._exchange.part(self._company_of(place)), root=place.root)
         for place, task in self._tasks.items():
             damage = self._scrubber.damage(place)
             copy = self._roots[place.root].present.get(place.key) if damage else None
             if copy is not None and copy.manifest.source == task.model.source:
-                yield of_repair(task.report(), copy, damage)
+                yield replace(of_repair(task.report(), copy, damage), root=place.root)
             else:  # a first fill, or another request, which replaces the copy whatever state that is in
-                yield replace(task.report(), earlier=self._earlier(place, task.model))
+                yield replace(task.report(), earlier=self._earlier(place, task.model), root=place.root)
 
     def _earlier(self, place: Place, model: DesiredModel) -> Earlier | None:
         """The copy that is served until what is asked for now is committed. One of a wrong digest is not."""

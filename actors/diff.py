@@ -40,12 +40,7 @@ class Cancel:
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
-    place: Place
-
-
-Action = Start | Cancel | Remove
+Action = Start | Cancel
 
 
 def diff(
@@ -56,14 +51,14 @@ def diff(
 ) -> list[Action]:
     """Every step that is due; starts come last, the most important first. What is under way is not started again.
 
-    A copy that is not asked for is removed if `desired.owner` committed it, and left alone otherwise. One that is asked
-    for differently stays until its replacement is committed, and one that is damaged until it is repaired.
+    A copy that is not asked for is left alone: only an order removes it (`DesiredState.remove`). One that is asked for
+    differently stays until its replacement is committed, and one that is damaged until it is repaired.
     """
     wanted = {Place(model.root, model.key): model for model in desired.models}
     held = {
         place
         for place, model in wanted.items()
-        if place in present and place not in damaged and satisfies(present[place], model)
+        if place in present and place not in damaged and (model.kept or satisfies(present[place], model))
     }
     cancels = [
         Cancel(place)
@@ -71,18 +66,15 @@ def diff(
         if (model := wanted.get(place)) is None
         or model.source.selection != task.selection
         or (task.waiting and place in held)  # it waits for what is no longer asked for
-    ]
-    removals = [
-        Remove(place)
-        for place, marker in sorted(present.items(), key=lambda item: item[0])
-        if place not in wanted and place not in active and marker.owner == desired.owner
+        or (model.kept and place not in damaged)
     ]
     starts = [
         Start(place, model)
         for place, model in sorted(wanted.items(), key=lambda item: (-item[1].priority, item[0]))
         if place not in held and _may_start(model, active.get(place))
+        if not model.kept or (place in damaged and satisfies(present[place], model))
     ]
-    return [*cancels, *removals, *starts]
+    return [*cancels, *starts]
 
 
 def satisfies(marker: Marker, model: DesiredModel) -> bool:

@@ -105,7 +105,8 @@ class DesiredModel:
     coordinator could not resolve the source (yet); a committed copy of the same `source.selection` is Ready still.
     `expected_digest` (a manifest digest) fails closed: a copy with another digest is never Ready. `company` names an
     entry of `DesiredState.companies`, or one in `companies_known`: who fills the same. None: nobody else does.
-    `evictable`: it may make room for others, and one that did waits until it fits beside them.
+    `evictable`: it may make room for others, and one that did waits until it fits beside them. `kept`: a copy that is
+    there stays as it is, is repaired and is served to others; one that is not there is not fetched.
     """
 
     key: StorageKey
@@ -116,23 +117,28 @@ class DesiredModel:
     priority: int = 0
     company: str | None = None
     evictable: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Evict:
-    """A committed copy that makes room for the model of `for_key`, in the same root, which needs `for_bytes`.
+class Removal:
+    """A committed copy that is to go: nothing else removes one.
 
-    Only within `valid_s` of `at` (epoch seconds), by the agent's clock, and only while that model waits for space: what
-    was true of pods when it was decided need not be true later.
+    `reason` is CamelCase, for the log. Only within `valid_s` of `at` (epoch seconds), by the agent's clock, and only
+    while no pod uses the copy (`DesiredState.used`), unless it is `forced`: what was true of pods when it was decided
+    need not be true later. A copy that is wanted goes only where it makes room for the model of `for_key`, in the same
+    root, which needs `for_bytes`, and only while that model waits for space.
     """
 
     root: str
     key: StorageKey
-    for_key: StorageKey
-    for_uri: str
-    for_bytes: int
+    reason: str
     at: float
     valid_s: float
+    forced: bool = False
+    for_key: StorageKey | None = None
+    for_uri: str = ""
+    for_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +158,10 @@ class OriginShare:
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """Everything one node should hold. What an agent holds beyond it, and `owner` put there, is removed.
+    """Everything one node should hold. A committed copy that it does not mention is kept, and nothing is done to it.
 
     `owner` identifies the cluster (the uid of kube-system): an agent deletes only what the same owner committed.
-    `roots` is every root any node group gives this node. `evict` is the one thing that is carried out when it arrives
+    `roots` is every root any node group gives this node. `remove` is the one thing that is carried out when it arrives
     or not at all. `manifests`: of these committed models the report is to carry the manifest; that of a model of many
     files is large, so it travels only when it is asked for.
     `origins` is this node's share of every origin that it may read: of another it reads nothing. None: nobody governs,
@@ -172,7 +178,7 @@ class DesiredState:
     models: tuple[DesiredModel, ...] = ()
     resolved: Mapping[str, Resolved] = field(default_factory=dict)
     companies: Mapping[str, Company] = field(default_factory=dict)
-    evict: tuple[Evict, ...] = ()
+    remove: tuple[Removal, ...] = ()
     manifests: frozenset[StorageKey] = frozenset()
     origins: Mapping[OriginName, OriginShare] | None = None
     used: Mapping[StorageKey, float] | None = None
@@ -201,6 +207,8 @@ class ModelReport:
     `damage` names the files of a committed copy that are no longer what they were; the copy is not Ready, and the rest
     of the report is about its repair. `repaired` is what the last one put right. `verified_at`: when the whole copy was
     last read from the disk.
+
+    `root` is the folder that it is in, as `DesiredModel.root` names it; "" from an agent that does not say.
 
     `lacking_bytes`: it waits for space, and fits once so much has gone from its root; not above 0 where it would fit,
     but another goes first. None: it does not wait for space, or emptying the root would not help, or the numbers are
@@ -237,6 +245,7 @@ class ModelReport:
     needed_bytes: int = 0
     lacking_bytes: int | None = None
     earlier: Earlier | None = None
+    root: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,10 @@ class LocalModelCacheSpec(ApiModel):
     priority: Annotated[int, WithJsonSchema({"type": "integer", "format": "int32"})] | None = Field(
         None, description="Larger goes first where bandwidth or space is short. Default 0."
     )
-    pinned: bool | None = Field(None, description="Never evicted, whatever the coordinator's policy.")
+    pinned: bool | None = Field(
+        None,
+        description="Never evicted, whatever the coordinator's policy; a copy goes only when the cache is deleted.",
+    )
 
 
 class NamespacedName(ApiModel):
@@ -257,6 +260,10 @@ class NodeModelDetail(ApiModel):
     reason: str | None = None
     message: str | None = None
     retry_time: Time | None = None
+    orphaned_since: Time | None = Field(
+        None, description="Since when no node group of the cache selects the node, although nobody removed it from one."
+    )
+    removal_time: Time | None = Field(None, description="When the orphaned copy goes, if no pod uses it then.")
     digest: str | None = None
     revision: str | None = None
     verified: Mapping[str, int] | None = Field(None, description="Number of files by how each was checked.")

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from actors.errors import Failure
 from actors.messages import NodeName
 from coordinator.quantity import format_bytes, format_duration
-from coordinator.snapshot import Cache, Problem
+from coordinator.snapshot import DELETE_IN_USE, Cache, Problem
 from coordinator.status import rfc3339
 from coordinator.tally import SourceState, Tally
 
@@ -51,17 +51,38 @@ def verdicts(tally: Tally, problems: Sequence[Problem], duplicate: Cache | None)
     return ready, _progressing(tally, ready, trouble), _degraded(tally, problems, trouble, duplicate)
 
 
-def deleting(waiting: Sequence[NodeName], until: float | None) -> tuple[Verdict, Verdict, Verdict]:
-    """The conditions of a cache whose copies are being removed. `waiting`: nodes with no agent to confirm it."""
-    message = "copies are being removed"
+def deleting(
+    waiting: Sequence[NodeName], until: float | None, users: Mapping[NodeName, Sequence[str]], unknown: str | None
+) -> tuple[Verdict, Verdict, Verdict]:
+    """The conditions of a cache whose copies are being removed. `waiting`: nodes with no agent to confirm it.
+
+    `users` are the pods that still use a copy, by node; `unknown` says why nobody can tell whether any does.
+    """
+    reason, message, warn = "Deleting", "copies are being removed", False
+    if users:
+        pods = sorted({pod for of_node in users.values() for pod in of_node})
+        verb = "uses" if len(pods) == 1 else "use"
+        reason = "InUse"
+        message = (
+            f"{name_nodes(pods)} {verb} the copy on {name_nodes(users)}; it is removed when no pod does, or at once"
+            f" with the annotation {DELETE_IN_USE}=true"
+        )
+    elif unknown is not None:
+        reason, warn = "PodsUnknown", True
+        message = (
+            f"cannot list the pods that may use the copies: {unknown}; they are removed when that is possible, or at"
+            f" once with the annotation {DELETE_IN_USE}=true"
+        )
     if waiting:
-        message = f"waiting for the node agent on {name_nodes(waiting)} to remove its copy"
+        silent = f"waiting for the node agent on {name_nodes(waiting)} to remove its copy"
         if until is not None:
-            message += f"; not waiting longer than {rfc3339(until)}"
+            silent += f"; not waiting longer than {rfc3339(until)}"
+        message = silent if reason == "Deleting" else f"{message}; {silent}"
+    degraded = "AgentUnavailable" if waiting else reason if warn else "AsExpected"
     return (
-        Verdict("Ready", False, "Deleting", message),
-        Verdict("Progressing", True, "Deleting", message),
-        Verdict("Degraded", bool(waiting), "AgentUnavailable" if waiting else "AsExpected", message if waiting else ""),
+        Verdict("Ready", False, reason, message),
+        Verdict("Progressing", True, reason, message),
+        Verdict("Degraded", bool(waiting) or warn, degraded, message if waiting or warn else ""),
     )
 
 
@@ -131,9 +152,9 @@ def _trouble(tally: Tally) -> _Trouble | None:
 
 def _ready(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | None) -> Verdict:
     if problems:
-        return Verdict("Ready", False, problems[0].reason, "; ".join(problem.message for problem in problems))
-    if tally.total == 0:
-        return Verdict("Ready", False, "NoMatchingNodes", _no_nodes(tally.cache))
+        return Verdict("Ready", False, problems[0].reason, _problems(tally, problems))
+    if tally.total == len(tally.orphans):
+        return Verdict("Ready", False, "NoMatchingNodes", _no_nodes(tally))
     if tally.available == tally.total:
         held = f"{tally.available}/{tally.total} nodes hold the model"
         if tally.earlier:
@@ -167,7 +188,9 @@ def _progressing(tally: Tally, ready: Verdict, trouble: _Trouble | None) -> Verd
 
 def _degraded(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | None, duplicate: Cache | None) -> Verdict:
     if problems:
-        return Verdict("Degraded", True, problems[0].reason, "; ".join(problem.message for problem in problems))
+        return Verdict("Degraded", True, problems[0].reason, _problems(tally, problems))
+    if tally.total == len(tally.orphans):
+        return Verdict("Degraded", True, "NoMatchingNodes", _no_nodes(tally))
     if trouble and not trouble.waiting:
         return Verdict("Degraded", True, trouble.reason, trouble.message)
     if tally.source.unreadable is not None:
@@ -175,6 +198,8 @@ def _degraded(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | Non
     if duplicate is not None:
         message = f"LocalModelCache {duplicate.ref.name} has the same StorageURI {duplicate.source.uri}"
         return Verdict("Degraded", True, "DuplicateSource", message)
+    if tally.orphans:
+        return Verdict("Degraded", True, "Orphaned", _orphans(tally))
     return Verdict("Degraded", False, "AsExpected", "")
 
 
@@ -194,9 +219,27 @@ def _wanted(tally: Tally) -> str:
     return f"revision {revision}" if revision else "what spec asks for now"
 
 
-def _no_nodes(cache: Cache) -> str:
-    groups = ", ".join(cache.node_groups)
-    return f"no node matches the node affinity of LocalModelNodeGroup {groups}"
+def _no_nodes(tally: Tally) -> str:
+    groups = ", ".join(tally.cache.node_groups)
+    message = f"no node matches the node affinity of LocalModelNodeGroup {groups}"
+    return message + (f"; {_orphans(tally)}" if tally.orphans else "")
+
+
+def _problems(tally: Tally, problems: Sequence[Problem]) -> str:
+    message = "; ".join(problem.message for problem in problems)
+    if not tally.orphans:
+        return message
+    return f"{message}; {_copies(tally)} for now, and nothing is fetched again once this is put right"
+
+
+def _orphans(tally: Tally) -> str:
+    """How many, where, why, and what to do. When they go stands on each node: it differs."""
+    return f"{_copies(tally)} for now: {tally.orphans[0][1]}"
+
+
+def _copies(tally: Tally) -> str:
+    count, where = len(tally.orphans), name_nodes(name for name, _ in tally.orphans)
+    return f"{count} cop{'y' if count == 1 else 'ies'} on {where} {'stays' if count == 1 else 'stay'}"
 
 
 def _under_way(tally: Tally) -> str:

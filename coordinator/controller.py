@@ -3,7 +3,8 @@
     informers ─┐                     ┌─► fleet.sync(desired)        what every agent should hold
     agents ────┼─► Snapshot ─► Plan ─┼─► resolver.want(wants)       what must be known of the sources
     resolver ──┘                     ├─► writes, paced              finalizers, LocalModelNodes, status, Events
-                                     └─► evictor                    where a policy is on
+    looks at pods ─┘                 ├─► looks                      at the pods of nodes where something is to go
+                                     └─► remover, evictor           what goes is announced
 
 A tick never waits for anything: writes go through a small thread pool and their outcome is looked at in the next tick.
 A Conflict or NotFound means that the snapshot was old, and the next plan is made from a newer one. While the API server
@@ -31,11 +32,13 @@ from coordinator.evictor import Evictor
 from coordinator.fleet import Fleet
 from coordinator.informers import Informers
 from coordinator.kube import NAMESPACES, Conflict, Invalid, Kube, KubeError, NotFound, Object, Unreachable
+from coordinator.looks import Looks
 from coordinator.metrics import CacheSample, Metrics
 from coordinator.pacing import Pace
 from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
-from coordinator.snapshot import Credentials, Governed, Ref, Resolution, Snapshot
+from coordinator.remover import Remover
+from coordinator.snapshot import ORPHAN_GRACE_S, Credentials, Governed, Ref, Resolution, Snapshot
 from coordinator.tally import Tally
 from coordinator.transitions import Announcement
 
@@ -77,6 +80,7 @@ class Controller:
         executor: Executor | None = None,
         clock: Callable[[], float] = time.time,
         eviction: Policy | None = None,
+        orphan_grace_s: float | None = ORPHAN_GRACE_S,
         home: str = "",
     ) -> None:
         """`eviction` needs `informers.pods`; `home` is the namespace whose pods are not users of models but ours."""
@@ -104,11 +108,12 @@ class Controller:
         self._secret = secrets.token_bytes(32)
         self._pause_s = 0.0
         self._paused_until = 0.0
+        self._orphan_grace_s = orphan_grace_s
+        self._looks = Looks(kube, self._executor, clock, self.wake, home)
+        self._remover = Remover(self._announce)
         self._evictor: Evictor | None = None
         if eviction is not None and informers.pods is not None:
-            self._evictor = Evictor(
-                eviction, informers.pods, kube, self._executor, self._announce, clock, self.wake, home
-            )
+            self._evictor = Evictor(eviction, informers.pods, self._announce)
 
     def wake(self) -> None:
         """Something changed. May be called from any thread, as often as one likes."""
@@ -157,6 +162,8 @@ class Controller:
         self._governed = planned.shares.by_origin
         self._fleet.sync(planned.desired)
         self._resolver.want(planned.wants, self._load_options)
+        self._looks.want(planned.looks, now)
+        self._remover.act(snapshot, planned.removals, planned.desired)
         if self._evictor is not None:
             self._evictor.act(snapshot, planned.evictions)
         sent = [] if now < self._paused_until else self._pace.admit(planned.writes, now)
@@ -204,8 +211,10 @@ class Controller:
             acting_since=self._acting_since,
             budgets=self._budgets,
             governed=self._governed,
+            orphan_grace_s=self._orphan_grace_s,
         )
-        return self._evictor.see(snapshot, now) if self._evictor is not None else snapshot
+        snapshot = self._looks.see(snapshot, now)
+        return self._evictor.see(snapshot) if self._evictor is not None else snapshot
 
     def _notice_pauses(self, governed: Mapping[OriginName, Governed], now: float) -> None:
         """Counts and logs what an origin has asked for since the last plan."""

@@ -11,10 +11,10 @@ from actors.messages import (
     DesiredModel,
     DesiredRoot,
     DesiredState,
-    Evict,
     ModelReport,
     NodeName,
     NodeReport,
+    Removal,
 )
 from coordinator.access import Access, asks_itself
 from coordinator.api import StatusKey
@@ -45,7 +45,7 @@ def desired_states(
     folded: Fold,
     together: Companies,
     use: Usage,
-    orders: Mapping[NodeName, tuple[Evict, ...]],
+    orders: Mapping[NodeName, tuple[Removal, ...]],
     asked: Mapping[NodeName, frozenset[StorageKey]],
     shares: Shares,
 ) -> dict[NodeName, DesiredState]:
@@ -77,7 +77,7 @@ def desired_states(
             models=models,
             resolved=_unknown(snapshot, folded.missing[name], report, sources),
             companies=_unknown_companies(together, named, report),
-            evict=orders.get(name, ()),
+            remove=orders.get(name, ()),
             manifests=asked.get(name, frozenset()),
             origins=shares.of_nodes.get(name, {}),
             used=oldest_users(snapshot, name),
@@ -87,7 +87,9 @@ def desired_states(
             report = report_of(snapshot, name)
             paths = [r.path for r in report.roots] if report else status_roots(snapshot.local_nodes.get(name))
             roots = tuple(DesiredRoot(path) for path in paths)
-            desired[name] = DesiredState(snapshot.owner, roots, origins={}, used=oldest_users(snapshot, name))
+            desired[name] = DesiredState(
+                snapshot.owner, roots, remove=orders.get(name, ()), origins={}, used=oldest_users(snapshot, name)
+            )
     return desired
 
 
@@ -105,6 +107,7 @@ def _models(placement: Placement, sources: Mapping[StatusKey, SourceState], use:
             expected_digest=slot.cache.digest,
             priority=priority(sharing[slot.cache.storage_key]),
             evictable=may_go(sharing[slot.cache.storage_key], use),
+            kept=slot.orphan is not None,
         )
         for slot in placement.slots
         if slot.owner is slot.cache and slot.root is not None

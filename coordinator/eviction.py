@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from actors.manifest import StorageKey
-from actors.messages import Evict, ModelReport, NodeName, Phase
+from actors.messages import ModelReport, NodeName, Phase, Removal
 from coordinator.api import StatusKey
 from coordinator.fold import STARTING, Fold, models_of
 from coordinator.members import Members, Placement, Slot, priority
@@ -79,8 +79,17 @@ class Eviction:
             f" {rfc3339(self.unused_since)}, makes room for {', '.join(self.for_caches)}, which needs {self.for_bytes}"
         )
 
-    def order(self, now: float) -> Evict:
-        return Evict(self.root, self.key, self.for_key, self.for_uri, self.for_bytes, now, ORDER_S)
+    def order(self, now: float) -> Removal:
+        return Removal(
+            self.root,
+            self.key,
+            "Evicted",
+            now,
+            ORDER_S,
+            for_key=self.for_key,
+            for_uri=self.for_uri,
+            for_bytes=self.for_bytes,
+        )
 
 
 def choose(copies: Iterable[Copy], waiting: Iterable[Waiting], idle_before: float) -> list[tuple[Copy, Waiting]]:
@@ -147,9 +156,9 @@ def evictions(snapshot: Snapshot, members: Members, folded: Fold, use: Usage, no
     return tuple(found)
 
 
-def orders_of(snapshot: Snapshot, going: Iterable[Eviction], now: float) -> dict[NodeName, tuple[Evict, ...]]:
+def orders_of(snapshot: Snapshot, going: Iterable[Eviction], now: float) -> dict[NodeName, tuple[Removal, ...]]:
     """What may be carried out: on nodes whose pods were listed just now, which is later than any watch."""
-    orders: dict[NodeName, tuple[Evict, ...]] = {}
+    orders: dict[NodeName, tuple[Removal, ...]] = {}
     for each in going:
         if each.node in snapshot.looked_at:
             orders[each.node] = (*orders.get(each.node, ()), each.order(now))

@@ -23,8 +23,9 @@ from coordinator.access import Access, asks_itself, of_report
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.members import Members, Placement, Slot
-from coordinator.snapshot import Cache, Resolution, Snapshot
-from coordinator.status import agent_detail, local_node_status, model_detail
+from coordinator.orphans import orphaned_since
+from coordinator.snapshot import Cache, LocalNode, Resolution, Snapshot
+from coordinator.status import agent_detail, local_node_status, model_detail, rfc3339
 from coordinator.tally import Cell, SourceState, Tally, is_earlier
 
 NODE_NOT_READY = Failure("NodeNotReady", "the Kubernetes node is not ready")
@@ -102,6 +103,9 @@ def judge(
     cache, access = slot.cache, access or Access.of(slot.cache, source)
     if not access.granted or (report is not None and not _is_open(access, report)):
         return _barred(access, view)
+    if slot.orphan is not None and (report is None or report.damage is None):
+        known = report if report is not None and access.is_current(report) else None
+        return NodeStatus.DOWNLOADED, Failure("Orphaned", slot.orphan), None, known
     if report is not None and (slot.conflict is not None or not access.is_current(report) or report.earlier):
         earlier = access.served(report)
         if earlier is not None:
@@ -240,7 +244,11 @@ class _Lane:
 
 
 def fold(
-    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState], turn: Turn | None = None
+    snapshot: Snapshot,
+    members: Members,
+    sources: Mapping[StatusKey, SourceState],
+    turn: Turn | None = None,
+    now: float = 0.0,
 ) -> Fold:
     """Every report, once. `sources` has an entry for every cache that is not being deleted; `turn` None: no budget."""
     tallies = {key: Tally(snapshot.caches[key], source) for key, source in sources.items()}
@@ -263,6 +271,8 @@ def fold(
         lacking = missing[name] = []
         for lane in lanes:
             report = reports.get(lane.storage_key)
+            if report is not None and report.root and report.root != lane.slot.root is not None:
+                report = None  # another folder's, which an earlier path of the group has left there
             held = view.report is None and _held(lane.access, lane.before.get(name, ""))
             cell = judge(lane.slot, view, report, lane.source, held, lane.access)
             if not ready:
@@ -272,6 +282,8 @@ def fold(
             if lane.asks and report is not None and cell[3] is None:
                 lane.tally.barred = True
             lane.tally.add(name, cell)
+            if lane.slot.orphan is not None:
+                lane.tally.orphans.append((name, lane.slot.orphan))
             cells.append(cell)
             word = cell[0]
             if word is NodeStatus.DOWNLOADED:
@@ -294,9 +306,22 @@ def fold(
         else:
             wanted = turn is None or name in turn.progress
         if wanted:
-            details = [model_detail(key, cell) for key, cell in zip(words, cells, strict=True)]
+            details: list[Mapping[str, Any]] = [
+                model_detail(lane.key, cell) | _times_of_orphan(snapshot, lane.slot, local, now)
+                for lane, cell in zip(lanes, cells, strict=True)
+            ]
             nodes[name] = local_node_status(words, details, view, local)
     return Fold(nodes, tallies, missing, failed, foreign)
+
+
+def _times_of_orphan(snapshot: Snapshot, slot: Slot, local: LocalNode | None, now: float) -> dict[str, Any]:
+    if slot.orphan is None:
+        return {}
+    since = orphaned_since(local, slot.cache.key, now)
+    times = {"orphanedSince": rfc3339(since)}
+    if snapshot.orphan_grace_s is not None and not slot.cache.pinned:
+        times["removalTime"] = rfc3339(since + snapshot.orphan_grace_s)
+    return times
 
 
 def report_of(snapshot: Snapshot, name: NodeName) -> NodeReport | None:

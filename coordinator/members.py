@@ -6,7 +6,9 @@ different combinations and not with the number of nodes.
 
 A group that is missing or unusable, and a cache whose spec cannot be read, say nothing about membership. Their copies
 are *held*: they stay on the nodes whose LocalModelNode already lists them and go nowhere else, because deleting a node
-group by mistake must not empty disks.
+group by mistake must not empty disks. A copy that is an orphan (see `orphans`) is held as well, as it is: it is
+counted, served to others, and never fetched. One that somebody no longer wants is *leaving*: its line in the
+LocalModelNode stays until it has gone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from actors.manifest import ModelSource, StorageKey, storage_key
 from actors.messages import DesiredRoot, NodeName
 from coordinator.access import has_standing, is_answered, known_digest, rank
 from coordinator.api import StatusKey
-from coordinator.snapshot import Cache, LocalNode, Problem, Snapshot
+from coordinator.orphans import group_problem, stays
+from coordinator.snapshot import Cache, LocalNode, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,8 @@ class Slot:
     """One cache on one node. `owner` is the cache whose request decides the content of the folder they share.
 
     `root` is None where nothing says which folder a held copy is in. `conflict` says why the owner's copy is not this
-    cache's. `counts`: its priority holds for the folder, too.
+    cache's, `orphan` why the cache does not select the node although its copy is there. `counts`: its priority holds
+    for the folder, too.
     """
 
     cache: Cache
@@ -38,17 +42,23 @@ class Slot:
     entry: Mapping[str, Any]
     conflict: Failure | None = None
     counts: bool = True
+    orphan: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Placement:
-    """Everything a node with these groups should hold, the oldest cache first."""
+    """Everything a node with these groups should hold, the oldest cache first.
+
+    `leaving` are the models that are there and that nobody wants there. `entries` lists them too.
+    """
 
     groups: tuple[str, ...]
     roots: tuple[DesiredRoot, ...]
     slots: tuple[Slot, ...]
     keys: frozenset[StorageKey]
+    names: frozenset[StatusKey] = frozenset()
     entries: list[Mapping[str, Any]] = field(default_factory=list)
+    leaving: frozenset[StorageKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +75,14 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A copy that stays where it is. Part of what makes two nodes' placements equal."""
+    """A copy that stays where it is, or is `leaving`. Part of what makes two nodes' placements equal."""
 
     key: StatusKey
     group: str
     root: str | None
     uri: str
+    orphan: str | None = None
+    leaving: bool = False
 
 
 def place(snapshot: Snapshot) -> Members:
@@ -80,48 +92,66 @@ def place(snapshot: Snapshot) -> Members:
     groups: dict[str, list[NodeName]] = {name: [] for name in usable}
     placements: dict[NodeName, Placement] = {}
     shared: dict[tuple[tuple[str, ...], tuple[_Held, ...]], Placement] = {}
-    any_held = any(c.problem or any(group not in usable for group in c.node_groups) for c in caches)
+    by_key: dict[StorageKey, list[Cache]] = {}
+    for cache in sorted(snapshot.caches.values(), key=lambda c: c.age_order):
+        by_key.setdefault(cache.storage_key, []).append(cache)
     selectors = [(name, group.selector) for name, group in sorted(usable.items()) if group.selector]
+
+    def placement_of(member_of: tuple[str, ...], held: tuple[_Held, ...]) -> Placement:
+        if (member_of, held) not in shared:
+            shared[member_of, held] = _placement(snapshot, caches, member_of, held)
+        return shared[member_of, held]
+
     for node in snapshot.nodes.values():
         member_of = tuple(name for name, selector in selectors if selector.matches(node.name, node.labels))
         for name in member_of:
             groups[name].append(node.name)
-        local = snapshot.local_nodes.get(node.name) if any_held else None
-        held = tuple(_held(snapshot, local, member_of)) if local else ()
+        selected = placement_of(member_of, ())
+        held = (
+            tuple(_held(snapshot, node.name, selected, by_key)) if _may_hold_more(snapshot, node.name, selected) else ()
+        )
         if member_of or held:
-            signature = (member_of, held)
-            if signature not in shared:
-                shared[signature] = _placement(snapshot, caches, member_of, held)
-            placements[node.name] = shared[signature]
+            placements[node.name] = placement_of(member_of, held)
     return Members({name: tuple(nodes) for name, nodes in groups.items()}, placements, _duplicates(caches))
 
 
-def group_problem(snapshot: Snapshot, name: str) -> Problem | None:
-    """Why the group of this name has no members; None: it is usable."""
-    group = snapshot.groups.get(name)
-    return group.problem if group else Problem("NodeGroupNotFound", f"LocalModelNodeGroup {name} not found")
+def _may_hold_more(snapshot: Snapshot, node: NodeName, selected: Placement) -> bool:
+    """Whether anything is listed or reported beyond what the node is selected for. Almost never, so this is fast."""
+    local, view = snapshot.local_nodes.get(node), snapshot.agents.get(node)
+    if local is not None and not local.listed.keys() <= selected.names:
+        return True
+    return view is not None and view.report is not None and any(m.key not in selected.keys for m in view.report.models)
 
 
-def _held(snapshot: Snapshot, local: LocalNode, member_of: tuple[str, ...]) -> list[_Held]:
-    held = []
-    for key, entry in local.listed.items():
-        cache = snapshot.caches.get(key)
-        if cache is None or cache.deleted_at is not None:
+def _held(
+    snapshot: Snapshot, node: NodeName, selected: Placement, by_key: Mapping[StorageKey, list[Cache]]
+) -> list[_Held]:
+    """What else is on the node: what cannot be judged, what is an orphan, and what is leaving; each cache once."""
+    local, member_of = snapshot.local_nodes.get(node), selected.groups
+    held: dict[StatusKey, _Held] = {}
+    for stay in stays(snapshot, node, member_of, selected.keys, by_key):
+        cache, group = stay.cache, snapshot.groups.get(stay.group)
+        root = stay.root or (group.root if group else None) or _known_root(snapshot, node, member_of)
+        leaving = stay.orphan is None
+        held[cache.key] = _Held(cache.key, stay.group, root, cache.source.uri, stay.orphan, leaving)
+    for key, entry in local.listed.items() if local is not None else ():
+        cache_of = snapshot.caches.get(key)
+        if cache_of is None or cache_of.deleted_at is not None or key in held or key in selected.names:
             continue
-        name = entry.get("nodeGroup") or (cache.node_groups[0] if cache.node_groups else "")
-        if not cache.problem and (name not in cache.node_groups or group_problem(snapshot, name) is None):
+        name = str(entry.get("nodeGroup") or (cache_of.node_groups[0] if cache_of.node_groups else ""))
+        if not cache_of.problem and (name not in cache_of.node_groups or group_problem(snapshot, name) is None):
             continue
         group = snapshot.groups.get(name)
-        root = group.root if group else None
-        uri = str(entry.get("sourceModelUri", ""))
-        held.append(_Held(key, name, root or _known_root(snapshot, local, member_of), uri))
-    return held
+        root = (group.root if group else None) or _known_root(snapshot, node, member_of)
+        held[key] = _Held(key, name, root, str(entry.get("sourceModelUri", "")))
+    return list(held.values())
 
 
-def _known_root(snapshot: Snapshot, local: LocalNode, member_of: tuple[str, ...]) -> str | None:
+def _known_root(snapshot: Snapshot, node: NodeName, member_of: tuple[str, ...]) -> str | None:
     """The folder a copy of a vanished group is in: one that the node reports and no other group explains, or any."""
-    view = snapshot.agents.get(NodeName(local.ref.name))
-    reported = [root.path for root in view.report.roots] if view and view.report else status_roots(local)
+    view = snapshot.agents.get(node)
+    known = view.report.roots if view and view.report else None
+    reported = status_roots(snapshot.local_nodes.get(node)) if known is None else [root.path for root in known]
     explained = {group.root for name in member_of if (group := snapshot.groups.get(name))}
     return next((path for path in reported if path not in explained), next(iter(reported), None))
 
@@ -140,7 +170,7 @@ def status_roots(local: LocalNode | None) -> list[str]:
 def _placement(
     snapshot: Snapshot, caches: list[Cache], member_of: tuple[str, ...], held: tuple[_Held, ...]
 ) -> Placement:
-    held_by_key = {item.key: item for item in held}
+    held_by_key = {item.key: item for item in held if not item.leaving}
     roots: dict[str, int | None] = {}
     for name in member_of:
         group = snapshot.groups[name]
@@ -150,11 +180,12 @@ def _placement(
     placed: list[_Placed] = []
     sharing: dict[StorageKey, list[_Placed]] = {}
     for cache in caches:
+        orphan = None
         group_name = next((g for g in cache.node_groups if g in member_of), None) if not cache.problem else None
         if group_name is not None:
             root = snapshot.groups[group_name].root
         elif (item := held_by_key.get(cache.key)) is not None:
-            group_name, root = item.group, item.root
+            group_name, root, orphan = item.group, item.root, item.orphan
             if not cache.source.uri:
                 source = ModelSource(item.uri)
                 cache = replace(cache, source=source, selection=source.selection, storage_key=storage_key(item.uri))
@@ -162,18 +193,25 @@ def _placement(
                 roots.setdefault(root, None)
         else:
             continue
-        each = _Placed(cache, group_name, root)
+        each = _Placed(cache, group_name, root, orphan)
         placed.append(each)
         sharing.setdefault(cache.storage_key, []).append(each)
     owners = {key: _owner(snapshot, each) for key, each in sharing.items()}
     slots = tuple(_slot(snapshot, each, owners[each.cache.storage_key]) for each in placed)
+    leaving = sorted((item for item in held if item.leaving), key=lambda item: item.key)
     return Placement(
         groups=member_of,
         roots=tuple(DesiredRoot(path, limit) for path, limit in roots.items()),
         slots=slots,
         keys=frozenset(owners),
-        entries=[slot.entry for slot in slots],
+        names=frozenset(slot.cache.key for slot in slots),
+        entries=[slot.entry for slot in slots] + [_leaving(snapshot.caches[each.key], each.group) for each in leaving],
+        leaving=frozenset(snapshot.caches[each.key].storage_key for each in leaving) - owners.keys(),
     )
+
+
+def _leaving(cache: Cache, group: str) -> Mapping[str, Any]:
+    return {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": group}
 
 
 class _Placed(NamedTuple):
@@ -182,6 +220,7 @@ class _Placed(NamedTuple):
     cache: Cache
     group: str
     root: str | None
+    orphan: str | None = None
 
     @property
     def request(self) -> tuple[str, str | None, str | None]:
@@ -207,7 +246,7 @@ def _slot(snapshot: Snapshot, placed: _Placed, owner: _Placed) -> Slot:
     entry = {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": placed.group}
     conflict = _conflict(snapshot, placed, owner) if placed is not owner else None
     counts = placed is owner or has_standing(cache, resolution)
-    return Slot(cache, placed.group, placed.root, owner.cache, entry, conflict, counts)
+    return Slot(cache, placed.group, placed.root, owner.cache, entry, conflict, counts, placed.orphan)
 
 
 def _conflict(snapshot: Snapshot, placed: _Placed, first: _Placed) -> Failure | None:

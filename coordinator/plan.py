@@ -13,7 +13,7 @@ the finalizer, then status) takes two plans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -27,14 +27,17 @@ from coordinator.conditions import conditions, deleting, verdicts
 from coordinator.copies import known_from_copies
 from coordinator.desired import Want as Want
 from coordinator.desired import desired_states, draining, wants
-from coordinator.eviction import Eviction, evictions, orders_of
+from coordinator.eviction import Eviction, evictions
+from coordinator.eviction import orders_of as eviction_orders
 from coordinator.fleet import AgentView
 from coordinator.fold import STARTING, Fold, Turn, fold, models_of, report_of, source_state
 from coordinator.governor import Shares, govern
 from coordinator.kube import Object
-from coordinator.members import Members, Placement, group_problem, place
+from coordinator.members import Members, Placement, place
+from coordinator.orphans import group_problem
 from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_patch
 from coordinator.quantity import format_bytes, parse_bytes
+from coordinator.removals import Leaving, orders_of, removals
 from coordinator.snapshot import LOCAL_NODES, Cache, LocalNode, Node, NodeGroup, Problem, Ref, Snapshot
 from coordinator.status import SETTLE, cache_numbers, local_node_status, rfc3339
 from coordinator.tally import Tally
@@ -72,7 +75,8 @@ class Plan:
     """`tallies` are for metrics. `companies`, by fill, `manifests`, by cache, and `shares.by_origin` belong into the
     next snapshot.
 
-    Of `evictions`, `desired` orders those on nodes whose pods were just looked at.
+    Of `evictions` and `removals`, `desired` orders those on nodes whose pods were just looked at and do not use the
+    copy. `looks` are the nodes whose pods are to be looked at for that, and for what agents keep aside.
     """
 
     writes: tuple[Write, ...]
@@ -81,6 +85,8 @@ class Plan:
     tallies: Mapping[StatusKey, Tally]
     companies: Mapping[str, Company] = field(default_factory=dict)
     evictions: tuple[Eviction, ...] = ()
+    removals: tuple[Leaving, ...] = ()
+    looks: frozenset[NodeName] = frozenset()
     manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
     shares: Shares = field(default_factory=Shares)
 
@@ -99,16 +105,20 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         if cache.deleted_at is None
     }
     sources = veiled(snapshot.caches.values(), sources)
-    folded = fold(snapshot, members, sources, turn)
+    folded = fold(snapshot, members, sources, turn, now)
     use = usage(snapshot, now)
+    leaving = removals(snapshot, members, now)
     writes = [
-        *_cache_writes(snapshot, members, folded, use, now),
+        *_cache_writes(snapshot, members, folded, use, leaving, now),
         *_node_writes(snapshot, members, folded),
         *_group_writes(snapshot, members),
     ]
     together = companies(snapshot, members, sources, folded, now)
     going = evictions(snapshot, members, folded, use, now)
-    orders = orders_of(snapshot, going, now)
+    orders = orders_of(snapshot, leaving, now)
+    if not snapshot.evict_dry_run:
+        for name, evicted in eviction_orders(snapshot, going, now).items():
+            orders[name] = (*orders.get(name, ()), *evicted)
     shares = govern(snapshot, members, folded, together, now)
     desired = desired_states(snapshot, members, sources, folded, together, use, orders, copies.asked, shares)
     return Plan(
@@ -118,22 +128,31 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         tallies=folded.caches,
         companies=together.by_fill,
         evictions=going,
+        removals=leaving,
+        looks=_looks(snapshot, leaving, () if snapshot.evict_dry_run else going),
         manifests=copies.manifests,
         shares=shares,
     )
 
 
+def _looks(snapshot: Snapshot, leaving: Sequence[Leaving], going: Sequence[Eviction]) -> frozenset[NodeName]:
+    aside = (name for name, view in snapshot.agents.items() if view.report is not None and view.report.aside)
+    return frozenset([*aside, *(each.node for each in leaving), *(each.node for each in going)])
+
+
 # --- caches ---
 
 
-def _cache_writes(snapshot: Snapshot, members: Members, folded: Fold, use: Usage, now: float) -> Iterator[Write]:
+def _cache_writes(
+    snapshot: Snapshot, members: Members, folded: Fold, use: Usage, leaving: Sequence[Leaving], now: float
+) -> Iterator[Write]:
     reported = None
     for cache in snapshot.caches.values():
         if cache.deleted_at is not None:
             if cache.finalizer in cache.finalizers:
                 if reported is None:
                     reported = {name: models_of(report_of(snapshot, name)) for name in snapshot.nodes}
-                yield from _deletion(snapshot, members, cache, reported, now)
+                yield from _deletion(snapshot, members, cache, reported, leaving, now)
         elif cache.finalizer not in cache.finalizers and cache.problem is None:  # junk never gets a copy to clean up
             yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
         else:
@@ -167,6 +186,7 @@ def _deletion(
     members: Members,
     cache: Cache,
     reported: Mapping[NodeName, Mapping[StorageKey, ModelReport]],
+    leaving: Sequence[Leaving],
     now: float,
 ) -> Iterator[Write]:
     """Releases the finalizer once no node lists or reports the copy. What cannot be asked does not block for ever."""
@@ -194,7 +214,11 @@ def _deletion(
     left = {name: words[name] for name in sorted({*holding, *silent}) if name in words}
     available = sum(word == NodeStatus.DOWNLOADED for word in left.values())
     failed = sum(word == NodeStatus.ERROR for word in left.values())
-    judged = deleting(silent, until if silent else None)
+    going = [each for each in leaving if each.key == cache.storage_key and not each.forced]
+    users = {each.node: [f"{pod.namespace}/{pod.name}" for pod in each.users] for each in going if each.users}
+    failures = (snapshot.looks[each.node].failure for each in going if each.node in snapshot.looks)
+    unknown = next((failure for failure in failures if failure is not None), None)
+    judged = deleting(silent, until if silent else None, users, unknown)
     copies = {"available": available, "failed": failed, "total": len(left)}
     wanted = {
         "nodeStatus": left,
@@ -205,8 +229,12 @@ def _deletion(
     patch = status_patch(cache.status, wanted, wanted, extensions=snapshot.extensions)
     if patch:
         known = {c.get("type"): c for c in cache.status.get("conditions") or ()}
-        warn = silent and known.get("Degraded", {}).get("reason") != judged[2].reason
-        events = (Announcement(cache.ref, True, "Deleting", judged[0].message),) if warn else ()
+        warn = any(
+            known.get(verdict.type, {}).get("reason") != verdict.reason
+            for verdict in (judged[0], judged[2])
+            if verdict.reason not in ("Deleting", "AsExpected")
+        )
+        events = (Announcement(cache.ref, True, judged[0].reason, judged[0].message),) if warn else ()
         material = is_material(cache.status, patch)
         yield Write(Verb.PATCH_STATUS, cache.ref, _body(cache.ref, status=patch), material, events)
 

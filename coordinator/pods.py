@@ -25,7 +25,7 @@ class Pod:
     """One that has not ended. `labelled` is the cache that KServe gave it; `words` are the parts of all it mounts.
 
     `folders` are the hostPaths it mounts, none for pods of the coordinator's own namespace: they are the node agents.
-    `created` is epoch seconds; 0 where it is not known.
+    `created` is epoch seconds; 0 where it is not known. `daemon`: it belongs to a DaemonSet.
     """
 
     namespace: str
@@ -35,6 +35,17 @@ class Pod:
     words: frozenset[str] = frozenset()
     folders: frozenset[str] = frozenset()
     created: float = 0.0
+    name: str = ""
+    daemon: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The pods of one node as they were listed `at` (epoch seconds), or why they could not be."""
+
+    at: float
+    pods: tuple[Pod, ...] = ()
+    failure: str | None = None
 
 
 def read_pod(raw: Object, home: str = "") -> Pod | None:
@@ -62,11 +73,13 @@ def read_pod(raw: Object, home: str = "") -> Pod | None:
     return Pod(
         namespace=namespace,
         node=NodeName(str(spec["nodeName"])) if spec.get("nodeName") else None,
-        claims=frozenset(_texts(volumes, "persistentVolumeClaim", "claimName")),
+        claims=frozenset(_texts(volumes, "persistentVolumeClaim", "claimName") + _ephemeral(volumes, metadata["name"])),
         labelled=StatusKey(f"{of_namespace}/{label}" if of_namespace else str(label)) if label else None,
         words=frozenset(word for path in (*folders, *inside) for word in PurePosixPath(path).parts if word != "/"),
         folders=frozenset() if namespace == home else frozenset(folders),
         created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
+        name=str(metadata["name"]),
+        daemon=any(_mapping(owner).get("kind") == "DaemonSet" for owner in _items(metadata.get("ownerReferences"))),
     )
 
 
@@ -76,6 +89,16 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _items(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def _ephemeral(volumes: Iterable[Mapping[str, Any]], pod: object) -> list[str]:
+    """The claims that Kubernetes makes for the pod's own volumes, and the volumes that these name."""
+    found = []
+    for volume in volumes:
+        if template := _mapping(_mapping(volume.get("ephemeral")).get("volumeClaimTemplate")):
+            named = _mapping(template.get("spec")).get("volumeName")
+            found += [f"{pod}-{volume.get('name')}", *([named] if isinstance(named, str) else [])]
+    return found
 
 
 def _texts(volumes: Iterable[Mapping[str, Any]], kind: str, name: str) -> list[str]:

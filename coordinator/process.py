@@ -128,6 +128,7 @@ class _Process:
             budgets=chosen.budgets,
             progress_interval_s=chosen.progress_interval_s,
             eviction=chosen.eviction,
+            orphan_grace_s=chosen.orphan_grace_s,
             home=chosen.namespace,
         )
         resolver.changed = controller.wake

@@ -18,6 +18,7 @@ from coordinator.eviction import Policy
 from coordinator.health import parse_address
 from coordinator.logs import ENCODERS, LEVELS, TIME_ENCODINGS, LogSettings, parse_level
 from coordinator.quantity import parse_bytes
+from coordinator.snapshot import ORPHAN_GRACE_S
 
 EVICTION = ("off", "dry-run", "lru")
 EVICTION_IDLE_S = 86400.0
@@ -45,6 +46,7 @@ class Settings:
     tick_s: float = 1.0
     progress_interval_s: float = 3.0
     eviction: Policy | None = None
+    orphan_grace_s: float | None = ORPHAN_GRACE_S
     budgets: Budgets = field(default_factory=Budgets)
 
 
@@ -85,6 +87,7 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         tick_s=args.tick_seconds,
         progress_interval_s=args.progress_interval_seconds,
         eviction=None if args.eviction == "off" else Policy(args.eviction_idle_seconds, args.eviction == "dry-run"),
+        orphan_grace_s=args.orphan_grace_seconds or None,
         budgets=_budgets(args, env),
     )
 
@@ -167,6 +170,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "shortest time between two progress writes to one object",
         default.progress_interval_s,
         _positive,
+        "S",
+    )
+
+    removal = parser.add_argument_group("removal")
+    _flag(
+        removal,
+        "orphan-grace-seconds",
+        "how long a copy is kept whose node no group of its cache selects any more, by accident it seems; 0: for ever",
+        ORPHAN_GRACE_S,
+        partial(_positive, below=10 * 365 * 86400.0, zero=True),
         "S",
     )
 
@@ -284,12 +297,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str, below: float = 86400.0) -> float:
+def _positive(text: str, below: float = 86400.0, *, zero: bool = False) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < below:
+        seconds = -1.0
+    if not 0 < seconds < below and not (zero and seconds == 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 

@@ -33,9 +33,13 @@ from coordinator.api import (
 from coordinator.budget import Budgets
 from coordinator.fleet import AgentView
 from coordinator.kube import NODES, Object, ResourceType
-from coordinator.pods import Pod
+from coordinator.pods import Look, Pod
 from coordinator.quantity import parse_bytes, seconds_of
 from coordinator.selectors import NodeSelector, compile_selector
+
+ORPHAN_GRACE_S = 7 * 86400.0
+DELETE_IN_USE = "localmodel.kserve.io/delete-in-use"
+"""Annotation of a cache; "true": when it is deleted, its copies go also from under pods that use them."""
 
 
 def resource_type(model: type[Resource]) -> ResourceType:
@@ -87,6 +91,7 @@ class Cache:
 
     `entry` is its line in `LocalModelNode.spec.localModels`, without the node group. `created` is epoch seconds, and so
     is `unused_since`, as it was last written. `served`: its status lists services that KServe ties to it.
+    `delete_in_use`: its deletion does not wait for pods.
     """
 
     ref: Ref
@@ -105,6 +110,7 @@ class Cache:
     digest: str | None = None
     priority: int = 0
     pinned: bool = False
+    delete_in_use: bool = False
     served: bool = False
     unused_since: float | None = None
     credentials: Credentials = Credentials()
@@ -184,9 +190,12 @@ class Snapshot:
     are made from; `acting_since` is when this coordinator began to act (epoch seconds). `budgets` are how much all
     nodes together may ask of an origin; `governed` is what the last plan made of them.
 
-    `evict_idle_s` is how long nobody must have used what may be evicted; None: nothing is. `pods` are those that have
-    not ended; None: they are not watched, or cannot be at the moment. Those of the nodes in `looked_at` were listed
-    within the last seconds, whatever the watch says.
+    `evict_idle_s` is how long nobody must have used what may be evicted; None: nothing is. `evict_dry_run`: nothing is
+    either, and it is only said what would be. `pods` are those that have
+    not ended; None: they are not watched, or cannot be at the moment. `looks` are the last lists of the pods of single
+    nodes; those of the nodes in `looked_at` are of the last seconds, whatever the watch says.
+
+    `orphan_grace_s` is how long a copy is kept that nobody wants any more but nobody deleted; None: for ever.
     """
 
     owner: str
@@ -202,8 +211,11 @@ class Snapshot:
     secret: bytes = field(default=b"", repr=False)
     acting_since: float = 0.0
     evict_idle_s: float | None = None
+    evict_dry_run: bool = False
     pods: Collection[Pod] | None = None
+    looks: Mapping[NodeName, Look] = field(default_factory=dict)
     looked_at: frozenset[NodeName] = frozenset()
+    orphan_grace_s: float | None = ORPHAN_GRACE_S
     budgets: Budgets = field(default_factory=Budgets)
     governed: Mapping[OriginName, Governed] = field(default_factory=dict)
 
@@ -255,6 +267,7 @@ def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
         digest=spec.digest,
         priority=spec.priority or 0,
         pinned=bool(spec.pinned),
+        delete_in_use=_mapping(metadata.get("annotations")).get(DELETE_IN_USE) == "true",
         served=any(_mapping(raw.get("status")).get(name) for name in ("inferenceServices", "llmInferenceServices")),
         unused_since=seconds_of(_mapping(raw.get("status")).get("unusedSince")),
         credentials=Credentials(

@@ -74,7 +74,7 @@ _PHASES = {
 }
 
 
-def model_detail(key: StatusKey, cell: Cell) -> Mapping[str, Any]:
+def model_detail(key: StatusKey, cell: Cell) -> dict[str, Any]:
     word, failure, retry_at, report = cell
     detail: dict[str, Any] = {"name": key, "phase": _PHASES[word]}
     if report is not None:

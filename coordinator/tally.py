@@ -44,6 +44,7 @@ class Tally:
 
     `earlier` counts those of the `available` that hold what the spec asked for before; `coming` is the revision that is
     being fetched. `barred`: on some node is a copy that is not shown to be this cache's to take.
+    `orphans`: the nodes that hold a copy and should not any more, each with the reason; they count like the others.
     """
 
     cache: Cache
@@ -68,6 +69,7 @@ class Tally:
     started_at: float | None = None
     finished_at: float | None = None
     troubles: list[tuple[NodeName, Failure, float | None]] = field(default_factory=list)
+    orphans: list[tuple[NodeName, str]] = field(default_factory=list)
     wrong_peers: Counter[NodeName] = field(default_factory=Counter)
     wrong_readers: Counter[NodeName] = field(default_factory=Counter)
 

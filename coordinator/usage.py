@@ -12,8 +12,9 @@ So the last use survives whatever restarts. A pod that came and went while no co
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
+from pathlib import PurePosixPath
 
 from actors.manifest import StorageKey
 from actors.messages import NodeName
@@ -26,17 +27,23 @@ from coordinator.snapshot import Cache, Snapshot
 class Usage:
     """`since`: epoch seconds, for the caches that nobody uses. `known`: pods were looked at for it.
 
-    `folders` are mounted as a whole on a node (None: on any), so all that is in them is in use there.
+    `folders` are mounted as a whole on a node (None: on any), so all that is in them is in use there; `broad` are those
+    that reach what is further down too. `/` is not among these, nor is what a DaemonSet mounts: monitoring, drivers of
+    volumes and the like look at the disk and not at models.
     """
 
     since: Mapping[StatusKey, float] = field(default_factory=dict)
     known: bool = False
     folders: frozenset[tuple[NodeName | None, str]] = frozenset()
+    broad: frozenset[tuple[NodeName | None, str]] = frozenset()
 
     def covers(self, node: NodeName, root: str) -> bool:
         """Whether some pod on this node mounts all of the root's models at once."""
         paths = (root, f"{root.rstrip('/')}/models")
-        return any((name, path) in self.folders for name in (node, None) for path in paths)
+        if any((name, path) in self.folders for name in (node, None) for path in paths):
+            return True
+        above = [str(parent) for parent in PurePosixPath(root).parents] if self.broad else []
+        return any((name, path) in self.broad for name in (node, None) for path in above)
 
 
 def usage(snapshot: Snapshot, now: float) -> Usage:
@@ -47,36 +54,50 @@ def usage(snapshot: Snapshot, now: float) -> Usage:
     if snapshot.pods is None:
         return Usage({cache.key: cache.unused_since for cache in caches if cache.unused_since is not None})
     found = used(snapshot.caches, snapshot.groups, snapshot.pods)
-    folders = frozenset((pod.node, folder) for pod in snapshot.pods for folder in pod.folders)
+    mounted = whole_folders(snapshot.pods)
     unused = (cache for cache in caches if cache.key not in found and not cache.served)
     first = float(ceil(now))  # as it will be written, in whole seconds, and not too early
     since = {cache.key: first if cache.unused_since is None else cache.unused_since for cache in unused}
-    return Usage(since, True, folders)
+    return replace(mounted, since=since, known=True)
 
 
-def oldest_users(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, float] | None:
-    """What pods on this node may have open, with the oldest such pod's creation. None: nobody has just looked.
+def whole_folders(pods: Iterable[Pod]) -> Usage:
+    """What these pods mount as a whole, and nothing else."""
+    pods = list(pods)
+    users = [pod for pod in pods if not pod.daemon]
+    return Usage(
+        folders=frozenset((pod.node, folder) for pod in pods for folder in pod.folders),
+        broad=frozenset((pod.node, folder) for pod in users for folder in pod.folders if folder != "/"),
+    )
+
+
+def users_on(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, list[Pod]] | None:
+    """What pods on this node may have open, by the last look at them. None: nobody has looked, or could.
 
     A pod that mounts the whole folder may have everything open that the node's agent reports.
     """
-    if snapshot.pods is None or node not in snapshot.looked_at:
+    look = snapshot.looks.get(node)
+    if look is None or look.failure is not None:
         return None
     view = snapshot.agents.get(node)
     report = view.report if view is not None else None
     everything = {model.key for model in report.models} | report.aside if report is not None else frozenset()
     roots = [root.path for root in report.roots] if report is not None else []
-    oldest: dict[StorageKey, float] = {}
-    for pod in snapshot.pods:
-        if pod.node != node:
-            continue
-        use = Usage(folders=frozenset((node, folder) for folder in pod.folders))
+    users: dict[StorageKey, list[Pod]] = {}
+    for pod in {*look.pods, *(pod for pod in snapshot.pods or () if pod.node == node)}:
         keys = {snapshot.caches[key].storage_key for key in used(snapshot.caches, snapshot.groups, [pod])}
         keys |= {key for key in everything if key in pod.words}
-        if any(use.covers(node, root) for root in roots):
+        if pod.folders and any(whole_folders([pod]).covers(node, root) for root in roots):
             keys |= everything
         for key in keys:
-            oldest[key] = min(pod.created, oldest.get(key, pod.created))
-    return oldest
+            users.setdefault(key, []).append(pod)
+    return users
+
+
+def oldest_users(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, float] | None:
+    """What pods on this node may have open, with the oldest such pod's creation. None: nobody has just looked."""
+    users = users_on(snapshot, node) if node in snapshot.looked_at else None
+    return None if users is None else {key: min(pod.created for pod in pods) for key, pods in users.items()}
 
 
 def used(caches: Mapping[StatusKey, Cache], groups: Iterable[str], pods: Iterable[Pod]) -> set[StatusKey]:

@@ -17,8 +17,9 @@ from actors.messages import ModelReport, NodeName, NodeReport, Phase, RootReport
 from coordinator.api import LocalModelCache, LocalModelNamespaceCache, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.plan import Plan, Verb, Write, plan
-from coordinator.pods import read_pod
+from coordinator.pods import Look, read_pod
 from coordinator.snapshot import (
+    ORPHAN_GRACE_S,
     Resolution,
     Snapshot,
     read_cache,
@@ -302,6 +303,8 @@ class World:
     evict_idle_s: float | None = None
     pods_known: bool = True
     looked_at: frozenset[NodeName] = frozenset()
+    look_failures: dict[NodeName, Look] = field(default_factory=dict)
+    orphan_grace_s: float | None = ORPHAN_GRACE_S
 
     def add(self, *objects: Builder) -> Self:
         self.objects += objects
@@ -331,6 +334,7 @@ class World:
             return [deepcopy(builder.json) for builder in self.objects if builder.json["kind"] == kind]
 
         caches = [read_cache(raw) for raw in of("LocalModelCache")]
+        pods = [pod for pod in map(read_pod, of("Pod")) if pod is not None]
         caches += [read_namespace_cache(raw) for raw in of("LocalModelNamespaceCache")]
         return Snapshot(
             owner=OWNER,
@@ -342,8 +346,11 @@ class World:
             resolutions={StatusKey(key): value for key, value in self.resolutions.items()},
             extensions=self.extensions,
             evict_idle_s=self.evict_idle_s,
-            pods=[pod for pod in map(read_pod, of("Pod")) if pod is not None] if self.pods_known else None,
+            pods=pods if self.pods_known else None,
+            looks={name: Look(NOW, tuple(pod for pod in pods if pod.node == name)) for name in self.looked_at}
+            | self.look_failures,
             looked_at=self.looked_at,
+            orphan_grace_s=self.orphan_grace_s,
         )
 
     def plan(self, now: float = NOW) -> Plan:

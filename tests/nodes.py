@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from actors.agent import AgentSettings, NodeAgent
-from actors.manifest import Resolved, storage_key
-from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport, Phase
+from actors.manifest import Resolved, StorageKey, storage_key
+from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport, Phase, Removal
 from coordinator.dev.sample import REPO
 from tests.waiting import eventually
 
@@ -73,6 +75,16 @@ def together(*states: DesiredState) -> DesiredState:
         tuple(model for state in states for model in state.models),
         {name: each for state in states for name, each in state.resolved.items()},
     )
+
+
+def a_removal(key: StorageKey, *, age_s: float = 0.0, reason: str = "CacheDeleted", **fields: Any) -> Removal:
+    """An order to remove a copy, given `age_s` ago and good for a minute."""
+    return Removal("/models", key, reason, time.time() - age_s, 60.0, **fields)
+
+
+def ordering(state: DesiredState, *orders: Removal, used: Mapping[StorageKey, float] | None = None) -> DesiredState:
+    """The same with orders, for a node whose pods use these models and no others."""
+    return replace(state, remove=orders, used=used or {})
 
 
 NOTHING = DesiredState(OWNER, (DesiredRoot("/models"),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from actors.source import resolve
 from coordinator.dev.faults import Fault
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
-from tests.nodes import KEY, NOTHING, URI, Node, model, same_bytes, until, until_gone, wants
+from tests.nodes import KEY, NOTHING, URI, Node, a_removal, model, ordering, same_bytes, until, until_gone, wants
 from tests.waiting import eventually
 
 MIB = 1 << 20
@@ -90,14 +90,25 @@ def test_empty_and_many_small_files_are_models_too(node: Node, tmp_path: Path) -
     assert sum(ready.verified.values()) == 500
 
 
-def test_it_is_removed_when_nobody_wants_it_and_comes_back_when_somebody_does(
-    node: Node, resolved: Resolved, sample: Path
+def test_a_copy_that_nobody_mentions_is_kept_and_reported(node: Node, resolved: Resolved, sample: Path) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    before = until(agent, Phase.READY)
+    for state in (NOTHING, replace(NOTHING, roots=())):
+        assert model(agent.reconcile(state)) == before
+    assert same_bytes(node.folder(), sample)
+
+
+def test_it_is_removed_when_that_is_ordered_and_comes_back_when_somebody_wants_it(
+    node: Node, resolved: Resolved, sample: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     agent = node.agent()
     agent.reconcile(wants(resolved))
     until(agent, Phase.READY)
 
-    report = agent.reconcile(NOTHING)
+    with caplog.at_level("INFO", logger="actors.agent"):
+        report = agent.reconcile(ordering(NOTHING, a_removal(KEY)))
+    assert [record.message for record in caplog.records] == ["removing a copy", "removed a copy"]
     assert not node.folder().exists()
     leaving = model(report)
     assert leaving is None or leaving.phase is Phase.REMOVING
@@ -107,6 +118,48 @@ def test_it_is_removed_when_nobody_wants_it_and_comes_back_when_somebody_does(
     agent.reconcile(wants(resolved))
     until(agent, Phase.READY)
     assert same_bytes(node.folder(), sample)
+
+
+REFUSED: dict[str, Callable[[DesiredState], DesiredState]] = {
+    "a pod may use it": lambda state: ordering(state, a_removal(KEY), used={KEY: 0.0}),
+    "nobody knows which pods use it": lambda state: replace(ordering(state, a_removal(KEY)), used=None),
+    "the order is old": lambda state: ordering(state, a_removal(KEY, age_s=61.0)),
+    "the order is of a clock that is ahead": lambda state: ordering(state, a_removal(KEY, age_s=-61.0)),
+    "it is wanted again": lambda state: replace(state, remove=(a_removal(KEY),), used={}),
+    "another cluster put it there": lambda state: ordering(replace(state, owner="cluster-2"), a_removal(KEY)),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_order_is_not_carried_out_when(case: str, node: Node, resolved: Resolved) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    before = until(agent, Phase.READY)
+    agent.reconcile(REFUSED[case](wants(resolved) if "wanted" in case else NOTHING))
+    agent.reconcile(wants(resolved))
+    assert until(agent, Phase.READY) == before
+
+
+def test_an_order_that_is_forced_is_carried_out_under_pods(node: Node, resolved: Resolved) -> None:
+    agent = node.agent()
+    agent.reconcile(wants(resolved))
+    until(agent, Phase.READY)
+    agent.reconcile(ordering(NOTHING, a_removal(KEY, forced=True), used={KEY: 0.0}))
+    assert not node.folder().exists()
+
+
+def test_a_copy_that_is_kept_stays_as_it_is_and_is_not_fetched_where_it_is_not(
+    node: Node, origin: Origin, resolved: Resolved
+) -> None:
+    agent = node.agent()
+    kept = wants(resolved, kept=True)
+    agent.reconcile(kept)
+    assert model(agent.report()) is None
+    agent.reconcile(wants(resolved))
+    before = until(agent, Phase.READY)
+    source = replace(kept.models[0].source, revision="other")
+    other = replace(kept.models[0], source=source, resolved=None)
+    assert model(agent.reconcile(replace(kept, models=(other,)))) == before
 
 
 def test_what_another_cluster_put_there_is_left_alone(node: Node, resolved: Resolved) -> None:

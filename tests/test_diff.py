@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from actors.diff import Action, Active, Cancel, Place, Remove, Start, diff
+from actors.diff import Action, Active, Cancel, Place, Start, diff
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, storage_key
 from actors.messages import DesiredModel, DesiredState
 from actors.store import Marker
@@ -35,7 +35,8 @@ class Case:
     damaged: bool = False
 
 
-START, CANCEL, REMOVE = Start(PLACE, MODEL), Cancel(PLACE), Remove(PLACE)
+START, CANCEL = Start(PLACE, MODEL), Cancel(PLACE)
+KEPT = DesiredModel(PLACE.key, PLACE.root, SOURCE, "r1", kept=True)
 DIGEST = a_copy().manifest.digest
 WANTED_OTHERWISE = DesiredModel(PLACE.key, PLACE.root, SOURCE, "r1", expected_digest="sha256:11")
 WANTED_AS_IT_IS = DesiredModel(PLACE.key, PLACE.root, SOURCE, "r1", expected_digest=DIGEST)
@@ -47,9 +48,15 @@ CASES: dict[str, tuple[Case, list[Action]]] = {
     "what waits is left alone until it is due": (Case(task=a_task(waiting=True)), []),
     "what waits and is due is started": (Case(task=a_task(waiting=True, due=True)), [START]),
     "a fresh resolution is not waited with": (Case(task=a_task(waiting=True, resolved="r0")), [START]),
-    "what nobody wants is removed": (Case(None, a_copy()), [REMOVE]),
-    "what another cluster put there is not": (Case(None, a_copy(owner="them")), []),
-    "what nobody wants any more is cancelled before anything is removed": (Case(None, a_copy(), a_task()), [CANCEL]),
+    "what nobody mentions is kept": (Case(None, a_copy()), []),
+    "what nobody wants any more is cancelled": (Case(None, a_copy(), a_task()), [CANCEL]),
+    "what is only kept is left alone": (Case(KEPT, a_copy()), []),
+    "what is only kept is not replaced": (Case(KEPT, a_copy(OTHER)), []),
+    "what is only kept is not fetched": (Case(KEPT), []),
+    "what is only kept is no longer replaced": (Case(KEPT, a_copy(), a_task()), [CANCEL]),
+    "what is only kept is under repair": (Case(KEPT, a_copy(), a_task(), damaged=True), []),
+    "what is only kept is repaired": (Case(KEPT, a_copy(), damaged=True), [Start(PLACE, KEPT)]),
+    "what is only kept is not repaired from another request": (Case(KEPT, a_copy(OTHER), damaged=True), []),
     "a copy of an earlier request is replaced": (Case(copy=a_copy(OTHER)), [START]),
     "a task for an earlier request ends first": (Case(copy=a_copy(), task=a_task(OTHER)), [CANCEL]),
     "a copy of another digest is not what is wanted": (
@@ -67,7 +74,7 @@ CASES: dict[str, tuple[Case, list[Action]]] = {
         Case(copy=a_copy(), task=a_task(waiting=True), damaged=True),
         [],
     ),
-    "a damaged copy that nobody wants is removed": (Case(None, a_copy(), damaged=True), [REMOVE]),
+    "a damaged copy that nobody mentions is kept": (Case(None, a_copy(), damaged=True), []),
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +13,12 @@ import pytest
 
 from actors.agent import NodeAgent
 from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
-from actors.messages import DesiredRoot, DesiredState, Evict, ModelReport, Phase
+from actors.messages import DesiredRoot, DesiredState, ModelReport, Phase, Removal
 from actors.origin import SourceOptions
 from actors.source import resolve
 from actors.store import Store
 from coordinator.dev.origin import Origin
-from tests.nodes import Node, model, together, until, wants
+from tests.nodes import Node, a_removal, model, ordering, together, until, wants
 from tests.waiting import eventually
 
 MIB = 1 << 20
@@ -75,9 +74,9 @@ def asked(sources: dict[str, Resolved], *uris: str, limit: int | None = LIMIT, *
     return replace(state, roots=(DesiredRoot("/models", limit),))
 
 
-def an_order(victim: str = OLD, beneficiary: str = NEW, *, age_s: float = 0.0) -> Evict:
-    at = time.time() - age_s
-    return Evict("/models", key(victim), key(beneficiary), beneficiary, SIZES[beneficiary], at, valid_s=60.0)
+def an_order(victim: str = OLD, beneficiary: str = NEW, *, age_s: float = 0.0) -> Removal:
+    beneficent = {"for_key": key(beneficiary), "for_uri": beneficiary, "for_bytes": SIZES[beneficiary]}
+    return a_removal(key(victim), age_s=age_s, reason="Evicted", **beneficent)
 
 
 def found(agent: NodeAgent, uri: str) -> ModelReport:
@@ -128,7 +127,7 @@ def test_an_evicted_copy_goes_and_what_it_made_room_for_comes(
     node = request.getfixturevalue("node" if limited else "small_disk")
     limit = LIMIT if limited else None
     agent = full(node, sources, limit=limit)
-    agent.reconcile(replace(asked(sources, OLD, NEW, limit=limit), evict=(an_order(),)))
+    agent.reconcile(ordering(asked(sources, OLD, NEW, limit=limit), an_order()))
     assert not node.folder(OLD).exists()
     until(agent, Phase.READY, key=key(NEW))
     said = evicted(agent).failure
@@ -142,7 +141,7 @@ def test_it_does_not_come_back_while_there_is_no_room_not_even_after_a_restart(
     node: Node, origin: Origin, sources: dict[str, Resolved]
 ) -> None:
     agent = full(node, sources)
-    agent.reconcile(replace(asked(sources, OLD, NEW), evict=(an_order(),)))
+    agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))
     until(agent, Phase.READY, key=key(NEW))
     before = origin.stats()["repos"]["a/old"]["bytes"]
     agent.close()
@@ -158,11 +157,11 @@ def test_it_leaves_the_room_to_what_it_went_for_although_that_is_not_there_yet(
     node: Node, sources: dict[str, Resolved]
 ) -> None:
     agent = full(node, sources)
-    agent.reconcile(replace(asked(sources, OLD, NEW), evict=(an_order(),)))
+    agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))
     until(agent, Phase.READY, key=key(NEW))
     agent.close()
     folder = node.folder(NEW)
-    folder.rename(folder.with_name("elsewhere"))
+    folder.rename(node.root / "elsewhere")
     again = node.agent()
     unresolved = tuple(
         replace(each, resolved=None) if each.key == key(NEW) else each for each in asked(sources, OLD, NEW).models
@@ -176,7 +175,7 @@ def test_it_leaves_the_room_to_what_it_went_for_although_that_is_not_there_yet(
 
 def test_it_comes_back_when_it_fits_beside_the_other(node: Node, sources: dict[str, Resolved]) -> None:
     agent = full(node, sources)
-    agent.reconcile(replace(asked(sources, OLD, NEW), evict=(an_order(),)))
+    agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))
     until(agent, Phase.READY, key=key(NEW))
     evicted(agent)
     agent.reconcile(asked(sources, OLD, NEW, limit=6 * MIB))
@@ -188,15 +187,15 @@ def test_it_comes_back_when_it_fits_beside_the_other(node: Node, sources: dict[s
 
 def test_it_comes_back_when_the_other_is_no_longer_wanted(node: Node, sources: dict[str, Resolved]) -> None:
     agent = full(node, sources)
-    agent.reconcile(replace(asked(sources, OLD, NEW), evict=(an_order(),)))
+    agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))
     until(agent, Phase.READY, key=key(NEW))
-    agent.reconcile(asked(sources, OLD))
+    agent.reconcile(ordering(asked(sources, OLD), a_removal(key(NEW))))
     until(agent, Phase.READY, key=key(OLD))
 
 
 def test_one_that_is_used_or_pinned_meanwhile_competes_again(node: Node, sources: dict[str, Resolved]) -> None:
     agent = full(node, sources)
-    agent.reconcile(replace(asked(sources, OLD, NEW), evict=(an_order(),)))
+    agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))
     until(agent, Phase.READY, key=key(NEW))
     agent.reconcile(together(asked(sources, OLD, evictable=False), asked(sources, NEW)))
     until(agent, Phase.PENDING, reason="InsufficientStorage", key=key(OLD))
@@ -216,7 +215,7 @@ REFUSED: dict[str, tuple[dict[str, Any], bool]] = {
 def test_an_order_is_not_carried_out_when(case: str, node: Node, sources: dict[str, Resolved]) -> None:
     order, evictable = an_order(**REFUSED[case][0]), REFUSED[case][1]
     agent = full(node, sources)
-    agent.reconcile(replace(asked(sources, OLD, NEW, evictable=evictable), evict=(order,)))
+    agent.reconcile(ordering(asked(sources, OLD, NEW, evictable=evictable), order))
     assert node.folder(OLD).exists()
     assert found(agent, OLD).phase is Phase.READY
     assert list((node.root / ".localmodel/evicted").iterdir()) == []
@@ -238,8 +237,8 @@ def test_while_a_removed_copy_has_not_given_its_space_back_nothing_more_goes(
         empty_trash(store)
 
     monkeypatch.setattr(Store, "empty_trash", slowly)
-    agent.reconcile(replace(asked(sources, OLD, SMALL, NEW, limit=None), evict=(an_order(),)))
-    agent.reconcile(replace(asked(sources, OLD, SMALL, NEW, limit=None), evict=(an_order(SMALL),)))
+    agent.reconcile(ordering(asked(sources, OLD, SMALL, NEW, limit=None), an_order()))
+    agent.reconcile(ordering(asked(sources, OLD, SMALL, NEW, limit=None), an_order(SMALL)))
     assert (small_disk.folder(OLD).exists(), small_disk.folder(SMALL).exists()) == (False, True)
     assert found(agent, NEW).lacking_bytes is None
     unlinking.set()
@@ -252,14 +251,14 @@ def test_an_order_is_not_remembered(node: Node, sources: dict[str, Resolved]) ->
     agent = node.agent()
     agent.reconcile(asked(sources, OLD))
     until(agent, Phase.READY, key=key(OLD))
-    agent.reconcile(replace(asked(sources, OLD, NEW), evict=(an_order(),)))  # before the new one waits for space
+    agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))  # before the new one waits for space
     waiting_for_room(agent)
     assert node.folder(OLD).exists()
 
 
 def test_another_clusters_copy_is_not_evicted(node: Node, sources: dict[str, Resolved]) -> None:
     agent = full(node, sources)
-    agent.reconcile(replace(asked(sources, OLD, NEW), owner="cluster-2", evict=(an_order(),)))
+    agent.reconcile(ordering(replace(asked(sources, OLD, NEW), owner="cluster-2"), an_order()))
     assert node.folder(OLD).exists()
     assert list((node.root / ".localmodel/evicted").iterdir()) == []
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from actors.errors import Failure
 from actors.manifest import StorageKey
-from actors.messages import DesiredModel, Evict, ModelReport, NodeName, Phase
+from actors.messages import DesiredModel, ModelReport, NodeName, Phase, Removal
 from coordinator.eviction import ORDER_S, Copy, Eviction, Waiting, choose
 from coordinator.quantity import parse_time
 from coordinator.status import rfc3339
@@ -321,22 +321,25 @@ def test_every_node_decides_for_itself() -> None:
 # --- what follows ---
 
 
-def orders(world: World) -> tuple[Evict, ...]:
-    return world.plan().desired[N1].evict
+def orders(world: World) -> tuple[Removal, ...]:
+    return world.plan().desired[N1].remove
 
 
 def test_nothing_is_ordered_before_the_pods_of_the_node_were_looked_at() -> None:
     world = a_full_world()
     assert orders(world) == ()
     world.looked_at = frozenset({N1})
-    assert orders(world) == (Evict("/models", key_of(HERE), key_of(NEW), NEW.uri, GIB, NOW, ORDER_S),)
+    order = Removal(
+        "/models", key_of(HERE), "Evicted", NOW, ORDER_S, for_key=key_of(NEW), for_uri=NEW.uri, for_bytes=GIB
+    )
+    assert orders(world) == (order,)
 
 
 def test_what_is_ordered_is_what_is_decided() -> None:
     world = a_full_world()
     world.looked_at = frozenset({N1})
     made = world.plan()
-    assert [each.order(NOW) for each in made.evictions] == list(made.desired[N1].evict)
+    assert [each.order(NOW) for each in made.evictions] == list(made.desired[N1].remove)
 
 
 def model_of(world: World, cache: CacheBuilder) -> DesiredModel:
@@ -489,5 +492,5 @@ def test_agents_are_told_what_pods_may_have_open(case: str) -> None:
 def test_agents_are_told_nothing_of_pods_where_nobody_has_just_looked() -> None:
     world = a_full_world()
     assert told(world) is None
-    world.looked_at, world.pods_known = frozenset({N1}), False
+    world.looked_at = frozenset({NodeName("n2")})
     assert told(world) is None

@@ -34,7 +34,7 @@ def a_rig(world: World, *, dry_run: bool = False, **options: Any) -> Rig:
 
 def ordered(rig: Rig) -> list[str]:
     assert rig.fleet.desired is not None
-    return [order.key for order in rig.fleet.desired[N1].evict]
+    return [order.key for order in rig.fleet.desired[N1].remove]
 
 
 def test_an_order_is_given_once_the_pods_of_the_node_were_looked_at() -> None:

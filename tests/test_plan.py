@@ -392,15 +392,15 @@ def test_a_root_the_node_has_left_is_sent_until_nothing_lies_there() -> None:
     assert world.plan().desired[N1].roots == (DesiredRoot("/models", 100 * GIB), DesiredRoot("/old"))
 
 
-def test_a_node_that_left_its_group_is_emptied_and_then_let_go() -> None:
+def test_a_node_that_left_its_group_is_let_go_once_nothing_lies_there() -> None:
     cache = a_cache()
     node = a_node("n1")
     world = a_world(cache, a_group(), node).reporting("n1", a_report(cache))
     world.settle()
     node.in_pool("other")
     desired = world.step().desired[N1]
-    assert (desired.models, desired.roots) == ((), (DesiredRoot("/models"),))
-    assert listed(world, "n1") == []
+    assert ([model.kept for model in desired.models], desired.roots) == ([True], (DesiredRoot("/models"),))
+    assert [entry["modelName"] for entry in listed(world, "n1")] == ["llama"]
     world.agents["n1"] = a_silent_agent(last=world.agents["n1"])
     assert N1 in world.settle().desired
     world.reporting("n1").settle()

@@ -26,7 +26,7 @@ def with_spec(**spec: Any) -> Mapping[str, Any]:
 
 def test_where_it_runs_and_what_it_claims() -> None:
     pod = read(a_pod(namespace="a").on("n1").claiming("one").claiming("two").json)
-    assert pod == Pod("a", NodeName("n1"), frozenset({"one", "two"}))
+    assert pod == Pod("a", NodeName("n1"), frozenset({"one", "two"}), name="server")
 
 
 def test_one_that_no_node_runs_yet_counts() -> None:

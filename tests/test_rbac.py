@@ -14,7 +14,7 @@ import pytest
 
 from actors.errors import Failure
 from actors.manifest import ModelSource, Resolved, storage_key
-from actors.messages import DesiredState, Evict, ModelReport, NodeName, Phase
+from actors.messages import DesiredState, ModelReport, NodeName, Phase, Removal
 from actors.origin import SourceOptions
 from coordinator import crds
 from coordinator.api import LocalModelCache, LocalModelNamespaceCache, LocalModelNode, Resource
@@ -68,25 +68,35 @@ FOR_EVICTION = grants(resources(K8S / "components" / "eviction"), "localmodel-co
 
 
 class Agents:
-    """A fleet whose agents hold what they should at once, unless they are told to be silent."""
+    """A fleet whose agents hold what they should at once, and until they are ordered to remove it.
+
+    They can be told to be silent.
+    """
 
     def __init__(self) -> None:
         self.desired: Mapping[NodeName, DesiredState] = {}
         self.silent: Failure | None = None
         self.no_room_for = ""
-        self.ordered: tuple[Evict, ...] = ()
+        self.ordered: tuple[Removal, ...] = ()
+        self.held: dict[NodeName, dict[str, ModelSource]] = {}
 
     def sync(self, desired: Mapping[NodeName, DesiredState]) -> None:
         self.desired = dict(desired)
-        self.ordered = tuple(order for state in desired.values() for order in state.evict) or self.ordered
+        for node, state in desired.items():
+            held = self.held.setdefault(node, {})
+            held |= {model.key: model.source for model in state.models}
+            for order in state.remove:
+                if order.for_key is None:
+                    held.pop(order.key, None)
+        self.ordered = tuple(order for state in desired.values() for order in state.remove) or self.ordered
 
     def views(self) -> Mapping[NodeName, AgentView]:
-        return {node: self._view(node, state) for node, state in self.desired.items()}
+        return {node: self._view(node) for node in self.desired}
 
-    def _view(self, node: NodeName, state: DesiredState) -> AgentView:
+    def _view(self, node: NodeName) -> AgentView:
         if self.silent is not None:
             return AgentView(failure=self.silent)
-        return an_agent_view(node, *(self._report(model.source) for model in state.models))
+        return an_agent_view(node, *(self._report(source) for source in self.held[node].values()))
 
     def _report(self, source: ModelSource) -> ModelReport:
         if source.uri != self.no_room_for:
