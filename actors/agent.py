@@ -46,6 +46,7 @@ from actors.messages import (
     Removal,
     RootReport,
 )
+from actors.origin import remember_options
 from actors.quota import Quotas
 from actors.repair import Repair
 from actors.report import of_copy, of_repair
@@ -129,6 +130,8 @@ class NodeAgent:
         self._scrubber.keep()
         with self._lock:
             self._desired = replace(desired, remove=())
+            for each in desired.resolved.values():
+                remember_options(each)
             self._resolved |= desired.resolved
             self._companies |= desired.companies
             self._quotas.allow(desired.origins)

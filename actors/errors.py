@@ -13,14 +13,17 @@
     │   └── Evicted            until there is room beside what it made room for
     └── StoreError             retryable
 
-A foreign exception is translated once, where it enters, with `from`. "Permanent" means that trying again cannot help
-before somebody changes something; it is still tried, at the slowest pace, so that recovery needs no person.
+A foreign exception is translated once, where it enters, with `from`. Messages are redacted when they are made.
+"Permanent" means that trying again cannot help before somebody changes something; it is still tried, at the slowest
+pace, so that recovery needs no person.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
+
+from actors.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,9 @@ class Failure:
     retryable: bool = True
     retry_after_s: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redacted(self.message))
+
 
 class LocalModelError(Exception):
     """Base of everything this project raises on purpose. The message names the thing, the number and the next step."""
@@ -39,7 +45,7 @@ class LocalModelError(Exception):
     retryable: ClassVar[bool] = True
 
     def __init__(self, message: str, *, reason: str | None = None, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
+        super().__init__(redacted(message))
         self.reason = reason or type(self).__name__
         self.retry_after_s = retry_after_s
 

@@ -24,7 +24,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -33,7 +33,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceNotFound, SourceThrottled
-from actors.manifest import ManifestFile, ModelSource, is_ours, is_packed
+from actors.manifest import ManifestFile, ModelSource, Resolved, is_ours, is_packed
+from actors.redaction import remember
 from actors.stall import TooSlow
 
 MAX_RETRY_AFTER_S = 3600.0
@@ -53,9 +54,25 @@ _NAMES = re.compile(
 )
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_DOCUMENTS = re.compile(r"STORAGE_OPTIONS|DOCKER_CONFIG_JSON|.*-headers")
+_PUBLIC = re.compile(
+    r".*_ENDPOINT(_URL)?|AWS_(DEFAULT_REGION|CA_BUNDLE|ROLE_ARN)|S3_.*|awsAnonymousCredential|LOCALMODEL_.*"
+    r"|.*_(ACCOUNT_NAME|CLIENT_ID|TENANT_ID)"
+)
+"""What may be read in a message, as far as it is no URL with a password."""
+_PUBLIC_FIELDS = re.compile(
+    r"(?i)account_name|account_host|anon|client_email|client_id|endpoint_url|host|location_mode|port|project(_id)?"
+    r"|proxy_to|requester_pays|tenant_id|type|use_https|user(name)?|[a-z_]*uri|[a-z_]*url|universe_domain|accept|user-agent"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
     """What a source is asked with. `env` uses the names of environment variables, and is never printed.
+
+    White space around a value is dropped: `echo TOKEN | base64` adds a line break. What is secret of it is remembered,
+    so that no message of this process shows it.
 
     Two that are not self-explanatory: `{host}-headers` is a JSON object of headers for http(s) on that host (KServe's),
     `STORAGE_OPTIONS` a JSON object of fsspec options for any other scheme (ours).
@@ -64,6 +81,10 @@ class SourceOptions:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float = 30.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env", {name: str(value).strip() for name, value in self.env.items()})
+        remember(_secrets(self.env))
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] | None = None) -> SourceOptions:
         """What a process was started with; only the names known here, so that nothing else travels."""
@@ -71,8 +92,11 @@ class SourceOptions:
         return cls({name: value for name, value in values.items() if value and _NAMES.fullmatch(name)})
 
     def get(self, name: str) -> str | None:
-        """None also when it is empty."""
-        return self.env.get(name) or None
+        """None also when it is empty. Raises SourceDenied, by its name, for one that no header could carry."""
+        value = self.env.get(name) or None
+        if value is not None and not _DOCUMENTS.fullmatch(name):
+            _check_text(name, value)
+        return value
 
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean as KServe writes them: `0`, `false` and `no` in any case are False."""
@@ -80,14 +104,12 @@ class SourceOptions:
         return default if value is None else value.strip().lower() not in ("0", "false", "no")
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A JSON object; empty if unset. Raises SourceDenied for anything else, without quoting it: it is a secret."""
-        try:
-            value = json.loads(self.get(name) or "{}")
-        except ValueError:
-            value = None
+        """A JSON object, its texts trimmed; empty if unset. Raises SourceDenied for anything else."""
+        value = _document(self.get(name) or "{}")
         if not isinstance(value, dict):
             raise SourceDenied(f"{name} in the credentials is not a JSON object", reason="CredentialsInvalid")
-        return value
+        trimmed: dict[str, Any] = _trimmed(name, value)
+        return trimmed
 
     @property
     def private_redirects(self) -> bool:
@@ -99,6 +121,62 @@ class SourceOptions:
         """Equal for equal options; reveals nothing of them."""
         canonical = json.dumps([sorted(self.env.items()), self.timeout_s])
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def remember_options(resolved: Resolved) -> None:
+    """What of it is a credential is shown by no message of this process."""
+    remember(_secret_fields(dict(resolved.storage_options)))
+    for headers in {id(location.headers): location.headers for location in resolved.locations}.values():
+        remember(_secret_fields(dict(headers)))
+
+
+def _document(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _trimmed(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _trimmed(f"{name}: {key!r}", each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_trimmed(name, each) for each in value]
+    if isinstance(value, str):
+        value = value.strip()
+        _check_text(name, value)
+    return value
+
+
+def _check_text(name: str, value: str) -> None:
+    """Raises SourceDenied without the value, unless it is one line of text, or a key or certificate."""
+    if _CONTROL.search(value) and not value.startswith("-----BEGIN "):
+        raise SourceDenied(
+            f"{name} in the credentials has a line break or another control character within: it was put together, or "
+            "copied, in a wrong way",
+            reason="CredentialsInvalid",
+        )
+
+
+def _secrets(env: Mapping[str, str]) -> Iterator[object]:
+    """What no message may show. Of documents all that is not known to be harmless."""
+    for name, value in env.items():
+        if _DOCUMENTS.fullmatch(name):
+            yield from _secret_fields(_document(value))
+        elif not _PUBLIC.fullmatch(name):
+            yield value
+
+
+def _secret_fields(value: Any) -> Iterator[object]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if isinstance(each, dict | list):
+                yield from _secret_fields(each)
+            elif not _PUBLIC_FIELDS.fullmatch(key):
+                yield each
+    elif isinstance(value, list):
+        for each in value:
+            yield from _secret_fields(each)
 
 
 def select(source: ModelSource, files: Iterable[ManifestFile]) -> list[ManifestFile]:

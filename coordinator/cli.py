@@ -9,9 +9,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
+from actors.redaction import guard_output
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code. A subcommand is imported when it is run, so that `--help` does not wait for Ray."""
+    guard_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     if name not in _COMMANDS:

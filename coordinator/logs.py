@@ -3,6 +3,7 @@
     {"level":"info","ts":"2026-11-23T08:44:40Z","logger":"coordinator.informer","msg":"recovered","resource":"nodes"}
 
 The message is constant, so that it can be searched for; what varies goes into fields: `log.info("msg", extra={…})`.
+No line shows a secret (`actors.redaction`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any
+
+from actors.redaction import redacted, stack_of
 
 OURS = ("coordinator", "actors")
 """Loggers that follow --zap-log-level; all others speak from warning upwards."""
@@ -75,8 +77,9 @@ class Formatter(logging.Formatter):
             error = record.exc_info[1]
             fields.setdefault("error", f"{type(error).__name__}: {error}")
             if record.levelno >= self._settings.stacktrace_level:
-                trace = "".join(traceback.format_exception(error)).rstrip()
-        level, ts, message = _level_name(record.levelno), self._time(record.created), record.getMessage()
+                trace = stack_of(error).rstrip()
+        fields = {key: _redacted(value) for key, value in fields.items()}
+        level, ts, message = _level_name(record.levelno), self._time(record.created), redacted(record.getMessage())
         if self._settings.encoder == "console":
             parts = [str(ts), level.upper(), record.name, message, *([_dump(fields)] if fields else [])]
             return "\t".join(parts) + (f"\n{trace}" if trace else "")
@@ -103,6 +106,17 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 def _level_name(level: int) -> str:
     return next((name for name, number in reversed(tuple(LEVELS.items())) if level >= number), "debug")
+
+
+def _redacted(value: object) -> object:
+    """What a field says, without secrets; what is no text becomes one only where JSON does not know it."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _redacted(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redacted(each) for each in value]
+    return redacted(str(value))
 
 
 def _dump(value: Mapping[str, Any]) -> str:

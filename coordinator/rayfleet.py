@@ -65,7 +65,12 @@ class Agent(Protocol):
 def start_agent(node: NodeName) -> Agent:
     """The agent of `node`, configured by the environment of the Ray node it runs on, where this is called."""
     from actors.agent import AgentSettings, NodeAgent
+    from actors.redaction import guard_output
+    from coordinator.logs import Formatter, LogSettings
 
+    guard_output()
+    if logging.lastResort is not None:  # what writes the warnings of a process that has set up no logging
+        logging.lastResort.setFormatter(Formatter(LogSettings()))
     return NodeAgent(node, AgentSettings.from_env(os.environ))
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from actors.redaction import forget
+
 _FOREIGN = ("HF_", "HUGGING", "AWS_", "KUBECONFIG", "RAY_", "LOCALMODEL_", "POD_NAMESPACE")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -26,3 +28,9 @@ def plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     yield
     os.environ.clear()
     os.environ.update(saved)
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_known() -> None:
+    """The credentials of one test are plain words in the next."""
+    forget()
