@@ -33,6 +33,7 @@ from actors.diff import Active, Cancel, Place, Start, check_digest, diff, satisf
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.evicted import Entry, Ledger
 from actors.exchange import Exchange
+from actors.fill import verified_how
 from actors.manifest import Manifest, Resolved, StorageKey
 from actors.messages import (
     Company,
@@ -56,7 +57,7 @@ from actors.scrub import is_same_copy
 from actors.scrubber import Scrubber
 from actors.service import Service
 from actors.settings import AgentSettings
-from actors.store import Marker, Store, disk_errors, misfits, path_occupied, read_marker
+from actors.store import Marker, Standing, Store, disk_errors, path_occupied
 from actors.task import Ended, Task
 
 __all__ = ["AgentSettings", "NodeAgent"]
@@ -64,6 +65,10 @@ __all__ = ["AgentSettings", "NodeAgent"]
 HOUSEKEEPING_S = 1.0
 RESCAN_S = 60.0
 """How often the disk is looked at for what somebody else did to it."""
+UNREAD = "may not be what it was: its model's marker was damaged"
+"""Of a file that has to be read again before the copy counts."""
+NAMED_JUNK = 20
+"""How many things that are not ours a report names."""
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +142,9 @@ class NodeAgent:
             self._quotas.allow(desired.origins)
             for name, root in self._roots.items():
                 if root.store is None:
-                    self._roots[name] = self._open(name)
+                    root = self._roots[name] = self._open(name)
+                if root.store is not None:
+                    root.store.used = desired.used
             self._obey(desired)
             self._step()
             return self.report()
@@ -239,7 +246,11 @@ class NodeAgent:
             if company is None or marker is None or root is None or root.store is None:
                 continue
             if satisfies(marker, model) and Place(model.root, model.key) not in self._tasks:
-                self._exchange.seed(company, marker.manifest, root.store.model(model.key))
+                try:
+                    with root.store.opened(model.key) as folder:
+                        self._exchange.seed(company, marker.manifest, folder.here)
+                except OSError as error:
+                    _log.warning("cannot serve a model", extra={"key": model.key, "error": str(error)})
 
     def _start(self, place: Place, model: DesiredModel, desired: DesiredState) -> None:
         """The model is being filled, or its task says what it waits for."""
@@ -253,10 +264,13 @@ class NodeAgent:
         task.lacking_bytes = None
         try:
             store = self._store(place.root)
-            if store.occupied(place.key, desired.owner):
-                raise path_occupied(store.model(place.key))
+            self._make_way(place, resolved, store, desired.owner)
             self._check_digest(place, model, resolved)
             running = sum(each.thread is not None for each in self._tasks.values())
+            unread = self._repair(task, None)
+            if unread is not None and running < self._settings.concurrent_models:
+                task.examine(unread, store, ended=self._when_ended(task), retry=self._retry, rng=self._rng)
+                return
             unknown = resolved is None or (company is None and model.company is not None)
             if unknown or resolved is None or model.resolved is None or running >= self._settings.concurrent_models:
                 task.wait(evicted.error() if evicted is not None else None)
@@ -267,20 +281,63 @@ class NodeAgent:
             task.wait(evicted.error() if evicted is not None and isinstance(error, InsufficientStorage) else error)
             return
 
-        def ended(outcome: Ended) -> None:
-            self._ended(task, outcome)
-
-        name, owner = model.resolved, desired.owner
+        name, owner, ended = model.resolved, desired.owner, self._when_ended(task)
         task.start(name, resolved, store, owner, limit=self._limit, rng=self._rng, ended=ended, repair=repair)
 
-    def _repair(self, task: Task, resolved: Resolved) -> Repair | None:
-        """What to put right in the committed copy. None: nothing, or nothing that this source still has."""
+    def _when_ended(self, task: Task) -> Callable[[Ended], None]:
+        return lambda outcome: self._ended(task, outcome)
+
+    def _make_way(self, place: Place, resolved: Resolved | None, store: Store, owner: str) -> None:
+        """What stands in the model's place is ours, or nothing, or is adopted: to be read before it counts.
+
+        Raises StoreError (PathOccupied) for what is neither.
+        """
+        standing = store.standing(place.key, owner)
+        self._blame_unread(place.root, store)
+        if standing is Standing.FOREIGN:
+            raise path_occupied(store.model(place.key))
+        if standing not in (Standing.DAMAGED, Standing.UNMARKED) or resolved is None:
+            return
+        manifest = resolved.manifest
+        known = manifest.digest is not None
+        if standing is Standing.UNMARKED and not (known and store.fits(place.key, manifest)):
+            raise path_occupied(store.model(place.key))
+        if not known:
+            return  # filled anew; then what is there moves aside
+        marker = Marker(owner, manifest, verified_how(manifest), finished_at=self._clock())
+        self._scrubber.watch(place, marker, store)
+        self._scrubber.blame(place, marker, dict.fromkeys((file.path for file in manifest.files), UNREAD))
+        store.adopt(place.key, marker)
+        self._roots[place.root].present[place.key] = marker
+        _log.info("adopting what is there", extra={"key": place.key, "root": place.root, "was": standing.name.lower()})
+
+    def _blame_unread(self, name: str, store: Store) -> None:
+        """Copies of which the marker was damaged are not Ready before every byte of them was read."""
+        while store.unread:
+            key, _ = store.unread.popitem()
+            place, marker = Place(name, key), store.marker(key)
+            if marker is None:
+                continue
+            if name in self._roots:
+                self._roots[name].present[key] = marker
+            self._scrubber.watch(place, marker, store)
+            self._scrubber.blame(place, marker, dict.fromkeys((file.path for file in marker.manifest.files), UNREAD))
+
+    def _repair(self, task: Task, resolved: Resolved | None) -> Repair | None:
+        """What to put right in the committed copy. None: nothing, or nothing that this source still has.
+
+        Without `resolved`, what has to be read first: it may be right.
+        """
         marker, damage = self._roots[task.place.root].present.get(task.place.key), self._scrubber.damage(task.place)
         record = self._scrubber.record(task.place)
         if marker is None or record is None or not damage or marker.manifest.source != task.model.source:
             return None
+        if resolved is None:
+            damage = {path: wrong for path, wrong in damage.items() if wrong == UNREAD}
         sums = {path: record.sums[path] for path in damage if path in record.sums}
         repair = Repair(marker, frozenset(damage), sums, record.chunk_bytes)
+        if resolved is None:
+            return repair if damage else None
         changed = task.repaired_in_vain and not repair.vouched(resolved.manifest)
         return repair if repair.possible(resolved.manifest) and not changed else None
 
@@ -407,8 +464,9 @@ class NodeAgent:
         return owed
 
     def _ended(self, task: Task, outcome: Ended) -> None:
-        if outcome.repair is not None:
-            self._scrubber.mended(task.place, outcome.repair.paths)
+        if outcome.repair is not None and outcome.marker is not None:
+            self._scrubber.mended(task.place, outcome.repair.paths - outcome.wrong.keys())
+            self._scrubber.blame(task.place, outcome.repair.marker, outcome.wrong)
         with self._lock:
             task.finish(outcome, self._retry, self._rng)
             wanted = self._is_wanted(task)
@@ -462,16 +520,20 @@ class NodeAgent:
                     f"{name} is no folder where the agent looks for it ({path}): is the disk mounted into the agent?",
                     reason="PathMismatch",
                 )
-            store = Store(path, self._incarnation)
-            present, ledger = store.committed(), Ledger(store.evicted)
+            store = Store(path, self._incarnation, self._clock, self._settings.aside_margin_s)
+            present, ledger = store.committed(), Ledger(store.evicted_notes)
             for key in ledger.known & present.keys():  # the agent ended before the copy went
                 ledger.forget(key)
             for key, marker in present.items():
                 self._scrubber.watch(Place(name, key), marker, store)
-                self._scrubber.blame(Place(name, key), marker, misfits(store.model(key), marker.manifest))
+                self._scrubber.blame(Place(name, key), marker, store.misfits(key, marker.manifest))
+            self._blame_unread(name, store)
             return _Root(store, present=present, ledger=ledger)
-        except StoreError as error:
+        except LocalModelError as error:
             return _Root(failure=error.failure())
+        except Exception as error:  # noqa: BLE001  one disk must not keep the agent from the others
+            _log.exception("a root cannot be opened", extra={"root": name})
+            return _Root(failure=Failure("InternalError", f"{name} cannot be opened: {type(error).__name__}: {error}"))
 
     def _store(self, root: str) -> Store:
         """Raises StoreError for a root that is not one of ours, or cannot be used."""
@@ -488,7 +550,15 @@ class NodeAgent:
                 yield Place(name, key), marker
 
     def _used_bytes(self, root: str) -> int:
-        return sum(marker.manifest.total_bytes for marker in self._roots[root].present.values())
+        present = sum(marker.manifest.total_bytes for marker in self._roots[root].present.values())
+        return present + self._aside_bytes(root)
+
+    def _aside_bytes(self, root: str) -> int:
+        store = self._roots[root].store
+        try:
+            return sum(each.size_bytes for each in store.aside()) if store is not None else 0
+        except StoreError:  # which is said of the root
+            return 0
 
     # --- what it says ---
 
@@ -543,7 +613,9 @@ class NodeAgent:
                 free = root.store.free_bytes() if root.store is not None else 0
             except StoreError as error:
                 failure = error.failure()
-            yield RootReport(name, free, self._used_bytes(name), reserved, failure)
+            junk = [f"{path}: {why}" for path, why in sorted((root.store.junk if root.store else {}).items())]
+            used, aside = self._used_bytes(name), self._aside_bytes(name)
+            yield RootReport(name, free, used, reserved, failure, aside, tuple(junk[:NAMED_JUNK]))
         for each in self._desired.roots if self._desired is not None else ():
             if each.path not in self._roots:
                 yield RootReport(each.path, failure=_mismatch(each.path, self._settings))
@@ -591,10 +663,11 @@ class NodeAgent:
         for place, marker, store in present:
             if store is None:
                 continue
-            folder = store.model(place.key)
-            found = read_marker(folder)
-            if is_same_copy(found, marker):
-                self._scrubber.blame(place, marker, misfits(folder, marker.manifest))
+            found = store.look(place.key)
+            if found is not None and is_same_copy(found, marker):
+                self._scrubber.blame(place, marker, store.misfits(place.key, marker.manifest))
+                with self._lock:
+                    self._blame_unread(place.root, store)
                 continue
             with self._lock:
                 copies = self._roots[place.root].present

@@ -68,7 +68,7 @@ def unpack(
     """
     layers = manifest.source.uri.startswith("oci://")
     image = layers and is_image(manifest.files)
-    target = ingest.folder / "unpacked"
+    target, data = ingest.here / "unpacked", ingest.here / "data"
     name = manifest.files[0].path
     try:
         with disk_errors(f"unpacking {name}"), _translated(name if not layers else manifest.source.uri):
@@ -77,7 +77,7 @@ def unpack(
             limit = max(manifest.total_bytes * MAX_RATIO, RATIO_FREE_BYTES)
             unpacker = _Unpacker(target, manifest.source, limit, room_bytes, check)
             for packed in manifest.files:
-                with (ingest.data / packed.path).open("rb") as archive:
+                with (data / packed.path).open("rb") as archive:
                     if packed.path.endswith(".zip"):
                         unpacker.write(zip_members(archive))
                     else:
@@ -99,8 +99,8 @@ def unpack(
         raise
     with disk_errors(f"replacing {ingest.data}"):
         _forget(ingest)
-        remove_tree(ingest.data)
-        target.rename(ingest.data)
+        remove_tree(data)
+        target.rename(data)
     (how,) = set(verified.values())
     return unpacked, dict.fromkeys((file.path for file in unpacked.files), how)
 

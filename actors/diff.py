@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from actors.errors import IntegrityError
 from actors.manifest import StorageKey
+from actors.marker import Marker
 from actors.messages import DesiredModel, DesiredState
-from actors.store import Marker
 
 
 @dataclass(frozen=True, slots=True, order=True)

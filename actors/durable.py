@@ -9,7 +9,7 @@ Both know Linux' own calls, which Python does not have. Where they are missing, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,12 +30,16 @@ def start_writeback(descriptor: int, start: int, stop: int) -> None:
         library.sync_file_range(descriptor, start, stop - start, _SYNC_FILE_RANGE_WRITE)
 
 
-def sync_files(folder: Path, paths: Sequence[Path]) -> None:
+def sync_files(
+    folder: Path,
+    paths: Sequence[Path | str],
+    open_file: Callable[[str], int] = lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC),
+) -> None:
     """All of `paths`, files below `folder` on one filesystem, are on the disk. Raises OSError as the disk does."""
     if len(paths) >= MANY and _sync_filesystem(folder):
         return
     for path in paths:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_file(str(path))
         try:
             os.fsync(descriptor)
         finally:

@@ -14,11 +14,11 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from actors.errors import Evicted, LocalModelError
 from actors.manifest import StorageKey
-from actors.store import disk_errors
+from actors.marker import count, moment
+from actors.notes import Notes
 
 _log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ class Entry:
 class Ledger:
     """The entries of one root. The agent's lock guards it. A disk that refuses to remember is no reason to fail."""
 
-    def __init__(self, folder: Path | None = None) -> None:
-        """Finds what an earlier agent has written, as far as it can be read. Without a folder there is no root."""
-        self._folder = folder
-        self._entries = dict(_read(folder)) if folder is not None else {}
+    def __init__(self, notes: Notes | None = None) -> None:
+        """Finds what an earlier agent has written, as far as it can be read. Without notes there is no root."""
+        self._notes = notes
+        self._entries = dict(_read(notes)) if notes is not None else {}
 
     @property
     def known(self) -> frozenset[StorageKey]:
@@ -60,35 +60,38 @@ class Ledger:
 
     def add(self, key: StorageKey, entry: Entry) -> None:
         self._entries[key] = entry
-        if self._folder is None:
+        if self._notes is None:
             return
-        path = self._folder / f"{key}.json"
         try:
-            with disk_errors(f"writing {path}"):
-                staged = path.with_suffix(".new")
-                staged.write_text(json.dumps(asdict(entry)))
-                staged.replace(path)
+            self._notes.write(key, json.dumps(asdict(entry)).encode())
         except LocalModelError as error:  # full to the last byte: room is about to be made
             _log.warning("an eviction is remembered only until the agent ends", extra={"key": key, "error": str(error)})
 
     def forget(self, key: StorageKey) -> None:
-        if self._entries.pop(key, None) is None or self._folder is None:
+        if self._entries.pop(key, None) is None or self._notes is None:
             return
-        path = self._folder / f"{key}.json"
         try:
-            with disk_errors(f"removing {path}"):
-                path.unlink(missing_ok=True)
+            self._notes.forget(key)
         except LocalModelError as error:
             _log.warning("cannot forget an eviction", extra={"key": key, "error": str(error)})
 
 
-def _read(folder: Path) -> Mapping[StorageKey, Entry]:
+def _read(notes: Notes) -> Mapping[StorageKey, Entry]:
     found = {}
-    with disk_errors(f"reading {folder}"):
-        paths = sorted(folder.glob("*.json"))
-    for path in paths:
+    for key in notes.keys():  # noqa: SIM118  # no mapping
+        content = notes.read(key)
+        if content is None:
+            continue
         try:
-            found[StorageKey(path.stem)] = Entry(**json.loads(path.read_bytes()))
-        except (OSError, ValueError, TypeError) as error:
-            _log.warning("skipping what cannot be read", extra={"path": str(path), "error": str(error)})
+            found[key] = _parse(content)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            notes.reject(key, f"is no note of an eviction: {type(error).__name__}: {str(error)[:100]}")
     return found
+
+
+def _parse(content: bytes) -> Entry:
+    data = json.loads(content)
+    at, size, needed = moment(data["at"]), count(data["size_bytes"]), count(data["for_bytes"])
+    if at is None or not isinstance(data["for_uri"], str) or not isinstance(data["for_key"], str):
+        raise ValueError("a field has another type")
+    return Entry(at, size, StorageKey(data["for_key"]), data["for_uri"], needed)

@@ -24,8 +24,9 @@ from actors.chunks import Chunk, Ranges
 from actors.digest import Digester, algorithm_of, how_verified
 from actors.durable import start_writeback, sync_files
 from actors.errors import IntegrityError, LocalModelError, StoreError
+from actors.filesystem import disk_errors
+from actors.ingest import Ingest
 from actors.manifest import Digest, Manifest
-from actors.store import Ingest, disk_errors
 
 SMALL_FILE_BYTES = 1 << 20
 """Up to this size files are not fsynced one by one."""
@@ -200,8 +201,8 @@ class Files:
         except LocalModelError:
             for index in indices:
                 self._forget(index)
-                with suppress(OSError):
-                    (self._ingest.data / self.manifest.files[index].path).unlink()
+                with suppress(StoreError):
+                    self._ingest.forget_file(index)
             raise
 
     def _forget(self, index: int) -> None:
@@ -219,8 +220,8 @@ class Files:
         """The manifest with the digest of every file, all of which are on the disk. Only once all are sealed."""
         files = self.manifest.files
         small = [index for index, file in enumerate(files) if file.size <= SMALL_FILE_BYTES]
-        with self._synced(f"{len(small)} small files", small):
-            sync_files(self._ingest.data, [self._ingest.data / files[index].path for index in small])
+        with self._synced(f"{len(small)} small files", small), self._ingest.opened() as data:
+            sync_files(data.here, [files[index].path for index in small], data.open)
         pairs = zip(self.manifest.files, self._files, strict=True)
         return replace(self.manifest, files=tuple(replace(file, digest=state.sealed) for file, state in pairs))
 

@@ -24,12 +24,12 @@ from actors.digest import how_verified
 from actors.errors import Failure, StoreError
 from actors.fetch import Fetcher, FillSettings
 from actors.files import Cancelled, Files
+from actors.ingest import Ingest
 from actors.manifest import Manifest, Resolved
 from actors.messages import Company
 from actors.moved import Moved
 from actors.quota import Quotas
 from actors.retry import RateLimit
-from actors.store import Ingest
 from actors.traffic import Traffic
 from actors.transfer import RangesIgnored, Redirects
 
@@ -81,7 +81,7 @@ class Fill:
 
         With an `exchange` it is filled together with the `company`, once there is one.
         """
-        self._folder = ingest.data
+        self._ingest = ingest
         self._files = Files(ingest)
         self._traffic = Traffic(clock)
         self._redirects = Redirects(clock)
@@ -171,9 +171,10 @@ class Fill:
         grid = Grid(self.manifest.files, company.chunk_bytes)
         have = bitmap.bitmap(number for number, chunk in enumerate(grid.chunks) if not self._files.gaps(chunk))
         try:
-            swarm = exchange.open(company, self.manifest, self._folder, have)
+            with self._ingest.opened() as data:
+                swarm = exchange.open(company, self.manifest, data.here, have)
         except OSError as error:
-            raise StoreError(f"opening {self._folder}: {error.strerror}") from error
+            raise StoreError(f"opening {self._ingest.data}: {error.strerror}") from error
         driver = Together(self._files, self._fetcher, self._traffic, self._redirects, self._check, swarm, self._rng)
         with self._lock:
             self._driver = driver

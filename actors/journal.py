@@ -25,7 +25,7 @@ class Journal:
 
     def __init__(self, path: Path, done: dict[int, Ranges], length: int) -> None:
         self._lock = threading.Lock()
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         os.ftruncate(self._file, length)  # what was cut off must not be continued
         self.done = done
         """What it said when it was opened, by file index."""

@@ -250,13 +250,19 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True)
 class RootReport:
-    """One root as the agent sees it. `used_bytes`: committed models; `reserved_bytes`: promised to fills under way."""
+    """One root as the agent sees it. `used_bytes`: committed models; `reserved_bytes`: promised to fills under way.
+
+    `aside_bytes`, which are part of the used ones: old copies that lie aside because a pod may have them open. `junk`:
+    what was found there that is not ours, where it is now, and why.
+    """
 
     path: str
     free_bytes: int = 0
     used_bytes: int = 0
     reserved_bytes: int = 0
     failure: Failure | None = None
+    aside_bytes: int = 0
+    junk: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

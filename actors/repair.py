@@ -10,16 +10,20 @@ the whole by the digest it was committed with, so neither a wrong checksum nor a
 
 from __future__ import annotations
 
+import mmap
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from actors.chunks import Ranges, plan_chunks
+from actors.filesystem import disk_errors
+from actors.handles import Folder
+from actors.ingest import Ingest
 from actors.manifest import Manifest, ManifestFile, Resolved
-from actors.store import Ingest, Marker, disk_errors
+from actors.marker import Marker
+from actors.scrubber import examine
 
 
 @dataclass(frozen=True)  # no slots: what follows from the paths is computed once
@@ -61,19 +65,32 @@ class Repair:
         manifest = Manifest(self.marker.manifest.source, self.marker.manifest.revision, self.files)
         return replace(resolved, manifest=manifest, locations=tuple(where[file.path] for file in self.files))
 
-    def keep_good(self, ingest: Ingest, folder: Path, check: Callable[[], None]) -> None:
+    def examined(self, folder: Folder, buffer: mmap.mmap, check: Callable[[], None]) -> dict[str, str]:
+        """By path, what is wrong with these files, now that every byte of them was read. `check` may raise meanwhile.
+
+        Raises OSError for what is not the disk's fault.
+        """
+        found: dict[str, str] = {}
+        for file in self.files:
+            wrong, _ = examine(folder, file, self.sums.get(file.path), self.chunk_bytes, buffer, lambda _: check())
+            check()
+            if wrong is not None:
+                found[file.path] = wrong
+        return found
+
+    def keep_good(self, ingest: Ingest, folder: Folder, check: Callable[[], None]) -> None:
         """What is still right in the files in `folder` is done in the ingest. `check` may raise between two chunks."""
         for index, file in enumerate(ingest.manifest.files):
             sums = self.sums.get(file.path)
             if sums:
-                self._keep_good(ingest, index, folder / file.path, sums, check)
+                self._keep_good(ingest, index, folder, sums, check)
 
     def _keep_good(
-        self, ingest: Ingest, index: int, path: Path, sums: Sequence[int], check: Callable[[], None]
+        self, ingest: Ingest, index: int, folder: Folder, sums: Sequence[int], check: Callable[[], None]
     ) -> None:
         file, done = ingest.manifest.files[index], ingest.journal.done.setdefault(index, Ranges())
         try:
-            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            source = folder.open(file.path)
         except OSError:
             return  # all of it is fetched
         target = ingest.open_file(index)

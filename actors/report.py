@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from actors.manifest import StorageKey
+from actors.marker import Marker
 from actors.messages import ModelReport, Phase
 from actors.scrub import Record, describe
-from actors.store import Marker
 
 
 def of_copy(key: StorageKey, marker: Marker, phase: Phase, record: Record | None = None) -> ModelReport:

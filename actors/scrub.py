@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Self, TypeVar
 
-from actors.store import Marker
+from actors.marker import Marker, count, moment
 
 Place = TypeVar("Place")
 
@@ -57,15 +57,15 @@ class Record:
             data = json.loads(content)
             record = cls(
                 copy=data["copy"],
-                chunk_bytes=int(data["chunk_bytes"]),
-                next_file=int(data["next_file"]),
-                verified_at=None if data["verified_at"] is None else float(data["verified_at"]),
-                sums={str(path): [int(each) for each in sums] for path, sums in data["sums"].items()},
+                chunk_bytes=count(data["chunk_bytes"]),
+                next_file=count(data["next_file"]),
+                verified_at=moment(data["verified_at"]),
+                sums={str(path): [count(each) for each in sums] for path, sums in data["sums"].items()},
                 damage={str(path): str(wrong) for path, wrong in data["damage"].items()},
-                repaired=data["repaired"],
-                repaired_at=data["repaired_at"],
+                repaired=None if data["repaired"] is None else str(data["repaired"]),
+                repaired_at=moment(data["repaired_at"]),
             )
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
         known = {file.path for file in marker.manifest.files}
         sound = record.chunk_bytes > 0 and record.next_file >= 0 and record.damage.keys() <= known
@@ -149,7 +149,7 @@ class ChunkSums:
             data = data[len(piece) :]
 
 
-def differing(known: list[int] | None, found: list[int], chunk_bytes: int, size: int) -> str:
+def differing(known: Sequence[int] | None, found: list[int], chunk_bytes: int, size: int) -> str:
     """Where a file of the right size is not what it was, for people."""
     wrong = [index for index, (was, now) in enumerate(zip(known or [], found, strict=False)) if was != now]
     if not wrong:

@@ -17,7 +17,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +25,13 @@ from pathlib import Path
 from actors.diff import Place
 from actors.digest import Digester, algorithm_of
 from actors.errors import LocalModelError, StoreError
+from actors.handles import Folder
 from actors.manifest import ManifestFile
+from actors.marker import Marker, misfit
 from actors.retry import RateLimit
 from actors.scrub import ChunkSums, Record, describe, differing, is_same_copy, next_file
 from actors.service import Service
-from actors.store import Marker, Store, disk_errors, misfit, read_marker
+from actors.store import Store
 
 BLOCK_BYTES = 1 << 20
 IDLE_S = 1.0
@@ -97,8 +99,9 @@ class Scrubber:
     def watch(self, place: Place, marker: Marker, store: Store) -> None:
         """The copy is there; what is known of it from before is taken up again."""
         record = None
-        with suppress(OSError):  # the next pass finds again what it said
-            record = Record.from_json(store.scrub_record(place.key).read_bytes(), marker)
+        content = store.scrub_notes.read(place.key)
+        if content is not None:  # else the next pass finds again what it said
+            record = Record.from_json(content, marker)
         with self._lock:
             self._copies[place] = _Copy(marker, store, record or Record.fresh(marker, self._chunk_bytes))
 
@@ -107,8 +110,8 @@ class Scrubber:
         with self._lock:
             copy = self._copies.pop(place, None)
         if copy is not None:
-            with self._saving, suppress(OSError):  # of another copy it is not believed
-                copy.store.scrub_record(place.key).unlink(missing_ok=True)
+            with self._saving, suppress(StoreError):  # of another copy it is not believed
+                copy.store.scrub_notes.forget(place.key)
 
     def blame(self, place: Place, marker: Marker, damage: Mapping[str, str]) -> None:
         """These files of this very copy are not what they were."""
@@ -166,7 +169,7 @@ class Scrubber:
                 _log.warning("cannot scrub now", extra={"key": place.key, "error": str(error)})
                 self._stop.wait(RETRY_S)
                 continue
-            if wrong is not None and not is_same_copy(read_marker(copy.store.model(place.key)), copy.marker):
+            if wrong is not None and not is_same_copy(copy.store.marker(place.key), copy.marker):
                 self._stop.wait(IDLE_S)  # it is on its way out, and not damaged
                 continue
             with self._lock:
@@ -189,12 +192,17 @@ class Scrubber:
             if self._stop.wait(self._limit.spend(count)):
                 raise _Stopped
 
-        path = copy.store.model(place.key) / file.path
-        return examine(path, file, record.sums.get(file.path), record.chunk_bytes, buffer, pace)
+        try:
+            opened = copy.store.opened(place.key)
+        except OSError as error:
+            if error.errno in _OUR_OWN:
+                raise
+            return f"cannot be reached: {error.strerror}", []
+        with opened as folder:
+            return examine(folder, file, record.sums.get(file.path), record.chunk_bytes, buffer, pace)
 
     def _save(self, place: Place, copy: _Copy) -> None:
         """Holds no lock that a report needs: at idle priority, writing may take its time."""
-        path = copy.store.scrub_record(place.key)
         try:
             copy.store.check_fence()
             with self._saving:
@@ -202,10 +210,7 @@ class Scrubber:
                     if self._copies.get(place) is not copy:
                         return
                     content, copy.saved_at, copy.changed = copy.record.to_json(), time.monotonic(), False
-                with disk_errors(f"writing {path}"):
-                    staged = path.with_suffix(".new")
-                    staged.write_bytes(content)
-                    staged.replace(path)
+                copy.store.scrub_notes.write(place.key, content)
         except StoreError as error:
             if error.reason == "Fenced":
                 self._stop.set()  # the agent that has taken over reads on
@@ -218,23 +223,28 @@ class _Stopped(Exception):
 
 
 def examine(
-    path: Path,
+    folder: Folder | Path,
     file: ManifestFile,
-    known: list[int] | None,
+    known: Sequence[int] | None,
     chunk_bytes: int,
     buffer: mmap.mmap,
     pace: Callable[[int], None] = lambda count: None,
 ) -> tuple[str | None, list[int]]:
-    """What is wrong with the file on the disk, or None; and a checksum of each chunk. `pace` hears what was read.
+    """What is wrong with the file in the model's folder, or None; and a checksum of each chunk.
+
+    `pace` hears what was read. A path is that of the file itself.
 
     `known` are the checksums of when it was right. Raises OSError for what is not the disk's fault.
     """
-    wrong = misfit(path, file)
+    if isinstance(folder, Path):
+        with Folder.at(folder.parent) as parent:
+            return examine(parent, replace(file, path=folder.name), known, chunk_bytes, buffer, pace)
+    wrong = misfit(folder, file)
     if wrong is not None:
         return wrong, []
     digester, sums = Digester(algorithm_of(file.digest), file.size), ChunkSums(chunk_bytes)
     try:
-        for block in blocks(path, buffer):
+        for block in blocks(folder.open(file.path), buffer):
             digester.update(block)
             sums.update(block)
             pace(len(block))
@@ -247,12 +257,12 @@ def examine(
     return differing(known, sums.sums, chunk_bytes, file.size), []
 
 
-def blocks(path: Path, buffer: mmap.mmap) -> Iterator[memoryview]:
-    """The bytes of a regular file as the disk has them, leaving the page cache as it was as far as possible.
+def blocks(file: int | Path, buffer: mmap.mmap) -> Iterator[memoryview]:
+    """The bytes of a regular file, open already, as the disk has them, leaving the page cache as it was if possible.
 
-    A block is valid until the next one is asked for. `buffer` is aligned to a page.
+    A block is valid until the next one is asked for. `buffer` is aligned to a page. The file is closed at the end.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    descriptor = file if isinstance(file, int) else os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     direct = _set_direct(descriptor, wanted=True)
     try:
         position = 0

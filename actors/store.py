@@ -1,275 +1,180 @@
-"""The disk of one root: what is committed, what is being filled, what is being deleted. The only writer of all three.
+"""The disk of one root: what is committed, what is being filled, what lies aside. The only writer of all three.
 
-    <root>/models/<key>/…                                  complete, verified, read-only; appears by one rename
+    <root>/models/<key>/…                                  complete, verified; appears by one rename, or marker last
            models/<key>/.localmodel/manifest.json          the marker: what it is, how it was verified, whose it is
            .localmodel/ingest/<key>.<incarnation>/         data/…  journal  manifest.json
-           .localmodel/trash/                              renamed first, unlinked after; emptied when an agent starts
+           .localmodel/trash/<key>.<time>.<random>         an old copy, whole, until no pod can have it open
+           .localmodel/trash/gone.<random>                 what nobody but us has ever seen; unlinked at once
+           .localmodel/committed/<key>.json                the marker once more: heals a damaged one
            .localmodel/scrub/<key>.json                    what `actors.scrub` knows of the committed copy
            .localmodel/evicted/<key>.json                  what `actors.evicted` remembers of a copy that made room
+           .localmodel/aside/…                             what stood in the way and is not ours: kept, and said
            .localmodel/incarnation                         who may write: the agent that started last
 
 Commit order: every file is fsynced → marker → folders fsynced → rename → parent fsynced. A process may die between any
 two steps: what it leaves is either an ingest, which the next one adopts, or a committed model.
 
 The incarnation file fences: an agent that was replaced but still runs finds another name in it, and stops writing.
+Everything below the root is reached from handles (`actors.handles`), and whatever is found there is taken for junk
+until it has proved to be ours. Junk is set aside and said; it never keeps a store from opening.
 Raises StoreError for whatever the disk refuses, InsufficientStorage when it is full.
 """
 
 from __future__ import annotations
 
 import errno
-import json
+import logging
 import os
-import shutil
+import re
 import stat
+import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
 
-from actors.errors import InsufficientStorage, StoreError
-from actors.journal import Journal
-from actors.manifest import Manifest, ManifestFile, StorageKey
-from actors.moved import Moved
+from actors.errors import LocalModelError, StoreError
+from actors.filesystem import disk_errors
+from actors.handles import NOT_A_FOLDER, Folder, remove_tree
+from actors.ingest import Ingest, held_bytes, open_ingest, open_ingest_in, read_identity
+from actors.manifest import Manifest, StorageKey
+from actors.marker import (
+    MARKER,
+    OWN,
+    DamagedMarker,
+    Marker,
+    is_complete,
+    load_marker,
+    misfit,
+    misfits,
+    parse_marker,
+    read_marker,
+)
+from actors.notes import Notes
+from actors.publish import FILE_MODE, holds_nothing, is_half_published, withdraw
 
-MARKER = ".localmodel/manifest.json"
-LATE_FILE_BYTES = 64 << 10
-"""Up to this size a file is made when it is written. What thousands of them need, the headroom covers until then."""
-FILE_MODE = 0o444
-FOLDER_MODE = 0o555
+__all__ = [
+    "MARKER",
+    "Ingest",
+    "Marker",
+    "Standing",
+    "Store",
+    "disk_errors",
+    "is_complete",
+    "misfit",
+    "misfits",
+    "open_ingest",
+    "path_occupied",
+    "read_marker",
+    "remove_tree",
+]
 
-_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_REASONS = {
-    errno.EROFS: "DiskReadOnly",
-    errno.EACCES: "DiskPermissionDenied",
-    errno.EPERM: "DiskPermissionDenied",
-    errno.EIO: "DiskFailing",
-}
-_NO_FALLOCATE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+MARGIN_S = 5.0
+"""A list of a node's pods is seconds old, and clocks differ: see `DesiredState.used`."""
+_INCARNATION = re.compile(r"[\w.:-]{1,200}")
+_KEPT = re.compile(r"(?P<key>[0-9a-f]{16})\.(?:(?P<at>\d{1,12}\.\d{3})\.)?[0-9a-f]+")
+
+_log = logging.getLogger(__name__)
 
 
-@contextmanager
-def disk_errors(what: str) -> Iterator[None]:
-    """An OSError of the disk becomes ours. Nothing that talks to a network belongs inside."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _FULL:
-            raise InsufficientStorage(f"the disk is full: {what}: {reason}") from error
-        raise StoreError(f"{what}: {reason}", reason=_REASONS.get(error.errno or 0)) from error
+class Standing(Enum):
+    """What stands where a model belongs."""
+
+    ABSENT = auto()
+    """Nothing, or a folder without a file in it, which becomes the model."""
+    OURS = auto()
+    DAMAGED = auto()
+    """A folder of which the marker cannot be believed, and that we have no record of."""
+    UNMARKED = auto()
+    """A folder with something in it that has no marker."""
+    FOREIGN = auto()
+    """Of another owner, or no folder at all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Marker:
-    """What is known of a committed model. `manifest` has every file's digest; `verified` says how each was checked.
+class Aside:
+    """An old copy. `at`: since when it lies aside, in epoch seconds."""
 
-    `moved` is what the fill has cost, over all attempts.
-    """
+    name: str
+    key: StorageKey
+    at: float
+    size_bytes: int
 
-    owner: str
-    manifest: Manifest
-    verified: Mapping[str, str]
-    started_at: float | None = None
-    finished_at: float | None = None
-    moved: Moved = field(default_factory=Moved)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "version": 1,
-            "owner": self.owner,
-            "selection": self.manifest.source.selection,
-            "manifestDigest": self.manifest.digest,
-            "manifest": self.manifest.to_json(),
-            "verified": dict(self.verified),
-            "startedAt": self.started_at,
-            "finishedAt": self.finished_at,
-            **self.moved.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Marker:
-        """Raises KeyError, TypeError or ValueError for anything `to_json` did not make."""
-        return cls(
-            owner=str(data["owner"]),
-            manifest=Manifest.from_json(data["manifest"]),
-            verified={str(path): str(how) for path, how in data["verified"].items()},
-            started_at=data.get("startedAt"),
-            finished_at=data.get("finishedAt"),
-            moved=Moved.from_json(data),
-        )
+    def in_use(self, used: Mapping[StorageKey, float] | None, margin_s: float) -> bool:
+        """Whether a pod may have it open: see `DesiredState.used`."""
+        return used is None or (self.key in used and used[self.key] <= self.at + margin_s)
 
 
-def read_marker(folder: Path) -> Marker | None:
-    """The marker of a model's folder; None if it has none that can be read."""
-    try:
-        return Marker.from_json(json.loads((folder / MARKER).read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def is_complete(folder: Path, manifest: Manifest) -> bool:
-    """Whether every file is there, with its size. Reads no content."""
-    return not misfits(folder, manifest)
-
-
-def misfits(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """By path, what can be seen to be wrong with a file of the model without reading its content."""
-    found = {file.path: misfit(folder / file.path, file) for file in manifest.files}
-    return {path: wrong for path, wrong in found.items() if wrong is not None}
-
-
-def misfit(path: Path, file: ManifestFile) -> str | None:
-    """What is wrong with the file at `path` as far as its name and size tell; None: nothing."""
-    try:
-        status = path.lstat()
-    except OSError as error:
-        return "is missing" if error.errno in _MISSING else f"cannot be read: {error.strerror}"
-    if not stat.S_ISREG(status.st_mode):
-        return "is no longer a regular file"
-    return None if status.st_size == file.size else f"has {status.st_size} bytes, not {file.size}"
-
-
-class Ingest:
-    """A fill's folder: the files at their full size, and the journal of what of them has been written."""
-
-    def __init__(self, folder: Path, manifest: Manifest, *, continued: bool) -> None:
-        """Use `open_ingest`."""
-        self.folder = folder
-        self.data = folder / "data"
-        self.manifest = manifest
-        self.journal = Journal.open(folder / "journal", [file.size for file in manifest.files])
-        if not continued:
-            for index, file in enumerate(manifest.files):
-                if file.vouched is None and self.journal.done.pop(index, None) is not None:
-                    self.journal.forget(index)
-
-    def allocate(self) -> None:
-        """Every file exists at its full size, with the disk space for it where the filesystem can promise that.
-
-        But small ones only if something of them is there already: there may be thousands, and others arrive meanwhile.
-        """
-        made: set[Path] = set()
-        with disk_errors(f"making room in {self.data}"):
-            for index, file in enumerate(self.manifest.files):
-                path = self.data / file.path
-                if path.parent not in made:
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    made.add(path.parent)
-                if file.size <= LATE_FILE_BYTES and index not in self.journal.done:
-                    continue
-                if _allocate(path, file) and self.journal.done.pop(index, None) is not None:
-                    self.journal.forget(index)
-
-    def open_file(self, index: int) -> int:
-        """A descriptor to read and write the file at `index`. The caller closes it."""
-        path = self.data / self.manifest.files[index].path
-        with disk_errors(f"opening {path}"):
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-
-    def publish(self, marker: Marker, target: Path, *, trash: Path) -> None:
-        """`target` is the model, complete. What was there before is in `trash`, and is the caller's to unlink."""
-        with disk_errors(f"committing {target}"):
-            path = self.data / MARKER
-            path.parent.mkdir(exist_ok=True)
-            if path.exists():
-                path.unlink()
-            _write_synced(path, json.dumps(marker.to_json()).encode())
-            for folder, _, names in os.walk(self.data, topdown=False):
-                for name in names:
-                    os.chmod(f"{folder}/{name}", FILE_MODE)  # noqa: PTH101  there may be thousands
-                if folder != str(self.data):  # to be renamed, a folder must be writable
-                    Path(folder).chmod(FOLDER_MODE)
-                _sync_folder(Path(folder))
-            if target.exists():
-                _move(target, trash)
-            self.data.rename(target)
-            target.chmod(FOLDER_MODE)
-            _sync_folder(target.parent)
-        self.close()
-        remove_tree(self.folder)
-
-    def replace_in(self, target: Path, *, trash: Path) -> None:
-        """The files of the ingest are those of the model in `target`. What stood in their way is in `trash`."""
-        folders = sorted(
-            {target / parent for file in self.manifest.files for parent in PurePosixPath(file.path).parents}
-        )
-        with disk_errors(f"repairing {target}"):
-            for folder in folders:
-                if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-                    _move(folder, trash)
-                folder.mkdir(exist_ok=True)
-                folder.chmod(0o755)
-            for file in self.manifest.files:
-                path = target / file.path
-                if path.is_dir() and not path.is_symlink():
-                    _move(path, trash)
-                (self.data / file.path).chmod(FILE_MODE)
-                (self.data / file.path).replace(path)
-            for folder in reversed(folders):
-                _sync_folder(folder)
-                folder.chmod(FOLDER_MODE)
-        self.close()
-        remove_tree(self.folder)
-
-    def close(self) -> None:
-        self.journal.close()
-
-    def discard(self) -> None:
-        """Nothing of it is left."""
-        self.close()
-        with disk_errors(f"removing {self.folder}"):
-            remove_tree(self.folder)
-
-
-def open_ingest(folder: Path, manifest: Manifest, owner: str) -> Ingest:
-    """The ingest in `folder`: what is there, if it is of the same manifest; else a new one.
-
-    After a reboot a journal may speak of bytes that never reached the disk. That is found by digest; files that have
-    none are fetched again.
-    """
-    identity = {"owner": owner, "manifest": manifest.to_json(), "boot": _boot_id()}
-    with disk_errors(f"preparing {folder}"):
-        before = _read_identity(folder)
-        same = before is not None and before.get("manifest") == json.loads(json.dumps(identity["manifest"]))
-        if not same:
-            remove_tree(folder)
-        (folder / "data").mkdir(parents=True, exist_ok=True)
-        staged = folder / "manifest.json.new"
-        staged.write_text(json.dumps(identity))
-        staged.replace(folder / "manifest.json")
-        continued = before is not None and before.get("boot") == identity["boot"]
-        return Ingest(folder, manifest, continued=continued)
+class _Gone(OSError):
+    """The root is not the disk that it was."""
 
 
 class Store:
     """One root. `path` is where this process sees it; the root itself is never created."""
 
-    def __init__(self, path: Path, incarnation: str) -> None:
+    def __init__(
+        self, path: Path, incarnation: str, clock: Callable[[], float] = time.time, margin_s: float = MARGIN_S
+    ) -> None:
         """From now on this incarnation is the writer. Empties nothing: see `empty_trash`."""
+        self.margin_s = margin_s
+        self.used: Mapping[StorageKey, float] | None = None
+        """Which models pods may have open: see `DesiredState.used`."""
         self.path = path
         self.models = path / "models"
-        self._own = path / ".localmodel"
-        self._ingests = self._own / "ingest"
-        self._trash = self._own / "trash"
-        self._scrub = self._own / "scrub"
+        self._own = path / OWN
         self._incarnation = incarnation
-        with disk_errors(f"{path} cannot be written to"):
-            for folder in (self.models, self._ingests, self._trash, self._scrub, self.evicted):
-                folder.mkdir(parents=True, exist_ok=True)
-            staged = self._own / f"incarnation.{incarnation}"
-            staged.write_text(incarnation)
-            staged.replace(self._own / "incarnation")
+        self._clock = clock
+        self._ready = False
+        self._sizes: dict[str, int] = {}
+        self._stuck: dict[str, str] = {}
+        self.junk: dict[str, str] = {}
+        """What was set aside, or left where it is, because it is not ours: by path below the root, why."""
+        self.unread: dict[StorageKey, str] = {}
+        """Committed copies of which the marker was made anew from our record: their files are still to be read."""
+        self.committed_notes = Notes(lambda: self._folder("committed"), self._set_aside)
+        self.scrub_notes = Notes(lambda: self._folder("scrub"), self._set_aside)
+        self.evicted_notes = Notes(lambda: self._folder("evicted"), self._set_aside)
+        with disk_errors(f"{path} cannot be written to"), Folder.at(path) as root:
+            self._prepare(root, "models").close()
+            self._prepare(root, OWN).close()
+            self._ready = True
+            for name in ("ingest", "trash", "committed", "scrub", "evicted"):
+                self._folder(name).close()
+            self._uid = self._claim()
+
+    # --- who may write ---
 
     def check_fence(self) -> None:
         """Returns while this incarnation is the writer. Raises StoreError once another one has started."""
         with disk_errors(f"reading {self._own / 'incarnation'}"):
-            writer = (self._own / "incarnation").read_text()
+            try:
+                with self._folder("") as own:
+                    writer = own.read("incarnation", 1 << 10).decode()
+            except _Gone:
+                raise
+            except UnicodeDecodeError:
+                writer = ""
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EINVAL, errno.EFBIG, *NOT_A_FOLDER):
+                    raise  # the disk fails: who the writer is cannot be known
+                writer = ""
+            if _INCARNATION.fullmatch(writer) is None:  # nobody has taken over: an agent leaves its name
+                _log.warning("the name of the writer was damaged", extra={"root": str(self.path)})
+                self._claim()
+                return
         if writer != self._incarnation:
             raise StoreError(f"agent {writer} has taken over {self.path}; this one stops writing", reason="Fenced")
+
+    def _claim(self) -> int:
+        """This incarnation is the writer; which user that makes us on this disk."""
+        with self._folder("") as own:
+            status = own.status("incarnation")
+            if status is not None and not stat.S_ISREG(status.st_mode):
+                self._set_aside(own, "incarnation", "is not a regular file")
+            own.write("incarnation", self._incarnation.encode())
+            return own.lstat("incarnation").st_uid
 
     def free_bytes(self) -> int:
         """What is free on its filesystem for us, as `df` says it."""
@@ -277,94 +182,165 @@ class Store:
             status = os.statvfs(self.path)
         return status.f_bavail * status.f_frsize
 
+    # --- what is committed ---
+
     def model(self, key: StorageKey) -> Path:
         return self.models / key
 
-    def scrub_record(self, key: StorageKey) -> Path:
-        return self._scrub / f"{key}.json"
-
-    @property
-    def evicted(self) -> Path:
-        """The folder of what is remembered of evicted models."""
-        return self._own / "evicted"
+    def opened(self, key: StorageKey) -> Folder:
+        """The model's folder, open; a link in its place is not followed. Raises OSError."""
+        with Folder.at(self.path) as root:
+            return root.enter(f"models/{key}")
 
     def committed(self) -> dict[StorageKey, Marker]:
         """The models that were committed, by their markers. They may have been damaged since."""
         found: dict[StorageKey, Marker] = {}
-        with disk_errors(f"reading {self.models}"):
-            folders = sorted(self.models.iterdir())
-        for folder in folders:
-            marker = read_marker(folder)
-            if marker is not None:
-                found[StorageKey(folder.name)] = marker
+        with disk_errors(f"reading {self.models}"), self._models() as models:
+            for name in models.names():
+                with suppress(UnicodeEncodeError):
+                    name.encode()  # else it is none of ours
+                    marker = self._marker(models, StorageKey(name))
+                    if marker is not None:
+                        found[StorageKey(name)] = marker
+        recorded = set(self.committed_notes.keys())
+        for key in found.keys() - recorded:
+            self._record(key, found[key])
+        for key in recorded - found.keys():
+            if not os.path.lexists(self.model(key)):
+                with suppress(StoreError):
+                    self.committed_notes.forget(key)
         return found
+
+    def look(self, key: StorageKey) -> Marker | None:
+        """As `committed`, of one model."""
+        with suppress(OSError), self._models() as models:
+            return self._marker(models, key)
+        return None
+
+    def misfits(self, key: StorageKey, manifest: Manifest) -> dict[str, str]:
+        """By path, what can be seen to be wrong with the committed copy without reading its content."""
+        try:
+            with self.opened(key) as folder:
+                return misfits(folder, manifest)
+        except OSError as error:
+            return {file.path: f"cannot be read: {error.strerror}" for file in manifest.files}
+
+    def marker(self, key: StorageKey) -> Marker | None:
+        """The marker of the committed copy, if there is one that is believed."""
+        try:
+            with self.opened(key) as folder:
+                return load_marker(folder, uid=self._uid)
+        except (OSError, DamagedMarker):
+            return None
+
+    def standing(self, key: StorageKey, owner: str) -> Standing:
+        """What stands in the model's place."""
+        with disk_errors(f"looking at {self.model(key)}"), self._models() as models:
+            status = models.status(key)
+            if status is None:
+                return Standing.ABSENT
+            if not stat.S_ISDIR(status.st_mode):
+                if self.committed_notes.read(key) is None:
+                    return Standing.FOREIGN
+                self._set_aside(models, key, "is not a folder, where a model was committed")
+                return Standing.ABSENT
+            marker = self._marker(models, key)
+            if marker is not None:
+                return Standing.OURS if marker.owner == owner else Standing.FOREIGN
+            with models.enter(key) as folder:
+                if holds_nothing(folder) or self._half_published(key, folder):
+                    return Standing.ABSENT
+                try:
+                    load_marker(folder, uid=self._uid)
+                except FileNotFoundError:
+                    return Standing.UNMARKED
+                except DamagedMarker as error:
+                    self._say(f"models/{key}/{MARKER}", str(error))
+                return Standing.DAMAGED
 
     def occupied(self, key: StorageKey, owner: str) -> bool:
         """Whether something stands in the model's place that `owner` did not put there."""
-        folder = self.model(key)
-        if not os.path.lexists(folder):
-            return False
-        marker = read_marker(folder)
-        return marker is None or marker.owner != owner
+        return self.standing(key, owner) in (Standing.UNMARKED, Standing.FOREIGN)
+
+    def fits(self, key: StorageKey, manifest: Manifest) -> bool:
+        """Whether the folder holds these very files by name and size, and no other."""
+        with disk_errors(f"looking at {self.model(key)}"), self.opened(key) as folder:
+            return not misfits(folder, manifest) and _holds_only(folder, manifest)
+
+    def adopt(self, key: StorageKey, marker: Marker) -> None:
+        """The folder, whatever its marker said before, is the copy `marker`; whether its files are is not looked at."""
+        self.check_fence()
+        with disk_errors(f"adopting {self.model(key)}"), self.opened(key) as folder:
+            self._write_marker(folder, key, marker)
+        self._record(key, marker)
+
+    # --- what is being filled ---
 
     def ingest(self, key: StorageKey, manifest: Manifest, owner: str) -> Ingest:
         """The fill of `manifest`; continues what an earlier incarnation began, if that was the same."""
         self.check_fence()
-        folder = self._ingests / f"{key}.{self._incarnation}"
-        with disk_errors(f"adopting what is in {self._ingests}"):
-            for earlier in sorted(self._ingests.glob(f"{key}.*")):
-                if earlier != folder and not folder.exists():
-                    earlier.rename(folder)
-                elif earlier != folder:
-                    _move(earlier, self._trash)
-        return open_ingest(folder, manifest, owner)
+        name = f"{key}.{self._incarnation}"
+        with disk_errors(f"preparing {self._own / 'ingest' / name}"), self._folder("ingest") as ingests:
+            for earlier in _of_key(ingests, key):
+                self._withdraw(ingests, earlier, key)
+                if earlier == name:
+                    continue
+                if ingests.status(name) is None:
+                    ingests.unlock(earlier)
+                    ingests.move(earlier, ingests, name)
+                else:
+                    self._discard(ingests, earlier)
+            return open_ingest_in(ingests, name, self._own / "ingest" / name, manifest, owner)
 
     def ingests(self, owner: str) -> set[StorageKey]:
         """The models of which `owner` has something half-done here."""
-        with disk_errors(f"reading {self._ingests}"):
-            folders = list(self._ingests.iterdir())
-        return {
-            StorageKey(folder.name.partition(".")[0])
-            for folder in folders
-            if (identity := _read_identity(folder)) is None or identity.get("owner") == owner
-        }
+        with disk_errors(f"reading {self._own / 'ingest'}"), self._folder("ingest") as folder:
+            return {
+                StorageKey(name.partition(".")[0])
+                for name in folder.names()
+                if (identity := read_identity(folder, name)) is None or identity.get("owner") == owner
+            }
 
     def ingested_bytes(self, key: StorageKey) -> int:
         """The disk space that the ingests of `key` hold by now."""
-        with disk_errors(f"measuring {self._ingests}"):
-            return sum(
-                status.st_blocks * 512 for folder in self._ingests.glob(f"{key}.*") for status in _statuses(folder)
-            )
+        total = 0
+        with disk_errors(f"measuring {self._own / 'ingest'}"), self._folder("ingest") as ingests:
+            for name in _of_key(ingests, key):
+                with suppress(OSError), ingests.enter(name) as folder:
+                    total += held_bytes(folder)
+        return total
 
     def abandon(self, key: StorageKey) -> None:
         """No ingest of `key` is left, of whatever incarnation; unlinked by `empty_trash`."""
         self.check_fence()
-        with disk_errors(f"removing the ingests of {key}"):
-            for folder in self._ingests.glob(f"{key}.*"):
-                _move(folder, self._trash)
+        with disk_errors(f"removing the ingests of {key}"), self._folder("ingest") as ingests:
+            for name in _of_key(ingests, key):
+                self._withdraw(ingests, name, key)
+                self._discard(ingests, name)
+
+    # --- changing what is committed ---
 
     def commit(self, key: StorageKey, ingest: Ingest, marker: Marker) -> None:
-        """The model is there. Refuses (PathOccupied) to replace what another owner put in its place."""
+        """The model is there. Refuses (PathOccupied) to replace what another owner put in its place.
+
+        An old copy, or a damaged one, lies aside. Once the model is there nothing can fail any more.
+        """
         self.check_fence()
         if self.occupied(key, marker.owner):
             raise path_occupied(self.model(key))
-        ingest.publish(marker, self.model(key), trash=self._trash)
+        with disk_errors(f"committing {self.model(key)}"), self._models() as models:
+            ingest.publish_in(models, key, marker, lambda: self._move_aside(models, key))
+        self.unread.pop(key, None)
+        self._record(key, marker)
 
     def rename(self, key: StorageKey, marker: Marker) -> None:
         """The marker of the committed model is this one; its files are as they were. Refuses as `commit` does."""
         self.check_fence()
         if self.occupied(key, marker.owner):
             raise path_occupied(self.model(key))
-        path = self.model(key) / MARKER
-        with disk_errors(f"writing {path}"):
-            path.parent.chmod(0o755)
-            staged = path.with_name("manifest.json.new")
-            staged.unlink(missing_ok=True)
-            _write_synced(staged, json.dumps(marker.to_json()).encode())
-            staged.chmod(FILE_MODE)
-            staged.replace(path)
-            _sync_folder(path.parent)
-            path.parent.chmod(FOLDER_MODE)
+        with disk_errors(f"writing {self.model(key) / MARKER}"), self.opened(key) as folder:
+            self._write_marker(folder, key, marker, damaged=False)
+        self._record(key, marker)
 
     def mend(self, key: StorageKey, ingest: Ingest, owner: str) -> None:
         """The files of the ingest have taken the place of those of the model, each by one rename.
@@ -372,31 +348,223 @@ class Store:
         The folder stays the one that pods have mounted: what they have open they keep, what they open anew is right.
         """
         self.check_fence()
-        if self.occupied(key, owner):
+        if self.standing(key, owner) is not Standing.OURS:
             raise path_occupied(self.model(key))
-        ingest.replace_in(self.model(key), trash=self._trash)
+        with disk_errors(f"repairing {self.model(key)}"), self.opened(key) as folder:
+            ingest.replace_in(folder, self._discard)
 
     def remove(self, key: StorageKey, owner: str) -> None:
         """The model is no longer there; unlinked by `empty_trash`. Raises StoreError if it is not `owner`'s."""
         self.check_fence()
-        folder = self.model(key)
-        if not os.path.lexists(folder):
-            return
-        if self.occupied(key, owner):
-            raise path_occupied(folder)
-        with disk_errors(f"removing {folder}"):
-            _move(folder, self._trash)
+        standing = self.standing(key, owner)
+        if standing in (Standing.UNMARKED, Standing.FOREIGN, Standing.DAMAGED):
+            raise path_occupied(self.model(key))
+        with disk_errors(f"removing {self.model(key)}"):
+            if standing is Standing.OURS:
+                with self._models() as models:
+                    self._move_aside(models, key)
+            self.committed_notes.forget(key)
+        self.unread.pop(key, None)
+
+    # --- what lies aside ---
+
+    def aside(self) -> list[Aside]:
+        """The old copies that lie aside."""
+        found = []
+        with disk_errors(f"reading {self._own / 'trash'}"), self._folder("trash") as trash:
+            for name in trash.names():
+                kept = _KEPT.fullmatch(name)
+                status = trash.status(name) if kept is not None else None
+                if kept is not None and status is not None and stat.S_ISDIR(status.st_mode):
+                    at = float(kept["at"]) if kept["at"] else status.st_ctime
+                    found.append(Aside(name, StorageKey(kept["key"]), at, self._size(trash, name)))
+        return found
 
     def trash_is_empty(self) -> bool:
-        """Whether everything that was removed has given its space back."""
-        with disk_errors(f"reading {self._trash}"):
-            return next(self._trash.iterdir(), None) is None
+        """Whether all that was removed has given its space back, but for what a pod may use or the disk holds on to."""
+        held = {each.name for each in self.aside() if each.in_use(self.used, self.margin_s)} | self._stuck.keys()
+        with disk_errors(f"reading {self._own / 'trash'}"), self._folder("trash") as trash:
+            return not set(trash.names()) - held
 
     def empty_trash(self) -> None:
-        """Takes as long as the disk needs to unlink."""
-        with disk_errors(f"emptying {self._trash}"):
-            for entry in self._trash.iterdir():
-                remove_tree(entry)
+        """Nothing lies aside that no pod can have open any more, as far as the disk unlinks it. Takes its time.
+
+        What cannot be unlinked (NFS while a file is open, an immutable file) is said once, and tried again.
+        """
+        used, lately = self.used, self._clock() - self.margin_s
+        held = {each.name for each in self.aside() if each.in_use(used, self.margin_s) or each.at > lately}
+        with disk_errors(f"emptying {self._own / 'trash'}"), self._folder("trash") as trash:
+            for name in trash.names():
+                if name in held:
+                    continue
+                try:
+                    trash.remove(name)
+                    self._sizes.pop(name, None)
+                    self._stuck.pop(name, None)
+                except OSError as error:
+                    if self._stuck.get(name) != str(error):
+                        _log.warning("cannot unlink yet", extra={"path": str(trash.path / name), "error": str(error)})
+                    self._stuck[name] = str(error)
+
+    def _size(self, trash: Folder, name: str) -> int:
+        """As it was when it moved aside: measured once."""
+        if name not in self._sizes:
+            with suppress(OSError), trash.enter(name) as folder:
+                try:
+                    self._sizes[name] = load_marker(folder).manifest.total_bytes
+                except (OSError, DamagedMarker):
+                    self._sizes[name] = held_bytes(folder)
+        return self._sizes.get(name, 0)
+
+    def _move_aside(self, models: Folder, key: StorageKey) -> None:
+        """The model's folder, whole. If it was swapped for something else meanwhile, that is kept, and not unlinked."""
+        with models.enter(key) as folder, self._folder("trash") as trash:
+            before = os.fstat(folder.descriptor)
+            models.unlock(key)
+            at = int(self._clock() * 1000) / 1000  # rounded down: it must not lie in the future
+            name = f"{key}.{at:.3f}.{uuid.uuid4().hex[:8]}"
+            models.move(key, trash, name)
+            after = trash.status(name)
+            if after is None or (after.st_dev, after.st_ino) != (before.st_dev, before.st_ino):
+                self._set_aside(trash, name, "took the place of a model while that was removed")
+
+    def _discard(self, folder: Folder, name: str) -> None:
+        """It is unlinked soon: nobody but us has ever seen it, or it only stood in the way."""
+        folder.unlock(name)
+        with self._folder("trash") as trash:
+            folder.move(name, trash, f"gone.{uuid.uuid4().hex}")
+
+    # --- markers and records ---
+
+    def _marker(self, models: Folder, key: StorageKey) -> Marker | None:
+        """The marker of what stands there, made anew from our record if it was damaged; None: it has none."""
+        try:
+            with models.enter(key) as folder:
+                try:
+                    return load_marker(folder, uid=self._uid)
+                except FileNotFoundError:
+                    why, strict = "it was taken away", True
+                except DamagedMarker as error:
+                    why, strict = str(error), False
+                marker = self._recorded(key)
+                if marker is None or (strict and not _holds_only(folder, marker.manifest)):
+                    return None  # whatever it is, it is not what we committed
+                self._heal(folder, key, marker, why)
+                return marker
+        except OSError:
+            return None
+
+    def _recorded(self, key: StorageKey) -> Marker | None:
+        """What we have committed there, by our own record."""
+        content = self.committed_notes.read(key)
+        if content is None:
+            return None
+        try:
+            return parse_marker(content)
+        except DamagedMarker as error:
+            self.committed_notes.reject(key, str(error))
+            return None
+
+    def _record(self, key: StorageKey, marker: Marker) -> None:
+        """Remembered beside the models. A disk that refuses changes nothing about the model."""
+        try:
+            self.committed_notes.write(key, marker.content, sync=True)
+        except LocalModelError as error:
+            _log.warning("a commit is not recorded twice", extra={"key": key, "error": str(error)})
+
+    def _heal(self, folder: Folder, key: StorageKey, marker: Marker, why: str) -> None:
+        fields = {"key": key, "root": str(self.path), "error": why}
+        _log.warning("the marker of a model was damaged, and is made anew from our record", extra=fields)
+        self.unread[key] = why
+        try:
+            self._write_marker(folder, key, marker)
+        except OSError as error:
+            _log.warning("cannot write a marker", extra={"key": key, "error": str(error)})
+
+    def _write_marker(self, folder: Folder, key: StorageKey, marker: Marker, *, damaged: bool = True) -> None:
+        folder.unlock(OWN)
+        status = folder.status(OWN)
+        if status is not None and not stat.S_ISDIR(status.st_mode):
+            self._set_aside(folder, OWN, "is no folder", as_name=f"{key}{OWN}")
+        with folder.enter(OWN, make=True) as own:
+            if damaged and own.status("manifest.json") is not None:
+                self._set_aside(own, "manifest.json", "is a damaged marker", as_name=f"{key}.manifest.json")
+            own.write("manifest.json", marker.content, mode=FILE_MODE, sync=True)
+            own.sync()
+
+    # --- folders of ours ---
+
+    def _models(self) -> Folder:
+        with Folder.at(self.path) as root:
+            self._check_mounted(root)
+            return self._prepare(root, "models")
+
+    def _folder(self, name: str) -> Folder:
+        """One of ours in `<root>/.localmodel`, or that itself. Raises OSError."""
+        with Folder.at(self.path) as root:
+            self._check_mounted(root)
+            own = self._prepare(root, OWN)
+        if not name:
+            return own
+        with own:
+            return self._prepare(own, name)
+
+    def _check_mounted(self, root: Folder) -> None:
+        """Raises OSError once our own folder is gone: what is then written would be on another disk."""
+        if self._ready and root.status(OWN) is None:
+            raise _Gone(f"{self.path} holds no {OWN} any more: was its disk unmounted?")
+
+    def _prepare(self, parent: Folder, name: str) -> Folder:
+        """The folder is there, and open. What stands in its place and is none is set aside."""
+        for last in (False, True):
+            try:
+                return parent.enter(name, make=True)
+            except PermissionError:
+                if last:
+                    raise
+                parent.unlock(name)
+            except OSError as error:
+                if last or error.errno not in NOT_A_FOLDER:
+                    raise
+                self._set_aside(parent, name, "is no folder")
+        raise AssertionError("unreachable")
+
+    def _set_aside(self, folder: Folder, name: str, why: str, *, as_name: str | None = None) -> None:
+        """It is out of the way and kept, as `<root>/.localmodel/aside/…`. Raises OSError."""
+        new = f"{(as_name or name)[:100]}.{uuid.uuid4().hex[:8]}"
+        own = folder.path == self.path or name == "aside"  # what holds the folder for it cannot go there
+        if own:
+            folder.move(name, folder, new)
+        else:
+            with self._folder("aside") as aside:
+                folder.unlock(name)
+                folder.move(name, aside, new)
+        where = _below(self.path, folder.path / new) if own else f"{OWN}/aside/{new}"
+        self._say(_below(self.path, folder.path / name), f"{why}; it is {where} now")
+
+    def _say(self, path: str, why: str) -> None:
+        if self.junk.get(path) != why:
+            _log.warning("set aside", extra={"root": str(self.path), "path": path, "why": why})
+            self.junk[path] = why
+
+    def _half_published(self, key: StorageKey, target: Folder) -> bool:
+        with self._folder("ingest") as ingests:
+            for name in _of_key(ingests, key):
+                with suppress(OSError), ingests.enter(name) as ingest:
+                    if is_half_published(ingest, target):
+                        return True
+        return False
+
+    def _withdraw(self, ingests: Folder, name: str, key: StorageKey) -> None:
+        """What an interrupted commit had moved into the model's folder already is back in the ingest."""
+        try:
+            with ingests.enter(name) as ingest, self.opened(key) as target:
+                withdraw(ingest, target)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # there is nothing to take it back from
+        except DamagedMarker as error:
+            with self._models() as models:
+                self._set_aside(models, key, f"is half a model, and we cannot tell which any more: {error}")
 
 
 def path_occupied(folder: Path) -> StoreError:
@@ -405,78 +573,29 @@ def path_occupied(folder: Path) -> StoreError:
     )
 
 
-def remove_tree(folder: Path) -> None:
-    """`folder` is gone, read-only folders and all; also if another process removes it at the same time."""
-    if not os.path.lexists(folder):
-        return
-    if folder.is_symlink() or not folder.is_dir():
-        folder.unlink(missing_ok=True)
-        return
-    for parent, _, _ in os.walk(folder):
-        with suppress(FileNotFoundError):
-            Path(parent).chmod(0o755)
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+def _of_key(ingests: Folder, key: StorageKey) -> list[str]:
+    return [name for name in ingests.names() if name.startswith(f"{key}.")]
 
 
-def _move(folder: Path, trash: Path) -> None:
-    if not folder.is_symlink():
-        folder.chmod(0o755)  # to be renamed, a folder must be writable
-    trash.mkdir(exist_ok=True)
-    folder.rename(trash / f"{folder.name}.{uuid.uuid4().hex[:12]}")
+def _holds_only(folder: Folder, manifest: Manifest) -> bool:
+    """Whether there are files in the folder, and none that is not one of the manifest's by name."""
+    known = {file.path for file in manifest.files}
+    found = list(_files(folder, len(known)))
+    return bool(found) and known.issuperset(found)
 
 
-def _allocate(path: Path, file: ManifestFile) -> bool:
-    """Whether the file was not there, or not at its size, before."""
-    if path.is_symlink() or (path.exists() and path.stat().st_size != file.size):
-        path.unlink()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        if os.fstat(descriptor).st_size == file.size:
-            return False
-        try:
-            os.posix_fallocate(descriptor, 0, file.size)
-        except OSError as error:
-            if error.errno not in _NO_FALLOCATE:
-                raise
-            os.ftruncate(descriptor, file.size)
-        return True
-    finally:
-        os.close(descriptor)
+def _files(folder: Folder, most: int) -> Iterator[str]:
+    """Every path below that is no folder, but those of ours; a few more than `most` at most."""
+    pending, given = [each for each in folder.names() if each != OWN], 0
+    while pending and given <= most:
+        path = pending.pop()
+        if not stat.S_ISDIR(folder.lstat(path).st_mode):
+            given += 1
+            yield path
+            continue
+        with folder.enter(path) as inner:
+            pending += [f"{path}/{each}" for each in inner.names()]
 
 
-def _statuses(folder: Path) -> Iterator[os.stat_result]:
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                yield (Path(parent) / name).lstat()
-
-
-def _read_identity(folder: Path) -> Mapping[str, Any] | None:
-    try:
-        identity = json.loads((folder / "manifest.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    return identity if isinstance(identity, dict) else None
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _below(root: Path, path: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

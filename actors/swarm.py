@@ -23,6 +23,7 @@ from blake3 import blake3
 
 from actors.chunks import Grid
 from actors.gossip import SIGN_OF_LIFE_S, Frame, Kind
+from actors.handles import Folder
 from actors.manifest import Manifest
 from actors.membership import Membership
 from actors.mesh import Mesh
@@ -77,8 +78,8 @@ class Swarm:
         self._tokens = (company.token, company.token)
         self._held: dict[tuple[NodeName, int], list[_Held]] = {}
         self._sending: list[int] = []
-        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, self._folder)  # not sooner: whoever sends from it holds on to us
+        self._folder = Folder.at(folder)
+        weakref.finalize(self, self._folder.close)  # not sooner: whoever sends from it holds on to us
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -221,7 +222,7 @@ class Swarm:
         file = self.manifest.files[place.file]
         descriptor = -1
         try:
-            descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._folder)
+            descriptor = self._folder.open(file.path)
             with self.lock:
                 if not self.mesh.have >> chunk & 1:
                     raise OSError("it was withdrawn")

@@ -10,25 +10,30 @@ A task decides nothing about when: the agent starts it, cancels it, and hears ho
 from __future__ import annotations
 
 import logging
+import mmap
 import random
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from actors.archive import unpack
 from actors.diff import Active, Place, check_digest
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.exchange import Exchange
 from actors.files import Cancelled
+from actors.filesystem import disk_errors
 from actors.fill import Fill, Progress, verified_how
+from actors.ingest import Ingest
 from actors.manifest import Resolved
+from actors.marker import Marker
 from actors.messages import Company, DesiredModel, ModelReport, Phase
 from actors.moved import Moved
 from actors.quota import Quotas
 from actors.repair import Repair
 from actors.retry import RateLimit, RetryPolicy
+from actors.scrubber import BLOCK_BYTES
 from actors.settings import AgentSettings
-from actors.store import Ingest, Marker, Store
+from actors.store import Store
 
 _log = logging.getLogger(__name__)
 
@@ -37,12 +42,14 @@ _log = logging.getLogger(__name__)
 class Ended:
     """How an attempt ended: committed as `marker`, failed with `error`, or, with neither, cancelled.
 
-    With `repair` set the attempt was one of these files of the committed copy.
+    With `repair` set the attempt was one of these files of the committed copy; `wrong` are those that were only read,
+    and are not what they were.
     """
 
     marker: Marker | None = None
     error: LocalModelError | None = None
     repair: Repair | None = None
+    wrong: Mapping[str, str] = field(default_factory=dict)
 
 
 class Task:
@@ -142,6 +149,22 @@ class Task:
         def run() -> None:
             ended(self._run(store, resolved, owner, limit, rng))
 
+        self._launch(run, retry, rng)
+
+    def examine(
+        self, repair: Repair, store: Store, *, ended: Callable[[Ended], None], retry: RetryPolicy, rng: random.Random
+    ) -> None:
+        """The files of the repair are read, to see which of them are wrong at all. Takes no space and no network."""
+        self._repair, self._fill, self._last, self._keep = repair, None, None, True
+        self._failure, self._retry_at, self._phase = None, None, Phase.VERIFYING
+        self._cancelled.clear()
+
+        def run() -> None:
+            ended(self._examined(repair, store))
+
+        self._launch(run, retry, rng)
+
+    def _launch(self, run: Callable[[], None], retry: RetryPolicy, rng: random.Random) -> None:
         self._thread = threading.Thread(target=run, name=f"fill-{self.place.key}", daemon=True)
         try:
             self._thread.start()
@@ -210,6 +233,20 @@ class Task:
 
     # --- the attempt's own thread ---
 
+    def _examined(self, repair: Repair, store: Store) -> Ended:
+        try:
+            buffer = mmap.mmap(-1, BLOCK_BYTES)
+            with disk_errors("reading what may be damaged"), store.opened(self.place.key) as folder:
+                found = repair.examined(folder, buffer, self._check_cancelled)
+            return Ended(marker=repair.marker, repair=repair, wrong=found)
+        except Cancelled:
+            return Ended()
+        except LocalModelError as error:
+            return Ended(error=error)
+        except Exception as error:  # noqa: BLE001  as below
+            _log.exception("examining broke", extra={"key": self.place.key})
+            return Ended(error=StoreError(f"the agent failed: {type(error).__name__}: {error}", reason="InternalError"))
+
     def _run(self, store: Store, resolved: Resolved, owner: str, limit: RateLimit, rng: random.Random) -> Ended:
         ingest: Ingest | None = None
         try:
@@ -217,7 +254,8 @@ class Task:
             ingest.allocate()
             self.allocated = True
             if self._repair is not None:
-                self._repair.keep_good(ingest, store.model(self.place.key), self._check_cancelled)
+                with disk_errors("reading what is damaged"), store.opened(self.place.key) as folder:
+                    self._repair.keep_good(ingest, folder, self._check_cancelled)
             marker = self._fill_and_commit(ingest, resolved, store, owner, limit, rng)
             return Ended(marker=marker, repair=self._repair)
         except Cancelled:

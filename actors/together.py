@@ -415,7 +415,7 @@ def _started(thread: threading.Thread) -> bool:
     try:
         thread.start()
     except (RuntimeError, MemoryError) as error:
-        _log.warning("cannot start a thread now", extra={"thread": thread.name, "error": str(error)})
+        _log.warning("cannot start a thread now", extra={"which": thread.name, "error": str(error)})
         return False
     return True
 

@@ -18,7 +18,13 @@ from tests.waiting import eventually
 URI = f"hf://{REPO}"
 KEY = storage_key(URI)
 OWNER = "cluster-1"
-FAST = {"chunk_bytes": 256 << 10, "backoff_first_s": 0.05, "backoff_max_s": 0.2, "headroom_bytes": 0}
+FAST = {
+    "chunk_bytes": 256 << 10,
+    "backoff_first_s": 0.05,
+    "backoff_max_s": 0.2,
+    "headroom_bytes": 0,
+    "aside_margin_s": 0.0,
+}
 PATIENT_CHUNKS = {"chunk_backoff_first_s": 0.02, "chunk_backoff_max_s": 0.1}
 
 
@@ -64,7 +70,8 @@ def wants(*resolved: Resolved, limit: int | None = None, root: str = "/models", 
         )
         for each in resolved
     )
-    return DesiredState(OWNER, (DesiredRoot(root, limit),), models, {each.name: each for each in resolved})
+    by_name = {each.name: each for each in resolved}
+    return DesiredState(OWNER, (DesiredRoot(root, limit),), models, by_name, used={})
 
 
 def together(*states: DesiredState) -> DesiredState:
@@ -74,6 +81,7 @@ def together(*states: DesiredState) -> DesiredState:
         states[0].roots,
         tuple(model for state in states for model in state.models),
         {name: each for state in states for name, each in state.resolved.items()},
+        used={},
     )
 
 
@@ -87,7 +95,8 @@ def ordering(state: DesiredState, *orders: Removal, used: Mapping[StorageKey, fl
     return replace(state, remove=orders, used=used or {})
 
 
-NOTHING = DesiredState(OWNER, (DesiredRoot("/models"),))
+NOTHING = DesiredState(OWNER, (DesiredRoot("/models"),), used={})
+"""No model is wanted, and no pod uses any."""
 
 
 def model(report: NodeReport, key: str = KEY) -> ModelReport | None:

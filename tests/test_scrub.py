@@ -408,7 +408,7 @@ def test_folders_that_are_gone_come_back_with_their_files(node: Node, tmp_path: 
         repaired = _until(node, lambda report: report.phase is Phase.READY, key)
     assert repaired.repaired == "a/b/one.json is missing; a/b/two.json is missing; c/four.json is missing"
     assert same_bytes(copy, folder)
-    assert {path.stat().st_mode & 0o777 for path in (copy, copy / "a/b", copy / "c")} == {0o555}
+    assert {path.stat().st_mode & 0o777 for path in (copy, copy / "a/b", copy / "c")} == {0o755}
 
 
 @pytest.mark.usefixtures("restless")
