@@ -45,6 +45,9 @@ from coordinator.transitions import Announcement
 _log = logging.getLogger(__name__)
 
 MAX_PAUSE_S = 30.0
+LOOK_S = 1.0
+WATCHED_ANEW_S = 40.0
+"""After this every watch has ended and begun anew, so an informer that still differs is behind by moments only."""
 DEBOUNCE_S = 0.05
 """Changes come in bursts (one `kubectl apply` is several); they are planned for together."""
 
@@ -101,6 +104,8 @@ class Controller:
         self._extensions = True
         self._acting = False
         self._acting_since = 0.0
+        self._leading_since: float | None = None
+        self._look_at = 0.0
         self._companies: Mapping[str, Company] = {}
         self._manifests: Mapping[StatusKey, Manifest] = {}
         self._budgets = budgets or Budgets()
@@ -160,6 +165,8 @@ class Controller:
         self._companies, self._manifests = planned.companies, planned.manifests
         self._notice_pauses(planned.shares.by_origin, now)
         self._governed = planned.shares.by_origin
+        if not self._leading():  # while it was made
+            return None
         self._fleet.sync(planned.desired)
         self._resolver.want(planned.wants, self._load_options)
         self._looks.want(planned.looks, now)
@@ -181,18 +188,39 @@ class Controller:
     def _may_act(self, now: float) -> bool:
         """Leading, everything listed at least once, and the cluster's identity known."""
         acting = self._leading() and self._informers.synced
+        if not acting:
+            self._leading_since = None
         if acting and not self._owner and now >= self._paused_until:
             try:
                 self._owner = self._kube.get(NAMESPACES, "kube-system")["metadata"]["uid"]
             except KubeError as error:
                 self._pause(now, error)
         acting = acting and bool(self._owner)
+        if acting and not self._acting and not self._caught_up(now):
+            return False
         if acting != self._acting:
             self._acting, self._acting_since, self._companies, self._governed = acting, now, {}, {}
             _log.info("acting" if acting else "observing only")
             if not acting:
                 self._resolver.want({}, self._load_options)
         return acting
+
+    def _caught_up(self, now: float) -> bool:
+        """Whether the informers know the cluster as it is: asked before the first act, and after each time of rest."""
+        if self._leading_since is None:
+            self._leading_since = now
+        if now < max(self._paused_until, self._look_at):
+            return False
+        self._look_at = now + LOOK_S
+        try:
+            current = self._informers.caught_up()
+        except KubeError as error:
+            self._pause(now, error)
+            return False
+        if current or now >= self._leading_since + WATCHED_ANEW_S:
+            return True
+        _log.info("waiting until the informers know what the API server says")
+        return False
 
     def _snapshot(self, now: float) -> Snapshot:
         caches = [*self._informers.caches.items().values(), *self._informers.namespace_caches.items().values()]

@@ -78,6 +78,11 @@ class Store(Generic[T]):
                 self._stale = False
             return self._snapshot
 
+    def versions(self) -> dict[Key, tuple[str, str]]:
+        """Of everything that is known to exist, poison included: (uid, resourceVersion)."""
+        with self._lock:
+            return {key: (entry.uid, entry.version) for key, entry in self._entries.items()}
+
     def replace(self, objects: Iterable[Object], resource_version: str) -> list[Poison]:
         """Exactly these objects exist. Returns those that are poison in a version not seen before."""
         with self._lock:
@@ -179,6 +184,16 @@ class Informer(Generic[T]):
     def failure(self) -> str | None:
         """Why the copy cannot be kept current at this moment, for people; None while it is."""
         return self._failure
+
+    def caught_up(self) -> bool:
+        """Whether the copy is what the API server says at this moment. One list; raises KubeError.
+
+        A watch that hangs looks like one with no news. Who begins to act cannot wait for its end, and must not act on
+        a world in which something is missing: what no desired state lists is removed.
+        """
+        objects, _ = self._kube.list(self.resource)
+        listed = {_key(each): (_meta(each, "uid"), _meta(each, "resourceVersion")) for each in objects}
+        return listed == self._store.versions()
 
     def items(self) -> Mapping[Key, T]:
         """Every parsed object by (namespace or None, name); the same mapping until something changes."""

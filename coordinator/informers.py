@@ -45,6 +45,8 @@ class Observed(Protocol[T_co]):
 
     def items(self) -> Mapping[tuple[str | None, str], T_co]: ...
 
+    def caught_up(self) -> bool: ...
+
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
@@ -105,6 +107,13 @@ class Informers:
     def synced(self) -> bool:
         """Every kind that is needed was listed at least once: what is absent does not exist."""
         return all(kind.synced for kind in self._needed)
+
+    def caught_up(self) -> bool:
+        """Whether what says who should hold what is known as it is at this moment. Raises KubeError.
+
+        LocalModelNodes are left out: they change all the time, and a write from an old one is refused.
+        """
+        return all(kind.caught_up() for kind in (self.caches, self.namespace_caches, self.groups, self.nodes))
 
     @property
     def _needed(self) -> tuple[Observed[object], ...]:

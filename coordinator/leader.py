@@ -5,6 +5,9 @@
 
 `leading` is computed from the clock, so it turns False on time even while a request hangs or the process was suspended.
 Nobody's wall clock is ever compared with anybody else's. The client's own election knows neither of these.
+
+A lead that is lost is sought again: an API server that was away, or another replica that led meanwhile, is no reason to
+end. Whoever asks `leading` before each act stops at once.
 """
 
 from __future__ import annotations
@@ -109,6 +112,7 @@ class Leader:
         self._lease: Object | None = None
         self._renewed_at: float | None = None
         self._said = False
+        self._holder: object = None
         self._failure: str | None = None
         self._stopping = threading.Event()
         self._service = Service("leader", self._run, self._stopping)
@@ -169,6 +173,7 @@ class Leader:
                 self._lease, self.identity, self._timing.lease_s, self._clock()
             ):
                 self._renewed_at = None
+                self._follow(self._lease)
                 return
         sent_at = self._clock()
         self._lease = self._write(self._lease, claim(self._lease, self.identity, self._timing.lease_s, self._now()))
@@ -192,12 +197,27 @@ class Leader:
             _log.warning("cannot hold the leader lease", extra={"error": message})
         self._failure = message
 
+    def _follow(self, lease: Object) -> None:
+        """Says who leads, once for each."""
+        holder = (lease.get("spec") or {}).get("holderIdentity")
+        if holder != self._holder:
+            self._holder = holder
+            _log.info("another replica leads", extra={"identity": self.identity, "holder": holder})
+
     def _notice(self) -> None:
         leading = self.leading
-        if leading != self._said:
-            self._said = leading
-            _log.info("leading" if leading else "not leading", extra={"identity": self.identity})
-            self._changed(leading)
+        if leading == self._said:
+            return
+        self._said = leading
+        if leading:
+            self._holder = None
+            _log.info("leading", extra={"identity": self.identity})
+        elif self._stopping.is_set():
+            _log.info("not leading", extra={"identity": self.identity})
+        else:
+            why = self._failure or "another replica holds it"
+            _log.warning("the leader lease is lost; it is sought again", extra={"identity": self.identity, "why": why})
+        self._changed(leading)
 
 
 def _micro_time(at: datetime) -> str:

@@ -3,8 +3,11 @@
     probes and metrics listen ─► informers ─► leader ─► Ray ─► loop … SIGTERM ─► loop ends, writes and Events are
     flushed, the Lease is given back, Ray is left, the agents stay for the next coordinator
 
-Exit codes: 0 told to stop; 1 no cluster is configured, an address is taken, or the Lease was lost (as
-controller-runtime does: whoever starts us starts us again, as a follower).
+A lead that is lost ends nothing: from that moment nothing is written and no agent is told anything. When the Lease is
+won again, after an API server was away or another replica led, what is known of the cluster is compared with it first.
+`/healthz` answers 200 all the while; `/readyz` answers 503 while the Lease can be neither read nor written.
+
+Exit codes: 0 told to stop; 1 no cluster is configured, or an address is taken.
 """
 
 from __future__ import annotations
@@ -83,7 +86,6 @@ class _Process:
     def __init__(self, chosen: Settings, config: ClusterConfig, stop: threading.Event) -> None:
         self._settings = chosen
         self._stop = stop
-        self._lost = False
         self._metrics = Metrics(version("localmodel"), leader_lock=LOCK_NAME)
         self._kube = HttpKube(config, observe=self._metrics.kube_request)
         self._lease_kube = HttpKube(config, timeout_s=LEASE_TIMEOUT_S, observe=self._metrics.kube_request)
@@ -94,6 +96,7 @@ class _Process:
         else:
             self._metrics.leading(True)
         self._server = config.server
+        self._wake: Callable[[], None] = lambda: None
 
     def serve(self) -> int:
         from coordinator.rayfleet import RayFleet  # after the flags were read: importing Ray takes a second
@@ -132,7 +135,7 @@ class _Process:
             home=chosen.namespace,
         )
         resolver.changed = controller.wake
-        fleet.changed = controller.wake
+        fleet.changed = self._wake = controller.wake
         servers = self._listen(informers)
         try:
             _log.info("starting", extra={"version": version("localmodel"), "api_server": self._server})
@@ -153,22 +156,29 @@ class _Process:
             self._lease_kube.close()
             for server in servers:
                 server.close()
-        code = 1 if self._lost else 0
         if not fleet.closed:
             logging.shutdown()
-            os._exit(code)
-        return code
+            os._exit(0)
+        return 0
 
     def _listen(self, informers: Informers) -> list[health.Server]:
         """Probes and metrics, up before anything that may take long."""
         checks: dict[str, health.Check] = {
             "informers": lambda: None if informers.synced else "; ".join(informers.failures) or "not synced yet",
         }
+        if self._leader is not None:
+            leader = self._leader
+            checks["lease"] = lambda: leader.failure
         routes = {
             "/healthz": lambda: health.run_checks({"ping": lambda: None}),
             "/readyz": lambda: health.run_checks(checks),
         }
-        metrics = {"/metrics": lambda: health.Response(self._metrics.render(), content_type=CONTENT_TYPE)}
+
+        def render() -> health.Response:
+            self._metrics.leading(self._may_act())  # which ends by the clock, whatever request hangs
+            return health.Response(self._metrics.render(), content_type=CONTENT_TYPE)
+
+        metrics = {"/metrics": render}
         probes = health.Server(self._settings.health_probe_addr, routes)
         try:
             return [probes, health.Server(self._settings.metrics_addr, metrics)]
@@ -181,12 +191,7 @@ class _Process:
 
     def _leadership(self, leading: bool) -> None:
         self._metrics.leading(leading)
-        if leading:
-            _log.info("leading")
-        elif not self._stop.is_set():
-            _log.error("leader election lost")
-            self._lost = True
-            self._stop.set()
+        self._wake()
 
     def _reader(self) -> Callable[[str, str], Object | None]:
         """Secrets and ServiceAccounts of the job namespace, as `credentials` asks for them."""

@@ -131,7 +131,8 @@ class _Slot:
 class RayFleet:
     """Connects by itself, again and again if it must.
 
-    Asks nothing of the agents while not `leading`. `changed` is called, from its thread, when a view has changed.
+    Asks nothing of the agents while not `leading`, nor afterwards before it is told anew what they should hold.
+    `changed` is called, from its thread, when a view has changed.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class RayFleet:
         self._clock = clock
         self._rng = rng or random.Random()
         self._desired: Mapping[NodeName, DesiredState] = {}
+        self._told = False
         self._views: Mapping[NodeName, AgentView] = {}
         self._slots: dict[NodeName, _Slot] = {}
         self._ray_nodes = _RayNodes()
@@ -165,7 +167,7 @@ class RayFleet:
         self._service.start()
 
     def sync(self, desired: Mapping[NodeName, DesiredState]) -> None:
-        self._desired = desired
+        self._desired, self._told = desired, True
         self._service.start()  # does nothing for one that runs
         self._woken.set()
 
@@ -191,7 +193,9 @@ class RayFleet:
         while not self._closing.is_set():
             try:
                 self._connect()
-                if self._leading():
+                if not self._leading():
+                    self._rest()
+                elif self._told:
                     self._turn(time.monotonic())
                 patience.reset()
                 wait_s = self._pause_s(time.monotonic())
@@ -228,6 +232,15 @@ class RayFleet:
             for handle in handles:
                 ray.kill(handle)
         ray.shutdown()
+
+    def _rest(self) -> None:
+        """Another may lead: what agents were to do, and what they said, is out of date when this one leads again."""
+        if not self._told:
+            return
+        self._told = False
+        for slot in self._slots.values():
+            slot.view, slot.sent = AgentView(failure=STARTING), None
+        self._publish({})
 
     def _turn(self, now: float) -> None:
         """One look at every slot: take what was answered, ask what is due."""

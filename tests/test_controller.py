@@ -18,7 +18,7 @@ from actors.origin import SourceOptions
 from coordinator.api import RESOURCES, StatusKey
 from coordinator.budget import Budget, Budgets
 from coordinator.company import DEAD_S
-from coordinator.controller import Controller
+from coordinator.controller import WATCHED_ANEW_S, Controller
 from coordinator.fleet import AgentView, Fleet
 from coordinator.informers import Informers
 from coordinator.kube import NAMESPACES, PODS, Conflict, Denied, Invalid, Kube, KubeError, NotFound, Object, Unreachable
@@ -53,12 +53,16 @@ class Listed(Generic[T]):
     synced: bool = True
     failure: str | None = None
     frozen: Mapping[tuple[str | None, str], T] | None = None
+    current: bool = True
 
     def items(self) -> Mapping[tuple[str | None, str], T]:
         if self.frozen is not None:
             return self.frozen
         found = [deepcopy(builder.json) for builder in self.world.objects if builder.json["kind"] == self.kind]
         return {(raw["metadata"].get("namespace"), raw["metadata"]["name"]): self.read(raw) for raw in found}
+
+    def caught_up(self) -> bool:
+        return self.current
 
     def freeze(self) -> None:
         self.frozen = self.items()
@@ -291,6 +295,42 @@ def test_a_cache_becomes_ready_in_front_of_the_controller() -> None:
     rig.writes()
     rig.tick(50)
     assert rig.writes() == []
+
+
+def test_nobody_acts_on_a_world_that_may_be_an_old_one() -> None:
+    """A copy that an old list of caches does not have would be removed."""
+    rig = Rig(a_world(a_cache(), a_group(), a_node("n1")))
+    caches = cast(Listed[Any], rig.informers.caches)
+
+    def told() -> list[str]:
+        desired, rig.fleet.desired = rig.fleet.desired, None
+        return list(desired) if desired is not None else []
+
+    caches.current = False
+    rig.tick(3)
+    assert (told(), rig.writes()) == ([], [])
+    caches.current = True
+    rig.tick()
+    assert told() == ["n1"]
+    caches.current = False
+    rig.tick()
+    assert told() == ["n1"], "only before the first act"
+
+    rig.leading = False
+    rig.tick()
+    rig.leading = True
+    rig.tick(int(WATCHED_ANEW_S))
+    assert told() == []
+    rig.tick(2)
+    assert told() == ["n1"], "every watch has begun anew since"
+
+
+def test_a_lead_that_is_lost_while_a_plan_is_made_tells_nobody_anything() -> None:
+    rig = Rig(a_world(a_cache(), a_group(), a_node("n1")))
+    lasting = iter([True, False])
+    rig.controller._leading = lambda: next(lasting, False)
+    rig.tick()
+    assert (rig.fleet.desired, rig.writes()) == (None, [])
 
 
 def test_agents_get_their_desired_state_although_nothing_can_be_written() -> None:

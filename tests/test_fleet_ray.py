@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,4 +108,29 @@ def test_a_ray_node_that_loses_power_is_named_and_served_again_when_it_returns(
 
         eventually(returned, timeout_s=60, seen=fleet.views)
     finally:
+        fleet.close(stop_agents=True)
+
+
+def test_without_the_lead_no_agent_is_asked_and_afterwards_only_what_is_told_anew(
+    cluster: LocalRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**cluster.environment, "PYTHONPATH": str(REPO)}.items():
+        monkeypatch.setenv(name, value)
+    from coordinator.rayfleet import RayFleet
+
+    lead = [True]
+    fleet = RayFleet(cluster.address, factory=ScriptedAgent, leading=lambda: lead[0])
+    try:
+        fleet.sync({A: DesiredState("one")})
+        eventually(lambda: fleet.views()[A].failure is None, timeout_s=60, seen=fleet.views)
+        lead[0] = False
+        eventually(lambda: fleet.views()[A].report is None, timeout_s=10, seen=fleet.views)
+        lead[0] = True
+        quiet_until = time.monotonic() + 3
+        eventually(lambda: time.monotonic() > quiet_until, timeout_s=5)
+        assert fleet.views()[A].report is None, "it is told nothing that was decided before"
+        fleet.sync({A: DesiredState("two")})
+        eventually(lambda: fleet.views()[A].failure is None, timeout_s=30, seen=fleet.views)
+    finally:
+        lead[0] = True
         fleet.close(stop_agents=True)

@@ -339,6 +339,26 @@ def test_it_survives_an_api_server_that_hangs(tmp_path: Path) -> None:
         direct.close()
 
 
+def test_it_has_caught_up_once_it_knows_every_version_that_the_server_lists(tmp_path: Path) -> None:
+    with ApiServer() as server, Proxy(int(server.url.rpartition(":")[2])) as proxy:
+        direct = connect(server.url, tmp_path)
+        put(direct, "a", "one")
+        with informing(connect(proxy.url, tmp_path, timeout_s=1.0), Seen()) as informer:
+            soon(holds(informer, a="one"))
+            soon(informer.caught_up)
+            proxy.freeze()
+            put(direct, "a", "two")
+            with pytest.raises(Unreachable):
+                informer.caught_up()
+            assert informer.failure is None, "a watch that hangs looks like one with no news"
+            proxy.thaw()
+            direct.delete(CONFIG_MAPS, "a", namespace="default")
+            put(direct, "b", "one")
+            soon(holds(informer, b="one"))
+            assert informer.caught_up()
+        direct.close()
+
+
 def test_it_survives_connections_that_are_cut(tmp_path: Path) -> None:
     seen = Seen()
     with ApiServer() as server, Proxy(int(server.url.rpartition(":")[2])) as proxy:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -154,16 +155,116 @@ def test_of_two_replicas_one_leads_both_are_ready_and_the_other_takes_over(
     eventually(second.leads, timeout_s=10, seen=second.log.read_text)
 
 
-def test_a_leader_whose_lease_is_taken_stops_and_exits_1(
+def test_a_leader_whose_lease_is_taken_goes_on_as_a_follower_and_leads_again(
     tmp_path: Path, kubeconfig: Path, started: list[Coordinator]
 ) -> None:
     coordinator = Coordinator(tmp_path, f"--kubeconfig={kubeconfig}", "--leader-elect", "--namespace=kserve")
     started.append(coordinator)
-    eventually(coordinator.leads, seen=coordinator.log.read_text)
+    eventually(lambda: "acting" in coordinator.messages(), seen=coordinator.log.read_text)
     kube = HttpKube(load_config(str(kubeconfig)))
     try:
         kube.patch(LEASES, LOCK_NAME, {"spec": {"holderIdentity": "somebody-else"}}, namespace="kserve")
+        eventually(lambda: "observing only" in coordinator.messages(), timeout_s=20, seen=coordinator.log.read_text)
+        assert coordinator.get("/healthz")[0] == 200
+        assert coordinator.get("/readyz")[0] == 200
+        assert not coordinator.leads()
+        kube.patch(LEASES, LOCK_NAME, {"spec": {"holderIdentity": ""}}, namespace="kserve")
     finally:
         kube.close()
-    assert coordinator.process.wait(30) == 1
-    assert "leader election lost" in coordinator.messages()
+    eventually(lambda: coordinator.messages().count("acting") == 2, timeout_s=20, seen=coordinator.log.read_text)
+    assert coordinator.process.poll() is None
+    assert coordinator.stop() == 0
+
+
+class Server:
+    """The development API server as a process of its own, which can be stopped, killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.kubeconfig = folder / "kubeconfig"
+        self._command = [sys.executable, "-m", "coordinator.dev.apiserver", f"--port={port}", "--crds=k8s/crds"]
+        self._command += [f"--kubeconfig={self.kubeconfig}", f"--data={folder / 'objects'}"]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert "laptops and tests only" in self.process.stdout.readline()
+
+    def kill(self) -> None:
+        self.process.kill()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    running = Server(tmp_path)
+    kube = HttpKube(load_config(str(running.kubeconfig)))
+    kube.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kserve"}})
+    kube.close()
+    yield running
+    running.kill()
+
+
+def replicas(folder: Path, server: Server, started: list[Coordinator], count: int) -> list[Coordinator]:
+    """So many, one of which acts."""
+    flags = (f"--kubeconfig={server.kubeconfig}", "--leader-elect", "--namespace=kserve")
+    started += [Coordinator(folder, *flags) for _ in range(count)]
+    eventually(lambda: sum(acts(each) for each in started) == 1, timeout_s=30, seen=lambda: logs(started))
+    eventually(lambda: all(each.get("/readyz")[0] == 200 for each in started), seen=lambda: logs(started))
+    return started
+
+
+def acts(coordinator: Coordinator) -> bool:
+    said = [message for message in coordinator.messages() if message in ("acting", "observing only")]
+    return said[-1:] == ["acting"]
+
+
+def logs(started: list[Coordinator]) -> list[str]:
+    return [each.log.read_text() for each in started]
+
+
+OUTAGE_S = 18.0
+"""Longer than a Lease lasts."""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_while_the_api_server_hangs_nobody_acts_and_afterwards_one_does_again(
+    tmp_path: Path, server: Server, started: list[Coordinator], count: int
+) -> None:
+    replicas(tmp_path, server, started, count)
+    server.process.send_signal(signal.SIGSTOP)
+    ends = time.monotonic() + OUTAGE_S
+    try:
+        eventually(lambda: not any(map(acts, started)), timeout_s=14, seen=lambda: logs(started))
+        leader = next(each for each in started if "acting" in each.messages())
+        eventually(lambda: leader.get("/readyz")[0] == 503, seen=lambda: leader.get("/readyz"))
+        assert "lease" in leader.get("/readyz")[1]
+        assert [each.get("/healthz")[0] for each in started] == [200] * count
+        assert [each.leads() for each in started] == [False] * count
+        eventually(lambda: time.monotonic() >= ends, timeout_s=OUTAGE_S + 1)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    eventually(lambda: sum(map(acts, started)) == 1, timeout_s=40, seen=lambda: logs(started))
+    eventually(lambda: all(each.get("/readyz")[0] == 200 for each in started), timeout_s=40, seen=lambda: logs(started))
+    assert [each.process.poll() for each in started] == [None] * count
+    assert sum(each.leads() for each in started) == 1
+    assert [each.stop() for each in started] == [0] * count
+
+
+def test_an_api_server_that_is_killed_and_comes_back_finds_the_same_process_acting(
+    tmp_path: Path, server: Server, started: list[Coordinator]
+) -> None:
+    (coordinator,) = replicas(tmp_path, server, started, 1)
+    server.kill()
+    eventually(lambda: not acts(coordinator), timeout_s=20, seen=coordinator.log.read_text)
+    server.start()
+    eventually(lambda: acts(coordinator), timeout_s=40, seen=coordinator.log.read_text)
+    assert coordinator.process.poll() is None
+    told = [message for message in coordinator.messages() if isinstance(message, str) and "lease" in message]
+    assert told == ["cannot hold the leader lease", "the leader lease is lost; it is sought again"]
+    assert coordinator.stop() == 0
