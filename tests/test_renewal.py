@@ -1,137 +1,61 @@
-"""Locations that expire while they are read are renewed for as long as something comes of it."""
+"""Signed URLs end before a large fill does: they are signed again in time, and the fill reads on without noticing."""
 
 from __future__ import annotations
 
-import http.server
 import random
-import threading
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pytest
+from actors.agent import AgentSettings, NodeAgent
+from actors.errors import Failure
+from actors.manifest import ModelSource, storage_key
+from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, Phase
+from actors.origin import SourceOptions
+from coordinator.api import StatusKey
+from coordinator.dev.hub import Repository
+from coordinator.dev.origin import Origin
+from coordinator.plan import Want
+from coordinator.resolver import Resolver
+from coordinator.snapshot import Credentials
+from tests.waiting import eventually
 
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired
-from actors.fetch import RENEWALS_IN_VAIN, FillSettings
-from actors.fill import Fill
-from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved
-from actors.retry import RetryPolicy
-from actors.store import open_ingest
-
-CONTENT = random.Random(3).randbytes(400_000)
-CHUNK = 64 << 10
-
-
-class Links:
-    """A file behind links, each of which is good for `uses` requests; another after that many is `status`."""
-
-    def __init__(self, uses: int, status: int = 403) -> None:
-        self.uses, self.status = uses, status
-        self.left: dict[str, int] = {}
-        self.handed_out = 0
-        links, lock = self, threading.Lock()
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                with lock:
-                    links.left[self.path] = links.left.get(self.path, links.uses) - 1
-                    good = links.left[self.path] >= 0
-                start, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
-                part = CONTENT[int(start) : int(last) + 1] if good else b""
-                self.send_response(206 if good else links.status)
-                self.send_header("Content-Length", str(len(part)))
-                if good:
-                    self.send_header("Content-Range", f"bytes {start}-{last}/{len(CONTENT)}")
-                self.end_headers()
-                self.wfile.write(part)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class names it
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    def resolved(self, signed: bool = True) -> Resolved:
-        self.handed_out += 1
-        query = "X-Amz-Signature" if signed else "number"
-        url = f"http://127.0.0.1:{self.server.server_port}/w.bin?{query}={self.handed_out}"
-        manifest = Manifest(ModelSource("s3://b/m"), None, (ManifestFile("w.bin", len(CONTENT)),))
-        return Resolved(manifest, (Location(url),), expires_at=4e9)
+KIB = 1 << 10
+KEY = StatusKey("m")
 
 
-@pytest.fixture
-def links() -> Iterator[Callable[..., Links]]:
-    running: list[tuple[Links, threading.Thread]] = []
+def test_a_fill_outlives_the_links_it_began_with(tmp_path: Path) -> None:
+    """The links of a gated repository are good for 4 s at most, the fill takes 5."""
+    repo, source = tmp_path / "repo", ModelSource("hf://a/gated")
+    repo.mkdir()
+    (repo / "weights.safetensors").write_bytes(random.Random(1).randbytes(1024 * KIB))
+    (tmp_path / "host" / "models").mkdir(parents=True)
+    gated = Repository("a/gated", repo, token="hf_secret")
+    with Origin({"a/gated": gated}, rate_bytes_per_s=200 * KIB, link_ttl_s=4.0) as origin:
+        options = SourceOptions({"HF_ENDPOINT": origin.hub_endpoint, "HF_TOKEN": "hf_secret"})
+        settings = AgentSettings(host_root=tmp_path / "host", headroom_bytes=0, connections=1, chunk_bytes=128 * KIB)
+        agent, resolver = NodeAgent(NodeName("n"), settings), Resolver(workers=1)
+        links: set[str] = set()
+        failures: list[Failure] = []
 
-    def start(uses: int, status: int = 403) -> Links:
-        links = Links(uses, status)
-        thread = threading.Thread(target=links.server.serve_forever, args=(0.05,))
-        thread.start()
-        running.append((links, thread))
-        return links
+        def tick() -> ModelReport | None:
+            """What the coordinator does, without Kubernetes."""
+            resolver.want({KEY: Want(source, Credentials())}, lambda credentials: options)
+            resolved = resolver.resolutions()[KEY].resolved
+            desired = DesiredState("c", (DesiredRoot("/models"),))
+            if resolved is not None:
+                links.add(resolved.locations[0].url)
+                model = DesiredModel(storage_key(source.uri), "/models", source, resolved.name)
+                desired = replace(desired, models=(model,), resolved={resolved.name: resolved})
+            report = agent.reconcile(desired)
+            failures.extend(model.failure for model in report.models if model.failure is not None)
+            return next((model for model in report.models if model.phase is Phase.READY), None)
 
-    yield start
-    for each, thread in running:
-        each.server.shutdown()
-        each.server.server_close()
-        thread.join()
-
-
-def fill(folder: Path, resolved: Resolved, renew: Callable[[], Resolved] | None, connections: int = 2) -> bytes:
-    ingest = open_ingest(folder / "ingest", resolved.manifest, "c")
-    ingest.allocate()
-    settings = FillSettings(connections=connections, chunk_bytes=CHUNK, retry=RetryPolicy(0.01, 0.02))
-    try:
-        Fill(ingest, resolved, settings, renew=renew).run()
-    finally:
-        ingest.close()
-    return (ingest.data / "w.bin").read_bytes()
-
-
-@pytest.mark.parametrize("connections", [1, 4])
-@pytest.mark.parametrize(("status", "signed"), [(403, True), (400, True), (401, False), (403, False)])
-def test_links_that_end_again_and_again_are_renewed(
-    status: int, signed: bool, connections: int, links: Callable[..., Links], tmp_path: Path
-) -> None:
-    origin = links(2, status)
-    assert fill(tmp_path, origin.resolved(signed), lambda: origin.resolved(signed), connections) == CONTENT
-    assert origin.handed_out >= 3
-
-
-@pytest.mark.parametrize(("signed", "error"), [(True, SourceExpired), (False, SourceDenied)])
-def test_links_that_are_refused_at_once_are_not_renewed_for_ever(
-    signed: bool, error: type[SourceError], links: Callable[..., Links], tmp_path: Path
-) -> None:
-    origin = links(0)
-    with pytest.raises(error):
-        fill(tmp_path, origin.resolved(signed), lambda: origin.resolved(signed), connections=1)
-    assert origin.handed_out == 1 + RENEWALS_IN_VAIN
-
-
-def test_what_does_not_expire_is_denied_at_once(links: Callable[..., Links], tmp_path: Path) -> None:
-    origin = links(0)
-    lasting = replace(origin.resolved(signed=False), expires_at=None)
-    with pytest.raises(SourceDenied):
-        fill(tmp_path, lasting, origin.resolved)
-    assert origin.handed_out == 1
-
-
-def test_without_somebody_to_renew_an_expired_link_ends_the_fill(links: Callable[..., Links], tmp_path: Path) -> None:
-    with pytest.raises(SourceExpired) as caught:
-        fill(tmp_path, links(2).resolved(), None)
-    assert caught.value.failure().reason == "SourceExpired"
-    assert "changed" not in str(caught.value)
-
-
-def test_other_files_behind_the_renewed_links_end_it(links: Callable[..., Links], tmp_path: Path) -> None:
-    origin = links(1)
-
-    def renew() -> Resolved:
-        fresh = origin.resolved()
-        return replace(fresh, manifest=replace(fresh.manifest, files=(ManifestFile("w.bin", 7),)))
-
-    with pytest.raises(SourceChanged, match="s3://b/m consists of other files") as caught:
-        fill(tmp_path, origin.resolved(), renew)
-    assert not isinstance(caught.value, SourceExpired)
+        try:
+            ready = eventually(tick, every_s=0.05, seen=agent.report)
+        finally:
+            agent.close()
+            resolver.close(5)
+        assert ready is not None
+        assert failures == []
+        assert len(links) >= 2, "the links had to be renewed"
+        assert origin.stats()["bytes"] == 1024 * KIB, "nothing was read twice"
