@@ -70,7 +70,9 @@ class _Http(urllib.request.AbstractHTTPHandler):
         parts = urlsplit(request.full_url)
 
         def connect(host: str, /, **settings: Any) -> http.client.HTTPConnection:
-            return connection_to(parts, settings["timeout"])
+            connection = connection_to(parts, settings["timeout"])
+            connection.response_class = FinalResponse
+            return connection
 
         return self.do_open(connect, request)
 
@@ -111,6 +113,17 @@ def _changed_at(path: str) -> int:
         return Path(path).stat().st_mtime_ns if path else 0
     except OSError:
         return 0
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """What is answered in the end: `http.client` takes any 1xx but 100 (so 103, Early Hints) for that."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # not declared
+            if not 100 < status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
 
 
 class _Tunnelled(http.client.HTTPSConnection):

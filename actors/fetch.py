@@ -17,12 +17,13 @@ from actors.origin import redact
 from actors.quota import Quota, Quotas
 from actors.retry import RateLimit, RetryPolicy
 from actors.traffic import Traffic
-from actors.transfer import RangeReader, RangesIgnored, Redirects
+from actors.transfer import Crowded, RangeReader, RangesIgnored, Redirects
 
 
 @dataclass(frozen=True, slots=True)
 class FillSettings:
-    """How one model is filled. A chunk is tried `tries` times in a row without a byte of progress.
+    """How one model is filled. A chunk is tried `tries` times in a row without a byte of progress: of its own, or, of a
+    server that seems to allow only so many connections, of any.
 
     `connections` is the most there may be, `chunk_bytes` the largest piece that one request brings.
     """
@@ -111,7 +112,7 @@ class Fetcher:
         NotOurTurn as `Quota.request` does.
         """
         file = self._files.manifest.files[chunk.file]
-        position, failures = chunk.start, 0
+        position, failures, came = chunk.start, 0, self._files.done
         try:
             while position < chunk.stop:
                 origin = self.resolved.locations[chunk.file].origin
@@ -141,7 +142,9 @@ class Fetcher:
                         if quota is not None and error.retry_after_s is not None:
                             quota.quiet(error.retry_after_s)  # all fills of all nodes are meant, not only this chunk
                 if trouble is not None:
-                    failures = 1 if resumes and position > began else failures + 1
+                    others = isinstance(trouble, Crowded) and self._files.done > came
+                    failures = 1 if (resumes and position > began) or others else failures + 1
+                    came = self._files.done
                     if not resumes:
                         position = chunk.start
                     self._endure(trouble, failures, stop, resolved)
@@ -169,7 +172,7 @@ class Fetcher:
                 raise Cancelled
             return
         if not error.retryable or isinstance(error, SourceChanged) or failures >= settings.tries:
-            raise error
+            raise error.refusal if isinstance(error, Crowded) else error
         delay_s = settings.retry.delay_s(error, failures, self._rng)
         if delay_s > self._patience_s:
             raise error
@@ -204,6 +207,7 @@ class Fetcher:
 
 def _is_expired(error: SourceError, read: Resolved) -> bool:
     """Whether fresh locations may be all that it takes: registries and stores rarely say that a token has ended."""
+    error = error.refusal if isinstance(error, Crowded) else error
     return isinstance(error, SourceExpired) or (
         type(error) is SourceDenied and error.reason == "SourceDenied" and read.expires_at is not None
     )

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import string
 from enum import IntEnum
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from actors.errors import SourceDenied
 from actors.origin import PRIVATE_REDIRECTS, redact
@@ -49,6 +50,27 @@ def reach_of_url(url: str) -> Reach:
     except (OSError, ValueError):
         addresses = set()
     return min(map(reach_of, {host, *addresses}))
+
+
+def target_of(url: str, location: str) -> str:
+    """The URL that a `Location`, as `http.client` gives it, leads to from `url`. Escaped, if the server did not do so.
+
+    Bytes that are not ASCII are taken as they came: servers send UTF-8. A host is in ASCII.
+    """
+    return escaped(urljoin(url, quote(location.strip(), encoding="iso-8859-1", safe=string.punctuation)))
+
+
+def escaped(url: str) -> str:
+    """`url` as it may be sent: no blank, nothing but ASCII, no fragment."""
+    parts = urlsplit(quote(url.partition("#")[0], safe=string.punctuation))
+    host = unquote(parts.hostname or "")
+    if host.isascii():
+        return urlunsplit(parts)
+    try:
+        ascii_host = host.encode("idna").decode()
+    except UnicodeError:
+        return urlunsplit(parts)
+    return urlunsplit(parts._replace(netloc=ascii_host if parts.port is None else f"{ascii_host}:{parts.port}"))
 
 
 def check_target(url: str, target: str) -> None:

@@ -12,7 +12,8 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPResponse
+
+from actors.connections import FinalResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,8 @@ class TooSlow(TimeoutError):
     """What came in a window was too little. The message says how much."""
 
 
-class WatchedResponse(HTTPResponse):
-    """An HTTPResponse that raises TooSlow from whatever reads of it."""
+class WatchedResponse(FinalResponse):
+    """An answer that raises TooSlow from whatever reads of it."""
 
     def __init__(self, sock: socket.socket, *args: object, least: MinSpeed, **kwargs: object) -> None:
         super().__init__(sock, *args, **kwargs)  # type: ignore[arg-type]  # passed on as http.client gives them

@@ -4,11 +4,16 @@
 
 What an answer must be, or it is refused before a byte of it is used:
 
-    206   Content-Range starts where we asked, and names the size that the manifest has; else SourceChanged
+    206   Content-Range starts where we asked, and names the size that the manifest has; else SourceChanged.
+          The whole file although a part was asked for: ranges are ignored
     200   as a 206 if it has a Content-Range (rclone's `serve s3`); else only for the whole file, with its
-          Content-Length: for a part of one it means that ranges are ignored
+          Content-Length, or ending with its last byte: for a part of one it means that ranges are ignored
     3xx   at most MAX_REDIRECTS; where to: see `actors.reach`; headers of a location stay with its host
     else  see `actors.origin.translate_status`
+
+A server of which no range has come yet, and that refuses one or answers it wrongly, is asked for the whole without:
+what `curl` gets is to be had. Then the file comes in one piece. A refusal while other connections are served may mean
+that there are too many of them: see `Crowded`. What is stored compressed is taken as it is stored.
 
 A server that falls silent, or sends less than a trickle, has stalled: see `actors.stall`.
 
@@ -29,13 +34,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from actors.connections import connection_to, is_proxied
-from actors.errors import SourceChanged, SourceError, SourceNotFound
+from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceNotFound, SourceThrottled
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status, unanswered
-from actors.reach import Reach, check_target, inwards, reach_of, reach_of_url
+from actors.reach import Reach, check_target, inwards, reach_of, reach_of_url, target_of
+from actors.servers import Servers
 from actors.source import read_range
 from actors.stall import MinSpeed, TooSlow, WatchedResponse
 
@@ -45,20 +51,35 @@ FSSPEC_BLOCK_BYTES = 4 << 20
 MAX_CONNECTIONS_KEPT = 4
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_UNSATISFIED = re.compile(r"bytes \*/(\d+)")
+_STORED_ENCODING = "x-goog-stored-content-encoding"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SMALL_BODY_BYTES = 64 << 10
+
+
+_NO_RANGES = frozenset({400, 403, 405, 406, 416, 501})
+"""What servers that know no ranges answer to one."""
 
 
 class RangesIgnored(SourceError):
     """The server sends the whole file whatever it is asked: a part must be asked for as part of the whole."""
 
 
+class Crowded(SourceThrottled):
+    """A server that serves other connections refused one more. `refusal`: what it means if that was not the reason."""
+
+    def __init__(self, where: str, refusal: SourceError) -> None:
+        super().__init__(f"{where} serves other connections and refused one more: {refusal}")
+        self.refusal = refusal
+
+
 class Redirects:
-    """Where URLs led to. Shared by the readers of a fill; any thread."""
+    """Where URLs led to, and what is known of `servers`. Shared by the readers of a fill; any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._targets: dict[str, tuple[str, Reach]] = {}
+        self.servers = Servers()
 
     def get(self, url: str) -> tuple[str, Reach] | None:
         """The target, and how public its address must be."""
@@ -140,11 +161,15 @@ class RangeReader:
     # --- http ---
 
     def _http_blocks(self, location: Location, size: int, start: int, stop: int) -> Iterator[memoryview]:
-        url, response = self._open(location, start, stop)
+        with self._redirects.servers.request(location.url):
+            yield from self._counted_blocks(location, size, start, stop)
+
+    def _counted_blocks(self, location: Location, size: int, start: int, stop: int) -> Iterator[memoryview]:
+        url, response, expected = self._open(location, size, start, stop)
         where = redact(url)
         complete = False
         try:
-            expected = _expected(response, where, location, size, start, stop)
+            endless = response.length is None and expected
             view = memoryview(self._buffer)
             position = start
             while position < start + expected:
@@ -160,7 +185,10 @@ class RangeReader:
                     raise SourceError(f"{where} broke off at byte {position}, before {stop}")
                 position += count
                 yield view[:count]
+            if endless and response.status == 200 and response.read(1):
+                raise SourceChanged(f"{where} is longer than the {size} bytes it had when it was listed")
             complete = True
+            self._redirects.servers.served(location.url)
             if position < stop:
                 raise SourceError(f"{where} ended at byte {position}, before {stop}")
         finally:
@@ -170,11 +198,67 @@ class RangeReader:
                 self._drop(url)
                 response.close()
 
-    def _open(self, location: Location, start: int, stop: int) -> tuple[str, http.client.HTTPResponse]:
-        """The answer's final URL, and the answer with its body unread."""
-        headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity", "User-Agent": self._agent}
-        if location.etag:
-            headers["If-Range"] = location.etag
+    def _open(self, location: Location, size: int, start: int, stop: int) -> tuple[str, http.client.HTTPResponse, int]:
+        """The answer's final URL, the answer with its body unread, and how many bytes of that are to be read."""
+        servers, whole = self._redirects.servers, (start, stop) == (0, size)
+        known = servers.ranges(location.url)
+        if known is False and not whole:
+            raise RangesIgnored(f"{redact(location.url)} does not support ranges", reason="RangesIgnored")
+        headers = {"Accept-Encoding": "identity", "User-Agent": self._agent}
+        ranged = {"Range": f"bytes={start}-{stop - 1}"} if known is not False else {}
+        if location.etag and ranged:
+            ranged["If-Range"] = location.etag
+        url, response = self._follow(location, {**headers, **ranged})
+        if response.getheader(_STORED_ENCODING, "identity") != "identity" and not response.getheader(
+            "Content-Encoding"
+        ):
+            self._finish(url, response)  # Google unpacks what is stored with gzip, unless one says that one could
+            headers["Accept-Encoding"] = "gzip"
+            url, response = self._follow(location, {**headers, **ranged})
+        try:
+            expected = self._checked(url, response, location, size, start, stop)
+            if ranged and response.getheader("Content-Range") is not None:
+                servers.learned(location.url, ranges=True)
+            return url, response, expected
+        except RangesIgnored:
+            self._finish(url, response)
+            servers.learned(location.url, ranges=False)
+            raise
+        except SourceError as error:
+            self._finish(url, response)
+            refused = error.refusal if isinstance(error, Crowded) else error
+            if not ranged or known or not _may_be_the_range(response.status, refused, location):
+                raise
+            try:
+                url, response = self._follow(location, headers)
+                expected = self._checked(url, response, location, size, 0, size)
+            except SourceError:
+                self._finish(url, response)
+                raise error from None
+            servers.learned(location.url, ranges=False)
+            if whole:
+                return url, response, expected
+            self._finish(url, response)
+            raise RangesIgnored(f"{redact(location.url)} refuses ranges: {error}", reason="RangesIgnored") from error
+
+    def _checked(
+        self, url: str, response: http.client.HTTPResponse, location: Location, size: int, start: int, stop: int
+    ) -> int:
+        """How many bytes of the answer are ours. Raises SourceError for the wrong answer."""
+        if response.status in (200, 206):
+            return _expected(response, redact(url), location, size, start, stop)
+        headers = dict(response.getheaders())
+        match = _UNSATISFIED.fullmatch(response.getheader("Content-Range", ""))
+        if response.status == 416 and match and int(match[1]) != size:
+            raise SourceChanged(f"{redact(url)} has {match[1]} bytes, it had {size} when it was listed")
+        error = translate_status(response.status, url, headers)
+        alone = location.headers or not self._redirects.servers.crowded(location.url)
+        if response.status == 403 and isinstance(error, SourceDenied) and not alone:
+            raise Crowded(redact(url), error)
+        raise error
+
+    def _follow(self, location: Location, headers: Mapping[str, str]) -> tuple[str, http.client.HTTPResponse]:
+        """Where the redirects end, and what is answered there, whatever that is; its body is unread."""
         remembered = self._redirects.get(location.url)
         if remembered is not None:
             url, floor = remembered
@@ -187,15 +271,13 @@ class RangeReader:
         for _ in range(MAX_REDIRECTS + 1):
             own = location.headers if urlsplit(url).netloc == urlsplit(location.url).netloc else {}
             response = self._request(url, {**own, **headers}, floor, came_from)
-            if response.status in (200, 206):
-                if url != location.url:
+            target = response.getheader("Location")
+            if response.status not in _REDIRECTS or not target:
+                if response.status in (200, 206) and url != location.url:
                     self._redirects.put(location.url, url, floor)
                 return url, response
             self._finish(url, response)
-            target = response.getheader("Location")
-            if response.status not in _REDIRECTS or not target:
-                raise translate_status(response.status, url, dict(response.getheaders()))
-            following = urljoin(url, target)
+            following = target_of(url, target)
             check_target(url, following)
             came_from, url, floor = url, following, Reach.HOST if self._private_redirects else self._reach(url)
         raise SourceNotFound(f"{redact(location.url)} redirects more than {MAX_REDIRECTS} times", reason="RedirectLoop")
@@ -225,7 +307,10 @@ class RangeReader:
                 self._drop(url)
                 if kept and isinstance(error, ConnectionError) and not self._aborted:
                     continue  # the others of that age are dropped the same way, one by one
-                raise unanswered(url, error, self._timeout_s) from error
+                trouble = unanswered(url, error, self._timeout_s)
+                if isinstance(error, ConnectionError) and self._redirects.servers.crowded(came_from or url):
+                    raise Crowded(redact(url), trouble) from error
+                raise trouble from error
 
     def _reach(self, url: str) -> Reach:
         """Who can see the server of a URL that was, or is about to be, asked. Behind a proxy the name tells."""
@@ -274,19 +359,29 @@ def _expected(
     etag = response.getheader("ETag")
     if location.etag and etag and etag != location.etag:
         raise SourceChanged(f"{where} changed: its ETag is {etag}, it was {location.etag} when it was listed")
-    if response.getheader("Content-Encoding", "identity") != "identity":
-        raise SourceError(f"{where} is sent compressed although it must not be", reason="InvalidAnswer")
-    if response.status == 200 and response.getheader("Content-Range") is None:
+    answer = response.getheader("Content-Range")
+    encoded = response.getheader("Content-Encoding", "identity") != "identity"
+    if response.status == 200 and answer is None:
         if response.length not in (None, size):
+            if encoded or response.getheader(_STORED_ENCODING):
+                raise SourceError(f"{where} is sent in another encoding than it is stored in", reason="InvalidAnswer")
             raise SourceChanged(f"{where} has {response.length} bytes, it had {size} when it was listed")
         if (start, stop) != (0, size):
             raise RangesIgnored(f"{where} does not support ranges", reason="RangesIgnored")
         return size
-    match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
-    if match is None or int(match[1]) != start or int(match[2]) >= stop:
-        answer = response.getheader("Content-Range")
-        raise SourceError(f"{where} answered {answer} when asked for bytes {start}-{stop - 1}", reason="InvalidAnswer")
-    if match[3] not in ("*", str(size)):
+    match = _CONTENT_RANGE.fullmatch(answer or "")
+    if match is not None and match[3] not in ("*", str(size)):
         raise SourceChanged(f"{where} has {match[3]} bytes, it had {size} when it was listed")
+    if match is not None and (int(match[1]), int(match[2]) + 1) == (0, size) != (start, stop):
+        raise RangesIgnored(f"{where} sends the whole for every range", reason="RangesIgnored")
+    if match is None or int(match[1]) != start or int(match[2]) >= stop or (encoded and match[3] == "*"):
+        raise SourceError(f"{where} answered {answer} when asked for bytes {start}-{stop - 1}", reason="InvalidAnswer")
     promised = int(match[2]) + 1 - start
     return promised if response.length is None else min(promised, response.length)
+
+
+def _may_be_the_range(status: int, error: SourceError, location: Location) -> bool:
+    """Whether a plain request may be answered although this was refused. A signature is not mistaken for that."""
+    if status in (400, 403) and (isinstance(error, SourceExpired) or (location.headers and status == 403)):
+        return False
+    return status in _NO_RANGES or error.reason == "InvalidAnswer"

@@ -1,30 +1,45 @@
 """One file behind an http(s) URL. Asked for its first byte, because the answer proves more than a HEAD does:
 
     206  Content-Range: bytes 0-0/N     the size, and that ranges work; also where a signed URL allows only GET
+         Content-Range: bytes 0-M/N     the size: it sends the whole for every range
     416  Content-Range: bytes */0       it is empty
     200  Content-Length: N              the size; the server ignores ranges. Closed before the body is read
+    else                                asked again without a range, as curl does: some servers refuse any
 
-The location is the URL itself, not where it redirects to: redirects often end in signed URLs, which expire.
+A server that does not say how large the file is has it read once, to count and hash it, up to MAX_COUNTED_BYTES.
+
+The location is the URL itself, not where it redirects to: redirects often end in signed URLs, which expire. An ETag
+that differs between two requests says nothing of the file and is not kept.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import http.client
 import re
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.message import Message
 from typing import IO
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from actors.connections import opener
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, redact, select, translate_status, unanswered
-from actors.reach import check_link, check_target
+from actors.reach import check_link, check_target, escaped, target_of
 
+MAX_COUNTED_BYTES = 1 << 30
+MAX_COUNTING_S = 300.0
+"""Bounds on what is read only to know how large it is."""
+
+_NO_RANGES = frozenset({206, 400, 403, 405, 406, 416, 501})
+"""What servers that know no ranges answer to one; a 206 that does not say which bytes, or of how many, among it."""
 _CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _REPR_DIGEST = re.compile(r"sha-256=:?([A-Za-z0-9+/]{43}=)", re.IGNORECASE)  # RFC 9530, and RFC 3230's Digest before it
@@ -36,8 +51,7 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
     Headers for the URL's host (`{host}-headers` in the options) are sent, and given to the agents: no other way exists.
     """
     url = urlsplit(source.uri)
-    name = unquote(url.path.rpartition("/")[2])
-    if not url.hostname or not name:
+    if not url.hostname or (not url.query and not url.path.rpartition("/")[2]):
         raise SourceUnsupported(f"{redact(source.uri)} does not name a file", reason="InvalidURI")
     if url.username is not None:
         raise SourceUnsupported(
@@ -46,13 +60,22 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
             reason="InvalidURI",
         )
     headers = {str(header): str(value) for header, value in options.mapping(f"{url.hostname}-headers").items()}
-    size, answer = _ask(source.uri, headers, options)
+    where = escaped(source.uri)
+    size, answer = _ask(where, headers, options)
+    name = _name(url, answer)
+    if not name:
+        raise SourceUnsupported(f"{redact(source.uri)} does not name a file", reason="InvalidURI")
     if answer.get("content-type", "").startswith("text/html") and not name.endswith((".html", ".htm")):
         raise SourceNotFound(f"{redact(source.uri)} is a web page, not a file to download")
-    etag = answer.get("etag")
-    location = Location(source.uri, etag=etag if etag and not etag.startswith("W/") else None, headers=headers)
-    files = select(source, [ManifestFile(name, size, _digest(answer))])
-    return Resolved(make_manifest(source, None, files), (location,), expires_at(source.uri))
+    digest, etag = _digest(answer), answer.get("etag")
+    if size is None:
+        size, counted = _count(where, headers, options)
+        digest = digest or counted
+    if etag and (etag.startswith("W/") or _ask(where, headers, options, etag)[1].get("etag") != etag):
+        etag = None
+    location = Location(where, etag=etag or None, headers=headers)
+    files = select(source, [ManifestFile(name, size, digest)])
+    return Resolved(make_manifest(source, None, files), (location,), expires_at(where))
 
 
 def is_public(url: str, options: SourceOptions) -> bool:
@@ -64,29 +87,101 @@ def is_public(url: str, options: SourceOptions) -> bool:
     return True
 
 
-def _ask(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tuple[int, Mapping[str, str]]:
-    """The size and the headers of the answer, by lower-case name; `x-linked-etag` also of a redirect on the way."""
+def _ask(
+    uri: str, headers: Mapping[str, str], options: SourceOptions, etag: str | None = None
+) -> tuple[int | None, Mapping[str, str]]:
+    """The size, if it is said, and the headers of the answer, by lower-case name.
+
+    `x-linked-etag` also of a redirect on the way. With an `etag` the range is asked for only of what has it.
+    """
+    condition = {"If-Range": etag} if etag else {}
+    status, answer, error = _get(uri, {**headers, **condition, "Range": "bytes=0-0"}, options)
+    ranged = _CONTENT_RANGE.fullmatch(answer.get("content-range", ""))
+    if ranged and (status in (200, 206) or (status == 416 and ranged[1] == "0")):
+        return int(ranged[1]), answer
+    if status in _NO_RANGES:
+        status, plain, _ = _get(uri, headers, options)
+        if status >= 300 and error is not None:
+            raise error
+        answer = plain
+    elif error is not None:
+        raise error
+    size = answer.get("content-length", "")
+    known = size.isdecimal() and "transfer-encoding" not in answer
+    return int(size) if known else None, answer
+
+
+def _get(
+    uri: str, headers: Mapping[str, str], options: SourceOptions
+) -> tuple[int, Mapping[str, str], SourceError | None]:
+    """Status and headers, and what they mean if they are a refusal. The body is not read."""
+    with _answered(uri, headers, options) as (status, answer, response):
+        if response is not None:
+            return status, answer, None
+        if 300 <= status < 400:
+            target = target_of(uri, answer.get("location", ""))
+            check_target(uri, target)
+            raise SourceNotFound(f"{redact(uri)} redirects in a circle", reason="RedirectLoop")
+        return status, answer, translate_status(status, uri, answer)
+
+
+def _count(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tuple[int, Digest]:
+    """The size and the sha256 of a file that is read for that. Raises SourceUnsupported if it is too large."""
+    until, size, digest = time.monotonic() + MAX_COUNTING_S, 0, hashlib.sha256()
+    with _answered(uri, headers, options) as (status, answer, response):
+        if response is None:
+            raise translate_status(status, uri, answer)
+        while block := response.read(1 << 20):
+            digest.update(block)
+            size += len(block)
+            if size > MAX_COUNTED_BYTES or time.monotonic() > until:
+                raise SourceUnsupported(
+                    f"{redact(uri)} does not say how large it is (no Content-Length), and sends more than can be read "
+                    f"to find out ({MAX_COUNTED_BYTES >> 20}Mi in {MAX_COUNTING_S:.0f} s): name a server that does",
+                    reason="SizeUnknown",
+                )
+    return size, Digest(f"sha256:{digest.hexdigest()}")
+
+
+@contextmanager
+def _answered(
+    uri: str, headers: Mapping[str, str], options: SourceOptions
+) -> Iterator[tuple[int, Mapping[str, str], IO[bytes] | None]]:
+    """Status, headers by lower-case name, and the body of a success. Raises SourceError where there is no answer."""
     redirects = _Redirects(private=options.private_redirects)
-    request = urllib.request.Request(uri, headers={**headers, "Range": "bytes=0-0", "Accept-Encoding": "identity"})
+    request = urllib.request.Request(uri, headers={**headers, "Accept-Encoding": "identity"})
     try:
-        with opener(redirects).open(request, timeout=options.timeout_s) as response:
-            answer = redirects.linked | {name.lower(): value for name, value in response.headers.items()}
-    except urllib.error.HTTPError as error:
-        with error:
-            answer = redirects.linked | {name.lower(): value for name, value in error.headers.items()}
-            if 300 <= error.code < 400:
-                check_target(uri, urljoin(uri, answer.get("location", "")))
-                raise SourceNotFound(f"{redact(uri)} redirects in a circle", reason="RedirectLoop") from error
-            if error.code != 416 or _CONTENT_RANGE.fullmatch(answer.get("content-range", "")) is None:
-                raise translate_status(error.code, uri, answer) from error
+        try:
+            with opener(redirects).open(request, timeout=options.timeout_s) as response:
+                yield response.status, redirects.linked | _lower(response.headers), response
+        except urllib.error.HTTPError as error:
+            with error:
+                yield error.code, redirects.linked | _lower(error.headers), None
     except (OSError, http.client.HTTPException, ValueError) as error:
         cause = getattr(error, "reason", None)
         raise unanswered(uri, cause if isinstance(cause, Exception) else error, options.timeout_s) from error
-    ranged = _CONTENT_RANGE.fullmatch(answer.get("content-range", ""))
-    size = ranged[1] if ranged else answer.get("content-length", "")
-    if not size.isdecimal():
-        raise SourceUnsupported(f"{redact(uri)} does not say how large it is (no Content-Length)", reason="SizeUnknown")
-    return int(size), answer
+
+
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def _name(url: SplitResult, answer: Mapping[str, str]) -> str:
+    """The file's name: as in the path; where that has no ending, as the server calls it, or as in the query."""
+    path = unquote(url.path.rpartition("/")[2])
+    if "." in path.strip("."):
+        return path
+    message = Message()
+    message["Content-Disposition"] = answer.get("content-disposition", "")
+    offered = message.get_filename() or ""
+    with suppress(UnicodeError):
+        offered = offered.encode("iso-8859-1").decode()
+    queried = [value for _, value in parse_qsl(url.query)]
+    for name in (offered, *([] if path else queried)):
+        last = re.split(r"[/\\]", name)[-1].strip()
+        if "." in last.strip("."):
+            return last
+    return path
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -105,6 +200,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
+        newurl = target_of(req.full_url, headers.get("Location", newurl))
         try:
             check_link(req.full_url, newurl, private=self._private)
         except SourceDenied:
@@ -114,7 +210,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             self.linked["x-linked-etag"] = headers["X-Linked-Etag"]
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
         if following is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
-            following.headers = {name: following.headers[name] for name in ("Range", "Accept-encoding")}
+            kept = ("Range", "If-range", "Accept-encoding")
+            following.headers = {name: following.headers[name] for name in kept if name in following.headers}
         return following
 
 

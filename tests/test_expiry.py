@@ -39,7 +39,8 @@ class Links:
                 with lock:
                     links.left[self.path] = links.left.get(self.path, links.uses) - 1
                     good = links.left[self.path] >= 0
-                start, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+                wanted = self.headers.get("Range") or f"bytes=0-{len(CONTENT) - 1}"
+                start, _, last = wanted.removeprefix("bytes=").partition("-")
                 part = CONTENT[int(start) : int(last) + 1] if good else b""
                 self.send_response(206 if good else links.status)
                 self.send_header("Content-Length", str(len(part)))

@@ -34,6 +34,7 @@ from actors.errors import (
     SourceChanged,
     SourceDenied,
     SourceError,
+    SourceExpired,
     SourceNotFound,
     SourceThrottled,
     SourceUnsupported,
@@ -111,8 +112,8 @@ def files_below(folder: Path) -> dict[str, bytes]:
     [
         pytest.param(401, "https://h/f", SourceDenied, id="401 wants credentials"),
         pytest.param(403, "https://h/f", SourceDenied, id="403 wants other credentials"),
-        pytest.param(403, SIGNED, SourceChanged, id="403 for a signed URL means that it expired"),
-        pytest.param(400, SIGNED, SourceChanged, id="400 for a signed URL means that its session expired"),
+        pytest.param(403, SIGNED, SourceExpired, id="403 for a signed URL means that it expired"),
+        pytest.param(400, SIGNED, SourceExpired, id="400 for a signed URL means that its session expired"),
         pytest.param(400, "https://h/f", SourceError, id="400 is an answer like any other"),
         pytest.param(404, "https://h/f", SourceNotFound, id="404 is not there"),
         pytest.param(410, "https://h/f", SourceNotFound, id="410 is not there any more"),
@@ -531,7 +532,6 @@ def test_a_url_that_expires_says_when(web: Scripted) -> None:
         pytest.param("/m.bin", (404, {}, b""), SourceNotFound, "HTTP 404", id="absent"),
         pytest.param("/m.bin", (403, {}, b""), SourceDenied, "HTTP 403", id="forbidden"),
         pytest.param("/m.bin", (429, {"Retry-After": "3"}, b""), SourceThrottled, "again in 3s", id="throttled"),
-        pytest.param("/m.bin", (200, {}, b"?"), SourceUnsupported, "does not say how large", id="of unknown size"),
         pytest.param(
             "/m.bin",
             (200, ORDINARY | {"Content-Type": "text/html"}, b"<html/>"),
