@@ -39,6 +39,7 @@ from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
 from coordinator.remover import Remover
 from coordinator.snapshot import ORPHAN_GRACE_S, Credentials, Governed, Ref, Resolution, Snapshot
+from coordinator.story import Story
 from coordinator.tally import Tally
 from coordinator.transitions import Announcement
 
@@ -97,6 +98,7 @@ class Controller:
         self._load_options = load_options
         self._executor = executor or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
         self._clock = clock
+        self._story = Story()
         self._pace = Pace(writes_per_s, progress_interval_s)
         self._outcomes: deque[tuple[Write, Object | None, KubeError | None]] = deque()
         self._woken = threading.Event()
@@ -106,6 +108,7 @@ class Controller:
         self._acting_since = 0.0
         self._leading_since: float | None = None
         self._look_at = 0.0
+        self._waiting = False
         self._companies: Mapping[str, Company] = {}
         self._manifests: Mapping[StatusKey, Manifest] = {}
         self._budgets = budgets or Budgets()
@@ -168,6 +171,7 @@ class Controller:
         if not self._leading():  # while it was made
             return None
         self._fleet.sync(planned.desired)
+        self._story.planned(snapshot, planned)
         self._resolver.want(planned.wants, self._load_options)
         self._looks.want(planned.looks, now)
         self._remover.act(snapshot, planned.removals, planned.desired)
@@ -189,7 +193,7 @@ class Controller:
         """Leading, everything listed at least once, and the cluster's identity known."""
         acting = self._leading() and self._informers.synced
         if not acting:
-            self._leading_since = None
+            self._leading_since, self._waiting = None, False
         if acting and not self._owner and now >= self._paused_until:
             try:
                 self._owner = self._kube.get(NAMESPACES, "kube-system")["metadata"]["uid"]
@@ -201,6 +205,7 @@ class Controller:
         if acting != self._acting:
             self._acting, self._acting_since, self._companies, self._governed = acting, now, {}, {}
             _log.info("acting" if acting else "observing only")
+            self._story.begin()
             if not acting:
                 self._resolver.want({}, self._load_options)
         return acting
@@ -219,7 +224,9 @@ class Controller:
             return False
         if current or now >= self._leading_since + WATCHED_ANEW_S:
             return True
-        _log.info("waiting until the informers know what the API server says")
+        if not self._waiting:
+            _log.info("waiting until the informers know what the API server says")
+        self._waiting = True
         return False
 
     def _snapshot(self, now: float) -> Snapshot:
@@ -315,6 +322,7 @@ class Controller:
 
     def _announce(self, events: Iterable[Announcement]) -> None:
         for event in events:
+            self._story.announced(event)
             self._recorder.event(event.ref, "Warning" if event.warning else "Normal", event.reason, event.message)
             if event.warning:
                 self._metrics.failed(event.reason)
