@@ -257,6 +257,7 @@ class NodeAgent:
         task = self._tasks.get(place)
         if task is None:
             task = self._tasks[place] = Task(place, model, self._settings, self._clock, self._exchange, self._quotas)
+        task.trust = desired.trust
         company = self._companies.get(model.company or "")
         task.accompany(company)
         resolved = self._resolved.get(model.resolved or "")

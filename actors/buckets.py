@@ -19,16 +19,21 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from actors.digest import CHECKSUMS
 from actors.errors import SourceDenied, SourceError
 from actors.manifest import Digest
-from actors.origin import SourceOptions
+from actors.origin import OTHER_STORES, S3, SourceOptions
 
 ROLE_SESSION_S = 3600
 
 _AZURE = re.compile(r"https://(([^/.]+)\.(?:blob\.core\.windows\.net|z\d+\.blob\.storage\.azure\.net))/([^?#]+)")
+_AZURE_LOGINS = frozenset({"account_key", "sas_token", "connection_string", "client_id"})
+_ACCOUNT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_ACCOUNT_HOST = re.compile(r"([a-z0-9][a-z0-9-]{0,62})\.(?:dfs|blob)\.core\.windows\.net")
+_REGION = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+"""botocore makes a host of it. https://github.com/boto/botocore/blob/develop/botocore/utils.py"""
 _AZURE_NAMES = {
     "account_name": ("AZURE_STORAGE_ACCOUNT_NAME",),
     "account_key": ("AZURE_STORAGE_ACCESS_KEY",),
@@ -42,11 +47,15 @@ _ETAG = re.compile(r'"?([0-9a-f]{32})(?:-(\d+))?"?')
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a URI is opened. `public` is the URL of a name (`bucket/key`) for anybody, if the object is public."""
+    """How a URI is opened. `public` is the URL of a name (`bucket/key`) for anybody, if the object is public.
+
+    `ambient`: the library may look for an identity of the process itself.
+    """
 
     url: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     signable: bool = True
+    ambient: bool = True
     public: Callable[[str], str] | None = None
 
 
@@ -56,25 +65,30 @@ def dialect_of(uri: str, options: SourceOptions) -> Dialect:
     match scheme:
         case "s3" | "s3a":
             s3 = s3_options(in_role(options))
+            ambient = not s3["anon"] and s3["key"] is None
             # Agents trust by the same variables (`actors.connections`). They do not know what comes with credentials:
             # that is read with s3fs there, too.
             verify = s3["client_kwargs"].get("verify")
-            return Dialect(uri, s3, signable=verify is None or verify == os.environ.get("AWS_CA_BUNDLE"))
+            signable = verify is None or verify == os.environ.get("AWS_CA_BUNDLE")
+            return Dialect(uri, s3, signable=signable, ambient=ambient)
         case "gs" | "gcs":
-            return Dialect(uri, options.mapping("STORAGE_OPTIONS"), public=_public("https://storage.googleapis.com"))
+            google = _google_options(options)
+            ambient = OTHER_STORES in options.ambient and "token" not in google
+            return Dialect(uri, google, ambient=ambient, public=_public("https://storage.googleapis.com"))
         case "az" | "abfs" | "abfss":
-            azure = azure_options(options)
+            azure = azure_options(options, _account_in(uri))
             account = azure.get("account_name")
             public = _public(f"https://{account}.blob.core.windows.net") if account else None
-            return Dialect(uri, azure, public=public)
+            return Dialect(uri, azure, ambient=OTHER_STORES in options.ambient, public=public)
         case "https" if match := _AZURE.fullmatch(uri):
             host, account, path = match.groups()
+            azure = azure_options(options, account)
             return Dialect(
-                f"abfs://{path}", azure_options(options) | {"account_name": account}, public=_public(f"https://{host}")
+                f"abfs://{path}", azure, ambient=OTHER_STORES in options.ambient, public=_public(f"https://{host}")
             )
-        case "hdfs":
-            return Dialect(f"webhdfs://{rest}", options.mapping("STORAGE_OPTIONS"))
-    return Dialect(uri, options.mapping("STORAGE_OPTIONS"))
+        case "hdfs" | "webhdfs":
+            return Dialect(f"webhdfs://{rest}", confined("webhdfs", options), ambient=False)
+    return Dialect(uri, confined(scheme, options), ambient=False)
 
 
 def in_azure(uri: str) -> bool:
@@ -112,15 +126,86 @@ def _checksum(algorithm: str, encoded: object) -> Digest | None:
 # --- Azure ---
 
 
-def azure_options(options: SourceOptions) -> dict[str, Any]:
-    """What KServe's environment names mean to adlfs; anonymous when there is nothing, as there."""
+def _account_in(uri: str) -> str | None:
+    """The account that `abfs://container@ACCOUNT.dfs.core.windows.net/…` names."""
+    try:
+        match = _ACCOUNT_HOST.fullmatch(urlsplit(uri).hostname or "")
+    except ValueError:
+        return None
+    return match[1] if match else None
+
+
+def azure_options(options: SourceOptions, account: str | None = None) -> dict[str, Any]:
+    """What KServe's environment names mean to adlfs; anonymous when there is nothing, as there.
+
+    `account` is the one that the URI names. Credentials of another are not used for it.
+    """
     found: dict[str, Any] = {}
     for argument, names in _AZURE_NAMES.items():
         value = next(filter(None, map(options.get, names)), None)
         if value is not None:
             found[argument] = value
-    found |= options.mapping("STORAGE_OPTIONS")
+    found |= confined("az", options)
+    if account is not None:
+        found = found if found.get("account_name", account) == account else {}
+        found["account_name"] = account
+    if not _ACCOUNT.fullmatch(str(found.get("account_name", "x"))):
+        raise SourceDenied(f"{found['account_name']!r} is no storage account's name", reason="CredentialsInvalid")
+    if OTHER_STORES not in options.ambient and not found.keys() & _AZURE_LOGINS:
+        return found | {"anon": True}  # or adlfs looks for an identity of the process
     return found if found.keys() - {"account_name"} else found | {"anon": True}
+
+
+# --- options of fsspec, in the words of whoever wrote a Secret ---
+
+_CONFINED = {
+    "gs": frozenset({"token", "project", "endpoint_url", "requester_pays"}),
+    "az": frozenset(
+        {"account_name", "account_key", "sas_token", "connection_string", "client_id", "client_secret", "tenant_id"}
+        | {"account_host", "location_mode"}
+    ),
+    "webhdfs": frozenset(["host", "port", "user", "password", "token", "proxy_to", "use_https"]),
+}
+"""What may come with a cache. Other options open files, take credentials of the process, or another filesystem."""
+
+
+def confined(scheme: str, options: SourceOptions) -> dict[str, Any]:
+    """STORAGE_OPTIONS for a store; those that a cache's credentials hold only as far as they say where and who.
+
+    Raises SourceDenied, with the name of an option but not its value.
+    """
+    given = options.mapping("STORAGE_OPTIONS")
+    if OTHER_STORES in options.ambient:
+        return given
+    known = _CONFINED.get(scheme, frozenset())
+    for name, value in given.items():
+        if name not in known:
+            raise SourceDenied(
+                f"STORAGE_OPTIONS in the credentials: {name!r} is not an option for {scheme}:// that a Secret may set"
+                f" (allowed: {', '.join(sorted(known)) or 'none'})",
+                reason="CredentialsInvalid",
+            )
+        if isinstance(value, (list, dict)) and (scheme, name) != ("gs", "token"):
+            raise SourceDenied(
+                f"STORAGE_OPTIONS in the credentials: {name!r} must be a plain value", reason="CredentialsInvalid"
+            )
+    return given
+
+
+def _google_options(options: SourceOptions) -> dict[str, Any]:
+    """A string as `token` would be a file of the coordinator, or the name of an identity of its own."""
+    given = confined("gs", options)
+    if OTHER_STORES in options.ambient:
+        return given
+    token = given.get("token", "anon")
+    kind = token.get("type") if isinstance(token, dict) else None
+    if token != "anon" and kind not in ("service_account", "authorized_user"):  # noqa: S105  # no token at all
+        raise SourceDenied(
+            "STORAGE_OPTIONS in the credentials: token must be the content of a key file of the type service_account "
+            "or authorized_user",
+            reason="CredentialsInvalid",
+        )
+    return {**given, "token": token}
 
 
 # --- S3 ---
@@ -133,7 +218,14 @@ def s3_options(options: SourceOptions) -> dict[str, Any]:
         verify = False
     style = "virtual" if options.flag("S3_USER_VIRTUAL_BUCKET") else "auto"
     anonymous = options.flag("awsAnonymousCredential")
-    client = {"region_name": options.get("AWS_DEFAULT_REGION"), "verify": verify}
+    if S3 not in options.ambient and options.get("AWS_ACCESS_KEY_ID") is None:
+        anonymous = True  # or botocore finds keys of its own
+    region = options.get("AWS_DEFAULT_REGION")
+    if region is not None and not _REGION.fullmatch(region):
+        raise SourceDenied(
+            "the region in the credentials is not the name of one, such as eu-central-1", reason="CredentialsInvalid"
+        )
+    client = {"region_name": region, "verify": verify}
     config = {
         "s3": {"addressing_style": style},
         "connect_timeout": options.timeout_s,

@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from actors.errors import SourceUnsupported
+from actors.guard import check_name
 from actors.no_proxy import is_direct, no_proxy
 
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
@@ -35,11 +36,16 @@ _making = threading.Lock()
 
 
 def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConnection:
-    """Not yet connected. Raises SourceUnsupported for what is no http(s) URL, and for settings that cannot be used."""
+    """Not yet connected. Raises SourceUnsupported for what is no http(s) URL, and for settings that cannot be used.
+
+    Raises `Refused` for an origin behind a proxy whose name is one of an address that is not allowed.
+    """
     host, port = _host_and_port(parts)
     if not host or parts.scheme not in ("http", "https"):
         raise SourceUnsupported(f"no reader for {parts.scheme}://{host or ''}", reason="InvalidURI")
     proxy = _proxy_for(parts)
+    if proxy is not None:
+        check_name(parts.geturl())
     if parts.scheme == "http":
         if proxy is None:
             return http.client.HTTPConnection(host, port, timeout=timeout_s)

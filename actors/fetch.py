@@ -18,6 +18,7 @@ from actors.quota import Quota, Quotas
 from actors.retry import RateLimit, RetryPolicy
 from actors.traffic import Traffic
 from actors.transfer import Crowded, RangeReader, RangesIgnored, Redirects
+from actors.trust import UNRESTRICTED, Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class FillSettings:
     stall_timeout_s: float = 30.0
     min_speed_bytes_per_s: float = 1024.0
     private_redirects: bool = False
+    trust: Trust = UNRESTRICTED
     tries: int = 5
     retry: RetryPolicy = field(default_factory=lambda: RetryPolicy(0.5, 30.0))
     patience_s: float = 60.0
@@ -82,6 +84,7 @@ class Fetcher:
             min_bytes_per_s=self.settings.min_speed_bytes_per_s,
             private_redirects=self.settings.private_redirects,
             redirects=redirects,
+            trust=self.settings.trust,
         )
 
     def want(self, requests: int) -> int | None:

@@ -14,9 +14,12 @@ import re
 import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url, set_client_factory
@@ -30,6 +33,7 @@ from huggingface_hub.errors import (
 
 from actors.connections import tls_context
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
+from actors.guard import carried, check_name
 from actors.manifest import Digest, Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, select, signed, translate_status
 from actors.reach import check_link
@@ -106,15 +110,27 @@ def parse_uri(source: ModelSource) -> tuple[str, str | None]:
 def _trust(context: ssl.SSLContext) -> None:
     """The library's client, which knows of proxies but of no bundle, trusts whom `context` does.
 
-    It is made by the class of the one it would use otherwise: another package's with every major version.
+    It is made by the class of the one it would use otherwise: another package's with every major version. It keeps no
+    cookies, because all who ask share it, and is led by redirects only to names that are allowed.
     """
     with _trusting:
         if _trusted == [context]:
             return
         before = get_session()
         client, hooks = type(before), before.event_hooks
-        set_client_factory(lambda: client(verify=context, event_hooks=hooks, follow_redirects=True, timeout=None))
+        if _check_request not in hooks["request"]:
+            hooks["request"].append(_check_request)
+        none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        set_client_factory(
+            lambda: client(verify=context, event_hooks=hooks, follow_redirects=True, timeout=None, cookies=none)
+        )
         _trusted[:] = [context]
+
+
+def _check_request(request: Any) -> None:
+    """Behind a proxy the address of a connection says nothing."""
+    if urllib.request.getproxies():
+        check_name(str(request.url))
 
 
 def _with_token(manifest: Manifest, urls: Sequence[str], token: str, options: SourceOptions, now: float) -> Resolved:
@@ -136,11 +152,11 @@ def _with_token(manifest: Manifest, urls: Sequence[str], token: str, options: So
 
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="hub") as pool:
         numbers = range(len(urls))
-        links = list(pool.map(link, numbers))
-        carried = [number for number in numbers if links[number] is None]
-        _check_bounds([manifest.files[number] for number in carried], manifest.source)
-        read = pool.map(lambda n: _read(urls[n], token, manifest.files[n].size, timeout_s), carried)
-        contents = dict(zip(carried, read, strict=True))
+        links = list(pool.map(carried(link), numbers))
+        along = [number for number in numbers if links[number] is None]
+        _check_bounds([manifest.files[number] for number in along], manifest.source)
+        read = pool.map(carried(lambda n: _read(urls[n], token, manifest.files[n].size, timeout_s)), along)
+        contents = dict(zip(along, read, strict=True))
     expiries = [expires_at(target) or now + LINK_TTL_S for target in links if target is not None]
     return Resolved(manifest, tuple(map(locate, numbers)), expires_at=min(expiries, default=None))
 

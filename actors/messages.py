@@ -17,6 +17,7 @@ from typing import NewType
 
 from actors.errors import Failure
 from actors.manifest import Manifest, ModelSource, OriginName, Resolved, StorageKey
+from actors.trust import UNRESTRICTED, Trust
 
 NodeName = NewType("NodeName", str)
 """A Kubernetes node's `metadata.name`. Not to be mixed with a Ray node id."""
@@ -165,7 +166,7 @@ class DesiredState:
     or not at all. `manifests`: of these committed models the report is to carry the manifest; that of a model of many
     files is large, so it travels only when it is asked for.
     `origins` is this node's share of every origin that it may read: of another it reads nothing. None: nobody governs,
-    and it reads as it likes.
+    and it reads as it likes. `trust`: what may be read at all, whatever a location says.
     `used` maps every model that a pod on this node may have open to when the oldest such pod was created (epoch
     seconds). A model without an entry is open in no pod; None: not known, so any may be open. It comes from a list of
     the node's pods that is seconds old. So a folder that was moved aside at T may be unlinked iff `used` is not None, T
@@ -181,6 +182,7 @@ class DesiredState:
     remove: tuple[Removal, ...] = ()
     manifests: frozenset[StorageKey] = frozenset()
     origins: Mapping[OriginName, OriginShare] | None = None
+    trust: Trust = UNRESTRICTED
     used: Mapping[StorageKey, float] | None = None
 
 

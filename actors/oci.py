@@ -32,6 +32,7 @@ from actors.challenges import challenges
 from actors.connections import opener
 from actors.docker_config import is_docker_hub, login_for
 from actors.errors import SourceError, SourceUnsupported
+from actors.guard import carried
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, layer_name, make_manifest
 from actors.origin import SourceOptions, expires_at, select, translate_status, unanswered
 from actors.reach import Reach, check_link, reach_of
@@ -90,7 +91,7 @@ def resolve_image(source: ModelSource, options: SourceOptions, pinned_revision: 
         raise SourceError(message, reason="InvalidManifest") from error
     manifest = make_manifest(source, revision, select(source, files))
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="oci") as pool:
-        found = list(pool.map(lambda file: registry.locate(str(file.digest)), manifest.files))
+        found = list(pool.map(carried(lambda file: registry.locate(str(file.digest))), manifest.files))
     expiries = [at for _, at in found if at is not None]
     return Resolved(manifest, tuple(location for location, _ in found), min(expiries, default=None))
 

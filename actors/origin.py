@@ -33,9 +33,11 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceNotFound, SourceThrottled
+from actors.guard import Refused
 from actors.manifest import ManifestFile, ModelSource, Resolved, is_ours, is_packed
 from actors.redaction import remember
 from actors.stall import TooSlow
+from actors.trust import UNRESTRICTED, Trust
 
 MAX_RETRY_AFTER_S = 3600.0
 """An origin that asks for more is asked again after this: a wrong header must not stop a node for a day."""
@@ -52,6 +54,10 @@ _NAMES = re.compile(
     r"|AZURE_STORAGE_(ACCOUNT_NAME|ACCESS_KEY)|AZ(URE)?_(CLIENT_ID|CLIENT_SECRET|TENANT_ID)"
     r"|DOCKER_CONFIG_JSON|LOCALMODEL_PRIVATE_REDIRECTS|[A-Za-z0-9.-]+-headers"
 )
+
+S3, OTHER_STORES = "s3", "other stores"
+STORES = frozenset({S3, OTHER_STORES})
+"""Whose libraries know of identities outside of `env`: files in the home folder, the cloud's metadata service."""
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
@@ -80,16 +86,19 @@ class SourceOptions:
 
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float = 30.0
+    trust: Trust = UNRESTRICTED
+    ambient: frozenset[str] = STORES
+    """Of which stores the libraries may look for an identity of this process, where `env` has none for them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", {name: str(value).strip() for name, value in self.env.items()})
         remember(_secrets(self.env))
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str] | None = None) -> SourceOptions:
+    def from_environ(cls, environ: Mapping[str, str] | None = None, trust: Trust = UNRESTRICTED) -> SourceOptions:
         """What a process was started with; only the names known here, so that nothing else travels."""
         values = os.environ if environ is None else environ
-        return cls({name: value for name, value in values.items() if value and _NAMES.fullmatch(name)})
+        return cls({name: value for name, value in values.items() if value and _NAMES.fullmatch(name)}, trust=trust)
 
     def get(self, name: str) -> str | None:
         """None also when it is empty. Raises SourceDenied, by its name, for one that no header could carry."""
@@ -119,7 +128,7 @@ class SourceOptions:
     @property
     def fingerprint(self) -> str:
         """Equal for equal options; reveals nothing of them."""
-        canonical = json.dumps([sorted(self.env.items()), self.timeout_s])
+        canonical = json.dumps([sorted(self.env.items()), self.timeout_s, repr(self.trust), sorted(self.ambient)])
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -265,6 +274,8 @@ def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
     """The error that an exception instead of an answer stands for. The reasons differ where what helps does."""
     where = redact(url)
     match error:
+        case Refused():
+            return not_allowed(url, error)
         case TooSlow():
             return SourceError(f"{where} {error}", reason="SourceStalled")
         case TimeoutError():
@@ -278,6 +289,11 @@ def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
     return SourceError(
         f"{where} could not be reached: {str(error) or type(error).__name__}", reason="SourceUnreachable"
     )
+
+
+def not_allowed(url: str, refused: Refused) -> SourceDenied:
+    """The error of a connection that the guard did not make."""
+    return SourceDenied(f"{redact(url)} is not read: {refused}", reason=refused.reason)
 
 
 def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:

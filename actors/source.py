@@ -6,29 +6,42 @@
     oci://                   actors.oci      an artifact's files, or an image's layers, by their digests
     anything fsspec knows    here            a folder or a file, as it is listed
 
-What can be signed becomes http(s) URLs, the rest is read with `read_range`. The only module that knows fsspec; nothing
-but the `SourceError` family leaves it.
+What can be signed becomes http(s) URLs, the rest is read with `read_range`. Nothing but the
+`SourceError` family leaves it. No string of a cache's author chooses what fsspec opens: the scheme comes from an
+allow-list, one class is made for it, and what connects is guarded (`actors.trust`).
 """
 
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+from actors import reach
 from actors.buckets import azure_options, described, dialect_of, in_azure, s3_head
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled, SourceUnsupported
+from actors.filesystems import opened as open_filesystem
+from actors.guard import carried, guarded, refusal_in
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
-from actors.origin import SourceOptions, expires_at, redact, select, translate_status
+from actors.origin import (
+    PRIVATE_REDIRECTS,
+    SourceOptions,
+    expires_at,
+    not_allowed,
+    redact,
+    select,
+    translate_status,
+)
+from actors.reach import Reach, reach_of_url
+from actors.schemes import LOCAL
+from actors.trust import UNRESTRICTED, Trust
 
 __all__ = ["SourceOptions", "read_range", "redact", "resolve", "translate_status"]
 
 SIGNED_URL_TTL_S = 3600
 
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://.")
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 _DENIED = frozenset({"NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError"})
 """Of botocore and Azure, by name: not worth an import."""
@@ -42,10 +55,19 @@ def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str
     registries have revisions. No credential is part of the result, unless the source can be read in no other way (see
     `Location` and `Resolved.storage_options`).
     """
-    match = _SCHEME.match(source.uri)
-    if match is None:
-        raise SourceUnsupported(f"{redact(source.uri)} has no scheme such as hf:// or s3://", reason="InvalidURI")
-    match match[1]:
+    scheme = options.trust.schemes.scheme_of(source.uri)
+    with _guarded(source.uri, options.trust, _floor(scheme, source.uri, options)):
+        return _resolve(scheme, source, options, pinned_revision)
+
+
+def _floor(scheme: str, uri: str, options: SourceOptions) -> Reach:
+    """How public the origin is that may redirect."""
+    origins = {"hf": options.get("HF_ENDPOINT") or "https://huggingface.co", "oci": uri, "http": uri, "https": uri}
+    return Reach.HOST if options.private_redirects or scheme not in origins else reach_of_url(origins[scheme])
+
+
+def _resolve(scheme: str, source: ModelSource, options: SourceOptions, pinned_revision: str | None) -> Resolved:
+    match scheme:
         case "hf":
             # Imported here, because the hub's client takes longer to import than all the rest.
             from actors.hub import resolve_hub
@@ -61,17 +83,18 @@ def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str
             return _resolve_listing(source, options)
 
 
-def read_range(url: str, storage_options: Mapping[str, Any], start: int, stop: int) -> bytes:
+def read_range(
+    url: str, storage_options: Mapping[str, Any], start: int, stop: int, trust: Trust = UNRESTRICTED
+) -> bytes:
     """Bytes `[start, stop)` of a file behind any fsspec URL; exactly that many, so the caller bounds the memory.
 
     For locations that are not http(s). Raises SourceChanged when the file is shorter, else as `resolve` does.
     """
-    import fsspec
-
     if start >= stop:
         return b""
-    with _translated(url):
-        filesystem, path = fsspec.core.url_to_fs(url, **storage_options)
+    trust.schemes.scheme_of(url)
+    with _guarded(url, trust), _translated(url):
+        filesystem, path = open_filesystem(url, storage_options)
         data: bytes = filesystem.cat_file(path, start=start, end=stop)
     if len(data) != stop - start:
         end = start + len(data)
@@ -97,13 +120,15 @@ def _resolve_web(source: ModelSource, options: SourceOptions) -> Resolved:
 
 def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
     """What fsspec lists below the URI, or the one file it names."""
-    import fsspec
-
     dialect = dialect_of(source.uri, options)
-    with _translated(source.uri, dialect.url):
+    origins = options.trust.origins.with_identity() if dialect.ambient else options.trust.origins
+    with guarded(origins), _translated(source.uri, dialect.url):
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
-        filesystem, root = fsspec.core.url_to_fs(dialect.url, skip_instance_cache=True, **dialect.storage_options)
+        filesystem, root = open_filesystem(dialect.url, dialect.storage_options, fresh=True, ambient=dialect.ambient)
         names, files, etags = _list(filesystem, root.rstrip("/"))
+        if dialect.url.partition("://")[0] in LOCAL:
+            for name in names.values():
+                options.trust.schemes.check_path(name)
         wanted = select(source, files)
         if dialect.url.startswith(("s3://", "s3a://")):
             wanted, etags = _look_up(filesystem, names, wanted)
@@ -146,7 +171,7 @@ def _look_up(
 ) -> tuple[list[ManifestFile], dict[str, str]]:
     """The files as S3 describes each of them, and their ETags."""
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="s3") as pool:
-        heads = list(pool.map(lambda file: s3_head(filesystem, names[file.path]), files))
+        heads = list(pool.map(carried(lambda file: s3_head(filesystem, names[file.path])), files))
     pairs = list(zip(files, heads, strict=True))
     described = [ManifestFile(file.path, head.size, head.digest, head.checksum) for file, head in pairs]
     return described, {file.path: head.etag for file, head in pairs}
@@ -166,6 +191,27 @@ def _for_anybody(urls: list[str], options: SourceOptions) -> list[str] | None:
     from actors.web import is_public
 
     return urls if is_public(urls[0], options) else None
+
+
+@contextmanager
+def _guarded(url: str, trust: Trust, floor: Reach = Reach.HOST) -> Iterator[None]:
+    """Connections are guarded; an error that is about one that was not made becomes what it is about.
+
+    Nobody leads to an address that is less public than `floor`.
+    """
+
+    def inwards(address: str) -> str | None:
+        less = f"which is less public than where it comes from ({PRIVATE_REDIRECTS}=1 allows that)"
+        return less if reach.reach_of(address) < floor else None
+
+    with guarded(trust.origins, inwards):
+        try:
+            yield
+        except SourceError as error:
+            refused = refusal_in(error)
+            if refused is None or error.reason == refused.reason:
+                raise
+            raise not_allowed(url, refused) from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import mmap
 import random
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from actors.archive import unpack
 from actors.diff import Active, Place, check_digest
@@ -34,6 +34,7 @@ from actors.retry import RateLimit, RetryPolicy
 from actors.scrubber import BLOCK_BYTES
 from actors.settings import AgentSettings
 from actors.store import Store
+from actors.trust import UNRESTRICTED
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Task:
         self.place = place
         self.model = model
         self.company: Company | None = None
+        self.trust = UNRESTRICTED
         self.needed_bytes = 0
         """What it asked for when it was last its turn."""
         self.lacking_bytes: int | None = None
@@ -281,7 +283,7 @@ class Task:
         fill = Fill(
             ingest,
             self._wanted(resolved),
-            self._settings.fill,
+            replace(self._settings.fill, trust=self.trust),
             exchange=self._exchange,
             company=self._company_in(resolved),
             limit=limit,

@@ -38,12 +38,14 @@ from urllib.parse import SplitResult, urlsplit
 
 from actors.connections import connection_to, is_proxied
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceNotFound, SourceThrottled
+from actors.guard import guarded
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status, unanswered
 from actors.reach import Reach, check_target, inwards, reach_of, reach_of_url, target_of
 from actors.servers import Servers
 from actors.source import read_range
 from actors.stall import MinSpeed, TooSlow, WatchedResponse
+from actors.trust import UNRESTRICTED, Trust
 
 MAX_REDIRECTS = 5
 BLOCK_BYTES = 512 << 10
@@ -107,8 +109,13 @@ class RangeReader:
         private_redirects: bool = False,
         redirects: Redirects | None = None,
         agent: str = "localmodel",
+        trust: Trust = UNRESTRICTED,
     ) -> None:
-        """`private_redirects`: an origin may redirect to addresses that are less public than its own."""
+        """`private_redirects`: an origin may redirect to addresses that are less public than its own.
+
+        `trust`: what may be asked at all, whatever a location or a redirect says.
+        """
+        self._trust = trust
         self._timeout_s = stall_timeout_s
         self._least = MinSpeed(min_bytes_per_s, stall_timeout_s)
         self._private_redirects = private_redirects
@@ -142,7 +149,7 @@ class RangeReader:
         else:
             for position in range(start, stop, FSSPEC_BLOCK_BYTES):
                 end = min(stop, position + FSSPEC_BLOCK_BYTES)
-                yield memoryview(read_range(location.url, storage_options, position, end))
+                yield memoryview(read_range(location.url, storage_options, position, end, self._trust))
 
     def close(self) -> None:
         with self._lock:
@@ -289,11 +296,16 @@ class RangeReader:
 
         A kept connection that the server has closed meanwhile is replaced once.
         """
+        with guarded(self._trust.origins):
+            return self._asked(url, headers, floor, came_from)
+
+    def _asked(self, url: str, headers: Mapping[str, str], floor: Reach, came_from: str) -> http.client.HTTPResponse:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         while True:
-            connection, kept = self._connection(parts)
+            kept = False
             try:
+                connection, kept = self._connection(parts)
                 if not kept and not is_proxied(connection):
                     connection.connect()
                     address = connection.sock.getpeername()[0]

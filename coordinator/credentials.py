@@ -2,10 +2,11 @@
 
     spec.storage             one key of the Secret `storage-config`: a JSON object with `type`; `parameters` win over it
     spec.serviceAccountName  every Secret the ServiceAccount lists, each understood by its keys and annotations
-    neither                  what the coordinator itself was started with
+    neither                  what the coordinator itself was started with; of namespaced caches not who it is
 
-As KServe does it, with two differences: a missing Secret is an error (KServe goes on without credentials), and
-`type: hf` works. What the names mean is in `actors.origin.SourceOptions` and `actors.source`.
+As KServe does it, with three differences: a missing Secret is an error (KServe goes on without credentials),
+`type: hf` works, and a credential goes only where the same Secret, or the operator, says (`coordinator.provenance`).
+What the names mean is in `actors.origin.SourceOptions` and `actors.source`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from actors.errors import SourceDenied
-from actors.origin import SourceOptions
+from actors.filesystems import PEM
+from actors.origin import PRIVATE_REDIRECTS, SourceOptions
+from coordinator.provenance import FIELDS, check_endpoint, completed, joined, placed
 from coordinator.snapshot import Credentials
 
 STORAGE_CONFIG_SECRET = "storage-config"  # noqa: S105  # the name of the Secret, as KServe has it
@@ -59,25 +63,42 @@ def load_options(
     namespace: str,
     own: SourceOptions,
     secret_name: str = STORAGE_CONFIG_SECRET,
+    namespaced_own: bool = False,
 ) -> SourceOptions:
-    """What to ask the source with: `own`, overlaid by what `credentials` name. `namespace` is only for messages.
+    """What to ask the source with: what `credentials` name, and what of `own` may go with it.
 
+    `namespace` is only for messages. `namespaced_own`: caches of a namespace may use the coordinator's own identity.
     Raises SourceDenied, with the reason CredentialsMissing or CredentialsInvalid, and whatever `read` raises.
     """
     if credentials.storage_key is not None or credentials.parameters:
-        found = _from_storage(credentials, read, f"Secret {namespace}/{secret_name}", secret_name)
+        found = _from_storage(credentials, read, f"Secret {namespace}/{secret_name}", secret_name, own.env)
     elif credentials.service_account is not None:
         found = _from_service_account(credentials.service_account, read, namespace)
     else:
+        found = {}
+    own_identity = namespaced_own or not credentials.namespaced
+    if not found and own_identity:
         return own
-    kept = dict(own.env)
-    if "AWS_ACCESS_KEY_ID" in found:
-        for name in ("AWS_SESSION_TOKEN", "AWS_ROLE_ARN"):  # belong to another key
-            kept.pop(name, None)
-    return SourceOptions({**kept, **found}, own.timeout_s)
+    for name, value in found.items():
+        if name in ("HF_ENDPOINT", "AWS_ENDPOINT_URL"):
+            found[name] = check_endpoint(value, f"{FIELDS[name]} ({name}) in the credentials")
+    _check_bundle(found.get("AWS_CA_BUNDLE"), own.get("AWS_CA_BUNDLE"))
+    env, ambient = completed(found, own.env, own_identity=own_identity)
+    return replace(own, env=env, ambient=own.ambient & ambient)
 
 
-def _from_storage(credentials: Credentials, read: Read, where: str, secret_name: str) -> dict[str, str]:
+def _check_bundle(given: str | None, own: str | None) -> None:
+    """A path would be one on the coordinator's disk, and its content end in a message or be trusted."""
+    if given is not None and given != own and not given.lstrip().startswith(PEM):
+        raise _invalid(
+            "ca_bundle (AWS_CA_BUNDLE, serving.kserve.io/s3-cabundle) is a path in the coordinator's pod: put the "
+            "certificates themselves there, as PEM, or have AWS_CA_BUNDLE set for the coordinator"
+        )
+
+
+def _from_storage(
+    credentials: Credentials, read: Read, where: str, secret_name: str, own: Mapping[str, str]
+) -> dict[str, str]:
     """One key of the Secret; the key `default`, or `default_{type}`, may be absent. Parameters win over its fields."""
     parameters = dict(credentials.parameters)
     secret = read("Secret", secret_name)
@@ -88,34 +109,51 @@ def _from_storage(credentials: Credentials, read: Read, where: str, secret_name:
     text = _data(secret).get(key)
     if text is None and credentials.storage_key is not None:
         raise _missing(f"{where} has no key {key!r}, which spec.storage.key names")
-    fields = {**_object(text or "{}", f"key {key!r} of {where}"), **parameters}
+    held = _object(text or "{}", f"key {key!r} of {where}")
+    fields = {**held, **parameters}
     kind = fields.get("type", "")
+    if held.get("type", kind) != kind:
+        raise _invalid(
+            f"spec.storage.parameters says type {kind!r}, and key {key!r} of {where} {held['type']!r}: leave it out"
+        )
     if kind not in _STORAGE_FIELDS:
         known = ", ".join(_STORAGE_FIELDS)
         raise _invalid(f"key {key!r} of {where}, with spec.storage.parameters: type {kind!r} is not one of {known}")
     if kind in ("hdfs", "webhdfs"):
+        for name in parameters.keys() & held.keys() - {"type"}:
+            if parameters[name] != held[name]:
+                raise _invalid(
+                    f"spec.storage.parameters names another {name} than key {key!r} of {where}: leave it out, "
+                    "or put it there"
+                )
+        if "HDFS_NAMENODE" in parameters and held.keys() - {"type"} and "HDFS_NAMENODE" not in held:
+            raise _invalid(f"spec.storage.parameters names HDFS_NAMENODE: put it into key {key!r} of {where}")
         return _hdfs(fields, where)
-    return {name: str(fields[field]) for field, name in _STORAGE_FIELDS[kind].items() if field in fields}
+    names = _STORAGE_FIELDS[kind]
+    in_secret = {names[field]: str(value) for field, value in held.items() if field in names}
+    beside = {names[field]: str(value) for field, value in parameters.items() if field in names}
+    return placed(in_secret, beside, own, f"key {key!r} of {where}")
 
 
 def _from_service_account(name: str, read: Read, namespace: str) -> dict[str, str]:
     account = read("ServiceAccount", name)
     if account is None:
         raise _missing(f"ServiceAccount {namespace}/{name} does not exist; spec.serviceAccountName names it")
-    found = _from_annotations(account)
+    found = {f"ServiceAccount {namespace}/{name}": _from_annotations(account)}
     for reference in account.get("secrets") or ():
         secret_name = reference.get("name", "")
         secret = read("Secret", secret_name)
         if secret is None:
             raise _missing(f"Secret {namespace}/{secret_name} does not exist; ServiceAccount {name} lists it")
-        found |= _from_secret(secret, f"Secret {namespace}/{secret_name}")
-    return found
+        found[f"Secret {namespace}/{secret_name}"] = _from_secret(secret, f"Secret {namespace}/{secret_name}")
+    return joined(found)
 
 
 def _from_secret(secret: Mapping[str, Any], where: str) -> dict[str, str]:
     """A Secret of a ServiceAccount: KServe's keys, and environment names as they are."""
     data = _data(secret)
     found = dict(SourceOptions.from_environ(data).env) | _from_annotations(secret)
+    found.pop(PRIVATE_REDIRECTS, None)  # for an operator to say
     found |= {name: data[key] for key, name in _SECRET_KEYS.items() if key in data}
     if _GCS_KEY_FILE in data:
         key_file = _object(data[_GCS_KEY_FILE], f"key {_GCS_KEY_FILE!r} of {where}")
@@ -149,8 +187,9 @@ def _hdfs(fields: Mapping[str, Any], where: str) -> dict[str, str]:
         "port": namenode.port or 9870,
         "use_https": namenode.scheme == "https",
         "proxy_to": fields.get("USER_PROXY"),
-        "kerberos": True if "KERBEROS_PRINCIPAL" in fields else None,
     }
+    if "KERBEROS_PRINCIPAL" in fields:
+        raise _invalid(f"{where} wants Kerberos, for which the coordinator has a ticket of its own at best")
     return {"STORAGE_OPTIONS": json.dumps({name: value for name, value in arguments.items() if value is not None})}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
+from actors.schemes import Schemes
 from coordinator.informer import Informer
 from coordinator.kube import NODES, PODS, Kube, Object, ResourceType
 from coordinator.pods import Pod
@@ -74,10 +75,11 @@ class Informers:
         poisoned: Callable[[Ref, Exception], None],
         restarted: Callable[[str], None] = lambda resource: None,
         read_pod: Callable[[Object], Pod | None] | None = None,
+        schemes: Schemes | None = None,
     ) -> Informers:
         """One `Informer` per kind, not started. `poisoned` gets every object that has not even a name it can go by.
 
-        `read_pod` None: pods are not watched.
+        `read_pod` None: pods are not watched. `schemes`: which a source may have; None: any.
         """
 
         def informer(
@@ -91,8 +93,8 @@ class Informers:
             )
 
         return cls(
-            caches=informer(CACHES, read_cache),
-            namespace_caches=informer(NAMESPACE_CACHES, read_namespace_cache),
+            caches=informer(CACHES, partial(read_cache, schemes=schemes)),
+            namespace_caches=informer(NAMESPACE_CACHES, partial(read_namespace_cache, schemes=schemes)),
             groups=informer(NODE_GROUPS, read_node_group),
             nodes=informer(NODES, read_node),
             local_nodes=informer(LOCAL_NODES, read_local_node),

@@ -106,13 +106,15 @@ class _Process:
         chosen = self._settings
         resolver = Resolver(asked=self._metrics.resolved)
         recorder = Recorder(self._kube, instance=socket.gethostname())
-        fleet = RayFleet(chosen.ray_address, leading=self._may_act)
+        trust = chosen.trust(os.environ)
+        fleet = RayFleet(chosen.ray_address, trust=trust, leading=self._may_act)
         informers = Informers.over(
             self._kube,
             changed=lambda: controller.wake(),
             poisoned=lambda ref, error: controller.poisoned(ref, error),
             restarted=lambda _: self._metrics.watch_restarted(),
             read_pod=partial(read_pod, home=chosen.namespace) if chosen.eviction is not None else None,
+            schemes=trust.schemes,
         )
         controller = Controller(
             informers,
@@ -126,7 +128,8 @@ class _Process:
                 credentials.load_options,
                 read=self._reader(),
                 namespace=chosen.job_namespace,
-                own=SourceOptions.from_environ(),
+                own=SourceOptions.from_environ(trust=trust),
+                namespaced_own=chosen.namespaced_own_credentials,
             ),
             budgets=chosen.budgets,
             progress_interval_s=chosen.progress_interval_s,

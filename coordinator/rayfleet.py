@@ -37,6 +37,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 from actors.errors import Failure
 from actors.messages import DesiredState, NodeName, NodeReport, Phase
 from actors.service import Service
+from actors.trust import STRICT, Trust
 from coordinator.backoff import Backoff
 from coordinator.fleet import NODE_LABEL, AgentView, node_label
 
@@ -129,7 +130,7 @@ class _Slot:
 
 
 class RayFleet:
-    """Connects by itself, again and again if it must.
+    """Connects by itself, again and again if it must. Agents are told what `trust` lets them read with all else.
 
     Asks nothing of the agents while not `leading`, nor afterwards before it is told anew what they should hold.
     `changed` is called, from its thread, when a view has changed.
@@ -139,6 +140,7 @@ class RayFleet:
         self,
         address: str,
         *,
+        trust: Trust = STRICT,
         version: str | None = None,
         factory: Callable[[NodeName], Agent] = start_agent,
         leading: Callable[[], bool] = lambda: True,
@@ -147,6 +149,7 @@ class RayFleet:
         rng: random.Random | None = None,
     ) -> None:
         self._address = address
+        self._trust = trust
         self._version = version or distribution_version("localmodel")
         self._factory = factory
         self._leading = leading
@@ -167,7 +170,8 @@ class RayFleet:
         self._service.start()
 
     def sync(self, desired: Mapping[NodeName, DesiredState]) -> None:
-        self._desired, self._told = desired, True
+        self._desired = {node: replace(state, trust=self._trust) for node, state in desired.items()}
+        self._told = True
         self._service.start()  # does nothing for one that runs
         self._woken.set()
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
+from actors.addresses import Origins
+from actors.schemes import Schemes
+from actors.trust import Trust
 from coordinator.budget import Budget, Budgets, parse_overrides, parse_requests
 from coordinator.eviction import Policy
 from coordinator.health import parse_address
@@ -48,6 +51,13 @@ class Settings:
     eviction: Policy | None = None
     orphan_grace_s: float | None = ORPHAN_GRACE_S
     budgets: Budgets = field(default_factory=Budgets)
+    schemes: Schemes = field(default_factory=Schemes)
+    origins: Origins = field(default_factory=Origins)
+    namespaced_own_credentials: bool = False
+
+    def trust(self, env: Mapping[str, str]) -> Trust:
+        """What the authors of caches may read. `env` is what this process reads sources with."""
+        return Trust.of_operator(self.schemes, self.origins, env)
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
@@ -89,22 +99,37 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         eviction=None if args.eviction == "off" else Policy(args.eviction_idle_seconds, args.eviction == "dry-run"),
         orphan_grace_s=args.orphan_grace_seconds or None,
         budgets=_budgets(args, env),
+        schemes=_schemes(args, env),
+        origins=_given(args.allow_origins, env, "LOCALMODEL_ALLOW_ORIGINS", Origins.parse, Origins()),
+        namespaced_own_credentials=_given(
+            args.namespaced_own_credentials, env, "LOCALMODEL_NAMESPACED_OWN_CREDENTIALS", _as_boolean, False
+        ),
     )
 
 
-def _budgets(args: argparse.Namespace, env: Mapping[str, str]) -> Budgets:
-    def given(flag: T | None, name: str, parse: Callable[[str], T], default: T) -> T:
-        if flag is not None or not env.get(name):
-            return default if flag is None else flag
-        try:
-            return parse(env[name])
-        except ValueError as error:
-            _usage_error(f"${name}: {error}")
+def _given(flag: T | None, env: Mapping[str, str], name: str, parse: Callable[[str], T], default: T) -> T:
+    """The flag, else what the variable says, else the default. Exits with code 2 for one that cannot be understood."""
+    if flag is not None or not env.get(name):
+        return default if flag is None else flag
+    try:
+        return parse(env[name])
+    except ValueError as error:
+        _usage_error(f"${name}: {error}")
 
-    default = Budget()
-    requests = given(args.origin_requests, "LOCALMODEL_ORIGIN_REQUESTS", parse_requests, default.requests)
-    rate = given(args.origin_bandwidth, "LOCALMODEL_ORIGIN_BANDWIDTH", parse_bytes, 0)
-    overrides = given(args.origin_budgets, "LOCALMODEL_ORIGIN_BUDGETS", parse_overrides, {})
+
+def _schemes(args: argparse.Namespace, env: Mapping[str, str]) -> Schemes:
+    names = _given(args.allow_schemes, env, "LOCALMODEL_ALLOW_SCHEMES", str, "")
+    roots = _given(args.file_roots, env, "LOCALMODEL_FILE_ROOTS", str, "")
+    try:
+        return Schemes.parse(names, roots)
+    except ValueError as error:
+        _usage_error(f"--allow-schemes, --file-roots: {error}")
+
+
+def _budgets(args: argparse.Namespace, env: Mapping[str, str]) -> Budgets:
+    requests = _given(args.origin_requests, env, "LOCALMODEL_ORIGIN_REQUESTS", parse_requests, Budget().requests)
+    rate = _given(args.origin_bandwidth, env, "LOCALMODEL_ORIGIN_BANDWIDTH", parse_bytes, 0)
+    overrides = _given(args.origin_budgets, env, "LOCALMODEL_ORIGIN_BUDGETS", parse_overrides, {})
     return Budgets(Budget(requests, float(rate) or None), overrides)
 
 
@@ -227,6 +252,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ORIGIN=N[/BYTES]",
     )
 
+    trust = parser.add_argument_group("trust: what the authors of caches may read, see k8s/README.md")
+    _flag(
+        trust,
+        "allow-origins",
+        "hosts, host:port, addresses and networks that may be read although they are not public, by comma; "
+        "else $LOCALMODEL_ALLOW_ORIGINS",
+        None,
+        _understood(Origins.parse),
+        "HOST[:PORT]|CIDR",
+    )
+    _flag(
+        trust,
+        "allow-schemes",
+        "schemes beside the standard ones, by comma, such as sftp; else $LOCALMODEL_ALLOW_SCHEMES",
+        None,
+        str,
+        "NAMES",
+    )
+    _flag(
+        trust,
+        "file-roots",
+        "folders that file:// may read below, on the coordinator and on every node; else $LOCALMODEL_FILE_ROOTS",
+        None,
+        str,
+        "PATHS",
+    )
+    _switch(
+        trust,
+        "namespaced-own-credentials",
+        "caches of a namespace may use the coordinator's own credentials; else $LOCALMODEL_NAMESPACED_OWN_CREDENTIALS",
+        default=None,
+    )
+
     logs = parser.add_argument_group("logs")
     _switch(logs, "zap-devel", "console lines, debug level, stack traces from warn")
     _flag(logs, "zap-encoder", "json, or console", None, str.lower, choices=ENCODERS)
@@ -253,9 +311,9 @@ def _flag(
     group.add_argument(f"-{name}", dest=_dest(name), default=hidden, type=type_, choices=choices, help=hidden)
 
 
-def _switch(group: argparse._ArgumentGroup, name: str, text: str) -> None:
+def _switch(group: argparse._ArgumentGroup, name: str, text: str, default: bool | None = False) -> None:
     """A boolean as Go has them: `--name`, `--name=false`."""
-    group.add_argument(f"--{name}", nargs="?", const=True, default=False, type=_boolean, metavar="BOOL", help=text)
+    group.add_argument(f"--{name}", nargs="?", const=True, default=default, type=_boolean, metavar="BOOL", help=text)
     hidden = argparse.SUPPRESS
     group.add_argument(f"-{name}", dest=_dest(name), nargs="?", const=True, default=hidden, type=_boolean, help=hidden)
 
@@ -265,8 +323,12 @@ def _dest(name: str) -> str:
 
 
 def _boolean(text: str) -> bool:
+    return _understood(_as_boolean)(text)
+
+
+def _as_boolean(text: str) -> bool:
     if text not in _TRUE + _FALSE:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+        raise ValueError(f"{text!r} is neither true nor false")
     return text in _TRUE
 
 

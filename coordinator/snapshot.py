@@ -16,9 +16,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from actors.errors import Failure
+from actors.errors import Failure, SourceUnsupported
 from actors.manifest import Manifest, ModelSource, OriginName, Resolved, StorageKey, storage_key
 from actors.messages import Company, NodeName
+from actors.schemes import Schemes, check_form
 from coordinator.api import (
     GROUP,
     VERSION,
@@ -78,6 +79,8 @@ class Credentials:
     service_account: str | None = None
     storage_key: str | None = None
     parameters: tuple[tuple[str, str], ...] = ()
+    namespaced: bool = False
+    """Of a cache in a namespace, whose author the coordinator does not speak for."""
 
     @property
     def name(self) -> str:
@@ -220,17 +223,17 @@ class Snapshot:
     governed: Mapping[OriginName, Governed] = field(default_factory=dict)
 
 
-def read_cache(raw: Object) -> Cache:
-    """Raises ValueError only for an object without a name."""
-    return _cache(raw, LocalModelCache)
+def read_cache(raw: Object, schemes: Schemes | None = None) -> Cache:
+    """Raises ValueError only for an object without a name. `schemes`: which may be read; None: any."""
+    return _cache(raw, LocalModelCache, schemes)
 
 
-def read_namespace_cache(raw: Object) -> Cache:
-    """Raises ValueError only for an object without a name."""
-    return _cache(raw, LocalModelNamespaceCache)
+def read_namespace_cache(raw: Object, schemes: Schemes | None = None) -> Cache:
+    """As `read_cache`."""
+    return _cache(raw, LocalModelNamespaceCache, schemes)
 
 
-def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
+def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -> Cache:
     ref, metadata = _ref(raw, resource_type(model)), raw["metadata"]
     key = StatusKey(f"{ref.namespace}/{ref.name}" if ref.namespace else ref.name)
     problem, size_bytes = None, None
@@ -242,6 +245,10 @@ def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
     except ValueError as error:
         problem = Problem("InvalidObject", f"spec.modelSize: {error}")
     source = ModelSource(spec.source_model_uri, spec.revision, spec.include or (), spec.exclude or ())
+    try:
+        (check_form if schemes is None else schemes.check)(source.uri)
+    except SourceUnsupported as error:
+        problem = problem or Problem(error.reason, f"spec.sourceModelUri: {error}")
     storage = spec.storage
     entry: dict[str, Any] = {"modelName": ref.name, "sourceModelUri": source.uri}
     if ref.namespace:
@@ -274,6 +281,7 @@ def _cache(raw: Object, model: type[LocalModelCache]) -> Cache:
             spec.service_account_name,
             storage.key if storage else None,
             tuple(sorted((storage.parameters or {}).items())) if storage else (),
+            namespaced=ref.namespace is not None,
         ),
         selection=source.selection,
         problem=problem,

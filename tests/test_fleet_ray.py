@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -73,6 +74,24 @@ def test_the_next_coordinator_finds_the_same_agent_and_one_of_another_version_re
     assert not Path(f"/proc/{first['pid']}").exists()
     coordinate(cluster, "2.0", stop=True)
     eventually(lambda: not Path(f"/proc/{second['pid']}").exists(), timeout_s=20)
+
+
+def test_no_process_of_the_cluster_shows_the_token_in_its_environment(cluster: LocalRay) -> None:
+    """`/proc` shows it to whoever can make a process of the same user read a file."""
+    token = cluster.environment["RAY_AUTH_TOKEN"].encode()
+    found = coordinate(cluster, "1.0")
+    shown: dict[str, bytes] = {}
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            environment = (process / "environ").read_bytes() if process.name.isdigit() else b""
+            if b"RAY_AUTH_TOKEN_PATH=" in environment and str(cluster.token_file).encode() in environment:
+                shown[process.name] = environment
+    assert str(found["pid"]) in shown, "the agent is among them"
+    assert len(shown) >= 4, "and the raylets, and the GCS"
+    assert [pid for pid, environment in shown.items() if token in environment] == []
+    assert cluster.token_file.read_bytes() == token
+    assert cluster.token_file.stat().st_mode & 0o777 == 0o400
+    coordinate(cluster, "1.0", stop=True)
 
 
 def test_a_ray_node_that_loses_power_is_named_and_served_again_when_it_returns(

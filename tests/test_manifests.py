@@ -85,7 +85,7 @@ def test_the_overlay_for_tls_mounts_what_it_names_to_the_agents_and_nobody_else(
     mounts = {Path(mount["mountPath"]): mount["name"] for mount in agent["volumeMounts"] if "subPath" not in mount}
     assert {mounts[path.parent] for path in (files.certificate, files.key, files.authority)} == {"peer-tls"}
     secrets = [volume["secret"]["secretName"] for volume in templates["agent"]["spec"]["volumes"] if "secret" in volume]
-    assert secrets == ["localmodel-peers"]
+    assert secrets == ["localmodel", "localmodel-peers"]
     others = dict(pod_templates(kustomize(K8S / "base")))
     assert {name: templates[name] == others[name] for name in others} == {
         "coordinator": True,
@@ -191,7 +191,7 @@ def test_driver_and_its_ray_node_share_processes_session_folder_store_and_cluste
     for path in ("/tmp", "/dev/shm"):
         shared = [[m["name"] for m in each["volumeMounts"] if m["mountPath"] == path] for each in (driver, ray_node)]
         assert shared[0] == shared[1] != []
-    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
         assert environment(driver)[name] == environment(ray_node)[name]
     assert "--num-cpus=0" in ray_node["args"]
 
@@ -201,11 +201,27 @@ def test_the_coordinator_joins_the_ray_cluster_of_the_base() -> None:
     name, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
     assert given["RAY_ADDRESS"] == f"{name}-head-svc.{namespace}.svc:6379"
     assert given["RAY_AUTH_MODE"] == cluster["spec"]["authOptions"]["mode"] == "token"
-    assert given["RAY_AUTH_TOKEN"]["secretKeyRef"] == {"name": name, "key": "auth_token"}
     assert cluster["spec"]["rayVersion"] == version("ray")
     assert cluster["spec"]["enableInTreeAutoscaling"] is False
     groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
     assert [group["rayStartParams"]["num-cpus"] for group in groups] == ["0", "0"]
+
+
+def test_rays_token_is_a_file_and_in_no_environment() -> None:
+    """KubeRay adds RAY_AUTH_TOKEN from its Secret to every Ray container that has no variable of that name."""
+    name = pick(BASE, "RayCluster")["metadata"]["name"]
+    for role, template in pod_templates(BASE):
+        (volume,) = [each for each in template["spec"]["volumes"] if "secret" in each]
+        secret = volume["secret"]
+        assert (secret["secretName"], secret["defaultMode"]) == (name, 0o400), role
+        assert secret["items"] == [{"key": "auth_token", "path": "auth_token"}], role
+        for each in template["spec"]["containers"]:
+            given = environment(each)
+            (mount,) = [m for m in each["volumeMounts"] if m["name"] == volume["name"]]
+            assert given["RAY_AUTH_TOKEN_PATH"] == f"{mount['mountPath']}/auth_token", role
+            assert mount["readOnly"], role
+            assert given.get("RAY_AUTH_TOKEN", "") == "", role
+            assert ("RAY_AUTH_TOKEN" in given) == (role != "coordinator"), role
 
 
 def test_there_is_one_agent_per_node_labelled_with_its_name() -> None:

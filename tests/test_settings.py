@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from actors.addresses import Origins
 from actors.manifest import OriginName
+from actors.schemes import Schemes
 from actors.settings import AgentSettings
 from coordinator.budget import Budget, Budgets
 from coordinator.eviction import Policy
@@ -29,6 +31,35 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
         ["-metrics-addr", ":1", "-health-probe-addr=:2", "-leader-elect"],
         {},
         replace(DEFAULT, metrics_addr=":1", health_probe_addr=":2", leader_elect=True),
+    ),
+    "what the authors of caches may read": (
+        ["--allow-origins=minio.minio.svc:9000,10.0.0.0/8", "--allow-schemes=sftp", "--file-roots=/data,/mnt"],
+        {"LOCALMODEL_ALLOW_ORIGINS": "other", "LOCALMODEL_ALLOW_SCHEMES": "ftp"},
+        replace(
+            DEFAULT,
+            origins=Origins.parse("minio.minio.svc:9000,10.0.0.0/8"),
+            schemes=Schemes(frozenset({"sftp", "file"}), ("/data", "/mnt")),
+        ),
+    ),
+    "the same, by the environment": (
+        [],
+        {
+            "LOCALMODEL_ALLOW_ORIGINS": "10.0.0.0/8",
+            "LOCALMODEL_ALLOW_SCHEMES": "sftp",
+            "LOCALMODEL_FILE_ROOTS": "/data",
+            "LOCALMODEL_NAMESPACED_OWN_CREDENTIALS": "true",
+        },
+        replace(
+            DEFAULT,
+            origins=Origins.parse("10.0.0.0/8"),
+            schemes=Schemes(frozenset({"sftp", "file"}), ("/data",)),
+            namespaced_own_credentials=True,
+        ),
+    ),
+    "a flag that takes back what the environment says": (
+        ["--namespaced-own-credentials=false"],
+        {"LOCALMODEL_NAMESPACED_OWN_CREDENTIALS": "true"},
+        DEFAULT,
     ),
     "a boolean that says false": (["--leader-elect", "--leader-elect=false"], {}, DEFAULT),
     "a boolean in Go's short form": (["-leader-elect=T"], {}, replace(DEFAULT, leader_elect=True)),
@@ -125,6 +156,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a budget of nothing": (["--origin-requests=0"], "'0' is not a number from 1 on"),
     "a bandwidth that is none": (["--origin-bandwidth=fast"], "'fast' is not a quantity"),
     "a budget of nobody": (["--origin-budgets=16"], "'16' is not ORIGIN=REQUESTS[/BYTES_PER_S]"),
+    "a network with host bits": (["--allow-origins=10.0.0.1/8"], "'10.0.0.1/8' is neither a host, host:port, nor"),
+    "files without a folder": (["--allow-schemes=file"], "file also needs the folders that may be read"),
+    "a folder that is none": (["--file-roots=data"], "'data' is not an absolute path"),
+    "a scheme that opens all others": (["--allow-schemes=reference"], "reference opens other filesystems"),
     "an empty namespace": (["--namespace="], "must not be empty"),
     "a TLS version that is none": (["--tls-min-version=SSL3"], "invalid choice: 'SSL3'"),
     "cipher suites for TLS 1.3": (
@@ -154,6 +189,17 @@ def test_an_environment_that_says_nothing_names_its_variable(capsys: pytest.Capt
         parse([], {"LOCALMODEL_ORIGIN_REQUESTS": "many"})
     assert exit_.value.code == 2
     assert "$LOCALMODEL_ORIGIN_REQUESTS: 'many' is not a number from 1 on" in capsys.readouterr().err
+
+
+def test_what_the_coordinators_own_settings_name_may_be_read() -> None:
+    trust = parse(["--allow-origins=10.0.0.0/8"], {}).trust({"HF_ENDPOINT": "http://192.168.0.1:8000"})
+    refused = {
+        (address, port): trust.origins.refusal(address, port, lambda host: []) is not None
+        for address in ("10.1.1.1", "192.168.0.1")
+        for port in (80, 8000)
+    }
+    assert [place for place, is_refused in refused.items() if is_refused] == [("192.168.0.1", 80)]
+    assert trust.schemes == Schemes()
 
 
 def test_help_names_every_flag_once_and_the_environment(capsys: pytest.CaptureFixture[str]) -> None:

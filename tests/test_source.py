@@ -42,9 +42,11 @@ from actors.errors import (
 from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved
 from actors.origin import expires_at, redact, retry_after_s, select, translate_status
 from actors.reach import Reach
+from actors.schemes import Schemes
 from actors.source import SourceOptions, _translated, read_range, resolve
 from actors.store import read_marker
 from actors.transfer import RangeReader
+from actors.trust import Trust
 from coordinator import cli
 from coordinator.dev.faults import Fault
 from coordinator.dev.hub import Repository
@@ -613,7 +615,7 @@ def test_one_file_is_a_model_too(sample: Path, tmp_path: Path) -> None:
         pytest.param("oci://registry", SourceUnsupported, "oci://registry/name", id="no image"),
         pytest.param("pvc://claim/model", SourceUnsupported, "no reader for pvc://", id="a volume"),
         pytest.param("/models/llama", SourceUnsupported, "has no scheme", id="a bare path"),
-        pytest.param("simplecache::s3://bucket/model", SourceUnsupported, "has no scheme", id="chained filesystems"),
+        pytest.param("simplecache::s3://bucket/model", SourceUnsupported, "chains", id="chained filesystems"),
         pytest.param("hf://", SourceUnsupported, "has no scheme", id="nothing behind the scheme"),
     ],
 )
@@ -639,7 +641,10 @@ def test_a_filesystem_that_can_sign_gives_urls_and_keeps_its_options() -> None:
 
     fsspec.register_implementation("signing", Signing, clobber=True)
     MemoryFileSystem().pipe({"/m/a.bin": b"abc", "/m/b/c.bin": b""})
-    resolved = resolve(ModelSource("signing://m"), SourceOptions({"STORAGE_OPTIONS": '{"account": "store"}'}))
+    resolved = resolve(
+        ModelSource("signing://m"),
+        SourceOptions({"STORAGE_OPTIONS": '{"account": "store"}'}, trust=Trust(Schemes(frozenset({"signing"})))),
+    )
     assert [location.url.partition("?")[0] for location in resolved.locations] == [
         "https://store/m/a.bin",
         "https://store/m/b/c.bin",
@@ -649,8 +654,10 @@ def test_a_filesystem_that_can_sign_gives_urls_and_keeps_its_options() -> None:
 
 def test_a_filesystem_that_cannot_sign_is_read_with_the_options_it_was_listed_with() -> None:
     MemoryFileSystem().pipe({"/n/a.bin": b"abc"})
-    resolved = resolve(ModelSource("memory://n"), SourceOptions({"STORAGE_OPTIONS": '{"some": "option"}'}))
-    assert contents(resolved) == {"a.bin": b"abc"}
+    trust = Trust(Schemes(frozenset({"memory"})))
+    options = SourceOptions({"STORAGE_OPTIONS": '{"some": "option"}'}, trust=trust)
+    resolved = resolve(ModelSource("memory://n"), options)
+    assert read_range(resolved.locations[0].url, resolved.storage_options, 0, 3, trust) == b"abc"
     assert resolved.storage_options == {"some": "option"}
 
 

@@ -11,7 +11,6 @@ Every process is a child of this one and ends with it. For laptops and tests, ne
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import sys
@@ -42,13 +41,17 @@ CUSTOM_RESOURCE_DEFINITIONS = ResourceType(
 
 @dataclass(frozen=True, slots=True)
 class LaptopOptions:
-    """`sample_bytes` 0: no sample repository. `api_port` 0: a free port. `repos` are served by the hub stand-in."""
+    """`sample_bytes` 0: no sample repository. `api_port` 0: a free port. `repos` are served by the hub stand-in.
+
+    `allow_origins`: as the coordinator's flag; by default what is served on this machine.
+    """
 
     nodes: int = 3
     api_port: int = 0
     sample_bytes: int = 256 * 1024**2
     repos: Mapping[str, Path] | None = None
     real_hub: bool = False
+    allow_origins: str = "127.0.0.1,::1"
 
 
 class LaptopCluster:
@@ -171,10 +174,11 @@ class LaptopCluster:
     def start_coordinator(self, *, extra: Sequence[str] = (), wait: bool = True) -> None:
         command = [sys.executable, "-m", "coordinator.cli", "run", "--kubeconfig", str(self.kubeconfig)]
         command += ["--ray-address", self.ray.address, "--job-namespace", JOB_NAMESPACE]
+        command += ["--allow-origins", self.options.allow_origins]
         command += ["--metrics-addr", f"127.0.0.1:{self.ports['metrics']}"]
         command += ["--health-probe-addr", f"127.0.0.1:{self.ports['health']}"]
         command += ["--tick-seconds", "0.5", "--progress-interval-seconds", "0.5", *extra]
-        environment = dict(os.environ) | self.ray.environment
+        environment = self.ray.environment_of_child()
         if not self.options.real_hub:
             environment["HF_ENDPOINT"] = self.origin_url
         self._start("coordinator", command, environment)

@@ -45,14 +45,26 @@ class LocalRay:
         self.address = ""
         self._log = log
         self._token = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(16)  # Ray reads it once in a process
+        self.token_file = log.with_name(f".{log.name}-token").absolute()
         self._process: Child | None = None
 
     @property
     def environment(self) -> dict[str, str]:
         """What every process that drives this cluster must have set from its start, beside `address`."""
+        return {**self._common, "RAY_AUTH_TOKEN": self._token}
+
+    def environment_of_child(self) -> dict[str, str]:
+        """The same for a process that we start, with all else that it inherits. The token is in a file.
+
+        Whoever can read the environment of a process, as `/proc` shows it, must not find the token there.
+        """
+        inherited = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+        return {**inherited, **self._common, "RAY_AUTH_TOKEN_PATH": str(self.token_file)}
+
+    @property
+    def _common(self) -> dict[str, str]:
         return {
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self._token,
             "RAY_USAGE_STATS_ENABLED": "0",
             # A lost node is noticed after about three seconds instead of thirteen.
             "RAY_health_check_period_ms": "1000",
@@ -64,8 +76,10 @@ class LocalRay:
         """Returns at once; `join` waits."""
         command = [sys.executable, "-m", "coordinator.dev.raynodes"]
         secret = SourceOptions.from_environ().env.keys() - _FOR_AGENTS
-        inherited = {name: value for name, value in os.environ.items() if name not in secret}
-        environment = {**inherited, **self.environment}
+        environment = {name: value for name, value in self.environment_of_child().items() if name not in secret}
+        self.token_file.unlink(missing_ok=True)
+        with os.fdopen(os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
+            file.write(self._token)
         self._process = Child("Ray", command, log=self._log, env=environment, spoken=True)
         for name in (NodeName(_HEAD), *self.nodes):
             self._tell("start", name)
@@ -100,6 +114,7 @@ class LocalRay:
         if self._process is not None:
             self._process.stop()
             self._process = None
+        self.token_file.unlink(missing_ok=True)
 
     @property
     def _child(self) -> Child:

@@ -1,0 +1,99 @@
+"""What fsspec opens, and with what: one filesystem of one scheme, never a chain, nothing of the process's surroundings.
+
+    URL, options ──► one class, made with these options ──► filesystem, and the path in it
+
+The only module that knows fsspec. What it would use by itself is left out: its configuration in the environment and in
+the home folder, other filesystems inside of a URL or of the options, and logins for other hosts in `~/.netrc`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.errors import SourceDenied
+
+PEM = "-----BEGIN "
+
+_ADLFS = ["CONNECTION_STRING", "ACCOUNT_KEY", "SAS_TOKEN", "CLIENT_ID", "CLIENT_SECRET", "TENANT_ID"]
+_writing = threading.Lock()
+
+
+def opened(
+    url: str, storage_options: Mapping[str, Any], *, fresh: bool = False, ambient: bool = True
+) -> tuple[Any, str]:
+    """The filesystem for the scheme of `url`, and what `url` names in it. `fresh`: an instance that nobody else has.
+
+    Not `fsspec.core.url_to_fs`, which finds further filesystems in the URL (`::`) and in options (`target_protocol`).
+    Not `ambient`: raises SourceDenied where a library would add what it finds in the environment of the process.
+    """
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    fsspec.config.conf.clear()
+    kind = fsspec.get_filesystem_class(protocol)
+    named = {name: value for name, value in kind._get_kwargs_from_urls(url).items() if name not in storage_options}
+    if named.get("host") and storage_options:
+        raise SourceDenied(
+            f"the credentials for {protocol}:// do not say which host they are for, and are not sent to the one that "
+            "the source names: put `host` into STORAGE_OPTIONS beside them",
+            reason="CredentialsInvalid",
+        )
+    if not ambient and protocol in ("az", "abfs", "abfss"):
+        check_environment()
+    filesystem = kind(**named, **_with_files(storage_options), skip_instance_cache=fresh)
+    if protocol == "webhdfs":
+        _forget_netrc(filesystem.session)
+    return filesystem, str(kind._strip_protocol(url))
+
+
+def _with_files(storage_options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, certificates in a file: botocore takes nothing else."""
+    client = storage_options.get("client_kwargs")
+    verify = client.get("verify") if isinstance(client, Mapping) else None
+    if not isinstance(verify, str) or not verify.lstrip().startswith(PEM):
+        return dict(storage_options)
+    return {**storage_options, "client_kwargs": {**dict(client or {}), "verify": _certificates(verify)}}
+
+
+def _certificates(text: str) -> str:
+    """The path of a file of this user's with just this content: the same for the same."""
+    folder = Path(tempfile.gettempdir()) / f"localmodel-certificates-{os.getuid()}"
+    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.pem"
+    with _writing:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise SourceDenied(f"{folder} is not a folder of this user's: remove it", reason="CredentialsInvalid")
+        if not path.exists():
+            descriptor, name = tempfile.mkstemp(dir=folder)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+            Path(name).replace(path)
+    return str(path)
+
+
+def check_environment() -> None:
+    """adlfs takes what it is not given from the environment, and a connection string even instead of what it is."""
+    found = [name for each in _ADLFS if os.environ.get(name := f"AZURE_STORAGE_{each}")]
+    if found:
+        raise SourceDenied(
+            f"{found[0]} in the environment of the coordinator would be used beside the credentials that the cache "
+            "names: put it into STORAGE_OPTIONS there instead",
+            reason="CredentialsInvalid",
+        )
+
+
+def _forget_netrc(session: Any) -> None:
+    """A `requests.Session` sends no login that it finds in `~/.netrc`, also not after a redirect."""
+
+    def rebuild_auth(prepared: Any, response: Any) -> None:
+        if "Authorization" in prepared.headers and session.should_strip_auth(response.request.url, prepared.url):
+            del prepared.headers["Authorization"]
+
+    session.auth = session.auth or (lambda request: request)
+    session.rebuild_auth = rebuild_auth
