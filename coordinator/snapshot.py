@@ -10,7 +10,7 @@ that silently vanished from the snapshot would look like a deletion, and a delet
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from actors.errors import Failure, SourceUnsupported
 from actors.manifest import Manifest, ModelSource, OriginName, Resolved, StorageKey, storage_key
 from actors.messages import Company, NodeName
 from actors.schemes import Schemes, check_form
+from coordinator import written
 from coordinator.api import (
     GROUP,
     VERSION,
@@ -264,7 +265,7 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         storage_key=storage_key(source.uri),
         node_groups=tuple(dict.fromkeys(spec.node_groups)),
         entry=entry,
-        status=_shaped(raw.get("status"), _CACHE_STATUS),
+        status=written.read_fields(raw.get("status"), written.CACHE_STATUS),
         finalizer=model.FINALIZER,
         finalizers=_strings(metadata.get("finalizers")) or (),
         generation=generation if isinstance(generation := metadata.get("generation"), int) else 0,
@@ -341,7 +342,7 @@ def read_node_group(raw: Object) -> NodeGroup:
 def read_node(raw: Object) -> Node:
     """Raises ValueError only for an object without a name."""
     ref = _ref(raw, NODES)
-    conditions = _shaped(raw.get("status"), {"conditions": _are_objects}).get("conditions", ())
+    conditions = written.CONDITIONS(_mapping(raw.get("status")).get("conditions")) or ()
     ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
     labels = {k: v for k, v in _mapping(raw["metadata"].get("labels")).items() if isinstance(v, str)}
     return Node(NodeName(ref.name), ref.uid, labels, ready)
@@ -356,7 +357,7 @@ def read_local_node(raw: Object) -> LocalNode:
         ref=_ref(raw, LOCAL_NODES),
         owners=tuple(owners) if _are_objects(owners) else (),
         models=models,
-        status=_shaped(raw.get("status"), _NODE_STATUS),
+        status=written.read_fields(raw.get("status"), written.NODE_STATUS),
         listed={entry_key(entry): entry for entry in models if _is_entry(entry)},
     )
 
@@ -369,10 +370,12 @@ def entry_key(entry: Mapping[str, Any]) -> StatusKey:
 
 def _ref(raw: Object, resource: ResourceType) -> Ref:
     metadata = raw.get("metadata")
-    if not isinstance(metadata, Mapping) or not metadata.get("name"):
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    if not isinstance(metadata, Mapping) or not isinstance(name, str) or not name:
         raise ValueError("the object has no metadata.name")
     namespace = metadata.get("namespace") if resource.namespaced else None
-    return Ref(resource, metadata["name"], namespace, metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+    uid, version = (str(metadata.get(field) or "") for field in ("uid", "resourceVersion"))
+    return Ref(resource, name, namespace, uid, version)
 
 
 def _first_error(error: ValidationError) -> str:
@@ -381,66 +384,13 @@ def _first_error(error: ValidationError) -> str:
     return f"{path}: {first['msg']}"
 
 
-def _shaped(status: object, shapes: Mapping[str, Callable[[object], bool]]) -> dict[str, Any]:
-    """The fields of `status` that have the shape they should have. What is dropped is written anew."""
-    return {name: value for name, value in _mapping(status).items() if name in shapes and shapes[name](value)}
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_scalar(value: object) -> bool:
-    return isinstance(value, str | int)
-
-
-def _are_words(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(word, str) for word in value.values())
-
-
-def _are_counts(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(count, int) for count in value.values())
-
-
-def _are_scalars(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(item, str | int) for item in value.values())
-
-
 def _are_objects(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
-
-
-def _are_conditions(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(c, Mapping) and _is_text(c.get("type")) for c in value)
 
 
 def _is_entry(value: object) -> bool:
     names = ("modelName", "sourceModelUri", "namespace", "nodeGroup")
     return isinstance(value, Mapping) and all(isinstance(value.get(name, ""), str) for name in names)
-
-
-_CACHE_STATUS: Mapping[str, Callable[[object], bool]] = {
-    "nodeStatus": _are_words,
-    "copies": _are_scalars,
-    "conditions": _are_conditions,
-    "bytes": _are_scalars,
-    "wrongPeers": _are_counts,
-    "wrongReaders": _are_counts,
-    "observedGeneration": _is_scalar,
-    "credentialsOnNodes": _is_scalar,
-    "rateBytesPerSecond": _is_scalar,
-    **dict.fromkeys(
-        ("selection", "revision", "manifestDigest", "resolvedAs", "eta", "progress", "available", "size"),
-        _is_text,
-    ),
-    **dict.fromkeys(("startedAt", "completedAt", "unusedSince"), _is_text),
-}
-_NODE_STATUS: Mapping[str, Callable[[object], bool]] = {
-    "modelStatus": _are_words,
-    "models": _are_objects,
-    "roots": _are_objects,
-    "agent": _are_scalars,
-}
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
