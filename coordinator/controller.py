@@ -37,6 +37,7 @@ from coordinator.metrics import CacheSample, Metrics
 from coordinator.pacing import Pace
 from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
+from coordinator.quarantine import Quarantine
 from coordinator.remover import Remover
 from coordinator.snapshot import ORPHAN_GRACE_S, Credentials, Governed, Ref, Resolution, Snapshot
 from coordinator.story import Story
@@ -49,6 +50,8 @@ MAX_PAUSE_S = 30.0
 LOOK_S = 1.0
 WATCHED_ANEW_S = 40.0
 """After this every watch has ended and begun anew, so an informer that still differs is behind by moments only."""
+STANDSTILL_S = 60.0
+"""How long the loop may fail, or take for one turn, before the coordinator is no longer ready."""
 DEBOUNCE_S = 0.05
 """Changes come in bursts (one `kubectl apply` is several); they are planned for together."""
 
@@ -119,6 +122,9 @@ class Controller:
         self._orphan_grace_s = orphan_grace_s
         self._looks = Looks(kube, self._executor, clock, self.wake, home)
         self._remover = Remover(self._announce)
+        self._quarantine = Quarantine(self._announce, metrics)
+        self._good_at = time.monotonic()
+        self._failure = ""
         self._evictor: Evictor | None = None
         if eviction is not None and informers.pods is not None:
             self._evictor = Evictor(eviction, informers.pods, self._announce)
@@ -144,13 +150,25 @@ class Controller:
             started = time.monotonic()
             try:
                 self.tick()
-            except Exception:  # noqa: BLE001 - one bad object must not end the loop; the next tick starts from scratch
+            except Exception as error:  # noqa: BLE001 - a bug must not end the loop; the next tick starts from scratch
                 _log.exception("tick failed")
                 self._metrics.tick_failed()
+                self._failure = type(error).__name__
+            else:
+                self._good_at, self._failure = time.monotonic(), ""
+                self._metrics.tick_succeeded(time.time())
             seconds = time.monotonic() - started
             self._metrics.tick(seconds)
             stop.wait(seconds)
         self.close()
+
+    def standstill(self) -> str | None:
+        """Why nothing has been planned for `STANDSTILL_S`; None: something has. For /readyz, from any thread."""
+        silent_s = time.monotonic() - self._good_at
+        if silent_s < STANDSTILL_S:
+            return None
+        why = f"it fails with {self._failure}" if self._failure else "it does not end"
+        return f"the last turn of the loop that succeeded was {silent_s:.0f} s ago: {why}; see the log"
 
     def close(self) -> None:
         """Waits for the writes under way, and says what came of them; nothing more is sent."""
@@ -163,8 +181,8 @@ class Controller:
         self._settle(now)
         if not self._may_act(now):
             return None
-        snapshot = self._snapshot(now)
-        planned = plan(snapshot, now, self._pace.turn(snapshot.local_nodes, now))
+        snapshot = self._quarantine.clean(self._snapshot(now))
+        planned = self._plan(snapshot, now)
         self._companies, self._manifests = planned.companies, planned.manifests
         self._notice_pauses(planned.shares.by_origin, now)
         self._governed = planned.shares.by_origin
@@ -187,6 +205,23 @@ class Controller:
             _agents(snapshot),
             planned.shares.usage,
         )
+        return planned
+
+    def _plan(self, snapshot: Snapshot, now: float) -> Plan:
+        """Raises what the plan raises, until it is known which object makes it, and that one is left out."""
+        turn = self._pace.turn(snapshot.local_nodes, now)
+
+        def attempt(world: Snapshot) -> Plan:
+            return plan(world, now, turn)
+
+        try:
+            planned = attempt(snapshot)
+        except Exception as error:
+            if not self._quarantine.failed(snapshot, attempt, error):
+                raise
+            _log.exception("a plan failed")
+            planned = attempt(self._quarantine.clean(snapshot))
+        self._quarantine.succeeded()
         return planned
 
     def _may_act(self, now: float) -> bool:

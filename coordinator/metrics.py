@@ -50,6 +50,12 @@ class Metrics:
         build.labels(version).set(1)
         self._ticks = Histogram("localmodel_tick_seconds", "One turn of the loop.", buckets=_FAST, registry=registry)
         self._tick_errors = Counter("localmodel_tick_errors_total", "Turns that failed.", registry=registry)
+        self._last_good = Gauge(
+            "localmodel_last_good_tick_timestamp_seconds", "When a turn last succeeded.", registry=registry
+        )
+        self._left_out = Gauge(
+            "localmodel_left_out_objects", "Objects no plan can be made with; see the Events.", registry=registry
+        )
         self._requests = Counter(
             "localmodel_kube_requests_total",
             "Requests to the Kubernetes API; code 0: no answer.",
@@ -85,6 +91,12 @@ class Metrics:
 
     def tick_failed(self) -> None:
         self._tick_errors.inc()
+
+    def tick_succeeded(self, now: float) -> None:
+        self._last_good.set(now)
+
+    def left_out(self, objects: int) -> None:
+        self._left_out.set(objects)
 
     def kube_request(self, verb: str, code: int, seconds: float) -> None:
         """`HttpKube`'s `observe`."""

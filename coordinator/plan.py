@@ -252,12 +252,16 @@ def _may_hold(cache: Cache, view: AgentView, reported: Mapping[StorageKey, Model
 def _node_writes(snapshot: Snapshot, members: Members, folded: Fold) -> Iterator[Write]:
     for name, placement in members.placements.items():
         node, local = snapshot.nodes[name], snapshot.local_nodes.get(name)
+        if ("local_nodes", name) in snapshot.left_out:
+            continue
         if local is None:
             yield _created(node, placement)
         else:
             yield from _updated(snapshot, node, local, placement.entries, folded.nodes.get(name))
     for name, local in snapshot.local_nodes.items():
         gone = snapshot.nodes.get(name)
+        if ("nodes", name) in snapshot.left_out:
+            continue
         if gone is None:  # the garbage collector does the same where KServe's LocalModelNodes have an owner
             yield Write(Verb.DELETE, local.ref, {})
         elif name not in members.placements and draining(snapshot, name):

@@ -139,7 +139,7 @@ class _Process:
         )
         resolver.changed = controller.wake
         fleet.changed = self._wake = controller.wake
-        servers = self._listen(informers)
+        servers = self._listen(informers, controller)
         try:
             _log.info("starting", extra={"version": version("localmodel"), "api_server": self._server})
             informers.start()
@@ -164,10 +164,11 @@ class _Process:
             os._exit(0)
         return 0
 
-    def _listen(self, informers: Informers) -> list[health.Server]:
+    def _listen(self, informers: Informers, controller: Controller) -> list[health.Server]:
         """Probes and metrics, up before anything that may take long."""
         checks: dict[str, health.Check] = {
             "informers": lambda: None if informers.synced else "; ".join(informers.failures) or "not synced yet",
+            "loop": controller.standstill,
         }
         if self._leader is not None:
             leader = self._leader

@@ -16,6 +16,7 @@ _QUANTITY = re.compile(
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
+LARGEST = 2**63 - 1
 _YEAR_10000 = 253402300800.0
 
 
@@ -33,6 +34,8 @@ def parse_bytes(quantity: int | str) -> int:
     value = int((number * scale * Decimal(10) ** exponent).to_integral_value(ROUND_CEILING))
     if value < 0:
         raise ValueError(f"{quantity!r} is negative")
+    if value > LARGEST:
+        raise ValueError(f"{str(quantity)[:40]} is out of range: more than 8Ei")
     return value
 
 

@@ -52,6 +52,7 @@ def removals(snapshot: Snapshot, members: Members, now: float) -> tuple[Leaving,
     for cache in snapshot.caches.values():
         by_key.setdefault(cache.storage_key, []).append(cache)
     readable = all(cache.source.uri for cache in snapshot.caches.values() if cache.deleted_at is None)
+    readable = readable and not any(kind == "caches" for kind, _ in snapshot.left_out)
     found: list[Leaving] = []
     for name in snapshot.nodes:
         view = snapshot.agents.get(name, STARTING)

@@ -199,6 +199,8 @@ class Snapshot:
     not ended; None: they are not watched, or cannot be at the moment. `looks` are the last lists of the pods of single
     nodes; those of the nodes in `looked_at` are of the last seconds, whatever the watch says.
 
+    `left_out` are objects, by the name of their mapping here and their key in it, that exist and cannot be planned for.
+
     `orphan_grace_s` is how long a copy is kept that nobody wants any more but nobody deleted; None: for ever.
     """
 
@@ -220,6 +222,7 @@ class Snapshot:
     looks: Mapping[NodeName, Look] = field(default_factory=dict)
     looked_at: frozenset[NodeName] = frozenset()
     orphan_grace_s: float | None = ORPHAN_GRACE_S
+    left_out: frozenset[tuple[str, str]] = frozenset()
     budgets: Budgets = field(default_factory=Budgets)
     governed: Mapping[OriginName, Governed] = field(default_factory=dict)
 
@@ -268,7 +271,7 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         status=written.read_fields(raw.get("status"), written.CACHE_STATUS),
         finalizer=model.FINALIZER,
         finalizers=_strings(metadata.get("finalizers")) or (),
-        generation=generation if isinstance(generation := metadata.get("generation"), int) else 0,
+        generation=written.count(metadata.get("generation")) or 0,
         created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
         deleted_at=seconds_of(metadata.get("deletionTimestamp")),
         size_bytes=size_bytes,

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coordinator.quantity import seconds_of
+from coordinator.quantity import LARGEST, seconds_of
 
-LARGEST = 2**63 - 1
 _Reader = Callable[[object], Any]
 """The value as it may be relied on; None: junk."""
 

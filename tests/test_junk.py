@@ -125,7 +125,7 @@ def test_no_junk_stops_a_plan(world: World) -> None:
     assert "n1" in made.desired
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds())
 def test_junk_in_a_status_is_mended_and_then_left_alone(world: World) -> None:
     world.extensions = True
