@@ -119,13 +119,16 @@ class Ingest:
             _log.warning("a model is there, but its folder was not synced", extra={"model": name, "error": str(late)})
         self._leave()
 
-    def replace_in(self, folder: Folder, move_aside: Callable[[Folder, str], None]) -> None:
-        """The files of the ingest are those of the model in the open folder. Raises OSError.
+    def replace_in(
+        self, folder: Folder, move_aside: Callable[[Folder, str], None], manifest: Manifest | None = None
+    ) -> None:
+        """The files of the ingest, or those of `manifest`, are those of the model in the open folder. Raises OSError.
 
         What stood in their way is moved aside: a link or a file where a folder should be, or the other way round.
         """
+        wanted = manifest or self.manifest
         with self._handle.enter("data") as data:
-            for path in sorted(folders_of(self.manifest) - {""}):
+            for path in sorted(folders_of(wanted) - {""}):
                 above, _, name = path.rpartition("/")
                 with _entered(folder, above) as parent:
                     status = parent.status(name)
@@ -133,7 +136,7 @@ class Ingest:
                         move_aside(parent, name)
                     parent.unlock(name)
                     parent.enter(name, make=True).close()
-            for file in self.manifest.files:
+            for file in wanted.files:
                 above, _, name = file.path.rpartition("/")
                 with _entered(data, above) as source, _entered(folder, above) as parent:
                     status = parent.status(name)
@@ -143,7 +146,7 @@ class Ingest:
                     set_mode(descriptor, FILE_MODE)
                     os.close(descriptor)
                     source.move(name, parent, name)
-            for path in folders_of(self.manifest):
+            for path in folders_of(wanted):
                 with _entered(folder, path) as opened:
                     opened.sync()
         self._leave()

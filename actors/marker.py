@@ -14,7 +14,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,19 @@ def misfit(folder: Folder, file: ManifestFile) -> str | None:
     if not stat.S_ISREG(status.st_mode):
         return "is no longer a regular file"
     return None if status.st_size == file.size else f"has {status.st_size} bytes, not {file.size}"
+
+
+def files_below(folder: Folder, *, most: int | None = None) -> Iterator[str]:
+    """Every path below an open folder that is no folder itself, but for those of ours; `most` of them at most."""
+    pending, given = [name for name in folder.names() if name != OWN], 0
+    while pending and given != most:
+        path = pending.pop()
+        if not stat.S_ISDIR(folder.lstat(path).st_mode):
+            given += 1
+            yield path
+            continue
+        with folder.enter(path) as inner:
+            pending += [f"{path}/{name}" for name in inner.names()]
 
 
 def _missing(error: OSError) -> str:

@@ -154,6 +154,7 @@ def _publish_into(ingest: Folder, target: Folder) -> None:
     status = os.fstat(target.descriptor)
     note = {"device": status.st_dev, "inode": status.st_ino}
     with target.enter(OWN, make=True) as own, ingest.enter("data") as data:
+        own.set_mode(FOLDER_MODE)
         ingest.write(NOTE, json.dumps(note).encode(), sync=True)
         ingest.sync()
         _merge(data, target, but=OWN)

@@ -29,7 +29,7 @@ import re
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -45,6 +45,7 @@ from actors.marker import (
     OWN,
     DamagedMarker,
     Marker,
+    files_below,
     is_complete,
     load_marker,
     misfit,
@@ -580,21 +581,8 @@ def _of_key(ingests: Folder, key: StorageKey) -> list[str]:
 def _holds_only(folder: Folder, manifest: Manifest) -> bool:
     """Whether there are files in the folder, and none that is not one of the manifest's by name."""
     known = {file.path for file in manifest.files}
-    found = list(_files(folder, len(known)))
+    found = list(files_below(folder, most=len(known) + 1))
     return bool(found) and known.issuperset(found)
-
-
-def _files(folder: Folder, most: int) -> Iterator[str]:
-    """Every path below that is no folder, but those of ours; a few more than `most` at most."""
-    pending, given = [each for each in folder.names() if each != OWN], 0
-    while pending and given <= most:
-        path = pending.pop()
-        if not stat.S_ISDIR(folder.lstat(path).st_mode):
-            given += 1
-            yield path
-            continue
-        with folder.enter(path) as inner:
-            pending += [f"{path}/{each}" for each in inner.names()]
 
 
 def _below(root: Path, path: Path) -> str:

@@ -55,10 +55,10 @@ def _fill(parser: argparse.ArgumentParser) -> Handler:
 
 
 def _verify(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator import fill
+    from coordinator import verify
 
-    fill.add_verify_arguments(parser)
-    return fill.verify
+    verify.add_verify_arguments(parser)
+    return verify.verify
 
 
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {

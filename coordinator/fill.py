@@ -1,18 +1,16 @@
-"""`localmodel fill` and `localmodel verify`: the data plane by hand, without Kubernetes or Ray.
+"""`localmodel fill URI DIR`: the data plane by hand, without Kubernetes or Ray.
 
-    fill URI DIR      DIR appears by one rename, complete and verified; interrupted, it goes on where it was
-    verify DIR        every byte of DIR is hashed again and compared with what was recorded when it was filled
+DIR is a complete and verified model, or is not there; interrupted, the same command goes on where it was. Where it is
+staged until then: see `coordinator.target`. A model that is there already is not read; with `--verify` every byte of it
+is, and what is damaged or missing is fetched anew.
 
-Until DIR is there, everything is in `.<name>.localmodel` beside it. Both end with 0, or 1 and the reason on standard
-error.
+Ends with 0; with 1 and the reason on standard error; with 2 for a wrong command; with 130 when it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
-import json
 import os
 import resource
 import shutil
@@ -21,31 +19,39 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from actors.diff import check_digest
-from actors.digest import Digester, algorithm_of
-from actors.errors import LocalModelError, SourceChanged, StoreError
+from actors.errors import InsufficientStorage, IntegrityError, LocalModelError, SourceChanged, StoreError
 from actors.fetch import FillSettings
 from actors.files import Cancelled
+from actors.filesystem import disk_errors
 from actors.fill import Fill, verified_how
-from actors.manifest import ManifestFile, ModelSource, Resolved
+from actors.handles import Folder
+from actors.ingest import Ingest, open_ingest
+from actors.manifest import Manifest, ModelSource, Resolved
+from actors.marker import OWN, DamagedMarker, Marker, files_below, misfits
+from actors.moved import Moved
 from actors.origin import SourceOptions
+from actors.publish import FILE_MODE
 from actors.source import resolve
-from actors.store import MARKER, Marker, disk_errors, is_complete, open_ingest, read_marker, remove_tree
 from coordinator.quantity import format_bytes, format_duration
+from coordinator.target import Target
+from coordinator.verify import examine, fill_command, print_json, printable
 
 OWNER = "localmodel fill"
-_READ_BYTES = 1 << 20
+_NAMED = 3
 
 
 def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("uri", metavar="URI", help="hf://owner/name[:revision], s3://…, gs://…, https://…, file:///…")
     parser.add_argument(
-        "directory", metavar="DIR", type=Path, help="where the model is to be; must not exist, or be empty"
+        "directory", metavar="DIR", type=_folder, help="where the model is to be; must not exist, or be empty"
     )
     parser.add_argument("--revision", help="of a Hugging Face repository: a branch, tag or commit")
     parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="only these files; repeatable")
@@ -55,159 +61,287 @@ def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connections", type=_positive, default=most, metavar="N", help=f"at most so many (default: {most})"
     )
+    parser.add_argument(
+        "--verify", action="store_true", help="read every byte of a model that is there, and fetch anew what is damaged"
+    )
     parser.add_argument("--json", action="store_true", help="the last line of standard output says what was done")
-
-
-def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path)
-    parser.add_argument("--json", action="store_true", help="the last line of standard output says what was found")
+    parser.epilog = "ends with 0 if DIR holds the model, 1 if not, 2 for a wrong command, 130 when it was interrupted"
 
 
 def fill(args: argparse.Namespace) -> int:
     """0: DIR holds the model. 1: it does not, and standard error says why. Credentials come from the environment."""
     source = ModelSource(args.uri, args.revision, tuple(args.include), tuple(args.exclude))
-    target = Path(os.path.abspath(args.directory))  # noqa: PTH100  links in it are the user's
     began = time.monotonic()
+    target: Target | None = None
     try:
-        marker = _present(target, source)
-        present = marker is not None
-        if marker is None:
-            with _sole_writer(target) as folder:
-                marker = _fill_resolving(source, target, folder, args)
-        else:
-            _remove(_staging(target))  # a process that died right after its rename leaves it
-        check_digest(marker.manifest.digest, args.digest)
+        target = Target.of(args.directory)
+        done = _present(target, source, args)
+        if done is None:
+            with target.sole_writer():
+                done = _Done(_resolving(source, partial(_fill, target, args)))
+        left = target.clear()  # also what a process that died right after its rename has left
+        if left is not None:
+            sys.stderr.write(f"localmodel: cannot remove what is left of the fill: {printable(left)}\n")
+        check_digest(done.marker.manifest.digest, args.digest)
     except LocalModelError as error:
-        return _fail(str(error))
+        return _fail(args, error, target)
     except Cancelled:
-        _fail("interrupted; the same command goes on from here")
+        sys.stderr.write("localmodel: interrupted; the same command goes on from here\n")
         return 130
     seconds = time.monotonic() - began
+    for path in done.extra:
+        sys.stderr.write(f"extra: {printable(path)} is no part of the model, and was left where it is\n")
     if args.json:
-        _print_json(_summary(marker, seconds))
+        print_json(_summary(done.marker, seconds) | done.to_json())
     else:
-        manifest = marker.manifest
+        manifest = done.marker.manifest
         size = f"{len(manifest.files)} files, {format_bytes(manifest.total_bytes)}B"
-        done = "was already there" if present else f"in {format_duration(seconds)}"
-        sys.stdout.write(f"{target}: {size} {done}, {manifest.digest}\n")
+        sys.stdout.write(f"{printable(args.directory)}: {size} {done.how(seconds)}, {manifest.digest}\n")
     return 0
 
 
-def verify(args: argparse.Namespace) -> int:
-    """0: every file is as it was when it was filled, and there is no other. 1: standard error names what is not so."""
-    folder: Path = args.directory
-    marker = read_marker(folder)
-    if marker is None:
-        return _fail(f"{folder} holds no {MARKER}: it was not filled by localmodel, or not completely")
-    from concurrent.futures import ThreadPoolExecutor  # here, because `fill` would wait for it
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """The model is there. `checked` None: it was filled just now; else whether the one that was there was read."""
 
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="verify") as pool:
-        states = list(pool.map(lambda file: _state(folder, file), marker.manifest.files))
-    named = {file.path: state for file, state in zip(marker.manifest.files, states, strict=True)}
-    wrong = {state: [path for path, each in named.items() if each == state] for state in ("damaged", "missing")}
-    wrong["extra"] = sorted(_paths(folder) - named.keys())
-    for state, paths in wrong.items():
-        for path in paths:
-            sys.stderr.write(f"{state}: {path}\n")
-    good = not any(wrong.values())
-    if args.json:
-        counts = {"files": len(named), "bytes": marker.manifest.total_bytes}
-        _print_json({"ok": good, **counts, "manifestDigest": marker.manifest.digest, **wrong})
-    elif good:
-        sys.stdout.write(f"{folder}: {len(named)} files are as they were filled, {marker.manifest.digest}\n")
-    return 0 if good else 1
+    marker: Marker
+    checked: bool | None = None
+    repaired: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
+    def how(self, seconds: float) -> str:
+        if self.checked is None:
+            return f"in {format_duration(seconds)}"
+        if not self.checked:
+            return "already there; contents not checked, `--verify` reads every byte"
+        if self.repaired:
+            named = ", ".join(self.repaired[:_NAMED]) + (" and more" if len(self.repaired) > _NAMED else "")
+            return f"already there; {len(self.repaired)} were damaged or missing and are repaired ({printable(named)})"
+        return "already there; every byte was read, and is as it was filled"
 
-# --- fill ---
+    def to_json(self) -> dict[str, Any]:
+        if self.checked is None:
+            return {}
+        said: dict[str, Any] = {"alreadyThere": True, "contentsChecked": self.checked}
+        return said | ({"repaired": list(self.repaired), "extra": list(self.extra)} if self.checked else {})
 
 
-def _present(target: Path, source: ModelSource) -> Marker | None:
-    """The marker of a complete copy of `source` in `target`; None if there is nothing. Raises StoreError otherwise."""
-    with disk_errors(f"reading {target}"):
-        if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+# --- what is there already ---
+
+
+def _present(target: Target, source: ModelSource, args: argparse.Namespace) -> _Done | None:
+    """A complete copy of `source` is there; with `--verify`, as it was filled. None: nothing is. Raises StoreError."""
+    command = fill_command(source, args.directory)
+    try:
+        marker = target.look()
+    except DamagedMarker as error:
+        if not args.verify:
+            raise StoreError(
+                f"the marker of {target.path} is damaged ({error}): `{command}` reads every file and makes it anew",
+                reason="MarkerDamaged",
+            ) from error
+        marker = None
+    else:
+        if marker is None:
             return None
-    marker = read_marker(target)
-    if marker is None:
-        raise StoreError(f"{target} exists and was not filled by localmodel: choose another", reason="PathOccupied")
-    if marker.manifest.source.selection != source.selection:
+    if marker is not None and marker.manifest.source.selection != source.selection:
         held = marker.manifest.source.uri
         raise StoreError(
-            f"{target} holds {held} as it was asked for then: delete it, or choose another", reason="PathOccupied"
+            f"{target.path} holds {held} as it was asked for then: delete it, or choose another", reason="PathOccupied"
         )
-    if not is_complete(target, marker.manifest):
-        raise StoreError(f"{target} has lost files since it was filled: delete it first", reason="PathOccupied")
+    with disk_errors(f"reading {target.path}"), Folder.at(target.path) as folder:
+        if args.verify or marker is None:
+            return _verified(target, folder, source, marker, args)
+        wrong = misfits(folder, marker.manifest)
+    if wrong:
+        path, what = next(iter(sorted(wrong.items())))
+        raise StoreError(
+            f"{target.path} has lost files since it was filled ({path} {what}): `{command}` fetches them anew",
+            reason="ModelDamaged",
+        )
+    return _Done(marker, checked=False)
+
+
+def _verified(
+    target: Target, folder: Folder, source: ModelSource, marker: Marker | None, args: argparse.Namespace
+) -> _Done:
+    """Every file is as it was filled, or has been fetched anew. Without a marker the source says what it was."""
+    resolved: Resolved | None = None
+    known = marker
+    if known is None:
+        resolved = resolve(source, SourceOptions.from_environ())
+        if resolved.manifest.digest is None:
+            raise StoreError(
+                f"the marker of {target.path} is damaged, and {source.uri} does not say what all of its files hold:"
+                f" delete {target.path}, and fill it again",
+                reason="MarkerDamaged",
+            )
+        known = Marker(OWNER, resolved.manifest, verified_how(resolved.manifest), finished_at=time.time())
+    states = examine(folder, known.manifest)
+    wrong = tuple(path for path, state in states.items() if state != "good")
+    if wrong:
+        revision = known.manifest.revision
+        again = partial(_mend, target, folder, known, frozenset(wrong), args)
+        with target.sole_writer():
+            if resolved is not None:
+                again(SourceOptions.from_environ(), resolved)
+            else:
+                _resolving(source, again, revision)
+    if marker is None:
+        with folder.enter(OWN, make=True) as own:
+            own.remove("manifest.json")
+            own.write("manifest.json", known.content, mode=FILE_MODE, sync=True)
+    extra = sorted(set(files_below(folder)) - states.keys())
+    return _Done(known, checked=True, repaired=wrong, extra=tuple(extra))
+
+
+def _mend(
+    target: Target,
+    folder: Folder,
+    marker: Marker,
+    wrong: frozenset[str],
+    args: argparse.Namespace,
+    options: SourceOptions,
+    resolved: Resolved,
+) -> Marker:
+    """These files are what they were, each by one rename. Of an archive all is read, and these are taken from it."""
+    from actors.repair import Repair  # here, because few fills need it, and all would wait for it
+
+    repair = Repair(marker, wrong, {}, FillSettings().chunk_bytes)
+    changed = StoreError(
+        f"{resolved.manifest.source.uri} no longer has the files that {target.path} was filled with:"
+        f" delete {target.path}, and fill it again",
+        reason="SourceChanged",
+    )
+    packed = resolved.manifest.packed
+    if not packed and not repair.possible(resolved.manifest):
+        raise changed
+    wanted = resolved if packed else repair.narrowed(resolved)
+    _check_room(target, wanted)
+    with _staged(target), contextlib.closing(_ingest(target, wanted)) as ingest:
+        sealed, _ = _run(ingest, wanted, lambda new: new if packed else repair.narrowed(new), options, args)
+        if packed and _unpacked(ingest, target, sealed)[0].digest != marker.manifest.digest:
+            ingest.discard()
+            raise changed
+        with disk_errors(f"repairing {target.path}"):
+            files = replace(marker.manifest, files=repair.files)
+            ingest.replace_in(folder, lambda parent, name: parent.remove(name), files)
     return marker
 
 
-@contextlib.contextmanager
-def _sole_writer(target: Path) -> Iterator[Path]:
-    """The folder to fill in, on the same filesystem, and nobody else's meanwhile."""
-    folder = _staging(target)
-    with disk_errors(f"preparing {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"another `localmodel fill` is at work on {target}", reason="Busy") from error
-        yield folder
-    finally:
-        os.close(descriptor)
+# --- what is not there yet ---
 
 
-def _fill_resolving(source: ModelSource, target: Path, folder: Path, args: argparse.Namespace) -> Marker:
+def _resolving(
+    source: ModelSource, then: Callable[[SourceOptions, Resolved], Marker], revision: str | None = None
+) -> Marker:
     """Once more from the list of files if the source changes under us; a second change is an error."""
     options = SourceOptions.from_environ()
     try:
-        return _fill(resolve(source, options), options, target, folder, args)
+        return then(options, resolve(source, options, pinned_revision=revision))
     except SourceChanged:
-        return _fill(resolve(source, options), options, target, folder, args)
+        return then(options, resolve(source, options, pinned_revision=revision))
 
 
-def _fill(resolved: Resolved, options: SourceOptions, target: Path, folder: Path, args: argparse.Namespace) -> Marker:
-    """Locations that expire on the way are renewed, as often as it takes while something comes of it."""
+def _fill(target: Target, args: argparse.Namespace, options: SourceOptions, resolved: Resolved) -> Marker:
     check_digest(resolved.manifest.digest, args.digest)
     started_at = time.time()
-    ingest = open_ingest(folder / "ingest", resolved.manifest, OWNER)
-    with contextlib.closing(ingest):
-        ingest.allocate()
-        source, revision = resolved.manifest.source, resolved.manifest.revision
-        work = Fill(
-            ingest,
-            resolved,
-            FillSettings(connections=args.connections),
-            renew=lambda: resolve(source, options, pinned_revision=revision),
-        )
-        with _interruptible(work), _progress_bar(work):
-            manifest = work.run()
+    _check_room(target, resolved)
+    with _staged(target), contextlib.closing(_ingest(target, resolved)) as ingest:
+        manifest, moved = _run(ingest, resolved, lambda new: new, options, args)
         verified = verified_how(resolved.manifest)
         if manifest.packed:
-            from actors.archive import unpack  # here, because few sources need it, and all would wait for it
-
-            room_bytes = shutil.disk_usage(folder).free
-            manifest, verified = unpack(ingest, manifest, verified, room_bytes=room_bytes, check=lambda: None)
-        check_digest(manifest.digest, args.digest)
+            manifest, verified = _unpacked(ingest, target, manifest)
+        try:
+            check_digest(manifest.digest, args.digest)
+        except IntegrityError:
+            ingest.discard()  # no second attempt would come to another one
+            raise
         marker = Marker(
             owner=OWNER,
             manifest=manifest,
             verified=verified,
             started_at=started_at,
             finished_at=time.time(),
-            moved=work.progress().moved,
+            moved=moved,
         )
-        ingest.publish(marker, target, trash=folder / "trash")
-    _remove(folder)
+        ingest.publish(marker, target.path, trash=target.staging / "trash")
     return marker
 
 
-def _staging(target: Path) -> Path:
-    return target.parent / f".{target.name}.localmodel"
+def _check_room(target: Target, resolved: Resolved) -> None:
+    """Returns if there is room, as far as the filesystem tells, before the first byte. Raises InsufficientStorage."""
+    needed, held = resolved.manifest.peak_bytes, target.kept_bytes
+    with disk_errors(f"measuring {target.staging}"):
+        status = os.statvfs(target.staging)
+    free = status.f_bavail * status.f_frsize
+    if needed - held > free:
+        begun = f", beside {format_bytes(held)}B that are here already" if held else ""
+        raise InsufficientStorage(
+            f"{resolved.manifest.source.uri} needs {format_bytes(needed)}B on the disk of {target.path}, and"
+            f" {format_bytes(free)}B are free{begun}: make room, or choose another disk"
+        )
 
 
-def _remove(folder: Path) -> None:
-    with disk_errors(f"removing {folder}"):
-        remove_tree(folder)
+def _ingest(target: Target, resolved: Resolved) -> Ingest:
+    """The space is reserved where the filesystem can promise that: a quota is found out here, too."""
+    ingest = open_ingest(target.staging / "ingest", resolved.manifest, OWNER)
+    try:
+        ingest.allocate()
+    except BaseException:
+        ingest.close()
+        raise
+    return ingest
+
+
+def _run(
+    ingest: Ingest,
+    resolved: Resolved,
+    narrow: Callable[[Resolved], Resolved],
+    options: SourceOptions,
+    args: argparse.Namespace,
+) -> tuple[Manifest, Moved]:
+    """The manifest as it was filled. Locations that expire are renewed, as often as it takes while it helps."""
+    source, revision = resolved.manifest.source, resolved.manifest.revision
+    work = Fill(
+        ingest,
+        resolved,
+        FillSettings(connections=args.connections),
+        renew=lambda: narrow(resolve(source, options, pinned_revision=revision)),
+    )
+    with _interruptible(work), _progress_bar(work):
+        return work.run(), work.progress().moved
+
+
+def _unpacked(ingest: Ingest, target: Target, manifest: Manifest) -> tuple[Manifest, dict[str, str]]:
+    from actors.archive import unpack  # here, because few sources need it, and all would wait for it
+
+    room_bytes = shutil.disk_usage(target.staging).free
+    return unpack(ingest, manifest, verified_how(manifest), room_bytes=room_bytes, check=lambda: None)
+
+
+@contextlib.contextmanager
+def _staged(target: Target) -> Iterator[None]:
+    """What is staged stays after an error only if the same command can go on from it. A full disk is not left full."""
+    try:
+        yield
+    except LocalModelError as error:
+        if isinstance(error, InsufficientStorage) or not target.began:
+            target.clear()
+        raise
+
+
+def _fail(args: argparse.Namespace, error: LocalModelError, target: Target | None) -> int:
+    """Says why, and what is left of it."""
+    kept = target is not None and target.began and error.reason != "Busy"
+    message = str(error)
+    if target is not None and kept:
+        message += f"; what came of it is kept in {target.staging}, and the same command goes on from there"
+    sys.stderr.write(f"localmodel: {printable(message)}\n")
+    if args.json:
+        said = {"ok": False, "reason": error.reason, "error": printable(message)}
+        print_json(said | ({"kept": printable(target.staging)} if target is not None and kept else {}))
+    return 1
 
 
 @contextlib.contextmanager
@@ -276,42 +410,13 @@ def _max_rss_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-# --- verify ---
+# --- arguments ---
 
 
-def _state(folder: Path, file: ManifestFile) -> str:
-    """`good`, `damaged` or `missing`."""
-    path = folder / file.path
-    if path.is_symlink() or not path.is_file():
-        return "missing"
-    try:
-        digester = Digester(algorithm_of(file.digest), file.size)
-        with path.open("rb", buffering=0) as content:
-            buffer = bytearray(_READ_BYTES)
-            while count := content.readinto(buffer):
-                digester.update(memoryview(buffer)[:count])
-    except OSError:
-        return "damaged"
-    return "good" if digester.position == file.size and digester.digest() == file.digest else "damaged"
-
-
-def _paths(folder: Path) -> set[str]:
-    found = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
-    }
-    return found - {MARKER}
-
-
-# --- output ---
-
-
-def _fail(message: str) -> int:
-    sys.stderr.write(f"localmodel: {message}\n")
-    return 1
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document) + "\n")
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: name a folder")
+    return Path(os.path.abspath(text))  # noqa: PTH100  links in it are the user's
 
 
 def _positive(text: str) -> int:

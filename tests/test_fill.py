@@ -81,7 +81,11 @@ def test_a_model_is_filled_once_and_verified(
     assert [path.name for path in target.parent.iterdir()] == ["model"], "nothing is left beside it"
 
     origin.close()
-    assert run(capsys, "fill", URI, target)[0] == 0, "what is there needs no origin"
+    code, out, err = run(capsys, "fill", URI, target)
+    assert (code, err) == (0, ""), "what is there needs no origin"
+    assert "already there; contents not checked, `--verify` reads every byte" in out
+    code, out, err = run(capsys, "fill", URI, target, "--json")
+    assert json.loads(out).items() >= {"alreadyThere": True, "contentsChecked": False}.items()
     code, out, err = run(capsys, "verify", target, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
@@ -106,10 +110,21 @@ def test_verify_names_what_is_damaged_missing_and_extra(
     damage(target, "surprise", b"")
 
     code, _, err = run(capsys, "verify", target)
-    assert (code, err.splitlines()) == (1, ["damaged: config.json", "missing: README.md", "extra: surprise"])
+    command = f"localmodel fill --verify {URI} {target}"
+    assert (code, err.splitlines()) == (
+        1,
+        [
+            "damaged: config.json",
+            "missing: README.md",
+            "extra: surprise",
+            f"next: `{command}` fetches anew what is damaged or missing",
+        ],
+    )
     code, _, err = run(capsys, "fill", URI, target)
     assert code == 1
     assert "lost files" in err
+    assert "README.md is missing" in err
+    assert f"`{command}`" in err
 
 
 def test_verify_of_a_folder_that_was_not_filled_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,92 @@
+"""What rot, other programs and other pods do to a disk: one thing put in the place of another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+Damage = Callable[[Path], None]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below, by its path, but for those of ours."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+    return {str(path): file.read_bytes() for path, file in found.items() if path.parts[0] != ".localmodel"}
+
+
+def flip(path: Path, at: int = 0) -> None:
+    """One bit is another."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def gone(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def cut(path: Path) -> None:
+    path.chmod(0o644)
+    os.truncate(path, 5)
+
+
+def empty(path: Path) -> None:
+    path.chmod(0o644)
+    os.truncate(path, 0)
+
+
+def text(content: str | bytes) -> Damage:
+    def write(path: Path) -> None:
+        gone(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return write
+
+
+def link(target: str | Path) -> Damage:
+    def plant(path: Path) -> None:
+        gone(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+
+    return plant
+
+
+def moved_and_linked(path: Path) -> None:
+    """The very same, but behind a link."""
+    elsewhere = path.with_name(f"{path.name}-elsewhere")
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere.name)
+
+
+def fifo(path: Path) -> None:
+    gone(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    """A terminal's number, that nobody has; only root may."""
+    gone(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(4, 63))
+
+
+def folder(path: Path) -> None:
+    gone(path)
+    path.mkdir(parents=True)
+    (path / "x").write_text("x")
