@@ -19,7 +19,7 @@ from typing import Self
 
 from actors.errors import Failure
 from actors.manifest import Resolved, storage_key
-from actors.messages import Company, ModelReport, NodeName, Phase
+from actors.messages import Company, ModelReport, NodeName, NodeReport, Phase
 from coordinator.dev.agentprocess import AgentProcess
 from coordinator.fleet import AgentView
 from coordinator.plan import plan
@@ -42,20 +42,32 @@ class Place:
 
 
 class Fanout:
-    """`late` are members of the node group whose agents do not run until `start`."""
+    """`late` are members of the node group whose agents do not run until `start`.
+
+    `strangers`: further nodes, by name the address of what answers as their peer port; they report nothing else.
+    """
 
     def __init__(
-        self, folder: Path, resolved: Resolved, places: Mapping[str, Place], *, late: Sequence[str] = ()
+        self,
+        folder: Path,
+        resolved: Resolved,
+        places: Mapping[str, Place],
+        *,
+        late: Sequence[str] = (),
+        strangers: Mapping[str, str] | None = None,
     ) -> None:
         self.uri = resolved.manifest.source.uri
         self.total_bytes = resolved.manifest.total_bytes
         self.agents: dict[str, AgentProcess] = {}
         self.company: Company | None = None
+        self.deaf: set[str] = set()
+        """Agents that are not asked, because they would not answer: as the coordinator's own bound on a call has it."""
         self._folder = folder
         self._places = places
         self._late = late
         cache = a_cache("model", self.uri)
-        self._world: World = a_world(cache, a_group(), *map(a_node, places))
+        self._strangers = dict(strangers or {})
+        self._world: World = a_world(cache, a_group(), *map(a_node, [*places, *self._strangers]))
         self._world.resolutions[cache.key] = Resolution(resolved)
 
     def __enter__(self) -> Self:
@@ -95,11 +107,20 @@ class Fanout:
 
     def tick(self) -> None:
         """One turn of the coordinator: a plan from what is known, and what the agents answer to it."""
+        if len(self._world.agents) >= len(self.agents):  # nobody owns all, because nobody else is there yet
+            for name, address in self._strangers.items():
+                report = NodeReport(
+                    NodeName(name), "stranger", "0", 0, peer_address=address, link_bytes_per_s=25 * 1024**2
+                )
+                self._world.agents[name] = AgentView(report, time.time())
         snapshot = self._world.snapshot()
         companies = {self.company.fill: self.company} if self.company is not None else {}
         made = plan(replace(snapshot, companies=companies, secret=b"fanout"), time.time())
         self.company = next(iter(made.companies.values()), None)
         for name, agent in self.agents.items():
+            if name in self.deaf:
+                self._world.agents[name] = replace(self._world.agents[name], failure=GONE)
+                continue
             try:
                 desired = made.desired.get(NodeName(name))
                 self._world.agents[name] = AgentView(agent.reconcile(desired), time.time())
