@@ -68,7 +68,8 @@ class Fanout:
         cache = a_cache("model", self.uri)
         self._strangers = dict(strangers or {})
         self._world: World = a_world(cache, a_group(), *map(a_node, [*places, *self._strangers]))
-        self._world.resolutions[cache.key] = Resolution(resolved)
+        self._cache = cache.key
+        self.renew(resolved)
 
     def __enter__(self) -> Self:
         try:
@@ -101,6 +102,10 @@ class Fanout:
         agent = AgentProcess(name, environment, prefix=place.prefix)
         agent.reconcile(None)  # returns when it is there
         self.agents[name] = agent
+
+    def renew(self, resolved: Resolved) -> None:
+        """The source was resolved again: this is what agents are told from now on."""
+        self._world.resolutions[self._cache] = Resolution(resolved)
 
     def folder(self, name: str) -> Path:
         return self._folder / name / "models/models" / storage_key(self.uri)

@@ -123,13 +123,17 @@ def while_down(change: Callable[[Nodes], None]) -> Callable[[Nodes], AbstractCon
     return strikes
 
 
-def while_up(change: Callable[[Nodes], None]) -> Callable[[Nodes], AbstractContextManager[None]]:
-    @contextmanager
-    def strikes(nodes: Nodes) -> Iterator[None]:
-        change(nodes)
-        yield
-
-    return strikes
+@contextmanager
+def a_bit_flips(nodes: Nodes) -> Iterator[None]:
+    """Under an agent that reads its copies again, and says what it finds."""
+    path = nodes.rng.choice(sorted(nodes.folder(VICTIM).glob("*.safetensors")))
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        place = nodes.rng.randrange(path.stat().st_size)
+        byte = os.pread(file.fileno(), 1, place)
+        os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), place)
+    nodes.until_damaged(VICTIM)
+    yield
 
 
 def half_a_journal(nodes: Nodes) -> None:
@@ -165,15 +169,6 @@ def a_marker_of_junk(nodes: Nodes) -> None:
     marker.parent.chmod(0o755)
     marker.chmod(0o644)
     marker.write_bytes(b'{"version": 1, "manifest": [')
-
-
-def one_bit(nodes: Nodes) -> None:
-    path = nodes.rng.choice(sorted(nodes.folder(VICTIM).glob("*.safetensors")))
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        place = nodes.rng.randrange(path.stat().st_size)
-        byte = os.pread(file.fileno(), 1, place)
-        os.pwrite(file.fileno(), bytes([byte[0] ^ 1]), place)
 
 
 def a_file_gone(nodes: Nodes) -> None:
@@ -269,7 +264,7 @@ FAULTS: list[Fault[Nodes]] = [
     _row("the half-done files are gone", while_down(no_data), twice_mib=in_flight_mib(1)),
     _row("junk in every folder of ours", while_down(junk_everywhere), twice_mib=in_flight_mib(1), short=True),
     _row("the marker of a copy is junk", while_down(a_marker_of_junk), at=(1.0, 1.0), twice_mib=0, short=True),
-    _row("a bit of a copy flips", while_up(one_bit), at=(1.0, 1.0), environment=_READ_AGAIN, twice_mib=1, short=True),
+    _row("a bit of a copy flips", a_bit_flips, at=(1.0, 1.0), environment=_READ_AGAIN, twice_mib=_REPAIR_MIB),
     _row("a file of a copy is lost", while_down(a_file_gone), at=(1.0, 1.0), twice_mib=_REPAIR_MIB),
     _row("a whole copy is lost", while_down(a_copy_gone), at=(1.0, 1.0), twice_mib=0),
 ]

@@ -12,10 +12,11 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from actors.errors import SourceError
 from actors.manifest import ModelSource, Resolved
 from actors.messages import ModelReport, Phase
 from actors.origin import SourceOptions
@@ -60,6 +61,7 @@ class Nodes:
         self.strangers: dict[str, str] = {}
         self.corrupt = 0
         self.served_before = 0
+        self._renewed_at = 0.0
         self.origin: Origin
         self.fanout: Fanout
         self.hosts: dict[str, Host] = {}
@@ -151,6 +153,15 @@ class Nodes:
 
         self._until(said)
 
+    def until_damaged(self, name: str) -> None:
+        """Its agent has found, and said or repaired, that its copy is not what it was."""
+
+        def found() -> bool:
+            report = self.fanout.model(name)
+            return report is not None and (report.damage is not None or report.repaired is not None)
+
+        self._until(found)
+
     def until_ready(self) -> None:
         self._until(self._all_ready)
 
@@ -212,10 +223,20 @@ class Nodes:
     def _until(self, fact: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         def holds() -> bool:
             self.fanout.tick()
+            self._renew()
             self._look()
             return fact()
 
         eventually(holds, timeout_s=timeout_s, seen=self.fanout.models)
+
+    def _renew(self) -> None:
+        """As the coordinator's resolver does it for agents whose links are refused."""
+        failures = [report.failure for report in map(self.fanout.model, NAMES) if report is not None]
+        stale = any(failure is not None and failure.reason == "SourceChanged" for failure in failures)
+        if stale and time.monotonic() >= self._renewed_at + 1:
+            self._renewed_at = time.monotonic()
+            with suppress(SourceError):  # it is asked again in a second
+                self.fanout.renew(self.resolve())
 
     def _look(self) -> None:
         """A copy that has its marker is complete, whenever somebody looks."""

@@ -68,10 +68,10 @@ def _row(name: str, strikes: Callable[[Nodes], AbstractContextManager[None]], **
     return Fault("origin", name, strikes, **more)  # type: ignore[arg-type]  # fields by name
 
 
-EARLY = (0.1, 0.5)
+EARLY = (0.1, 0.4)
 FAULTS: list[Fault[Nodes]] = [
     _row("the origin is gone for some seconds", gone_for_a_while, twice_mib=READS, short=True),
-    _row("the origin is gone", gone_for_long, reason="SourceUnreachable", twice_mib=READS),
+    _row("the origin is gone", gone_for_long, at=EARLY, reason="SourceUnreachable", twice_mib=READS),
     _row("the origin is gone when a node lost its disk", gone_after_the_copy, at=(1.0, 1.0), short=True),
     _row("500, ten times", times(10, status=500), at=EARLY),
     _row("500 for long", while_it_lasts(status=500), at=EARLY, reason="SourceError"),
