@@ -174,7 +174,7 @@ class Fetcher:
             if failures > 1 and stop.wait(settings.retry.first_s):
                 raise Cancelled
             return
-        if not error.retryable or isinstance(error, SourceChanged) or failures >= settings.tries:
+        if not error.retryable or _is_changed(error, read) or failures >= settings.tries:
             raise error.refusal if isinstance(error, Crowded) else error
         delay_s = settings.retry.delay_s(error, failures, self._rng)
         if delay_s > self._patience_s:
@@ -206,6 +206,13 @@ class Fetcher:
     @property
     def _patience_s(self) -> float:
         return max(self.settings.patience_s, self.settings.retry.max_s)
+
+
+def _is_changed(error: SourceError, read: Resolved) -> bool:
+    """Whether asking the same location again is in vain. One that signs afresh for everybody who asks may do better."""
+    if isinstance(error, SourceExpired):
+        return read.expires_at is not None
+    return isinstance(error, SourceChanged)
 
 
 def _is_expired(error: SourceError, read: Resolved) -> bool:

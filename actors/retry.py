@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from actors.errors import LocalModelError, SourceChanged
+from actors.errors import LocalModelError
 
 WINDOW_S = 10.0
 """The rate is that of the last so many seconds."""
@@ -30,7 +30,7 @@ class RetryPolicy:
         Never sooner than the origin asked for.
         """
         ceiling = self.max_s
-        if error.retryable and not isinstance(error, SourceChanged):
+        if error.retryable:
             ceiling = min(self.max_s, self.first_s * 2.0 ** min(failures - 1, 32))
         return max(ceiling * rng.uniform(0.5, 1.0), error.retry_after_s or 0.0)
 

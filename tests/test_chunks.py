@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from actors.chunks import Chunk, Ranges, plan_chunks
 from actors.digest import Digester, algorithm_of
-from actors.errors import SourceError, SourceThrottled, SourceUnsupported
+from actors.errors import SourceError, SourceExpired, SourceThrottled, SourceUnsupported
 from actors.journal import Journal, read
 from actors.manifest import Digest, ManifestFile
 from actors.retry import RateLimit, RateMeter, RetryPolicy
@@ -131,6 +131,7 @@ def test_patience_grows_and_respects_what_the_origin_asks_for() -> None:
     for failures, ceiling in ((1, 1.0), (2, 2.0), (4, 8.0), (50, 60.0)):
         assert ceiling / 2 <= policy.delay_s(SourceError("x"), failures, rng) <= ceiling
     assert policy.delay_s(SourceThrottled("x", retry_after_s=120.0), 1, rng) == 120.0
+    assert policy.delay_s(SourceExpired("x"), 1, rng) <= 2.0, "the hub's locations stay the same, and sign other links"
     assert policy.delay_s(SourceUnsupported("x"), 1, rng) >= 30.0, (
         "what trying cannot help is tried at the slowest pace"
     )

@@ -472,6 +472,13 @@ def test_bytes_that_are_wrong_once_are_read_once_more_and_nobody_needs_to_know(w
     assert world.origin.stats()["bytes"] == 2 * WEIGHTS_BYTES + len("{}")
 
 
+def test_a_hub_whose_fresh_links_are_refused_for_a_moment_is_asked_again_at_once(world: World) -> None:
+    """The location does not expire: it redirects, and signs another link for everybody who asks."""
+    world.origin.faults.set(Fault(path=f"/_cdn/*{WEIGHTS}", status=403, times=2))
+    ready = world.until(lambda report: report.phase is Phase.READY)
+    assert ready.attempt == 0
+
+
 def test_a_push_in_the_middle_of_a_fill_does_not_touch_what_was_asked_for(world: World, tmp_path: Path) -> None:
     world.origin.faults.set(Fault(path=f"/_cdn/*{WEIGHTS}", stall_after_bytes=0, times=2))
     world.until(lambda report: report.phase is Phase.DOWNLOADING)
