@@ -78,7 +78,7 @@ FAULTS: list[Fault[Nodes]] = [
     _row("503 that names two seconds, ten times", times(10, status=503, retry_after="2"), at=EARLY),
     _row("429 that names a second, twelve times", times(12, status=429, retry_after="1"), at=EARLY, short=True),
     _row("429 that names nothing, ten times", times(10, status=429), at=EARLY),
-    _row("401 for long", while_it_lasts(status=401), at=EARLY, reason="SourceChanged"),
+    _row("401 for long", while_it_lasts(status=401), at=EARLY, reason="SourceExpired"),
     _row("404 for long", while_it_lasts(status=404), at=EARLY, reason="SourceNotFound"),
     _row("links expire, six times", times(6, status=403), at=EARLY, twice_mib=READS),
     _row("connections are cut in the middle, twenty times", times(20, drop_after_bytes=100_000), at=EARLY, twice_mib=8),
