@@ -25,6 +25,7 @@ from actors.digest import CHECKSUMS
 from actors.errors import SourceDenied, SourceError
 from actors.manifest import Digest
 from actors.origin import OTHER_STORES, S3, SourceOptions
+from actors.refusals import Refusal, archived
 
 ROLE_SESSION_S = 3600
 
@@ -42,6 +43,7 @@ _AZURE_NAMES = {
     "tenant_id": ("AZURE_TENANT_ID", "AZ_TENANT_ID"),
 }
 _UNKNOWN_TO_THE_STORE = frozenset({errno.EINVAL, errno.EPERM, errno.ENOSYS})  # s3fs's for 400, 405 and 501
+_MOST_CAUSES = 8
 _ETAG = re.compile(r'"?([0-9a-f]{32})(?:-(\d+))?"?')
 
 
@@ -114,6 +116,28 @@ def described(info: Mapping[str, Any]) -> tuple[Digest | None, Digest | None, st
     digest = Digest(f"md5:{bytes(md5).hex()}") if md5 else None
     checksum = None if digest else _checksum("crc32c", info.get("crc32c"))
     return digest, checksum, etag if isinstance(etag, str) and etag.startswith('"') else None
+
+
+def code_in(error: BaseException) -> Refusal | None:
+    """The code that a store gave, in what a library made of it: botocore's and Azure's errors, gcsfs's."""
+    seen: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if seen is None:
+            break
+        response, code = getattr(seen, "response", None), getattr(seen, "error_code", None)
+        if isinstance(response, Mapping) and isinstance(known := response.get("Error"), Mapping):
+            headers = (response.get("ResponseMetadata") or {}).get("HTTPHeaders") or {}
+            region = known.get("Region") or headers.get("x-amz-bucket-region")
+            code, text = known.get("Code"), str(known.get("Message", ""))
+            if isinstance(code, str) and not code.isdecimal():  # of a HEAD there is only a status
+                return Refusal(code, text, str(region) if region else None)
+        elif isinstance(code, str):
+            return Refusal(code, str(getattr(seen, "message", "")))
+        reason = getattr(seen, "reason", None)
+        if isinstance(reason, str) and isinstance(getattr(seen, "code", None), int):
+            return Refusal(reason)
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _checksum(algorithm: str, encoded: object) -> Digest | None:
@@ -300,6 +324,9 @@ def s3_head(filesystem: Any, name: str) -> Head:
         return answer
 
     answer = head(ChecksumMode="ENABLED")
+    classes = answer.get("StorageClass"), answer.get("ArchiveStatus")
+    if (error := archived(f"s3://{name}", *classes, answer.get("Restore"))) is not None:
+        raise error
     size, etag = int(answer["ContentLength"]), answer["ETag"]
     of_whole = answer if answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT" else {}
     digest = _checksum("sha256", of_whole.get("ChecksumSHA256"))

@@ -180,7 +180,7 @@ class _Registry:
                 status, headers, content = self._get(target, accept)
                 url = target
         if status != 200:
-            raise translate_status(status, url, headers)
+            raise translate_status(status, url, headers, content)
         named = headers.get("docker-content-digest", "")
         expected = reference if _DIGEST.fullmatch(reference) else named if _DIGEST.fullmatch(named) else ""
         algorithm = expected.partition(":")[0] or "sha256"
@@ -196,13 +196,13 @@ class _Registry:
         url = urljoin(self._base, f"blobs/{digest}")
         if self._authorization is None:
             return Location(url), None
-        status, headers, _ = self._read_from(url, {"Range": "bytes=0-0"})
+        status, headers, content = self._read_from(url, {"Range": "bytes=0-0"})
         target = urljoin(url, headers.get("location", ""))
         if 300 <= status < 400 and target != url:
             check_link(url, target, private=self._options.private_redirects)
             return Location(target), expires_at(target) or time.time() + LINK_TTL_S
         if status not in (200, 206, 416):
-            raise translate_status(status, url, headers)
+            raise translate_status(status, url, headers, content)
         authorization = self._authorization
         mark = hashlib.sha256(authorization.value.encode()).hexdigest()[:8]  # another token is another location
         return Location(f"{url}#{mark}", headers={"Authorization": authorization.value}), authorization.expires_at

@@ -10,6 +10,7 @@
     412 416           SourceChanged     the file is not the one the manifest was made from
     429 503           SourceThrottled   with what `Retry-After` (or the hub's `RateLimit`) named
     anything else     SourceError
+                      but first of all what the code of an object store says: see `actors.refusals`
     unanswered        what it means that there is no answer: SourceUnreachable, SourceUntrusted, SourceStalled
 
 URLs in messages are redacted: what signs a URL is a credential, and messages end in `kubectl describe`.
@@ -36,6 +37,7 @@ from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpire
 from actors.guard import Refused
 from actors.manifest import ManifestFile, ModelSource, Resolved, is_ours, is_packed
 from actors.redaction import remember
+from actors.refusals import error_of, refusal_of
 from actors.stall import TooSlow
 from actors.trust import UNRESTRICTED, Trust
 
@@ -250,24 +252,39 @@ def expires_at(url: str) -> float | None:
         return None
 
 
-def translate_status(status: int, url: str, headers: Mapping[str, str]) -> SourceError:
-    """The error an HTTP status of an origin stands for; the table is at the top of this file. Never raises."""
-    where = redact(url)
+def translate_status(status: int, url: str, headers: Mapping[str, str], body: bytes = b"") -> SourceError:
+    """The error an HTTP status of an origin stands for; the table is at the top of this file. Never raises.
+
+    `body`: the beginning of the answer, if it was read. What a store says there is more than a status.
+    """
+    where, refusal = redact(url), refusal_of(headers, body)
+    code = f" {refusal.code}" if refusal is not None else ""
+    if refusal is not None:
+        error = error_of(
+            where, f"answered HTTP {status}", refusal, retry_after_s(headers) if status in (429, 503) else None
+        )
+        unsure = type(error) is SourceDenied and error.reason == "SourceDenied" and signed(url)
+        if error is not None and not unsure:
+            return error
     if status in (400, 401, 403) and signed(url):  # S3 answers 400 when the session token behind the signature expired
-        return SourceExpired(f"{where} refused its signed URL with HTTP {status}: it expired or was revoked")
+        return SourceExpired(f"{where} refused its signed URL with HTTP {status}{code}: it expired or was revoked")
     match status:
         case 401 | 403 | 407 | 451:
-            return SourceDenied(f"{where} answered HTTP {status}: it wants credentials, or others than it was given")
+            return SourceDenied(
+                f"{where} answered HTTP {status}{code}: it wants credentials, or others than it was given"
+            )
         case 404 | 410:
-            return SourceNotFound(f"{where} answered HTTP {status}: there is no such file")
-        case 412 | 416:
-            return SourceChanged(f"{where} answered HTTP {status}: the file changed since it was listed")
+            return SourceNotFound(f"{where} answered HTTP {status}{code}: there is no such file")
+        case 412:
+            return SourceChanged(f"{where} answered HTTP 412: it has another version than the one that was listed")
+        case 416:
+            return SourceChanged(f"{where} answered HTTP 416: it does not have the bytes that were asked for")
         case 429 | 503:
             wait_s = retry_after_s(headers)
             hint = "" if wait_s is None else f", try again in {wait_s:.0f}s"
             return SourceThrottled(f"{where} answered HTTP {status}: too many requests{hint}", retry_after_s=wait_s)
         case _:
-            return SourceError(f"{where} answered HTTP {status}")
+            return SourceError(f"{where} answered HTTP {status}{code}")
 
 
 def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:

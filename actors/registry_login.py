@@ -87,7 +87,7 @@ def _token(
         answer = ask(_with(realm, pairs), {"Authorization": basic} if basic else {}, None)
     status, headers, content = answer
     if status != 200:
-        raise translate_status(status, realm, headers)
+        raise translate_status(status, realm, headers, content)
     try:
         document = json.loads(content)
         token = document.get("token") or document.get("access_token")

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from actors import reach
-from actors.buckets import azure_options, described, dialect_of, in_azure, s3_head
+from actors.buckets import azure_options, code_in, described, dialect_of, in_azure, s3_head
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled, SourceUnsupported
 from actors.filesystems import opened as open_filesystem
 from actors.guard import carried, guarded, refusal_in
@@ -35,6 +35,7 @@ from actors.origin import (
     translate_status,
 )
 from actors.reach import Reach, reach_of_url
+from actors.refusals import error_of
 from actors.schemes import LOCAL
 from actors.trust import UNRESTRICTED, Trust
 
@@ -226,22 +227,33 @@ def _translated(url: str, opened: str = "") -> Iterator[None]:
         yield
     except SourceError:
         raise
-    except FileNotFoundError as error:
-        raise SourceNotFound(f"{where} does not exist") from error
-    except PermissionError as error:
-        raise SourceDenied(f"{where} refused the credentials it was given, or wants some: {error}") from error
-    except ImportError as error:
-        extra = _EXTRAS.get(scheme)
-        hint = f"pip install 'localmodel[{extra}]'" if extra else str(error)
-        raise SourceUnsupported(f"{scheme}:// needs a package that is not installed: {hint}") from error
     except Exception as error:
-        text = (str(error) or type(error).__name__).splitlines()[0]  # what follows may be new every time
-        if isinstance(error, ValueError) and "Protocol not known" in text:
-            raise SourceUnsupported(f"no reader for {scheme}:// ({where})") from error
-        if type(error).__name__ in _DENIED or text.startswith("Forbidden: "):  # which is gcsfs's OSError for 403
-            raise SourceDenied(f"{where} wants credentials: {text}") from error
-        if "InvalidRange" in text:  # s3fs hands S3's code on as the text of an OSError
-            raise SourceChanged(f"{where} is shorter than it was when it was listed") from error
-        if isinstance(error, OSError) and error.errno == errno.EBUSY:  # what s3fs makes of SlowDown and 503
-            raise SourceThrottled(f"{where} asks to slow down: {text}") from error
-        raise SourceError(f"{where} could not be read: {text}") from error
+        raise _said(where, error) or _meant(where, scheme, error) from error
+
+
+def _said(where: str, error: Exception) -> SourceError | None:
+    """What the code of an object store stands for, of which libraries make something less. None: there is none."""
+    refusal = code_in(error)
+    return error_of(where, "answered", refusal) if refusal is not None else None
+
+
+def _meant(where: str, scheme: str, error: Exception) -> SourceError:
+    text = (str(error) or type(error).__name__).splitlines()[0]  # what follows may be new every time
+    match error:
+        case FileNotFoundError():
+            return SourceNotFound(f"{where} does not exist")
+        case PermissionError():
+            return SourceDenied(f"{where} refused the credentials it was given, or wants some: {error}")
+        case ImportError():
+            extra = _EXTRAS.get(scheme)
+            hint = f"pip install 'localmodel[{extra}]'" if extra else str(error)
+            return SourceUnsupported(f"{scheme}:// needs a package that is not installed: {hint}")
+        case ValueError() if "Protocol not known" in text:
+            return SourceUnsupported(f"no reader for {scheme}:// ({where})")
+        case OSError(errno=errno.EBUSY):  # what s3fs makes of SlowDown and 503
+            return SourceThrottled(f"{where} asks to slow down: {text}")
+    if type(error).__name__ in _DENIED or text.startswith("Forbidden: "):  # which is gcsfs's OSError for 403
+        return SourceDenied(f"{where} wants credentials: {text}")
+    if "InvalidRange" in text:  # s3fs hands S3's code on as the text of an OSError
+        return SourceChanged(f"{where} is shorter than it was when it was listed")
+    return SourceError(f"{where} could not be read: {text}")

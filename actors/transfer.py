@@ -37,11 +37,12 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from actors.connections import connection_to, is_proxied
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceNotFound, SourceThrottled
+from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
 from actors.guard import guarded
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status, unanswered
 from actors.reach import Reach, check_target, inwards, reach_of, reach_of_url, target_of
+from actors.refusals import MAX_BODY_BYTES
 from actors.servers import Servers
 from actors.source import read_range
 from actors.stall import MinSpeed, TooSlow, WatchedResponse
@@ -61,6 +62,7 @@ _SMALL_BODY_BYTES = 64 << 10
 
 _NO_RANGES = frozenset({400, 403, 405, 406, 416, 501})
 """What servers that know no ranges answer to one."""
+_PLAIN_REASONS = frozenset({"SourceError", "SourceDenied"})
 
 
 class RangesIgnored(SourceError):
@@ -224,7 +226,7 @@ class RangeReader:
             url, response = self._follow(location, {**headers, **ranged})
         try:
             expected = self._checked(url, response, location, size, start, stop)
-            if ranged and response.getheader("Content-Range") is not None:
+            if ranged and response.getheader("Content-Range") is not None and expected == stop - start:
                 servers.learned(location.url, ranges=True)
             return url, response, expected
         except RangesIgnored:
@@ -258,7 +260,10 @@ class RangeReader:
         match = _UNSATISFIED.fullmatch(response.getheader("Content-Range", ""))
         if response.status == 416 and match and int(match[1]) != size:
             raise SourceChanged(f"{redact(url)} has {match[1]} bytes, it had {size} when it was listed")
-        error = translate_status(response.status, url, headers)
+        body = b""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            body = response.read(MAX_BODY_BYTES)
+        error = translate_status(response.status, url, headers, body)
         alone = location.headers or not self._redirects.servers.crowded(location.url)
         if response.status == 403 and isinstance(error, SourceDenied) and not alone:
             raise Crowded(redact(url), error)
@@ -394,6 +399,8 @@ def _expected(
 
 def _may_be_the_range(status: int, error: SourceError, location: Location) -> bool:
     """Whether a plain request may be answered although this was refused. A signature is not mistaken for that."""
-    if status in (400, 403) and (isinstance(error, SourceExpired) or (location.headers and status == 403)):
+    if status in (400, 403) and (type(error) not in (SourceError, SourceDenied) or error.reason not in _PLAIN_REASONS):
+        return False  # a store has said what it is
+    if status == 403 and location.headers:
         return False
     return status in _NO_RANGES or error.reason == "InvalidAnswer"

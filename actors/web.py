@@ -33,6 +33,7 @@ from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsup
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, redact, select, translate_status, unanswered
 from actors.reach import check_link, check_target, escaped, target_of
+from actors.refusals import MAX_BODY_BYTES
 
 MAX_COUNTED_BYTES = 1 << 30
 MAX_COUNTING_S = 300.0
@@ -114,24 +115,24 @@ def _ask(
 def _get(
     uri: str, headers: Mapping[str, str], options: SourceOptions
 ) -> tuple[int, Mapping[str, str], SourceError | None]:
-    """Status and headers, and what they mean if they are a refusal. The body is not read."""
-    with _answered(uri, headers, options) as (status, answer, response):
-        if response is not None:
+    """Status and headers, and what they mean if they are a refusal. The body of a success is not read."""
+    with _answered(uri, headers, options) as (status, answer, body):
+        if status < 300:
             return status, answer, None
         if 300 <= status < 400:
             target = target_of(uri, answer.get("location", ""))
             check_target(uri, target)
             raise SourceNotFound(f"{redact(uri)} redirects in a circle", reason="RedirectLoop")
-        return status, answer, translate_status(status, uri, answer)
+        return status, answer, translate_status(status, uri, answer, body.read(MAX_BODY_BYTES))
 
 
 def _count(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tuple[int, Digest]:
     """The size and the sha256 of a file that is read for that. Raises SourceUnsupported if it is too large."""
     until, size, digest = time.monotonic() + MAX_COUNTING_S, 0, hashlib.sha256()
-    with _answered(uri, headers, options) as (status, answer, response):
-        if response is None:
-            raise translate_status(status, uri, answer)
-        while block := response.read(1 << 20):
+    with _answered(uri, headers, options) as (status, answer, body):
+        if status >= 300:
+            raise translate_status(status, uri, answer, body.read(MAX_BODY_BYTES))
+        while block := body.read(1 << 20):
             digest.update(block)
             size += len(block)
             if size > MAX_COUNTED_BYTES or time.monotonic() > until:
@@ -146,8 +147,8 @@ def _count(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tupl
 @contextmanager
 def _answered(
     uri: str, headers: Mapping[str, str], options: SourceOptions
-) -> Iterator[tuple[int, Mapping[str, str], IO[bytes] | None]]:
-    """Status, headers by lower-case name, and the body of a success. Raises SourceError where there is no answer."""
+) -> Iterator[tuple[int, Mapping[str, str], IO[bytes]]]:
+    """Status, headers by lower-case name, and the body. Raises SourceError where there is no answer."""
     redirects = _Redirects(private=options.private_redirects)
     request = urllib.request.Request(uri, headers={**headers, "Accept-Encoding": "identity"})
     try:
@@ -156,7 +157,7 @@ def _answered(
                 yield response.status, redirects.linked | _lower(response.headers), response
         except urllib.error.HTTPError as error:
             with error:
-                yield error.code, redirects.linked | _lower(error.headers), None
+                yield error.code, redirects.linked | _lower(error.headers), error
     except (OSError, http.client.HTTPException, ValueError) as error:
         cause = getattr(error, "reason", None)
         raise unanswered(uri, cause if isinstance(cause, Exception) else error, options.timeout_s) from error

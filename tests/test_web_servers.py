@@ -87,7 +87,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case "bare206":
                 self.send(206, DATA[:1]) if wanted else self.send(200, DATA)
             case "total206":
-                self.ranged(Content_Range="bytes 0-0/*") if wanted else self.send(200, DATA)
+                span = (wanted or "").removeprefix("bytes=")
+                self.ranged(Content_Range=f"bytes {span}/*") if wanted else self.send(200, DATA)
             case "wrong206":
                 self.ranged(Content_Range=f"bytes 7-9/{size}") if wanted else self.send(200, DATA)
             case "ignored" | "none":
