@@ -49,15 +49,11 @@ _ETAG = re.compile(r'"?([0-9a-f]{32})(?:-(\d+))?"?')
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a URI is opened. `public` is the URL of a name (`bucket/key`) for anybody, if the object is public.
-
-    `ambient`: the library may look for an identity of the process itself.
-    """
+    """How a URI is opened. `public` is the URL of a name (`bucket/key`) for anybody, if the object is public."""
 
     url: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     signable: bool = True
-    ambient: bool = True
     public: Callable[[str], str] | None = None
 
 
@@ -67,30 +63,40 @@ def dialect_of(uri: str, options: SourceOptions) -> Dialect:
     match scheme:
         case "s3" | "s3a":
             s3 = s3_options(in_role(options))
-            ambient = not s3["anon"] and s3["key"] is None
             # Agents trust by the same variables (`actors.connections`). They do not know what comes with credentials:
             # that is read with s3fs there, too.
             verify = s3["client_kwargs"].get("verify")
             signable = verify is None or verify == os.environ.get("AWS_CA_BUNDLE")
-            return Dialect(uri, s3, signable=signable, ambient=ambient)
+            return Dialect(uri, s3, signable=signable)
         case "gs" | "gcs":
-            google = _google_options(options)
-            ambient = OTHER_STORES in options.ambient and "token" not in google
-            return Dialect(uri, google, ambient=ambient, public=_public("https://storage.googleapis.com"))
+            return Dialect(uri, _google_options(options), public=_public("https://storage.googleapis.com"))
         case "az" | "abfs" | "abfss":
             azure = azure_options(options, _account_in(uri))
             account = azure.get("account_name")
             public = _public(f"https://{account}.blob.core.windows.net") if account else None
-            return Dialect(uri, azure, ambient=OTHER_STORES in options.ambient, public=public)
+            return Dialect(uri, azure, public=public)
         case "https" if match := _AZURE.fullmatch(uri):
             host, account, path = match.groups()
             azure = azure_options(options, account)
-            return Dialect(
-                f"abfs://{path}", azure, ambient=OTHER_STORES in options.ambient, public=_public(f"https://{host}")
-            )
+            return Dialect(f"abfs://{path}", azure, public=_public(f"https://{host}"))
         case "hdfs" | "webhdfs":
-            return Dialect(f"webhdfs://{rest}", confined("webhdfs", options), ambient=False)
-    return Dialect(uri, confined(scheme, options), ambient=False)
+            return Dialect(f"webhdfs://{rest}", confined("webhdfs", options))
+    return Dialect(uri, confined(scheme, options))
+
+
+def wants_identity(scheme: str, storage_options: Mapping[str, Any]) -> bool:
+    """Whether the library of a store looks for an identity of the process itself: the options name none, nor nobody.
+
+    Those of a cache that is not the operator's always do (`SourceOptions.ambient`).
+    """
+    match scheme:
+        case "s3" | "s3a":
+            return not storage_options.get("anon") and storage_options.get("key") is None
+        case "gs" | "gcs":
+            return "token" not in storage_options
+        case "az" | "abfs" | "abfss":
+            return not storage_options.get("anon") and not storage_options.keys() & _AZURE_LOGINS
+    return False
 
 
 def in_azure(uri: str) -> bool:

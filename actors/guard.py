@@ -81,13 +81,28 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_audit)
 
 
+def _nothing(address: str) -> str | None:
+    return None
+
+
 @contextlib.contextmanager
-def guarded(origins: Origins, inwards: Callable[[str], str | None] = lambda address: None) -> Iterator[None]:
+def guarded(origins: Origins, inwards: Callable[[str], str | None] = _nothing) -> Iterator[None]:
     """Whatever connects inside is asked only where `origins` allows. A guard inside of a guard replaces it.
 
     `inwards` says what is wrong with an address that is allowed, but to which nobody may lead us from here.
     """
     token = _watching.set(_Watch(origins, inwards, _watching.get()))
+    try:
+        yield
+    finally:
+        _watching.reset(token)
+
+
+@contextlib.contextmanager
+def with_identity() -> Iterator[None]:
+    """Also where a cloud says who this process is. For stores that the operator names, asked as the operator."""
+    watch = _watching.get()
+    token = _watching.set(_Watch(watch.origins.with_identity(), _nothing, watch) if watch is not None else None)
     try:
         yield
     finally:

@@ -4,7 +4,7 @@
     http:// https://         actors.web      one file
     s3://                    here            what is below a prefix, or one object; with what S3 knows of its digest
     oci://                   actors.oci      an artifact's files, or an image's layers, by their digests
-    anything fsspec knows    here            a folder or a file, as it is listed
+    gs:// az:// hdfs:// …    here            a folder or a file, as fsspec lists it; files where that is allowed
 
 What can be signed becomes http(s) URLs, the rest is read with `read_range`. Nothing but the
 `SourceError` family leaves it. No string of a cache's author chooses what fsspec opens: the scheme comes from an
@@ -16,16 +16,17 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from actors import reach
-from actors.buckets import azure_options, code_in, described, dialect_of, in_azure, s3_head
+from actors.buckets import code_in, described, dialect_of, in_azure, s3_head, wants_identity
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled, SourceUnsupported
 from actors.filesystems import opened as open_filesystem
-from actors.guard import carried, guarded, refusal_in
+from actors.guard import carried, guarded, refusal_in, with_identity
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import (
+    OTHER_STORES,
     PRIVATE_REDIRECTS,
     SourceOptions,
     expires_at,
@@ -64,7 +65,9 @@ def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str
 def _floor(scheme: str, uri: str, options: SourceOptions) -> Reach:
     """How public the origin is that may redirect."""
     origins = {"hf": options.get("HF_ENDPOINT") or "https://huggingface.co", "oci": uri, "http": uri, "https": uri}
-    return Reach.HOST if options.private_redirects or scheme not in origins else reach_of_url(origins[scheme])
+    origins |= dict.fromkeys(("s3", "s3a"), options.get("AWS_ENDPOINT_URL") or "")
+    origin = origins.get(scheme)
+    return Reach.HOST if options.private_redirects or not origin else reach_of_url(origin)
 
 
 def _resolve(scheme: str, source: ModelSource, options: SourceOptions, pinned_revision: str | None) -> Resolved:
@@ -94,7 +97,7 @@ def read_range(
     if start >= stop:
         return b""
     trust.schemes.scheme_of(url)
-    with _guarded(url, trust), _translated(url):
+    with _guarded(url, trust), _asking(url, storage_options), _translated(url):
         filesystem, path = open_filesystem(url, storage_options)
         data: bytes = filesystem.cat_file(path, start=start, end=stop)
     if len(data) != stop - start:
@@ -109,7 +112,7 @@ def _resolve_web(source: ModelSource, options: SourceOptions) -> Resolved:
 
     if not in_azure(source.uri):
         return resolve_file(source, options)
-    if "anon" not in azure_options(options):
+    if "anon" not in dialect_of(source.uri, options).storage_options:
         return _resolve_listing(source, options)
     try:
         return resolve_file(source, options)
@@ -122,10 +125,10 @@ def _resolve_web(source: ModelSource, options: SourceOptions) -> Resolved:
 def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
     """What fsspec lists below the URI, or the one file it names."""
     dialect = dialect_of(source.uri, options)
-    origins = options.trust.origins.with_identity() if dialect.ambient else options.trust.origins
-    with guarded(origins), _translated(source.uri, dialect.url):
+    with _asking(dialect.url, dialect.storage_options), _translated(source.uri, dialect.url):
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
-        filesystem, root = open_filesystem(dialect.url, dialect.storage_options, fresh=True, ambient=dialect.ambient)
+        ambient = OTHER_STORES in options.ambient
+        filesystem, root = open_filesystem(dialect.url, dialect.storage_options, fresh=True, ambient=ambient)
         names, files, etags = _list(filesystem, root.rstrip("/"))
         if dialect.url.partition("://")[0] in LOCAL:
             for name in names.values():
@@ -192,6 +195,11 @@ def _for_anybody(urls: list[str], options: SourceOptions) -> list[str] | None:
     from actors.web import is_public
 
     return urls if is_public(urls[0], options) else None
+
+
+def _asking(url: str, storage_options: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Inside, a cloud may be asked who this process is, if that is what the store is to be asked as."""
+    return with_identity() if wants_identity(url.partition("://")[0], storage_options) else nullcontext()
 
 
 @contextmanager

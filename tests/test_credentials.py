@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from actors.buckets import dialect_of
+from actors.buckets import dialect_of, wants_identity
 from actors.errors import SourceDenied, SourceError
 from actors.filesystems import check_environment, opened
 from actors.manifest import ModelSource
@@ -616,7 +616,7 @@ def test_what_options_may_come_with_a_cache(uri: str, given: dict[str, Any], kep
         return
     dialect = dialect_of(uri, options)
     assert dict(dialect.storage_options) == (given if kept is None else kept)
-    assert not dialect.ambient
+    assert not wants_identity(dialect.url.partition("://")[0], dialect.storage_options)
 
 
 @pytest.mark.parametrize("region", ["evil.example/#", "r@evil.example", "-r", "r-", "a" * 64, "eu central"])
@@ -629,7 +629,8 @@ def test_a_region_is_no_host(region: str) -> None:
 def test_who_has_no_keys_is_nobody_unless_it_is_the_operator(credentials: Credentials, anonymous: bool) -> None:
     own = SourceOptions({"AWS_DEFAULT_REGION": "r"})
     dialect = dialect_of("s3://b/m", load_options(credentials, reading({}), namespace=NAMESPACE, own=own))
-    assert (dialect.storage_options["anon"], dialect.ambient) == (anonymous, not anonymous)
+    assert dialect.storage_options["anon"] is anonymous
+    assert wants_identity("s3", dialect.storage_options) is not anonymous
 
 
 def test_certificates_in_a_secret_become_a_file_that_only_we_can_read(

@@ -194,7 +194,6 @@ def test_long_names_work(laptop: Laptop, length: int) -> None:
 @pytest.mark.parametrize(
     ("uri", "reason", "says"),
     [
-        ("carrier-pigeon://coop/model", "SourceUnsupported", "carrier-pigeon"),
         ("http://127.0.0.1:9/model.bin", "SourceUnreachable", "127.0.0.1:9"),
         ("hf://localmodel/nothing-here", "SourceNotFound", "localmodel/nothing-here"),
     ],

@@ -226,8 +226,9 @@ def test_who_is_public_leads_to_nobody_who_is_less_so_even_where_all_is_allowed(
     """As in `localmodel fill`. The address decides, also where a name would not have told."""
     monkeypatch.setattr(reach, "reach_of", lambda host: Reach.HOST if host == BAD else Reach.INTERNET)
     good.answer = lambda path: moved(f"http://rebound.example:{bad.port}/secret")
-    looks = {"hf://a/b": [BAD], f"{good.url}/m.bin": [GOOD, BAD]}
-    for (uri, answers), env in zip(looks.items(), ({"HF_ENDPOINT": good.url}, {}), strict=True):
+    looks = {"hf://a/b": [BAD], f"{good.url}/m.bin": [GOOD, BAD], "s3://bucket/m": [BAD]}
+    settings: list[dict[str, str]] = [{"HF_ENDPOINT": good.url}, {}, {**S3, "AWS_ENDPOINT_URL": good.url}]
+    for (uri, answers), env in zip(looks.items(), settings, strict=True):
         rebinding(monkeypatch, "rebound.example", *answers)
         refused(lambda: resolve(ModelSource(uri), SourceOptions(env, 2.0)), "RedirectRefused")  # noqa: B023
 
