@@ -20,6 +20,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 from actors.manifest import Manifest, OriginName
@@ -35,8 +36,8 @@ from coordinator.kube import NAMESPACES, Conflict, Invalid, Kube, KubeError, Not
 from coordinator.looks import Looks
 from coordinator.metrics import CacheSample, Metrics
 from coordinator.pacing import Pace
-from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Plan, Verb, Want, Write, plan
+from coordinator.pruning import Pruning
 from coordinator.quarantine import Quarantine
 from coordinator.remover import Remover
 from coordinator.snapshot import ORPHAN_GRACE_S, Credentials, Governed, Ref, Resolution, Snapshot
@@ -106,7 +107,6 @@ class Controller:
         self._outcomes: deque[tuple[Write, Object | None, KubeError | None]] = deque()
         self._woken = threading.Event()
         self._owner = ""
-        self._extensions = True
         self._acting = False
         self._acting_since = 0.0
         self._leading_since: float | None = None
@@ -122,6 +122,7 @@ class Controller:
         self._orphan_grace_s = orphan_grace_s
         self._looks = Looks(kube, self._executor, clock, self.wake, home)
         self._remover = Remover(self._announce)
+        self._pruning = Pruning(self._announce)
         self._quarantine = Quarantine(self._announce, metrics)
         self._good_at = time.monotonic()
         self._failure = ""
@@ -195,7 +196,8 @@ class Controller:
         self._remover.act(snapshot, planned.removals, planned.desired)
         if self._evictor is not None:
             self._evictor.act(snapshot, planned.evictions)
-        sent = [] if now < self._paused_until else self._pace.admit(planned.writes, now)
+        writes = self._pruning.with_probes(planned.writes, lambda: self._in_full(snapshot, now), now)
+        sent = [] if now < self._paused_until else self._pace.admit(writes, now)
         for write in sent:
             self._executor.submit(self._send, write)
         self._pace.keep(_refs(snapshot), now)
@@ -223,6 +225,9 @@ class Controller:
             planned = attempt(self._quarantine.clean(snapshot))
         self._quarantine.succeeded()
         return planned
+
+    def _in_full(self, snapshot: Snapshot, now: float) -> Iterable[Write]:
+        return self._plan(replace(snapshot, pruned=frozenset()), now).writes
 
     def _may_act(self, now: float) -> bool:
         """Leading, everything listed at least once, and the cluster's identity known."""
@@ -274,7 +279,7 @@ class Controller:
             local_nodes={NodeName(name): node for (_, name), node in self._informers.local_nodes.items().items()},
             agents=self._fleet.views(),
             resolutions=self._resolver.resolutions(),
-            extensions=self._extensions,
+            pruned=self._pruning.kinds,
             companies=self._companies,
             manifests=self._manifests,
             secret=self._secret,
@@ -331,9 +336,8 @@ class Controller:
                 case None:
                     self._pace.finished(write.ref)
                     self._pause_s = 0.0
-                    self._announce(write.events)
-                    if answer is not None and self._extensions:
-                        self._notice_pruning(write, answer)
+                    if answer is None or not self._pruning.notice(write, answer, now) or not write.probe:
+                        self._announce(write.events)
                 case Conflict() | NotFound():
                     self._pace.finished(write.ref)
                 case Unreachable():
@@ -361,20 +365,6 @@ class Controller:
             self._recorder.event(event.ref, "Warning" if event.warning else "Normal", event.reason, event.message)
             if event.warning:
                 self._metrics.failed(event.reason)
-
-    def _notice_pruning(self, write: Write, answer: Object) -> None:
-        """KServe's own CRDs drop the status fields they do not know: from then on only theirs are compared."""
-        if write.verb is not Verb.PATCH_STATUS:
-            return
-        sent = {name for name, value in write.body["status"].items() if value is not None and name not in KSERVE_FIELDS}
-        if sent and not sent & set(answer.get("status") or {}):
-            self._extensions = False
-            message = (
-                "the cluster's CRDs do not have localmodel's status fields (progress, conditions, reasons);"
-                " apply k8s/crds and restart the coordinator to see them"
-            )
-            _log.warning("status fields are pruned by the API server", extra={"fields": sorted(sent)})
-            self._announce([Announcement(write.ref, True, "ExtensionFieldsPruned", message)])
 
 
 def _sample(tally: Tally) -> CacheSample:

@@ -45,11 +45,12 @@ def status_patch(
 ) -> dict[str, Any]:
     """What to merge into `status` so that the owned fields are as `wanted`; empty if they are.
 
-    With `extensions` False only KServe's own fields are looked at, as the API server drops the others.
+    With `extensions` False the API server drops all but KServe's own fields, so the others are not added; one that is
+    there all the same is kept current, and goes with that where it is dropped.
     """
     patch: dict[str, Any] = {}
     for name in owned:
-        if not extensions and name not in KSERVE_FIELDS:
+        if not extensions and name not in KSERVE_FIELDS and name not in current:
             continue
         now, then = current.get(name), wanted.get(name)
         if now == then or (not now and not then and now != 0 and then != 0):  # absent, null and empty are one

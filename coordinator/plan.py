@@ -60,7 +60,8 @@ class Verb(Enum):
 class Write:
     """One request. `body` is a whole object or a merge patch that carries the resourceVersion it was made from.
 
-    `material` False: progress only, may wait. `events` are sent once it has succeeded.
+    `material` False: progress only, may wait. `events` are sent once it has succeeded. `probe`: it is sent to see
+    whether the API server keeps all of it, and its events only if it does.
     """
 
     verb: Verb
@@ -68,6 +69,7 @@ class Write:
     body: Object
     material: bool = True
     events: tuple[Announcement, ...] = ()
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +170,11 @@ def _status_of_cache(snapshot: Snapshot, members: Members, tally: Tally, use: Us
         written = cache.status.get("completedAt")
         wanted["completedAt"] = written or next(c["lastTransitionTime"] for c in wanted["conditions"])
     wanted["unusedSince"] = rfc3339(use.since[cache.key]) if cache.key in use.since else None
-    patch = status_patch(cache.status, wanted, CACHE_STATUS, extensions=snapshot.extensions)
+    extensions = cache.ref.resource.plural not in snapshot.pruned
+    patch = status_patch(cache.status, wanted, CACHE_STATUS, extensions=extensions)
     if patch:
         material = is_material(cache.status, patch)
-        events = cache_events(cache, wanted, judged, extensions=snapshot.extensions) if material else []
+        events = cache_events(cache, wanted, judged, extensions=extensions) if material else []
         yield Write(Verb.PATCH_STATUS, cache.ref, _body(cache.ref, status=patch), material, tuple(events))
 
 
@@ -226,7 +229,7 @@ def _deletion(
         "conditions": conditions(cache, judged, now),
         "available": f"{available}/{len(left)}",
     }
-    patch = status_patch(cache.status, wanted, wanted, extensions=snapshot.extensions)
+    patch = status_patch(cache.status, wanted, wanted, extensions=cache.ref.resource.plural not in snapshot.pruned)
     if patch:
         known = {c.get("type"): c for c in cache.status.get("conditions") or ()}
         warn = any(
@@ -293,7 +296,7 @@ def _updated(
         return
     if status is None:
         return
-    patch = status_patch(local.status, status, NODE_STATUS, extensions=snapshot.extensions)
+    patch = status_patch(local.status, status, NODE_STATUS, extensions=LOCAL_NODES.plural not in snapshot.pruned)
     if patch:
         events = agent_events(local.ref, local.status, status) if "agent" in patch and status else []
         if "models" in patch:

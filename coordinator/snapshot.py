@@ -189,7 +189,8 @@ class Governed:
 class Snapshot:
     """The whole world at one moment. `owner` is the uid of the namespace kube-system.
 
-    `extensions` is False when the API server prunes the status fields that KServe's own CRDs do not have. `companies`
+    `pruned` are the kinds (plurals) of which the API server prunes the status fields that KServe's own CRDs do not
+    have. `companies`
     are those of the last plan, by fill, and `manifests` its manifests, by cache; `secret` is what the companies' tokens
     are made from; `acting_since` is when this coordinator began to act (epoch seconds). `budgets` are how much all
     nodes together may ask of an origin; `governed` is what the last plan made of them.
@@ -211,7 +212,7 @@ class Snapshot:
     local_nodes: Mapping[NodeName, LocalNode] = field(default_factory=dict)
     agents: Mapping[NodeName, AgentView] = field(default_factory=dict)
     resolutions: Mapping[StatusKey, Resolution] = field(default_factory=dict)
-    extensions: bool = True
+    pruned: frozenset[str] = frozenset()
     companies: Mapping[str, Company] = field(default_factory=dict)
     manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
     secret: bytes = field(default=b"", repr=False)

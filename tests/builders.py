@@ -14,7 +14,7 @@ from typing import Any, Self
 from actors.errors import Failure
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, StorageKey, make_manifest, storage_key
 from actors.messages import ModelReport, NodeName, NodeReport, Phase, RootReport
-from coordinator.api import LocalModelCache, LocalModelNamespaceCache, StatusKey
+from coordinator.api import RESOURCES, LocalModelCache, LocalModelNamespaceCache, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.plan import Plan, Verb, Write, plan
 from coordinator.pods import Look, read_pod
@@ -344,7 +344,7 @@ class World:
             local_nodes={NodeName(node.ref.name): node for node in map(read_local_node, of("LocalModelNode"))},
             agents={NodeName(name): view for name, view in self.agents.items()},
             resolutions={StatusKey(key): value for key, value in self.resolutions.items()},
-            extensions=self.extensions,
+            pruned=frozenset() if self.extensions else frozenset(model.PLURAL for model in RESOURCES),
             evict_idle_s=self.evict_idle_s,
             pods=pods if self.pods_known else None,
             looks={name: Look(NOW, tuple(pod for pod in pods if pod.node == name)) for name in self.looked_at}
