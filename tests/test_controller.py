@@ -130,8 +130,9 @@ class WorldKube:
         self.writes.append((verb.value, ref.name))
         self.world.carry_out(Write(verb, ref, body))
         written = self.world.find(ref.resource.kind, ref.name, ref.namespace) or {}
-        for name in self.prunes & written.get("status", {}).keys():
-            del written["status"][name]
+        if verb is Verb.PATCH_STATUS:
+            for name in self.prunes & written.get("status", {}).keys():
+                del written["status"][name]
         return deepcopy(written)
 
 
