@@ -24,7 +24,7 @@ FRESH_S = 5.0
 """How old a list of a node's pods may be when it is acted on."""
 AGAIN_S = 10.0
 """How soon a node is looked at again where something waits for its pods."""
-LOOKS_PER_S = 10.0
+LOOKS_PER_S = 50.0
 """How many lists are asked for, over all nodes: where more nodes wait, each is looked at less often."""
 KEPT_S = 600.0
 
@@ -49,6 +49,7 @@ class Looks:
         self._looks: dict[NodeName, Look] = {}
         self._looking: set[NodeName] = set()
         self._failure: str | None = None
+        self._tokens, self._filled_at = LOOKS_PER_S, 0.0
 
     def see(self, snapshot: Snapshot, now: float) -> Snapshot:
         """The same with what is known of the pods of single nodes."""
@@ -62,10 +63,13 @@ class Looks:
         """Somebody looks at the nodes that nobody has looked at for a while, the longest ago first."""
         wanted = sorted(set(nodes))
         again_s = max(AGAIN_S, len(wanted) / LOOKS_PER_S)
+        self._tokens = min(LOOKS_PER_S, self._tokens + max(0.0, now - self._filled_at) * LOOKS_PER_S)
+        self._filled_at = now
         with self._lock:
             last = {node: look.at for node, look in self._looks.items()}
             due = [node for node in wanted if now - last.get(node, 0.0) >= again_s and node not in self._looking]
-            due = sorted(due, key=lambda node: last.get(node, 0.0))[: int(LOOKS_PER_S)]
+            due = sorted(due, key=lambda node: last.get(node, 0.0))[: int(self._tokens)]
+            self._tokens -= len(due)
             self._looking.update(due)
         for node in due:
             self._executor.submit(self._look, node)
