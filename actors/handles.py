@@ -29,6 +29,7 @@ FOLDER_MODE = 0o755
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FULL_FOLDER = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+_NO_NAMES = frozenset({"", ".", ".."})
 NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.ELOOP})
 
 
@@ -76,7 +77,7 @@ class Folder:
 
     def lstat(self, path: str) -> os.stat_result:
         """Of what is at a path below, with no link on the way."""
-        folder, _, name = path.rpartition("/")
+        folder, name = _split(path)
         if not folder:
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         with self.enter(folder) as parent:
@@ -88,7 +89,7 @@ class Folder:
         ENOTDIR or ELOOP: something on the way is no folder.
         """
         parts = path.split("/")
-        if any(part in ("", ".", "..") for part in parts):
+        if any(part in _NO_NAMES for part in parts):
             raise OSError(errno.EINVAL, f"{path!r} leaves its folder")
         here = Folder(os.dup(self.descriptor), self.path)
         try:
@@ -105,12 +106,10 @@ class Folder:
 
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
         """A descriptor of the regular file at a path below. EINVAL: it is something else. Never waits for anybody."""
-        folder, _, name = path.rpartition("/")
+        folder, name = _split(path)
         if folder:
             with self.enter(folder) as parent:
                 return parent.open(name, flags, mode)
-        if name in ("", ".", ".."):
-            raise OSError(errno.EINVAL, f"{path!r} leaves its folder")
         status = self.status(name)  # a device may do something when it is opened
         if status is not None and not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is not a regular file", str(self.path / name))
@@ -251,6 +250,14 @@ class Folder:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.descriptor)
         return True
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The folder, "" if it is in none, and the name in it. Raises EINVAL for what names nothing below."""
+    folder, slash, name = path.rpartition("/")
+    if name in _NO_NAMES or (slash and not folder):
+        raise OSError(errno.EINVAL, f"{path!r} leaves its folder")
+    return folder, name
 
 
 def remove_tree(path: Path) -> None:

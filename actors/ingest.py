@@ -284,6 +284,11 @@ def _allocate(data: Folder, file: ManifestFile) -> bool:
 def _open(folder: Folder, path: str) -> int:
     """To read and write; one that was made read-only for a commit that did not come about is made writable again."""
     flags = os.O_RDWR | os.O_CREAT
+    above, _, name = path.rpartition("/")
+    with _entered(folder, above) as parent:
+        status = parent.status(name)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            parent.remove(name)  # nothing but files is made here
     try:
         return folder.open(path, flags)
     except PermissionError:

@@ -37,18 +37,26 @@ _IGNORED = frozenset({OWN, "lost+found"})
 def seal(data: Folder, marker: Marker) -> None:
     """The marker is in the folder, every file is read-only and of its size, every folder open to all, all on the disk.
 
+    What else is there is removed: nobody else has anything to put here.
+
     Raises StoreError for a file that is not what the manifest says.
     """
     with data.enter(OWN, make=True) as own:
         own.remove("manifest.json")
         own.write("manifest.json", marker.content, mode=FILE_MODE, sync=True)
-    names: dict[str, list[tuple[str, int]]] = {folder: [] for folder in folders_of(marker.manifest)}
+    files: dict[str, dict[str, int]] = {folder: {} for folder in folders_of(marker.manifest)}
+    known: dict[str, set[str]] = {"": {OWN}}
     for file in marker.manifest.files:
         folder, _, name = file.path.rpartition("/")
-        names[folder].append((name, file.size))
-    for folder in sorted(names, key=lambda each: -each.count("/") if each else 1):
-        with data.enter(folder) if folder else Folder(os.dup(data.descriptor), data.path) as opened:
-            for name, size in names[folder]:
+        files[folder][name] = file.size
+    for path in (*files.keys() - {""}, *(file.path for file in marker.manifest.files)):
+        folder, _, name = path.rpartition("/")
+        known.setdefault(folder, set()).add(name)
+    for folder in sorted(files, key=lambda each: -each.count("/") if each else 1):
+        with _entered(data, folder) as opened:
+            for stranger in set(opened.names()) - known[folder]:
+                opened.remove(stranger)
+            for name, size in files[folder].items():
                 _make_read_only(opened, name, size)
             opened.set_mode(FOLDER_MODE)
             opened.sync()

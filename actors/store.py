@@ -575,7 +575,7 @@ def path_occupied(folder: Path) -> StoreError:
 
 
 def _of_key(ingests: Folder, key: StorageKey) -> list[str]:
-    return [name for name in ingests.names() if name.startswith(f"{key}.")]
+    return [name for name in ingests.names() if name == key or name.startswith(f"{key}.")]
 
 
 def _holds_only(folder: Folder, manifest: Manifest) -> bool:

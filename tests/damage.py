@@ -90,3 +90,8 @@ def folder(path: Path) -> None:
     gone(path)
     path.mkdir(parents=True)
     (path / "x").write_text("x")
+
+
+def locked(path: Path) -> None:
+    folder(path)
+    path.chmod(0)
