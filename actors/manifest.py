@@ -191,7 +191,10 @@ def make_manifest(source: ModelSource, revision: str | None, files: Iterable[Man
     folders = {folder for parent in {path.rpartition("/")[0] for path in paths} for folder in _and_above(parent)}
     clash = next((path for path in paths if path in folders), None)
     if clash is not None:
-        raise SourceError(f"{source.uri} lists {clash!r} both as a file and as a folder", reason="InvalidManifest")
+        raise SourceError(
+            f"{source.uri} lists {clash!r} both as a file and as a folder: leave one of them out with include/exclude",
+            reason="InvalidManifest",
+        )
     return Manifest(source, revision, ordered)
 
 

@@ -216,6 +216,11 @@ def wanted(source: ModelSource, path: str) -> bool:
     return (not source.include or _matches(path, source.include)) and not _matches(path, source.exclude)
 
 
+def left_out(source: ModelSource, folder: str) -> bool:
+    """Whether `exclude` leaves out everything below `folder`, which ends in a slash."""
+    return folder in source.exclude or any(glob in ("*", f"{folder}*") for glob in source.exclude)
+
+
 def _matches(path: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(path, glob + "*" if glob.endswith("/") else glob) for glob in globs)
 

@@ -20,10 +20,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from actors import reach
-from actors.buckets import code_in, described, dialect_of, in_azure, s3_head, wants_identity
+from actors.buckets import code_in, dialect_of, in_azure, s3_head, wants_identity
+from actors.entries import files_of, listing
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled, SourceUnsupported
 from actors.filesystems import opened as open_filesystem
 from actors.guard import carried, guarded, refusal_in, with_identity
+from actors.local_files import local_listing
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import (
     OTHER_STORES,
@@ -129,11 +131,13 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
         ambient = OTHER_STORES in options.ambient
         filesystem, root = open_filesystem(dialect.url, dialect.storage_options, fresh=True, ambient=ambient)
-        names, files, etags = _list(filesystem, root.rstrip("/"))
-        if dialect.url.partition("://")[0] in LOCAL:
+        root, local = root.rstrip("/"), dialect.url.partition("://")[0] in LOCAL
+        listed = files_of(source, local_listing(source, root) if local else listing(filesystem, root), root)
+        names, etags = listed.names, listed.etags
+        if local:
             for name in names.values():
                 options.trust.schemes.check_path(name)
-        wanted = select(source, files)
+        wanted = select(source, listed.files)
         if dialect.url.startswith(("s3://", "s3a://")):
             wanted, etags = _look_up(filesystem, names, wanted)
         manifest = make_manifest(source, None, wanted)
@@ -146,28 +150,8 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
         expiries = [at for at in map(expires_at, urls) if at is not None]
         return Resolved(manifest, tuple(map(Location, urls, kept_etags)), min(expiries, default=None))
     base = dialect.url.rstrip("/")
-    is_file = list(names.values()) == [root.rstrip("/")]
-    urls = [base if is_file else f"{base}/{file.path}" for file in manifest.files]
+    urls = [f"{base}{name[len(root) :]}" for name in in_order]
     return Resolved(manifest, tuple(map(Location, urls, kept_etags)), storage_options=dialect.storage_options)
-
-
-def _list(filesystem: Any, root: str) -> tuple[dict[str, str], list[ManifestFile], dict[str, str]]:
-    """What is below `root`, or `root` itself: by relative path its name there, the files, and what ETags are known."""
-    names, files, etags = {}, [], {}
-    found = filesystem.find(root, detail=True)
-    if not isinstance(found, Mapping):  # adlfs answers for one file with a list
-        found = {root: filesystem.info(root)}
-    for name, info in found.items():
-        below = name == root or name.startswith(f"{root}/")  # what only begins alike is another folder
-        if info["type"] != "file" or name.endswith("/") or not below:  # consoles leave `folder/` objects behind
-            continue
-        path = name[len(root) + 1 :] or name.rpartition("/")[2]
-        digest, checksum, etag = described(info)
-        names[path] = name
-        files.append(ManifestFile(path, int(info["size"]), digest, checksum))
-        if etag is not None:
-            etags[path] = etag
-    return names, files, etags
 
 
 def _look_up(

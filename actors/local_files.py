@@ -1,0 +1,96 @@
+"""A folder of this machine as a listing: links followed, and whatever cannot be followed refused by name.
+
+    link to a file, also outside    the file, under the link's name: so is a snapshot of the hub's cache
+    link to a folder                its files, below the link's name
+    link to a folder that it is in, to nothing, in a circle     refused
+    socket, pipe, device, folders more than MAX_DEPTH deep      refused
+    what may not be read                                        refused
+
+So nothing that is listed vanishes: what include/exclude leave out is not looked at, all else is there or named.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.entries import refused
+from actors.errors import SourceDenied, SourceNotFound
+from actors.manifest import ModelSource, is_ours
+from actors.origin import left_out, redact, wanted
+
+MAX_DEPTH = 100
+
+_KINDS = {stat.S_IFSOCK: "a socket", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def local_listing(source: ModelSource, root: str) -> Mapping[str, Mapping[str, Any]]:
+    """As `actors.entries.listing`. Raises SourceNotFound, SourceDenied, SourceUnsupported."""
+    top = root or "/"
+    try:
+        status = Path(top).stat()
+    except FileNotFoundError as error:
+        raise SourceNotFound(f"{redact(source.uri)} does not exist") from error
+    except OSError as error:
+        raise _unreadable(source, top, error) from error
+    if stat.S_ISREG(status.st_mode):
+        if not os.access(top, os.R_OK):
+            raise _unreadable(source, top, PermissionError("it may not be read"))
+        return {root: _file(top, status)}
+    if not stat.S_ISDIR(status.st_mode):
+        raise refused(source, top, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
+    return dict(_below(source, root, "", (_identity(status),)))
+
+
+def _below(
+    source: ModelSource, root: str, folder: str, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What is in `folder`, a path from `root` that ends in a slash or is empty. `above`: the folders that it is in."""
+    where = f"{root}/{folder}"
+    try:
+        entries = sorted(os.scandir(where), key=lambda entry: entry.name)
+    except OSError as error:
+        raise _unreadable(source, where, error) from error
+    for entry in entries:
+        path, name = f"{folder}{entry.name}", f"{where}{entry.name}"
+        if is_ours(path) or left_out(source, f"{path}/"):
+            continue
+        try:
+            status = entry.stat()
+        except FileNotFoundError as error:
+            if wanted(source, path):
+                target = Path(name).readlink() if entry.is_symlink() else "nothing"
+                raise refused(source, name, f"it is a link to {target}, which does not exist") from error
+            continue
+        except OSError as error:
+            if wanted(source, path):
+                circle = "it is a link that leads in a circle" if entry.is_symlink() else f"{error.strerror}"
+                raise refused(source, name, circle) from error
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            if _identity(status) in above:
+                raise refused(source, name, "it is a link to a folder that it is in")
+            if len(above) >= MAX_DEPTH:
+                raise refused(source, name, f"it is more than {MAX_DEPTH} folders deep")
+            yield from _below(source, root, f"{path}/", (*above, _identity(status)))
+        elif stat.S_ISREG(status.st_mode):
+            if not os.access(name, os.R_OK) and wanted(source, path):
+                raise _unreadable(source, name, PermissionError("it may not be read"))
+            yield name, _file(name, status)
+        elif wanted(source, path):
+            raise refused(source, name, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
+
+
+def _file(name: str, status: os.stat_result) -> Mapping[str, Any]:
+    return {"name": name, "type": "file", "size": status.st_size}
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _unreadable(source: ModelSource, name: str, error: OSError) -> SourceDenied:
+    return SourceDenied(f"{redact(source.uri)}: {name} cannot be read: {error.strerror or error}")
