@@ -18,7 +18,7 @@ from actors.room import Room, Waiting
 from actors.source import resolve
 from coordinator.dev.faults import Fault
 from coordinator.dev.origin import Origin
-from tests.nodes import Node, model, together, until, until_gone, wants
+from tests.nodes import Node, a_removal, model, ordering, together, until, until_gone, wants
 from tests.waiting import eventually
 
 MIB = 1 << 20
@@ -193,7 +193,7 @@ def test_of_two_models_that_fit_only_one_at_a_time_the_second_starts_when_the_fi
     assert origin.stats()["repos"].get("b/large", {"bytes": 0})["bytes"] == 0, "nothing is fetched that does not fit"
     assert small_disk.left_behind() == []
 
-    agent.reconcile(second)
+    agent.reconcile(ordering(second, a_removal(key("a/large"))))
     until_gone(agent, key("a/large"))
     until(agent, Phase.READY, key=key("b/large"))
 
@@ -237,7 +237,7 @@ def test_a_less_important_model_does_not_take_the_space_that_a_more_important_on
     assert "goes after hf://b/large, which has priority 10 over 1" in said(agent.report(), "c/small")
     assert behind.attempt == 0
 
-    agent.reconcile(replace(more, roots=root))
+    agent.reconcile(ordering(replace(more, roots=root), a_removal(key("a/large"))))
     until(agent, Phase.READY, key=key("b/large"))
     until(agent, Phase.READY, key=key("c/small"))
     reports = {each.key: each for each in agent.report().models}
