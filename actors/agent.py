@@ -356,6 +356,7 @@ class NodeAgent:
         """Raises InsufficientStorage, with the numbers, if it does not fit beside what was promised to others."""
         root = task.place.root
         others = [each for each in self._tasks.values() if each is not task and each.place.root == root]
+        limits = next((each for each in desired.roots if each.path == root), None)
         room = Room(
             root=root,
             free_bytes=store.free_bytes(),
@@ -363,7 +364,8 @@ class NodeAgent:
             used_bytes=self._used_bytes(root),
             reserved_bytes=sum(each.reserved_bytes for each in others),
             unallocated_bytes=sum(each.reserved_bytes for each in others if not each.allocated),
-            limit_bytes=next((each.storage_limit_bytes for each in desired.roots if each.path == root), None),
+            limit_bytes=limits.storage_limit_bytes if limits is not None else None,
+            group=limits.group if limits is not None else "",
         )
         manifest, held = resolved.manifest, store.ingested_bytes(task.place.key)
         waiting = (each for each in others if each.lacks_space)

@@ -19,6 +19,7 @@ from actors.errors import Evicted, LocalModelError
 from actors.manifest import StorageKey
 from actors.marker import count, moment
 from actors.notes import Notes
+from actors.sizes import say_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ class Entry:
         """The words stay the same for as long as the entry does: every new message is a write to the cluster."""
         at = datetime.fromtimestamp(int(self.at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         return Evicted(
-            f"its {self.size_bytes} bytes, which no pod used, made room at {at} for {self.for_uri}, which needs"
-            f" {self.for_bytes}; it comes back when it fits beside it or a pod uses it; spec.pinned keeps it"
+            f"its {say_bytes(self.size_bytes)}, which no pod used, made room at {at} for {self.for_uri}, which needs"
+            f" {say_bytes(self.for_bytes, up=True)}; it comes back when it fits beside it or a pod uses it;"
+            " spec.pinned keeps it"
         )
 
 

@@ -44,10 +44,14 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DesiredRoot:
-    """A folder that holds models, as the node group's PersistentVolume names it. `storage_limit_bytes` None: none."""
+    """A folder that holds models, as the node group's PersistentVolume names it. `storage_limit_bytes` None: none.
+
+    `group` names the one that sets the limit, for people.
+    """
 
     path: str
     storage_limit_bytes: int | None = None
+    group: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

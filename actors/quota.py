@@ -80,8 +80,10 @@ class Quota:
         """Why a request cannot begin though its fill would like to, and for how many seconds at least."""
         if pause_s := self.pause_s:
             return Failure("SourceThrottled", self._paused(pause_s), retry_after_s=pause_s), pause_s
-        if self.requests == 0:
-            message = f"waits for its turn at {self.origin}: other nodes use all requests that it is asked at a time"
+        if self.requests == 0 and self._share is not NOTHING:  # of which it is about to be told
+            message = (
+                f"waits for its turn at {self.origin}: all requests that nodes may make there at a time are in use"
+            )
             return Failure("WaitingForOrigin", message), 1.0
         return None
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from actors.errors import InsufficientStorage
+from actors.sizes import say_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """One root. `reserved_bytes` are promised to fills under way; `unallocated_bytes` of them still count as free."""
+    """One root. `reserved_bytes` are promised to fills under way; `unallocated_bytes` of them still count as free.
+
+    `group` names the node group that sets the limit.
+    """
 
     root: str
     free_bytes: int
@@ -35,6 +39,7 @@ class Room:
     reserved_bytes: int = 0
     unallocated_bytes: int = 0
     limit_bytes: int | None = None
+    group: str = ""
 
     def check(
         self, needed_bytes: int, *, peak_bytes: int | None = None, held_bytes: int = 0, repair: bool = False
@@ -46,14 +51,17 @@ class Room:
         peak = needed_bytes if peak_bytes is None else peak_bytes
         limit, used = self.limit_bytes, self.used_bytes
         if not repair and limit is not None and used + self.reserved_bytes + needed_bytes > limit:
+            of_group = f" for group {self.group}" if self.group else ""
             raise InsufficientStorage(
-                f"needs {needed_bytes} bytes in {self.root}: its storage limit is {limit} bytes,"
-                f" {used} are used and {self.reserved_bytes} reserved"
+                f"needs {say_bytes(needed_bytes, up=True)} in {self.root}, {say_bytes(limit)} allowed{of_group},"
+                f" of which {say_bytes(used)} are used and {say_bytes(self.reserved_bytes)} reserved: raise the group's"
+                " storageLimit, or remove a model"
             )
         if peak - held_bytes > self.free_bytes - self.headroom_bytes - self.unallocated_bytes:
             raise InsufficientStorage(
-                f"needs {peak} bytes in {self.root}: {_settled(self.free_bytes)} bytes are free,"
-                f" of which {self.headroom_bytes} stay free and {self.unallocated_bytes} are reserved"
+                f"needs {say_bytes(peak, up=True)} in {self.root}: {say_bytes(self.free_bytes)} are free, of which"
+                f" {say_bytes(self.headroom_bytes)} stay free and {say_bytes(self.unallocated_bytes)} are reserved:"
+                " make room on the disk, or remove a model"
             )
 
     def check_turn(self, priority: int, waiting: Iterable[Waiting]) -> None:
@@ -66,7 +74,8 @@ class Room:
         if first is not None:
             raise InsufficientStorage(
                 f"goes after {first.uri}, which has priority {first.priority} over {priority}"
-                f" and waits for {first.needed_bytes} bytes in {self.root}"
+                f" and waits for {say_bytes(first.needed_bytes, up=True)} in {self.root}:"
+                " raise spec.priority, or make room"
             )
 
     def lacking_bytes(self, needed_bytes: int, *, peak_bytes: int | None = None, held_bytes: int = 0) -> int:
@@ -88,9 +97,3 @@ class Room:
         ours = self.used_bytes + self.reserved_bytes - self.unallocated_bytes
         capacity = self.free_bytes - self.headroom_bytes + ours
         return needed_bytes <= (capacity if self.limit_bytes is None else min(capacity, self.limit_bytes))
-
-
-def _settled(count: int) -> int:
-    """To three digits, rounded down: others write there too, and every new message is a write to the cluster."""
-    step: int = 10 ** max(0, len(str(count)) - 3)
-    return count // step * step

@@ -28,7 +28,17 @@ from coordinator.tally import SourceState, Tally
 NAMED_NODES = 3
 """How many nodes a message names before it counts the rest."""
 
-WAITING = frozenset({"AgentStarting", "Evicted", "NodeNotReady"})
+WAITING = frozenset(
+    {
+        "AgentOutdated",
+        "AgentRestarting",
+        "AgentStarting",
+        "Evicted",
+        "NodeCordoned",
+        "NodeNotReady",
+        "WaitingForOrigin",
+    }
+)
 """Reasons that explain a delay and are not worth attention by themselves."""
 
 

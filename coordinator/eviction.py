@@ -20,6 +20,7 @@ from actors.messages import ModelReport, NodeName, Phase, Removal
 from coordinator.api import StatusKey
 from coordinator.fold import STARTING, Fold, models_of
 from coordinator.members import Members, Placement, Slot, priority
+from coordinator.quantity import say_bytes
 from coordinator.snapshot import Snapshot
 from coordinator.status import rfc3339
 from coordinator.usage import Usage
@@ -75,8 +76,9 @@ class Eviction:
     def reason(self) -> str:
         """A sentence for people, the same for as long as the eviction is."""
         return (
-            f"{self.node}: {', '.join(self.caches)} ({self.size_bytes} bytes), unused since"
-            f" {rfc3339(self.unused_since)}, makes room for {', '.join(self.for_caches)}, which needs {self.for_bytes}"
+            f"{self.node}: {', '.join(self.caches)} ({say_bytes(self.size_bytes)}), unused since"
+            f" {rfc3339(self.unused_since)}, makes room for {', '.join(self.for_caches)}, which needs"
+            f" {say_bytes(self.for_bytes, up=True)}"
         )
 
     def order(self, now: float) -> Removal:

@@ -19,6 +19,7 @@ from typing import Any
 from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import Earlier, ModelReport, NodeName, NodeReport, Phase
+from coordinator.absence import explained
 from coordinator.access import Access, asks_itself, of_report
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
@@ -30,6 +31,20 @@ from coordinator.tally import Cell, SourceState, Tally, is_earlier
 
 NODE_NOT_READY = Failure("NodeNotReady", "the Kubernetes node is not ready")
 NO_REASON = Failure("DownloadFailed", "the node agent gave no reason")
+FINAL = frozenset(
+    {
+        "DigestMismatch",
+        "InvalidCABundle",
+        "InvalidProxy",
+        "InvalidURI",
+        "NotSignable",
+        "PackageMissing",
+        "SchemeNotAllowed",
+        "SourceConflict",
+        "SourceUnsupported",
+    }
+)
+"""Nothing but an edit, or another version of this software, ends these, so no next try is announced."""
 STARTING = AgentView(failure=Failure("AgentStarting", "the node agent has not reported yet"))
 
 
@@ -85,7 +100,8 @@ def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
 
 
 def _mismatch(cache: Cache, found: str) -> Failure:
-    return Failure("DigestMismatch", f"{found}, spec.digest wants {cache.digest}", retryable=False)
+    message = f"{found}, spec.digest wants {cache.digest}: correct it, or the source"
+    return Failure("DigestMismatch", message, retryable=False)
 
 
 def judge(
@@ -263,7 +279,8 @@ def fold(
         if lanes is None:
             lanes = lanes_of[id(placement)] = [_Lane(slot, tallies, sources) for slot in placement.slots]
         view, local = snapshot.agents.get(name, STARTING), snapshot.local_nodes.get(name)
-        ready = snapshot.nodes[name].ready
+        node = snapshot.nodes[name]
+        ready, view = node.ready, explained(view, node)
         reports = models_of(view.report)
         broken = {root.path: root.failure for root in view.report.roots if root.failure} if view.report else {}
         cells: list[Cell] = []
@@ -275,6 +292,8 @@ def fold(
                 report = None  # another folder's, which an earlier path of the group has left there
             held = view.report is None and _held(lane.access, lane.before.get(name, ""))
             cell = judge(lane.slot, view, report, lane.source, held, lane.access)
+            if cell[1] is not None and cell[2] is not None and cell[1].reason in FINAL:
+                cell = cell[0], cell[1], None, cell[3]
             if not ready:
                 cell = overlay_not_ready(cell, view, lane.before.get(name, ""))
             if broken and cell[0] is NodeStatus.PENDING and cell[1] is None:  # nothing can start in that folder

@@ -171,12 +171,15 @@ def _placement(
     snapshot: Snapshot, caches: list[Cache], member_of: tuple[str, ...], held: tuple[_Held, ...]
 ) -> Placement:
     held_by_key = {item.key: item for item in held if not item.leaving}
-    roots: dict[str, int | None] = {}
+    roots: dict[str, DesiredRoot] = {}
     for name in member_of:
         group = snapshot.groups[name]
-        if group.root is not None:
-            limits = [limit for limit in (roots.get(group.root), group.limit_bytes) if limit is not None]
-            roots[group.root] = min(limits, default=None)
+        if group.root is None:
+            continue
+        known, limit = roots.get(group.root), group.limit_bytes
+        lowest = known.storage_limit_bytes if known is not None else None
+        if known is None or (limit is not None and (lowest is None or limit < lowest)):
+            roots[group.root] = DesiredRoot(group.root, limit, name)
     placed: list[_Placed] = []
     sharing: dict[StorageKey, list[_Placed]] = {}
     for cache in caches:
@@ -190,7 +193,7 @@ def _placement(
                 source = ModelSource(item.uri)
                 cache = replace(cache, source=source, selection=source.selection, storage_key=storage_key(item.uri))
             if root is not None:
-                roots.setdefault(root, None)
+                roots.setdefault(root, DesiredRoot(root))
         else:
             continue
         each = _Placed(cache, group_name, root, orphan)
@@ -201,7 +204,7 @@ def _placement(
     leaving = sorted((item for item in held if item.leaving), key=lambda item: item.key)
     return Placement(
         groups=member_of,
-        roots=tuple(DesiredRoot(path, limit) for path, limit in roots.items()),
+        roots=tuple(roots.values()),
         slots=slots,
         keys=frozenset(owners),
         names=frozenset(slot.cache.key for slot in slots),

@@ -10,6 +10,9 @@ import re
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 
+from actors.sizes import format_bytes as format_bytes
+from actors.sizes import say_bytes as say_bytes
+
 _QUANTITY = re.compile(
     r"(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:(?P<suffix>[KMGTPE]i|[numkMGTPE])|[eE](?P<exponent>[+-]?\d+))?"
 )
@@ -37,16 +40,6 @@ def parse_bytes(quantity: int | str) -> int:
     if value > LARGEST:
         raise ValueError(f"{str(quantity)[:40]} is out of range: more than 8Ei")
     return value
-
-
-def format_bytes(count: int) -> str:
-    """A valid quantity with at most one digit after the point: `512`, `1.5Ki`, `15.3Gi`. Rounded down."""
-    power = min((max(count, 1).bit_length() - 1) // 10, len(_BINARY))
-    if power == 0:
-        return str(count)
-    tenths = count * 10 >> 10 * power
-    whole, tenth = divmod(tenths, 10)
-    return f"{whole}.{tenth}{_BINARY[power - 1]}" if tenth and whole < 100 else f"{whole}{_BINARY[power - 1]}"
 
 
 def format_duration(seconds: float) -> str:

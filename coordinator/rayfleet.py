@@ -38,8 +38,10 @@ from actors.errors import Failure
 from actors.messages import DesiredState, NodeName, NodeReport, Phase
 from actors.service import Service
 from actors.trust import STRICT, Trust
+from coordinator.absence import OFTEN_S, OUTDATED, STARTING, away, no_ray, no_ray_node, raised, silent
 from coordinator.backoff import Backoff
 from coordinator.fleet import NODE_LABEL, AgentView, node_label
+from coordinator.status import rfc3339
 
 NAMESPACE = "localmodel"
 POLL_S = 0.5
@@ -104,13 +106,13 @@ class _Stage(Enum):
     DRAINING = "draining"
 
 
-STARTING = Failure("AgentStarting", "the node agent is being started")
-OUTDATED = Failure("AgentOutdated", "the node agent is of another version and is being replaced")
-
-
 @dataclass(slots=True)
 class _Slot:
-    """One node's actor, as the polling thread knows it. Monotonic seconds; `call` is under way since `called_at`."""
+    """One node's actor, as the polling thread knows it. Monotonic seconds; `call` is under way since `called_at`.
+
+    `lost_at`: since when it has not answered though it did before, `lost_since` the same for people. `ended`: when it
+    was found to have ended.
+    """
 
     node: NodeName
     backoff: Backoff
@@ -121,6 +123,9 @@ class _Slot:
     not_before: float = 0.0
     sent: DesiredState | None = None
     view: AgentView = field(default_factory=lambda: AgentView(failure=STARTING))
+    lost_at: float | None = None
+    lost_since: str = ""
+    ended: list[float] = field(default_factory=list)
 
     def ask(self, call: Any, now: float) -> None:
         self.call, self.called_at = call, now
@@ -206,7 +211,7 @@ class RayFleet:
             except Exception as error:  # noqa: BLE001  Ray raises whatever it likes; the fleet outlives it
                 wait_s = patience.next_s()
                 _log.warning("Ray cannot be used", extra={"address": self._address, "error": _in_a_line(error)})
-                failure = Failure("RayUnavailable", f"Ray at {self._address} cannot be used: {_in_a_line(error)}")
+                failure = no_ray(self._address)
                 self._publish(
                     {node: replace(self._views.get(node, _UNKNOWN), failure=failure) for node in self._desired}
                 )
@@ -283,13 +288,7 @@ class RayFleet:
             return
         label = next((value for value in (node_label(slot.node), slot.node) if value in present), None)
         if label is None:
-            slot.fail(
-                Failure(
-                    "NoRayNode",
-                    f"no Ray node carries the label {NODE_LABEL}={node_label(slot.node)}:"
-                    " does a Ray worker run on this node?",
-                )
-            )
+            slot.fail(no_ray_node(slot.node))
             return
         actor = ray.remote(concurrency_groups={"ctl": 2, "io": 1})(_AgentActor).options(
             name=f"localmodel-agent-{node_label(slot.node)}",
@@ -302,7 +301,7 @@ class RayFleet:
         )
         slot.handle = actor.remote(slot.node, self._version, self._factory)
         slot.stage, slot.sent = _Stage.JOINING, None
-        slot.fail(STARTING)
+        slot.fail(STARTING if slot.lost_at is None else self._away(slot, now))
         slot.ask(slot.handle.version.remote(), now)
 
     def _drain(self, slot: _Slot, now: float) -> None:
@@ -335,6 +334,7 @@ class RayFleet:
                 self._dismiss(slot)
             case _:
                 slot.backoff.reset()
+                slot.lost_at = None
                 slot.view = AgentView(answer, self._clock())
                 slot.not_before = slot.called_at + (POLL_S if _moving(answer) else IDLE_POLL_S)
 
@@ -344,17 +344,20 @@ class RayFleet:
             self._dismiss(slot)
             return
         slot.not_before = now + slot.backoff.next_s()
+        self._lose(slot, now)
+        line = _in_a_line(error)
+        _log.info("an agent does not answer", extra={"node": slot.node, "error": line, "stage": slot.stage.value})
         if isinstance(error, RayTaskError):
             cause = error.cause if isinstance(error.cause, BaseException) else error
-            slot.fail(Failure("AgentError", f"the node agent failed: {type(cause).__name__}: {_in_a_line(cause)}"))
+            slot.fail(raised(f"{type(cause).__name__}: {_in_a_line(cause)}", starting=False))
             _log.warning("agent failed", extra={"node": slot.node, "error": str(error)[-2000:]})
-        elif isinstance(error, ActorUnavailableError):
-            slot.fail(Failure("AgentUnavailable", f"the node agent does not answer: {_in_a_line(error)}"))
-        elif isinstance(error, RayActorError):
-            slot.fail(Failure("AgentDied", f"the node agent died and is being replaced: {_in_a_line(error)}"))
+        elif isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError):
+            slot.ended = [at for at in slot.ended if now - at < OFTEN_S] + [now]
+            unborn = "creation task" in str(error)
+            slot.fail(raised(line, starting=True) if unborn else self._away(slot, now))
             slot.handle, slot.stage = None, _Stage.ABSENT
         else:
-            slot.fail(Failure("AgentUnavailable", f"the node agent cannot be reached: {_in_a_line(error)}"))
+            slot.fail(self._away(slot, now))
         if slot.stage is _Stage.JOINING:  # ask again for its version: it may be another process by now
             slot.handle, slot.stage = None, _Stage.ABSENT
 
@@ -363,8 +366,18 @@ class RayFleet:
         if slot.stage is _Stage.DRAINING:
             self._dismiss(slot)
         elif slot.stage is _Stage.SERVING or slot.view.failure is not STARTING:
-            waited_s = now - slot.called_at
-            slot.fail(Failure("AgentUnavailable", f"the node agent has not answered for {waited_s:.0f} s"))
+            if slot.lost_at is None:
+                self._lose(slot, slot.called_at)
+            slot.fail(silent(slot.lost_since))
+
+    def _lose(self, slot: _Slot, at: float) -> None:
+        """It does not answer any more, since `at` (monotonic seconds)."""
+        if slot.lost_at is None:
+            slot.lost_at = at
+            slot.lost_since = rfc3339(self._clock() - (time.monotonic() - at))
+
+    def _away(self, slot: _Slot, now: float) -> Failure:
+        return away(now - (slot.lost_at or now), slot.lost_since, slot.ended, now)
 
     def _dismiss(self, slot: _Slot) -> None:
         """The actor is drained, or as good as: end it. The slot starts over if its node is still wanted."""

@@ -141,12 +141,13 @@ class NodeGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """A Kubernetes node."""
+    """A Kubernetes node. `cordoned`: no new pod is scheduled to it; it may be being drained."""
 
     name: NodeName
     uid: str
     labels: Mapping[str, str]
     ready: bool
+    cordoned: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -349,7 +350,8 @@ def read_node(raw: Object) -> Node:
     conditions = written.CONDITIONS(_mapping(raw.get("status")).get("conditions")) or ()
     ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
     labels = {k: v for k, v in _mapping(raw["metadata"].get("labels")).items() if isinstance(v, str)}
-    return Node(NodeName(ref.name), ref.uid, labels, ready)
+    cordoned = _mapping(raw.get("spec")).get("unschedulable") is True
+    return Node(NodeName(ref.name), ref.uid, labels, ready, cordoned)
 
 
 def read_local_node(raw: Object) -> LocalNode:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from coordinator.api import NodeStatus, StatusKey
-from coordinator.conditions import Verdict, name_nodes
-from coordinator.quantity import format_bytes
+from coordinator.conditions import WAITING, Verdict, name_nodes
+from coordinator.quantity import format_bytes, say_bytes
 from coordinator.snapshot import Cache, Ref
 
 NAMED_EVENTS = 10
@@ -23,6 +23,8 @@ SIZE_TOLERANCE = 1.05
 
 _OWN_REASON = frozenset(
     {
+        "AgentDied",
+        "AgentError",
         "AgentUnavailable",
         "Damaged",
         "DigestMismatch",
@@ -38,6 +40,7 @@ _OWN_REASON = frozenset(
         "NoRayNode",
         "Orphaned",
         "PathMismatch",
+        "RayUnavailable",
         "SourceConflict",
     }
 )
@@ -71,8 +74,8 @@ def cache_events(
             revision = f" at {wanted['revision']}" if wanted.get("revision") else ""
             say("Resolved", f"{cache.source.uri}{revision}" + (f", {format_bytes(size)}" if size else ""))
         if size and cache.size_bytes and size > cache.size_bytes * SIZE_TOLERANCE and size != _written_size(before):
-            expected = f"spec.modelSize says {format_bytes(cache.size_bytes)} ({cache.size_bytes} bytes)"
-            say("ModelSizeMismatch", f"the source has {format_bytes(size)} ({size} bytes), {expected}", warning=True)
+            expected = f"spec.modelSize says {say_bytes(cache.size_bytes)}: correct it"
+            say("ModelSizeMismatch", f"the source has {say_bytes(size, up=True)}, {expected}", warning=True)
         if progressing.reason == "Downloading" != known.get("Progressing", {}).get("reason"):
             say("Downloading", progressing.message)
         was = known.get("Degraded", {})
@@ -141,7 +144,7 @@ def agent_events(ref: Ref, before: Mapping[str, Any], wanted: Mapping[str, Any])
     if now["ready"] and was_ready is not True:
         return [Announcement(ref, False, "AgentReady", "the node agent reports")]
     was_reason = was.get("reason") if isinstance(was, Mapping) else None
-    if not now["ready"] and now["reason"] not in (was_reason, "AgentStarting"):
+    if not now["ready"] and now["reason"] not in {was_reason, *WAITING}:
         return [Announcement(ref, True, now["reason"], now["message"])]
     return []
 

@@ -15,6 +15,7 @@ from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
 from actors.messages import DesiredRoot, ModelReport, NodeReport, Phase
 from actors.origin import SourceOptions
 from actors.room import Room, Waiting
+from actors.sizes import say_bytes
 from actors.source import resolve
 from coordinator.dev.faults import Fault
 from coordinator.dev.origin import Origin
@@ -26,34 +27,40 @@ MIB = 1 << 20
 # --- what fits ---
 
 ROOM = Room("/models", free_bytes=100, headroom_bytes=10, used_bytes=50)
-LIMITED = replace(ROOM, limit_bytes=80)
+LIMITED = replace(ROOM, limit_bytes=80, group="gpu")
 
 FITS: dict[str, tuple[Room, int, int, bool, str | None]] = {
     "to the last byte": (ROOM, 90, 0, False, None),
-    "one byte more": (ROOM, 91, 0, False, "100 bytes are free, of which 10 stay free and 0 are reserved"),
+    "one byte more": (ROOM, 91, 0, False, "100 bytes are free, of which 10 bytes stay free and 0 are reserved"),
     "what an interrupted fill holds is not needed again": (ROOM, 91, 1, False, None),
     "what is promised and not taken yet is not free": (
         replace(ROOM, reserved_bytes=30, unallocated_bytes=20),
         71,
         0,
         False,
-        "100 bytes are free, of which 10 stay free and 20 are reserved",
+        "100 bytes are free, of which 10 bytes stay free and 20 bytes are reserved",
     ),
     "up to the limit": (LIMITED, 30, 0, False, None),
-    "over the limit": (LIMITED, 31, 0, False, "its storage limit is 80 bytes, 50 are used and 0 reserved"),
+    "over the limit": (
+        LIMITED,
+        31,
+        0,
+        False,
+        "80 bytes allowed for group gpu, of which 50 bytes are used and 0 reserved",
+    ),
     "over the limit with what others were promised": (
         replace(LIMITED, reserved_bytes=10),
         21,
         0,
         False,
-        "its storage limit is 80 bytes, 50 are used and 10 reserved",
+        "80 bytes allowed for group gpu, of which 50 bytes are used and 10 bytes reserved",
     ),
     "what is free is said in round numbers": (
         replace(ROOM, free_bytes=78_577_991_680),
         1 << 40,
         0,
         False,
-        "78500000000 bytes are free, of which 10 stay free",
+        "73.1Gi are free, of which 10 bytes stay free",
     ),
     "a repair may exceed the limit": (LIMITED, 31, 0, True, None),
     "a repair may not exceed the disk": (LIMITED, 91, 0, True, "100 bytes are free"),
@@ -68,7 +75,7 @@ def test_what_fits(case: str) -> None:
         return
     with pytest.raises(InsufficientStorage) as raised:
         room.check(needed, held_bytes=held, repair=repair)
-    assert str(raised.value).startswith(f"needs {needed} bytes in /models: ")
+    assert str(raised.value).startswith(f"needs {say_bytes(needed, up=True)} in /models")
     assert message in str(raised.value)
 
 
@@ -188,8 +195,8 @@ def test_of_two_models_that_fit_only_one_at_a_time_the_second_starts_when_the_fi
     waiting = until(agent, Phase.PENDING, reason="InsufficientStorage", key=key("b/large"))
     assert waiting.failure is not None
     needed = next(iter(second.resolved.values())).manifest.total_bytes
-    assert waiting.failure.message.startswith(f"needs {needed} bytes in /models: ")
-    assert "bytes are free, of which 0 stay free" in waiting.failure.message
+    assert waiting.failure.message.startswith(f"needs {say_bytes(needed, up=True)} in /models")
+    assert "are free, of which 0 stay free" in waiting.failure.message
     assert origin.stats()["repos"].get("b/large", {"bytes": 0})["bytes"] == 0, "nothing is fetched that does not fit"
     assert small_disk.left_behind() == []
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from actors.sizes import say_bytes
 from coordinator.dev.cluster import NODE_GROUP, SAMPLE_URI, LaptopCluster, LaptopOptions
 from coordinator.kube import EVENTS, NAMESPACES, PODS
 from coordinator.snapshot import NODE_GROUPS
@@ -60,8 +61,8 @@ def test_a_model_that_nobody_uses_makes_room_for_another(laptop: Laptop) -> None
     laptop.until_reason("new", "InsufficientStorage")
     eventually(lambda: said(laptop, "WouldEvict"), seen=lambda: laptop.explain("old"))
     (would,) = said(laptop, "WouldEvict")
-    assert would.startswith(f"{node}: old ({size} bytes), unused since ")
-    assert would.endswith(f"makes room for new, which needs {size}")
+    assert would.startswith(f"{node}: old ({say_bytes(size)}), unused since ")
+    assert would.endswith(f"makes room for new, which needs {say_bytes(size, up=True)}")
     assert (old.exists(), new.exists()) == (True, False)
 
     laptop.kube.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}})

@@ -15,6 +15,7 @@ from actors.agent import NodeAgent
 from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
 from actors.messages import DesiredRoot, DesiredState, ModelReport, Phase, Removal
 from actors.origin import SourceOptions
+from actors.sizes import say_bytes
 from actors.source import resolve
 from actors.store import Store
 from coordinator.dev.origin import Origin
@@ -132,7 +133,7 @@ def test_an_evicted_copy_goes_and_what_it_made_room_for_comes(
     until(agent, Phase.READY, key=key(NEW))
     said = evicted(agent).failure
     assert said is not None
-    for word in (str(SIZES[OLD]), NEW, str(SIZES[NEW]), "spec.pinned"):
+    for word in (say_bytes(SIZES[OLD]), NEW, say_bytes(SIZES[NEW]), "spec.pinned"):
         assert word in said.message
     eventually(lambda: node.left_behind() == [], seen=node.left_behind)
 

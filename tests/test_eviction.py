@@ -138,7 +138,7 @@ def test_never_more_than_needed_and_never_too_little(
 
 # --- a node ---
 
-FULL = Failure("InsufficientStorage", "needs 1073741824 bytes in /models: …")
+FULL = Failure("InsufficientStorage", "needs 1Gi in /models: …")
 HERE, NEW = a_cache("here"), a_cache("new")
 
 
@@ -180,7 +180,7 @@ def test_an_unused_copy_makes_room_and_it_is_said_what_for() -> None:
         for_bytes=GIB,
     )
     assert found == expected
-    for word in ("n1", "here", str(GIB), "unused since 2023-11-14", "makes room for new"):
+    for word in ("n1", "here", "1Gi", "unused since 2023-11-14", "makes room for new"):
         assert word in found.reason
 
 
@@ -369,7 +369,7 @@ def test_an_agent_is_told_what_may_be_evicted(change: Any, evictable: bool) -> N
 
 def evicted(world: World, new_phase: Phase = Phase.READY) -> World:
     """What the agent reports afterwards."""
-    went = Failure("Evicted", "its 1073741824 bytes made room for hf://models/new; spec.pinned keeps it")
+    went = Failure("Evicted", "its 1Gi made room for hf://models/new; spec.pinned keeps it")
     new = a_report(NEW, finished_at=LONG_AGO) if new_phase is Phase.READY else short(NEW)
     return world.reporting("n1", a_report(HERE, Phase.PENDING, failure=went), new)
 
@@ -387,7 +387,7 @@ def test_what_was_evicted_is_said_with_its_reason_in_status_and_once_as_an_event
     evicted(world)
     said = [(e.reason, e.message) for w in world.step().writes for e in w.events]
     world.settle()
-    assert said.count(("Evicted", "n1: its 1073741824 bytes made room for hf://models/new; spec.pinned keeps it")) == 1
+    assert said.count(("Evicted", "n1: its 1Gi made room for hf://models/new; spec.pinned keeps it")) == 1
     here, local = world.find("LocalModelCache", "here"), world.find("LocalModelNode", "n1")
     assert here is not None
     assert local is not None
