@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from actors.bounds import decoded
 from actors.connections import tls_context
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.guard import carried, check_name
@@ -120,10 +122,18 @@ def _trust(context: ssl.SSLContext) -> None:
         client, hooks = type(before), before.event_hooks
         if _check_request not in hooks["request"]:
             hooks["request"].append(_check_request)
+        if _bound not in hooks["response"]:
+            hooks["response"].append(_bound)
         none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
-        set_client_factory(
-            lambda: client(verify=context, event_hooks=hooks, follow_redirects=True, timeout=None, cookies=none)
-        )
+        settings: dict[str, Any] = {
+            "verify": context,
+            "event_hooks": hooks,
+            "follow_redirects": True,
+            "timeout": None,
+            "cookies": none,
+            "headers": {"Connection": "close"},  # a connection that another resolution made has other bounds
+        }
+        set_client_factory(lambda: client(**settings))
         _trusted[:] = [context]
 
 
@@ -131,6 +141,34 @@ def _check_request(request: Any) -> None:
     """Behind a proxy the address of a connection says nothing."""
     if urllib.request.getproxies():
         check_name(str(request.url))
+
+
+def _bound(response: Any) -> None:
+    """Of any answer no more is taken into memory, and decompressed, than one document may have."""
+    stream, encoding = response.stream, response.headers.pop("Content-Encoding", "")
+    kind: Any = type(stream)
+    response.stream = _bounded(kind)(stream, encoding)
+
+
+@cache
+def _bounded(kind: Any) -> Any:
+    """Of a package that is another with every major version of the library, which looks at what a stream is."""
+
+    class Bounded(kind):  # type: ignore[misc]  # so it has no type here
+        def __init__(self, stream: Any, encoding: str) -> None:
+            self._bounded, self._encoding = stream, encoding
+
+        def __iter__(self) -> Iterator[bytes]:
+            return decoded(self._bounded, self._encoding)
+
+        def close(self) -> None:
+            self._bounded.close()
+
+        @property
+        def elapsed(self) -> Any:
+            return getattr(self._bounded, "elapsed", None)
+
+    return Bounded
 
 
 def _with_token(manifest: Manifest, urls: Sequence[str], token: str, options: SourceOptions, now: float) -> Resolved:

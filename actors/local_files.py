@@ -14,9 +14,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from actors.bounds import current
 from actors.entries import refused
 from actors.errors import SourceDenied, SourceNotFound
 from actors.manifest import ModelSource, is_ours
@@ -49,11 +51,13 @@ def _below(
     source: ModelSource, root: str, folder: str, above: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What is in `folder`, a path from `root` that ends in a slash or is empty. `above`: the folders that it is in."""
-    where = f"{root}/{folder}"
+    where, bounds = f"{root}/{folder}", current()
     try:
-        entries = sorted(os.scandir(where), key=lambda entry: entry.name)
+        with os.scandir(where) as found:
+            entries = sorted(islice(found, bounds.limits.files + 1), key=lambda entry: entry.name)
     except OSError as error:
         raise _unreadable(source, where, error) from error
+    bounds.files(len(entries))
     for entry in entries:
         path, name = f"{folder}{entry.name}", f"{where}{entry.name}"
         if is_ours(path) or left_out(source, f"{path}/"):

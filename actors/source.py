@@ -20,11 +20,21 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from actors import reach
+from actors.bounds import Limits, bounded, current
 from actors.buckets import code_in, dialect_of, in_azure, s3_head, wants_identity
 from actors.entries import files_of, listing
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled, SourceUnsupported
+from actors.errors import (
+    LocalModelError,
+    SourceChanged,
+    SourceDenied,
+    SourceError,
+    SourceNotFound,
+    SourceThrottled,
+    SourceUnsupported,
+)
 from actors.filesystems import opened as open_filesystem
 from actors.guard import carried, guarded, refusal_in, with_identity
+from actors.listings import watch
 from actors.local_files import local_listing
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import (
@@ -52,16 +62,28 @@ _DENIED = frozenset({"NoCredentialsError", "PartialCredentialsError", "ClientAut
 _PARALLEL_REQUESTS = 8
 
 
-def resolve(source: ModelSource, options: SourceOptions, *, pinned_revision: str | None = None) -> Resolved:
+def resolve(
+    source: ModelSource, options: SourceOptions, *, pinned_revision: str | None = None, limits: Limits | None = None
+) -> Resolved:
     """What `source` consists of now, and where to read it. Blocks for seconds; raises the SourceError family only.
 
     `pinned_revision` is a commit that an earlier resolution gave; it wins over what the source names. Only the hub and
     registries have revisions. No credential is part of the result, unless the source can be read in no other way (see
-    `Location` and `Resolved.storage_options`).
+    `Location` and `Resolved.storage_options`). It ends within `limits` (`actors.bounds`), whatever the origin does.
     """
     scheme = options.trust.schemes.scheme_of(source.uri)
-    with _guarded(source.uri, options.trust, _floor(scheme, source.uri, options)):
-        return _resolve(scheme, source, options, pinned_revision)
+    uri = redact(source.uri)
+    with bounded(uri, limits) as bounds:
+        try:
+            with _guarded(source.uri, options.trust, _floor(scheme, source.uri, options)):
+                resolved = _resolve(scheme, source, options, pinned_revision)
+        except (LocalModelError, MemoryError):
+            raise
+        except Exception as error:  # what an origin answered, in a shape that its reader did not think of
+            what = f"{uri}: the answer cannot be understood: {type(error).__name__}: {error}"
+            raise SourceError(what, reason="InvalidAnswer") from error
+        bounds.holds(len(resolved.manifest.files))
+    return resolved
 
 
 def _floor(scheme: str, uri: str, options: SourceOptions) -> Reach:
@@ -131,6 +153,7 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
         ambient = OTHER_STORES in options.ambient
         filesystem, root = open_filesystem(dialect.url, dialect.storage_options, fresh=True, ambient=ambient)
+        watch(filesystem, root, current())
         root, local = root.rstrip("/"), dialect.url.partition("://")[0] in LOCAL
         listed = files_of(source, local_listing(source, root) if local else listing(filesystem, root), root)
         names, etags = listed.names, listed.etags

@@ -1,0 +1,157 @@
+"""Listings by fsspec's filesystems within bounds, which none of them has: they collect every page before they answer.
+
+    any           `ls` of a folder    entries, depth, time
+    S3            each page           entries, pages, a next page that was there before, bytes of the document
+    Google        each page           the same
+    WebHDFS       each answer         bytes, without compression
+
+It is counted where the library passes by, on this one instance: what it asks, and in which order, is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from actors.bounds import Bounds, current, decoded
+
+MAX_DEPTH = 100
+"""Of folders within folders: more is a link that leads back up, or somebody's joke."""
+
+_BLOCK_BYTES = 64 << 10
+
+
+def watch(filesystem: Any, root: str, bounds: Bounds) -> None:
+    """What `filesystem`, which has asked nothing yet, lists below `root` is held to the bounds."""
+    protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+    if "s3" in protocols:
+        _watch_s3(filesystem, bounds)
+        return
+    _watch_folders(filesystem, root, bounds)
+    if "gs" in protocols:
+        _watch_google(filesystem, bounds)
+    session = getattr(filesystem, "session", None)
+    if "webhdfs" in protocols and session is not None:
+        _watch_requests(session)
+
+
+def _watch_folders(filesystem: Any, root: str, bounds: Bounds) -> None:
+    above = root.rstrip("/").count("/")
+
+    def enter(path: object) -> None:
+        bounds.check()
+        if str(path).rstrip("/").count("/") - above > MAX_DEPTH:
+            bounds.too_deep(MAX_DEPTH)
+
+    def counted(found: Any) -> Any:
+        if isinstance(found, list | Mapping):
+            bounds.files(len(found))
+        return found
+
+    if getattr(filesystem, "async_impl", False):
+        ls = filesystem._ls
+
+        async def ls_counted(path: str, *arguments: Any, **options: Any) -> Any:
+            enter(path)
+            return counted(await ls(path, *arguments, **options))
+
+        filesystem._ls = ls_counted
+    else:
+        blocking: Callable[..., Any] = filesystem.ls
+
+        def blocking_counted(path: str, *arguments: Any, **options: Any) -> Any:
+            enter(path)
+            return counted(blocking(path, *arguments, **options))
+
+        filesystem.ls = blocking_counted
+
+
+def _watch_s3(filesystem: Any, bounds: Bounds) -> None:
+    filesystem.config_kwargs = {**(filesystem.config_kwargs or {}), "http_session_cls": _s3_session()}
+    filesystem.connect()
+
+    def page(parsed: Mapping[str, Any], **_: Any) -> None:
+        bounds.page(parsed.get("NextContinuationToken") if parsed.get("IsTruncated") else None)
+        bounds.files(len(parsed.get("Contents") or ()) + len(parsed.get("CommonPrefixes") or ()))
+
+    filesystem.s3.meta.events.register("after-call.s3.ListObjectsV2", page)
+
+
+def _watch_google(filesystem: Any, bounds: Bounds) -> None:
+    """https://cloud.google.com/storage/docs/json_api/v1/objects/list"""
+    sent = filesystem.session_kwargs or {}
+    headers = {**(sent.get("headers") or {}), "Accept-Encoding": "identity"}
+    filesystem.session_kwargs = {
+        **sent,
+        "headers": headers,
+        "auto_decompress": False,
+        "response_class": _google_response(),
+    }
+    call = filesystem._call
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        bounds.check()
+        answer = await call(*arguments, **options)
+        if isinstance(answer, Mapping) and ("nextPageToken" in answer or "items" in answer):
+            bounds.page(answer.get("nextPageToken"))
+            bounds.files(len(answer.get("items") or ()) + len(answer.get("prefixes") or ()))
+        return answer
+
+    filesystem._call = counted
+
+
+def _watch_requests(session: Any) -> None:
+    """Reads what a `requests.Session` is answered before it does, in bounded pieces."""
+
+    def read(response: Any, **_: Any) -> None:
+        blocks = response.raw.stream(_BLOCK_BYTES, decode_content=False)
+        try:
+            response._content = b"".join(decoded(blocks, response.headers.get("Content-Encoding", "")))
+            response._content_consumed = True
+        finally:
+            response.raw.close()
+
+    session.headers.update({"Accept-Encoding": "identity", "Connection": "close"})
+    session.hooks["response"].append(read)
+
+
+@cache
+def _s3_session() -> type:
+    """A client for botocore that reads documents in bounded pieces. What is streamed is its reader's to bound."""
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class BoundedSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
+        async def send(self, request: Any) -> Any:
+            streamed, request.stream_output = request.stream_output, True
+            try:
+                response = await super().send(request)
+            finally:
+                request.stream_output = streamed
+            if not streamed:
+                response._content = await _document(response.raw.content)
+            return response
+
+    return BoundedSession
+
+
+@cache
+def _google_response() -> type:
+    from gcsfs import core
+
+    class BoundedResponse(core.aiohttp.ClientResponse):  # type: ignore[misc]  # has no types
+        async def read(self) -> bytes:
+            if self._body is None:
+                self._body: bytes | None = await _document(self.content)
+            return self._body
+
+    return BoundedResponse
+
+
+async def _document(stream: Any) -> bytes:
+    pieces, count, bounds = [], 0, current()
+    async for piece in stream.iter_chunked(_BLOCK_BYTES):
+        pieces.append(piece)
+        count += len(piece)
+        bounds.document(count)
+    return b"".join(pieces)
