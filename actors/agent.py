@@ -294,7 +294,8 @@ class NodeAgent:
         Raises StoreError (PathOccupied) for what is neither.
         """
         standing = store.standing(place.key, owner)
-        self._blame_unread(place.root, store)
+        present = self._roots[place.root].present
+        self._blame_unread(place.root, store, present)
         if standing is Standing.FOREIGN:
             raise path_occupied(store.model(place.key))
         if standing not in (Standing.DAMAGED, Standing.UNMARKED) or resolved is None:
@@ -306,23 +307,24 @@ class NodeAgent:
         if not known:
             return  # filled anew; then what is there moves aside
         marker = Marker(owner, manifest, verified_how(manifest), finished_at=self._clock())
-        self._scrubber.watch(place, marker, store)
-        self._scrubber.blame(place, marker, dict.fromkeys((file.path for file in manifest.files), UNREAD))
-        store.adopt(place.key, marker)
-        self._roots[place.root].present[place.key] = marker
+        self._adopt(place, marker, store, present)
         _log.info("adopting what is there", extra={"key": place.key, "root": place.root, "was": standing.name.lower()})
 
-    def _blame_unread(self, name: str, store: Store) -> None:
+    def _blame_unread(self, name: str, store: Store, present: dict[StorageKey, Marker]) -> None:
         """Copies of which the marker was damaged are not Ready before every byte of them was read."""
         while store.unread:
-            key, _ = store.unread.popitem()
-            place, marker = Place(name, key), store.marker(key)
-            if marker is None:
-                continue
-            if name in self._roots:
-                self._roots[name].present[key] = marker
-            self._scrubber.watch(place, marker, store)
-            self._scrubber.blame(place, marker, dict.fromkeys((file.path for file in marker.manifest.files), UNREAD))
+            key, marker = store.unread.popitem()
+            self._adopt(Place(name, key), marker, store, present)
+
+    def _adopt(self, place: Place, marker: Marker, store: Store, present: dict[StorageKey, Marker]) -> None:
+        """What stands there is this copy; first it is remembered that its files have to be read before it counts."""
+        present[place.key] = marker
+        self._scrubber.watch(place, marker, store)
+        self._scrubber.blame(place, marker, dict.fromkeys((file.path for file in marker.manifest.files), UNREAD))
+        try:
+            store.adopt(place.key, marker)
+        except StoreError as error:
+            _log.warning("cannot write a marker", extra={"key": place.key, "error": str(error)})
 
     def _repair(self, task: Task, resolved: Resolved | None) -> Repair | None:
         """What to put right in the committed copy. None: nothing, or nothing that this source still has.
@@ -530,7 +532,7 @@ class NodeAgent:
             for key, marker in present.items():
                 self._scrubber.watch(Place(name, key), marker, store)
                 self._scrubber.blame(Place(name, key), marker, store.misfits(key, marker.manifest))
-            self._blame_unread(name, store)
+            self._blame_unread(name, store, present)
             return _Root(store, present=present, ledger=ledger)
         except LocalModelError as error:
             return _Root(failure=error.failure())
@@ -670,7 +672,7 @@ class NodeAgent:
             if found is not None and is_same_copy(found, marker):
                 self._scrubber.blame(place, marker, store.misfits(place.key, marker.manifest))
                 with self._lock:
-                    self._blame_unread(place.root, store)
+                    self._blame_unread(place.root, store, self._roots[place.root].present)
                 continue
             with self._lock:
                 copies = self._roots[place.root].present

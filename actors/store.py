@@ -132,8 +132,10 @@ class Store:
         self._stuck: dict[str, str] = {}
         self.junk: dict[str, str] = {}
         """What was set aside, or left where it is, because it is not ours: by path below the root, why."""
-        self.unread: dict[StorageKey, str] = {}
-        """Committed copies of which the marker was made anew from our record: their files are still to be read."""
+        self.unread: dict[StorageKey, Marker] = {}
+        """Committed copies of which the marker was damaged, by our record of them. Once it is remembered that their
+        files are to be read before they count, `adopt` makes the marker anew."""
+        self._blamed: set[StorageKey] = set()
         self.committed_notes = Notes(lambda: self._folder("committed"), self._set_aside)
         self.scrub_notes = Notes(lambda: self._folder("scrub"), self._set_aside)
         self.evicted_notes = Notes(lambda: self._folder("evicted"), self._set_aside)
@@ -438,11 +440,13 @@ class Store:
     # --- markers and records ---
 
     def _marker(self, models: Folder, key: StorageKey) -> Marker | None:
-        """The marker of what stands there, made anew from our record if it was damaged; None: it has none."""
+        """The marker of what stands there, by our record if it was damaged; None: it has none."""
         try:
             with models.enter(key) as folder:
                 try:
-                    return load_marker(folder, uid=self._uid)
+                    marker: Marker | None = load_marker(folder, uid=self._uid)
+                    self._blamed.discard(key)
+                    return marker
                 except FileNotFoundError:
                     why, strict = "it was taken away", True
                 except DamagedMarker as error:
@@ -450,7 +454,7 @@ class Store:
                 marker = self._recorded(key)
                 if marker is None or (strict and not _holds_only(folder, marker.manifest)):
                     return None  # whatever it is, it is not what we committed
-                self._heal(folder, key, marker, why)
+                self._blame(key, marker, why)
                 return marker
         except OSError:
             return None
@@ -473,14 +477,13 @@ class Store:
         except LocalModelError as error:
             _log.warning("a commit is not recorded twice", extra={"key": key, "error": str(error)})
 
-    def _heal(self, folder: Folder, key: StorageKey, marker: Marker, why: str) -> None:
-        fields = {"key": key, "root": str(self.path), "error": why}
-        _log.warning("the marker of a model was damaged, and is made anew from our record", extra=fields)
-        self.unread[key] = why
-        try:
-            self._write_marker(folder, key, marker)
-        except OSError as error:
-            _log.warning("cannot write a marker", extra={"key": key, "error": str(error)})
+    def _blame(self, key: StorageKey, marker: Marker, why: str) -> None:
+        """Said once, until there is a marker again that is believed."""
+        if key not in self._blamed:
+            fields = {"key": key, "root": str(self.path), "error": why}
+            _log.warning("the marker of a model was damaged; our record of it is taken instead", extra=fields)
+            self._blamed.add(key)
+            self.unread[key] = marker
 
     def _write_marker(self, folder: Folder, key: StorageKey, marker: Marker, *, damaged: bool = True) -> None:
         folder.unlock(OWN)
