@@ -1,4 +1,4 @@
-"""Hugging Face repositories: one question to the hub, and a manifest pinned to a commit comes back.
+"""Hugging Face repositories: two questions to the hub, and a manifest pinned to a commit comes back.
 
     public, with or without a token     URLs of the hub itself; agents follow its redirects, nothing expires
     gated or private, with a token      LFS files: the signed URL the hub redirects to; expires
@@ -23,7 +23,14 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, get_session, hf_hub_url, set_client_factory
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_hf_file_metadata,
+    get_session,
+    hf_hub_url,
+    set_client_factory,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -31,12 +38,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils._http import hf_raise_for_status
 
 from actors.bounds import decoded
 from actors.connections import tls_context
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.guard import carried, check_name
-from actors.manifest import Digest, Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
+from actors.hub_tree import files_of_commit
+from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, select, signed, translate_status
 from actors.reach import check_link
 
@@ -69,27 +78,28 @@ def resolve_hub(
     endpoint = (options.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
     token = options.get("HF_TOKEN")
     page = f"{endpoint}/{repo}"
+    api, timeout_s = HfApi(endpoint=endpoint, token=token or False), options.timeout_s
     with _translated(repo, pinned_revision or revision, page, token):
-        info = HfApi(endpoint=endpoint, token=token or False).model_info(
-            repo, revision=pinned_revision or revision, files_metadata=True, timeout=options.timeout_s
+        info = api.model_info(repo, revision=pinned_revision or revision, timeout=timeout_s)
+        if info.gated and token is None:
+            raise SourceDenied(f"{page} is gated: ask for access there, and put a token that has it into HF_TOKEN")
+        if (sha := info.sha) is None:
+            raise SourceError(f"{page} was described without its commit: {endpoint} is not a full hub")
+        own = {"Authorization": f"Bearer {token}"} if token else {}
+        files = files_of_commit(
+            source,
+            endpoint,
+            repo,
+            sha,
+            get=lambda url: get_session().get(url, headers=own, timeout=timeout_s),
+            check=hf_raise_for_status,
+            describe=lambda: api.model_info(repo, revision=sha, files_metadata=True, timeout=timeout_s).siblings,
         )
-    if info.gated and token is None:
-        raise SourceDenied(f"{page} is gated: ask for access there, and put a token that has it into HF_TOKEN")
-    if info.sha is None or any(sibling.size is None for sibling in info.siblings or ()):
-        raise SourceError(f"{page} was described without its commit or its file sizes: {endpoint} is not a full hub")
-    files = [
-        ManifestFile(
-            sibling.rfilename,
-            sibling.size or 0,
-            Digest(f"sha256:{sibling.lfs.sha256}" if sibling.lfs else f"git-sha1:{sibling.blob_id}"),
-        )
-        for sibling in info.siblings or ()
-    ]
-    manifest = make_manifest(source, info.sha, select(source, files))
-    urls = [hf_hub_url(repo, file.path, revision=info.sha, endpoint=endpoint) for file in manifest.files]
+    manifest = make_manifest(source, sha, select(source, files))
+    urls = [hf_hub_url(repo, file.path, revision=sha, endpoint=endpoint) for file in manifest.files]
     if token is None or not (info.gated or info.private):
         return Resolved(manifest, tuple(Location(url) for url in urls))
-    with _translated(repo, info.sha, page, token):
+    with _translated(repo, sha, page, token):
         return _with_token(manifest, urls, token, options, time.time() if now is None else now)
 
 

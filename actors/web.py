@@ -35,8 +35,8 @@ from actors.origin import SourceOptions, expires_at, redact, select, translate_s
 from actors.reach import check_link, check_target, escaped, target_of
 from actors.refusals import MAX_BODY_BYTES
 
-MAX_COUNTED_BYTES = 1 << 30
-MAX_COUNTING_S = 300.0
+MAX_COUNTED_BYTES = 400 << 20
+MAX_COUNTING_S = 100.0
 """Bounds on what is read only to know how large it is."""
 
 _NO_RANGES = frozenset({206, 400, 403, 405, 406, 416, 501})

@@ -281,9 +281,9 @@ def test_a_public_repository_is_pinned_verified_and_read_without_credentials(
     assert digests["config.json"] == f"git-sha1:{hashlib.sha1(blob).hexdigest()}"
 
 
-def test_listing_a_repository_takes_one_request(origin: Origin) -> None:
+def test_listing_a_repository_takes_its_description_and_one_page_of_its_tree(origin: Origin) -> None:
     resolve(ModelSource(f"hf://{REPO}"), options(origin))
-    assert origin.stats()["requests"] == 1
+    assert origin.stats()["requests"] == 2
 
 
 @pytest.mark.parametrize("spelling", ["hf://{repo}:{commit}", "hf://{repo}@{commit}", "hf://{repo}/"])
