@@ -25,6 +25,8 @@ from typing import ClassVar
 
 from actors.redaction import redacted
 
+_FINAL = frozenset({"InvalidURI", "PackageMissing", "SchemeNotAllowed", "InvalidProxy"})
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -34,6 +36,11 @@ class Failure:
     message: str
     retryable: bool = True
     retry_after_s: float | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will change by itself: what was asked for, or this installation, must be another."""
+        return self.reason in _FINAL
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "message", redacted(self.message))

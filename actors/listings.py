@@ -29,7 +29,7 @@ def watch(filesystem: Any, root: str, bounds: Bounds) -> None:
         _watch_s3(filesystem, bounds)
         return
     _watch_folders(filesystem, root, bounds)
-    if "gs" in protocols:
+    if "gs" in protocols and hasattr(filesystem, "session_kwargs"):
         _watch_google(filesystem, bounds)
     session = getattr(filesystem, "session", None)
     if "webhdfs" in protocols and session is not None:

@@ -262,9 +262,11 @@ def _meant(where: str, scheme: str, error: Exception) -> SourceError:
         case ImportError():
             extra = _EXTRAS.get(scheme)
             hint = f"pip install 'localmodel[{extra}]'" if extra else str(error)
-            return SourceUnsupported(f"{scheme}:// needs a package that is not installed: {hint}")
+            return SourceUnsupported(
+                f"{scheme}:// needs a package that is not installed: {hint}", reason="PackageMissing"
+            )
         case ValueError() if "Protocol not known" in text:
-            return SourceUnsupported(f"no reader for {scheme}:// ({where})")
+            return SourceUnsupported(f"no reader for {scheme}:// ({where})", reason="InvalidURI")
         case OSError(errno=errno.EBUSY):  # what s3fs makes of SlowDown and 503
             return SourceThrottled(f"{where} asks to slow down: {text}")
     if type(error).__name__ in _DENIED or text.startswith("Forbidden: "):  # which is gcsfs's OSError for 403

@@ -155,7 +155,7 @@ def _trouble(tally: Tally) -> _Trouble | None:
         message = f"{node}: {failure.message}"
     else:
         message = f"{len(group)}/{tally.total} nodes ({name_nodes(n for n, _, _ in group)}): {failure.message}"
-    if retry_at is not None:
+    if retry_at is not None and not failure.final:
         message += f"; next try {rfc3339(retry_at)}"
     return _Trouble(reason, message, failure.retryable, reason in WAITING)
 

@@ -12,15 +12,17 @@ A failure that only a person can end is asked about slowly, but credentials that
 
 from __future__ import annotations
 
-import queue
+import os
 import random
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from actors import source
+from actors.bounds import limits_of
 from actors.errors import Failure, LocalModelError
 from actors.manifest import ModelSource, Resolved
 from actors.service import Service
@@ -28,6 +30,7 @@ from actors.source import SourceOptions
 from coordinator.api import StatusKey
 from coordinator.plan import Want
 from coordinator.snapshot import Credentials, Resolution
+from coordinator.turns import Turn, Turns
 
 FIRST_RETRY_S = 2.0
 SLOWEST_RETRY_S = 300.0
@@ -38,6 +41,11 @@ REFRESH_AT = 0.75
 """The share of a resolution's life after which it is renewed."""
 SHARED_FOR_S = 60.0
 """Two caches that want the same with the same credentials within this time cause one question."""
+
+OVERDUE_S = 60.0
+"""A resolution bounds itself (`actors.bounds`). One that is not back so long after is given up: its thread hangs."""
+MOST_LOST = 8
+"""So many threads that hang are replaced."""
 
 LoadOptions = Callable[[Credentials], SourceOptions]
 """Runs in a worker, so that it may ask Kubernetes. Raises LocalModelError."""
@@ -61,11 +69,13 @@ class Resolver:
         self,
         resolve: Resolve = source.resolve,
         *,
-        workers: int = 4,
+        workers: int = 8,
         asked: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        overdue_s: float | None = None,
     ) -> None:
+        """`overdue_s`: how long an attempt may take before its thread is given up."""
         self.changed: Callable[[], None] = lambda: None
         self._resolve = resolve
         self._asked = asked
@@ -74,7 +84,8 @@ class Resolver:
         self._lock = threading.Lock()
         self._entries: dict[StatusKey, _Entry] = {}
         self._answers: dict[tuple[ModelSource, str | None, str], _Answer] = {}
-        self._queue: queue.SimpleQueue[tuple[_Entry, Want, LoadOptions] | None] = queue.SimpleQueue()
+        self._overdue_s = limits_of(os.environ).longest_s + OVERDUE_S if overdue_s is None else overdue_s
+        self._turns: Turns[_Job] = Turns(workers, time.monotonic)
         self._closing = threading.Event()
         # Daemons, because a source may take its whole timeout to answer and must not hold up the end of the process.
         self._workers = [Service(f"resolver-{number}", self._work, self._closing) for number in range(workers)]
@@ -84,12 +95,15 @@ class Resolver:
         for worker in self._workers:
             worker.start()  # does nothing for one that runs
         now = self._clock()
+        self._give_up_overdue(now)
         with self._lock:
             self._entries = {key: _successor(self._entries.get(key), want) for key, want in wants.items()}
-            for entry in self._entries.values():
+            for key, entry in self._entries.items():
                 if entry.due(now):
                     entry.in_flight = True
-                    self._queue.put((entry, entry.want, load_options))
+                    author = key.rpartition("/")[0]
+                    job = _Job(entry, entry.want, load_options)
+                    self._turns.offer(job, author, _place(entry.want), entry.attempt)
             self._answers = {name: answer for name, answer in self._answers.items() if answer.kept(now)}
 
     def resolutions(self) -> Mapping[StatusKey, Resolution]:
@@ -105,19 +119,40 @@ class Resolver:
     def close(self, timeout_s: float = 0.0) -> None:
         """Nothing more is started. Waits up to `timeout_s` for what is under way."""
         self._closing.set()
-        for _ in self._workers:
-            self._queue.put(None)
+        self._turns.close()
         deadline = time.monotonic() + timeout_s
         for worker in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            if self._attempt(*job):
+        while (turn := self._turns.take()) is not None:
+            try:
+                asked = self._attempt(turn)
+            finally:
+                self._turns.done(turn)
+            if asked:
                 self.changed()
+            if turn.lost:  # another has taken its place
+                return
 
-    def _attempt(self, entry: _Entry, want: Want, load_options: LoadOptions) -> bool:
+    def _give_up_overdue(self, now: float) -> None:
+        """What hangs has failed; another thread does the work of its own."""
+        for turn in self._turns.overdue(self._overdue_s, MOST_LOST):
+            job = turn.job
+            uri = source.redact(job.want.source.uri)
+            message = f"{uri} could not be listed within {self._overdue_s:.0f} s: whoever reads it does not come back"
+            with self._lock:
+                if job.question is not None:
+                    self._answers.pop(job.question, None)
+                job.entry.finish(Failure("ListingTooSlow", message), job.fingerprint, now, self._rng)
+            number = len(self._workers)
+            self._workers.append(Service(f"resolver-{number}", self._work, self._closing))
+            self._workers[-1].start()
+            self._asked("ListingTooSlow")
+
+    def _attempt(self, turn: Turn[_Job]) -> bool:
         """Whether the source was asked: not if only a person can help, and the credentials are what they were."""
+        entry, want, load_options = turn.job.entry, turn.job.want, turn.job.load_options
         outcome: Resolved | Failure | None = None
         options = SourceOptions()
         try:
@@ -126,23 +161,27 @@ class Resolver:
         except Exception as error:  # noqa: BLE001  # as below
             outcome = _failure(error)
             fingerprint = str(outcome)
+        turn.job.fingerprint = fingerprint
         with self._lock:
             if entry.waits(self._clock()) and entry.fingerprint == fingerprint:
                 entry.looked(self._clock())
                 return False
         try:
-            outcome = outcome or self._ask(want, options)
+            outcome = outcome or self._ask(turn.job, options)
         except Exception as error:  # noqa: BLE001  # a bug in the reader of one source must not end the worker for all
             outcome = _failure(error)
         with self._lock:
+            if turn.lost:
+                return False
             entry.in_flight = False  # whatever happens below: what is never asked again would never be resolved
             entry.finish(outcome, fingerprint, self._clock(), self._rng)
         self._asked(outcome.reason if isinstance(outcome, Failure) else "ok")
         return True
 
-    def _ask(self, want: Want, options: SourceOptions) -> Resolved:
+    def _ask(self, job: _Job, options: SourceOptions) -> Resolved:
         """A fresh answer, or the one that somebody else with the same question has just been given."""
-        name = (want.source, want.pinned_revision, options.fingerprint)
+        want = job.want
+        job.question = name = (want.source, want.pinned_revision, options.fingerprint)
         with self._lock:
             answer = self._answers.setdefault(name, _Answer())
         with answer.lock:
@@ -151,6 +190,17 @@ class Resolver:
                 known = self._resolve(want.source, options, pinned_revision=want.pinned_revision)
                 answer.resolved, answer.at = known, self._clock()
             return known
+
+
+@dataclass(slots=True)
+class _Job:
+    """One attempt. `question` and `fingerprint` are known once it has begun."""
+
+    entry: _Entry
+    want: Want
+    load_options: LoadOptions
+    fingerprint: str = ""
+    question: tuple[ModelSource, str | None, str] | None = None
 
 
 @dataclass(slots=True)
@@ -221,13 +271,26 @@ class _Entry:
     def resolution(self, now: float) -> Resolution:
         resolved = self.resolved
         expired = resolved is not None and resolved.expires_at is not None and resolved.expires_at <= now
-        return Resolution(None if expired else resolved, self.failure, self.retry_at, self.attempt, self.failing_since)
+        # It is looked at again all the same, at the slowest pace; but nobody should wait for that.
+        retry_at = None if self.failure is not None and self.failure.final else self.retry_at
+        return Resolution(None if expired else resolved, self.failure, retry_at, self.attempt, self.failing_since)
 
 
 def _to_be_renewed(resolved: Resolved | None, at: float, now: float) -> bool:
     """Whether most of the life that it had `at` its resolution is over."""
     expires_at = resolved.expires_at if resolved is not None else None
     return expires_at is not None and now >= at + REFRESH_AT * (expires_at - at)
+
+
+def _place(want: Want) -> tuple[object, ...]:
+    """Who is asked, as far as that is known before the credentials are read: they name the endpoint of a store."""
+    try:
+        parts = urlsplit(want.source.uri)
+    except ValueError:
+        return ("",)
+    if parts.scheme in ("http", "https", "oci"):
+        return (parts.hostname, parts.netloc.rpartition(":")[2])
+    return parts.scheme, want.credentials
 
 
 def _failure(error: Exception) -> Failure:

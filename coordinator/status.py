@@ -116,7 +116,7 @@ def model_detail(key: StatusKey, cell: Cell) -> dict[str, Any]:
             detail["wrongReaders"] = dict(report.wrong_readers)
     if failure is not None:
         detail["reason"], detail["message"] = failure.reason, failure.message
-        if retry_at is not None:
+        if retry_at is not None and not failure.final:
             detail["retryTime"] = rfc3339(retry_at)
     return detail
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.errors import Failure, SourceDenied, SourceError, SourceNotFound, SourceThrottled
+from actors.errors import Failure, SourceDenied, SourceError, SourceNotFound, SourceThrottled, SourceUnsupported
 from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved
 from actors.source import SourceOptions
 from coordinator.api import StatusKey
@@ -165,6 +165,15 @@ def test_how_long_a_retry_waits(failure: Failure | None, attempt: int, least: fl
     assert least <= min(delays)
     assert max(delays) <= most
     assert (least == most) == (len(set(delays)) == 1)
+
+
+@pytest.mark.parametrize("reason", ["InvalidURI", "PackageMissing", "SchemeNotAllowed"])
+def test_nobody_is_told_to_wait_for_what_will_not_change(world: World, reason: str) -> None:
+    world.answer = failing(SourceUnsupported("no", reason=reason))
+    (resolution,) = world.want(want(), ends=1).values()
+    assert (resolution.failure, resolution.retry_at) == (Failure(reason, "no", retryable=False), None)
+    assert world.want(want(), at=200).keys() == {LLAMA}
+    assert len(world.asked) == 1
 
 
 def test_the_time_a_throttling_origin_names_is_honoured(world: World) -> None:
