@@ -12,12 +12,20 @@ from typing import Any
 
 import pytest
 
+from actors.agent import AgentSettings, NodeAgent
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired
 from actors.fetch import RENEWALS_IN_VAIN, FillSettings
 from actors.fill import Fill
-from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved
+from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, storage_key
+from actors.messages import DesiredModel, DesiredRoot, DesiredState, NodeName, Phase
+from actors.origin import SourceOptions
 from actors.retry import RetryPolicy
 from actors.store import open_ingest
+from coordinator.api import StatusKey
+from coordinator.plan import Want
+from coordinator.resolver import Resolver
+from coordinator.snapshot import Credentials
+from tests.waiting import eventually
 
 CONTENT = random.Random(3).randbytes(400_000)
 CHUNK = 64 << 10
@@ -136,3 +144,41 @@ def test_other_files_behind_the_renewed_links_end_it(links: Callable[..., Links]
     with pytest.raises(SourceChanged, match="s3://b/m consists of other files") as caught:
         fill(tmp_path, origin.resolved(), renew)
     assert not isinstance(caught.value, SourceExpired)
+
+
+@pytest.mark.parametrize(("status", "signed"), [(403, True), (401, False)])
+def test_for_an_agent_the_coordinator_renews_as_often_as_it_takes(
+    status: int, signed: bool, links: Callable[..., Links], tmp_path: Path
+) -> None:
+    """The links of one resolution are good for two of seven requests."""
+    origin, source = links(2, status), ModelSource("s3://b/m")
+    (tmp_path / "host" / "models").mkdir(parents=True)
+    settings = AgentSettings(
+        host_root=tmp_path / "host", headroom_bytes=0, connections=1, chunk_bytes=CHUNK, backoff_first_s=60
+    )
+    agent = NodeAgent(NodeName("n"), settings)
+    resolver = Resolver(lambda source, options, *, pinned_revision=None: origin.resolved(signed), workers=1)
+    key, rejected = StatusKey("m"), set[str]()
+
+    def tick() -> bool:
+        """What the coordinator does, without Kubernetes."""
+        resolver.want({key: Want(source, Credentials(), reject=frozenset(rejected))}, lambda _: SourceOptions())
+        resolved = resolver.resolutions()[key].resolved
+        desired = DesiredState("c", (DesiredRoot("/models"),))
+        if resolved is not None:
+            model = DesiredModel(storage_key(source.uri), "/models", source, resolved.name)
+            desired = replace(desired, models=(model,), resolved={resolved.name: resolved})
+        (*reports,) = agent.reconcile(desired).models
+        for report in reports:
+            if report.failure is not None and report.resolved and report.phase is Phase.FAILED:
+                assert report.failure.reason in ("SourceExpired", "SourceDenied")
+                rejected.add(report.resolved)
+        return any(report.phase is Phase.READY for report in reports)
+
+    try:
+        eventually(tick, every_s=0.02, seen=agent.report)
+    finally:
+        agent.close()
+        resolver.close(5)
+    assert origin.handed_out >= 3
+    assert (tmp_path / "host" / "models" / "models" / storage_key(source.uri) / "w.bin").read_bytes() == CONTENT
