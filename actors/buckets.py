@@ -24,6 +24,7 @@ from urllib.parse import quote, urlsplit
 from actors.digest import CHECKSUMS
 from actors.errors import SourceDenied, SourceError
 from actors.manifest import Digest
+from actors.no_proxy import is_direct, no_proxy
 from actors.origin import OTHER_STORES, S3, SourceOptions
 from actors.refusals import Refusal, archived
 
@@ -261,6 +262,7 @@ def s3_options(options: SourceOptions) -> dict[str, Any]:
         "connect_timeout": options.timeout_s,
         "read_timeout": options.timeout_s,
         "retries": {"total_max_attempts": 1},  # s3fs repeats what it should, and the caller has a patience of its own
+        **_proxies(options.get("AWS_ENDPOINT_URL") or f"https://s3.{region or 'us-east-1'}.amazonaws.com"),
     }
     return {
         "anon": anonymous,
@@ -271,6 +273,16 @@ def s3_options(options: SourceOptions) -> dict[str, Any]:
         "client_kwargs": {name: value for name, value in client.items() if value is not None},
         "config_kwargs": config if anonymous else {**config, "signature_version": "s3v4"},
     }
+
+
+def _proxies(endpoint: str) -> dict[str, Any]:
+    """No proxies, where `NO_PROXY` names the endpoint: of networks and ports in it botocore knows nothing."""
+    try:
+        parts = urlsplit(endpoint)
+        direct = is_direct(no_proxy(), parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
+    except ValueError:
+        return {}
+    return {"proxies": {}} if direct else {}
 
 
 def in_role(options: SourceOptions) -> SourceOptions:

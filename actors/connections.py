@@ -8,8 +8,8 @@
 The lower-case names win, as everywhere else. A context takes tens of milliseconds to make, so that there is one per
 process; it is made anew when a file it was made from changes, because certificates are renewed under running agents.
 
-So it is for all that is read in ranges, and for web servers, registries and the hub when they are asked what there is
-(but ALL_PROXY may name what the hub's client knows). What s3fs lists or reads goes by botocore's rules: AWS_CA_BUNDLE,
+So it is for all that is read in ranges, and for web servers, registries and the hub when they are asked what there is.
+What s3fs lists or reads goes by botocore's rules, but for NO_PROXY: AWS_CA_BUNDLE,
 else REQUESTS_CA_BUNDLE, a file, instead of all others.
 """
 
@@ -43,7 +43,7 @@ def connection_to(parts: SplitResult, timeout_s: float) -> http.client.HTTPConne
     host, port = _host_and_port(parts)
     if not host or parts.scheme not in ("http", "https"):
         raise SourceUnsupported(f"no reader for {parts.scheme}://{host or ''}", reason="InvalidURI")
-    proxy = _proxy_for(parts)
+    proxy = proxy_for(parts)
     if proxy is not None:
         check_name(parts.geturl())
     if parts.scheme == "http":
@@ -151,7 +151,8 @@ class _Forwarded(http.client.HTTPConnection):
             self.putheader(name, value)
 
 
-def _proxy_for(origin: SplitResult) -> SplitResult | None:
+def proxy_for(origin: SplitResult) -> SplitResult | None:
+    """The http proxy that stands before an origin; None: there is none. Raises SourceUnsupported for another kind."""
     proxies = urllib.request.getproxies()
     named = proxies.get(origin.scheme) or proxies.get("all")
     port = _host_and_port(origin)[1] or 443

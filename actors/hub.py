@@ -44,6 +44,7 @@ from actors.bounds import decoded
 from actors.connections import tls_context
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.guard import carried, check_name
+from actors.hub_client import transport_for
 from actors.hub_tree import files_of_commit
 from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, select, signed, translate_status
@@ -120,7 +121,7 @@ def parse_uri(source: ModelSource) -> tuple[str, str | None]:
 
 
 def _trust(context: ssl.SSLContext) -> None:
-    """The library's client, which knows of proxies but of no bundle, trusts whom `context` does.
+    """The library's client trusts whom `context` does, and connects as we do.
 
     It is made by the class of the one it would use otherwise: another package's with every major version. It keeps no
     cookies, because all who ask share it, and is led by redirects only to names that are allowed.
@@ -136,14 +137,13 @@ def _trust(context: ssl.SSLContext) -> None:
             hooks["response"].append(_bound)
         none = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
         settings: dict[str, Any] = {
-            "verify": context,
             "event_hooks": hooks,
             "follow_redirects": True,
             "timeout": None,
             "cookies": none,
             "headers": {"Connection": "close"},  # a connection that another resolution made has other bounds
         }
-        set_client_factory(lambda: client(**settings))
+        set_client_factory(lambda: client(transport=transport_for(client, context), **settings))
         _trusted[:] = [context]
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
+from actors.bounds import current
 from actors.entries import refused
 from actors.errors import SourceError, SourceUnsupported
 from actors.manifest import Digest, ManifestFile, ModelSource
 from actors.origin import wanted
 
-MAX_PAGES = 5_000
 WHOLE_DESCRIPTION = 1_000
 """Fewer files than this in a description are all there are."""
 
@@ -65,11 +65,9 @@ def _entries(
 ) -> Iterator[Mapping[str, Any] | None]:
     """Of all pages; None if there is no tree here. No page is asked of another host, because the token goes along."""
     url: str | None = f"{endpoint}/api/models/{repo}/tree/{quote(commit, safe='')}?recursive=true"
-    first, asked = url, set[str]()
+    first, bounds = url, current()
+    bounds.page(url)
     while url is not None:
-        if url in asked or len(asked) >= MAX_PAGES:
-            raise SourceError(f"{endpoint}/{repo}: its list of files does not end", reason="InvalidAnswer")
-        asked.add(url)
         response = get(url)
         known = response.headers.get("X-Error-Code") in _KNOWN_ERRORS
         if url == first and response.status_code in _ABSENT and not known:
@@ -79,9 +77,11 @@ def _entries(
         page = response.json()
         if not isinstance(page, list) or not all(isinstance(entry, Mapping) for entry in page):
             raise _not_a_hub(endpoint, repo)
+        bounds.files(len(page))
         yield from page
         following = response.links.get("next", {}).get("url")
         url = _next(endpoint, repo, url, following) if following else None
+        bounds.page(url)
 
 
 def _next(endpoint: str, repo: str, url: str, following: str) -> str:

@@ -22,6 +22,7 @@ from actors.source import resolve
 from actors.transfer import RangeReader, RangesIgnored
 from benchmarks.origins import make_certificates
 from coordinator.dev.origin import Origin
+from tests.s3_server import s3
 from tests.test_oci import FILES, NAME, filled, running_registry
 from tests.tls import Authority, TlsFront
 
@@ -275,6 +276,51 @@ def test_what_no_proxy_names_is_reached_directly(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("NO_PROXY", "example.org,127.0.0.1")
         assert read(server.url() + "/file") == CONTENT[10:500]
     assert (len(server.asked), proxy.asked) == (1, [])
+
+
+NO_PROXIES = ["*", "127.0.0.0/8", "localhost, 127.0.0.1:{port}", "[::1],127.0.0.1", "10.0.0.0/8 127.0.0.1/32"]
+
+
+@pytest.mark.parametrize("entries", NO_PROXIES)
+@pytest.mark.parametrize("what", ["hub", "bucket", "registry", "web"])
+def test_no_proxy_is_read_alike_by_everything_that_connects(
+    what: str, entries: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closing = contextlib.ExitStack()
+    with closing, a_server() as proxy:
+        for scheme in ("HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(scheme, proxy.url())
+        env: dict[str, str] = {}
+        if what == "hub":
+            (tmp_path / "config.json").write_text("{}")
+            origin = closing.enter_context(Origin({"o/r": tmp_path}))
+            url, uri, env = origin.hub_endpoint, "hf://o/r", {"HF_ENDPOINT": origin.hub_endpoint}
+            closing.callback(close_session)
+        elif what == "bucket":
+            server = closing.enter_context(s3({"m/a": b"1"}))
+            url, uri, env = server.url, "s3://bucket/m", server.env
+        elif what == "registry":
+            registry = closing.enter_context(running_registry())
+            registry.artifact("v1", FILES)
+            url, uri = f"http://{registry.host}", f"oci://{registry.host}/{NAME}:v1"
+        else:
+            web = closing.enter_context(a_server())
+            url, uri = web.url(), f"{web.url()}/file"
+        monkeypatch.setenv("NO_PROXY", entries.format(port=url.rpartition(":")[2]))
+        assert resolve(ModelSource(uri), SourceOptions(env)).manifest.files
+        assert proxy.asked == []
+
+
+def test_the_hub_is_asked_through_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with Origin({"o/r": tmp_path}) as origin, a_server() as proxy:
+        proxy.redirects[f"{origin.hub_endpoint}/api/models/o/r"] = f"{origin.hub_endpoint}/api/models/o/r"
+        monkeypatch.setenv("HTTP_PROXY", proxy.url().replace("://", "://me:secret@"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1:1,[::1]")
+        with pytest.raises(SourceError):
+            resolve(ModelSource("hf://o/r"), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
+        close_session()
+    assert proxy.asked[0] == ("GET", f"{origin.hub_endpoint}/api/models/o/r", "Basic bWU6c2VjcmV0")
 
 
 def test_a_proxy_that_speaks_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

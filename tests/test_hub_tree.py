@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors.bounds import bounded
 from actors.errors import SourceError, SourceNotFound, SourceUnsupported
 from actors.hub_tree import files_of_commit
 from actors.manifest import ManifestFile, ModelSource
@@ -48,9 +49,10 @@ def listed(
         if response.status_code != 200:
             raise Failed("no page")
 
-    return files_of_commit(
-        ModelSource("hf://o/r", exclude=exclude), hub, "o/r", SHA1, answers.__getitem__, check, lambda: siblings
-    )
+    with bounded("the hub"):
+        return files_of_commit(
+            ModelSource("hf://o/r", exclude=exclude), hub, "o/r", SHA1, answers.__getitem__, check, lambda: siblings
+        )
 
 
 def names(files: Sequence[ManifestFile]) -> list[str]:
@@ -100,7 +102,7 @@ def test_a_mirror_that_hands_on_the_links_of_another_host_is_asked_itself() -> N
         (answer({"error": "x"}), SourceError, "is not a full hub"),
         (answer(["a"]), SourceError, "is not a full hub"),
         (answer([{"type": "commit", "path": "sub"}]), SourceUnsupported, r"lists 'sub', .* \('commit'\)"),
-        (answer([a_file("a")], TREE), SourceError, "does not end"),
+        (answer([a_file("a")], TREE), SourceError, "goes in a circle"),
         (answer([], status=500), Failed, "no page"),
         (answer([], status=404, code="RevisionNotFound"), Failed, "no page"),
     ],
