@@ -18,7 +18,7 @@ from contextlib import contextmanager
 
 from actors.errors import InsufficientStorage, StoreError
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REASONS = {
     errno.EROFS: "DiskReadOnly",
     errno.EACCES: "DiskPermissionDenied",
@@ -39,9 +39,19 @@ def disk_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise InsufficientStorage(f"the disk is full: {what}: {reason}") from error
         raise StoreError(f"{what}: {reason}", reason=_REASONS.get(error.errno or 0)) from error
+
+
+@contextmanager
+def suppress_full() -> Iterator[None]:
+    """What the disk has no room for is left undone."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
 
 
 def reserve(descriptor: int, size: int) -> None:

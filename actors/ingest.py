@@ -193,6 +193,7 @@ class Ingest:
                 status = parent.status(parts[count - 1])
                 if status is not None and not stat.S_ISDIR(status.st_mode):
                     parent.remove(parts[count - 1])
+                parent.unlock(parts[count - 1])
                 parent.enter(parts[count - 1], make=True).close()
 
 
@@ -219,6 +220,7 @@ def open_ingest_in(parent: Folder, name: str, folder: Path, manifest: Manifest, 
         data, journal = handle.status("data"), handle.status("journal")
         if data is not None and not stat.S_ISDIR(data.st_mode):
             handle.remove("data")
+        handle.unlock("data")
         if journal is not None and not _is_journal(journal):
             handle.remove("journal")
         handle.enter("data", make=True).close()

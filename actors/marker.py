@@ -12,10 +12,12 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +140,19 @@ def misfits(folder: Path | Folder, manifest: Manifest) -> dict[str, str]:
                 return misfits(opened, manifest)
         except OSError as error:
             return {file.path: _missing(error) for file in manifest.files}
-    found = {file.path: misfit(folder, file) for file in manifest.files}
-    return {path: wrong for path, wrong in found.items() if wrong is not None}
+    found: dict[str, str] = {}
+    for path, files in groupby(manifest.files, key=lambda file: file.path.rpartition("/")[0]):
+        try:
+            opened = folder.enter(path) if path else Folder(os.dup(folder.descriptor), folder.path)
+        except OSError as error:
+            found |= {file.path: _missing(error) for file in files}
+            continue
+        with opened:
+            for file in files:
+                wrong = misfit(opened, replace(file, path=file.path.rpartition("/")[2]))
+                if wrong is not None:
+                    found[file.path] = wrong
+    return found
 
 
 def misfit(folder: Folder, file: ManifestFile) -> str | None:

@@ -36,7 +36,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from actors.errors import LocalModelError, StoreError
-from actors.filesystem import disk_errors
+from actors.filesystem import FULL, disk_errors, suppress_full
 from actors.handles import NOT_A_FOLDER, Folder, remove_tree
 from actors.ingest import Ingest, held_bytes, open_ingest, open_ingest_in, read_identity
 from actors.manifest import Manifest, StorageKey
@@ -72,6 +72,7 @@ __all__ = [
     "remove_tree",
 ]
 
+_MOST_SAID = 100
 MARGIN_S = 5.0
 """A list of a node's pods is seconds old, and clocks differ: see `DesiredState.used`."""
 _INCARNATION = re.compile(r"[\w.:-]{1,200}")
@@ -144,7 +145,9 @@ class Store:
             self._prepare(root, OWN).close()
             self._ready = True
             for name in ("ingest", "trash", "committed", "scrub", "evicted"):
-                self._folder(name).close()
+                with suppress_full():  # a full disk still has models on it; they are made when there is room
+                    self._folder(name).close()
+            self._check_one_disk()
             self._uid = self._claim()
 
     # --- who may write ---
@@ -176,7 +179,16 @@ class Store:
             status = own.status("incarnation")
             if status is not None and not stat.S_ISREG(status.st_mode):
                 self._set_aside(own, "incarnation", "is not a regular file")
-            own.write("incarnation", self._incarnation.encode())
+            content = self._incarnation.encode()
+            try:
+                own.write("incarnation", content)
+            except OSError as error:
+                if error.errno not in FULL or status is None:
+                    raise
+                descriptor = own.open("incarnation", os.O_WRONLY)  # its block is there already
+                os.pwrite(descriptor, content, 0)
+                os.ftruncate(descriptor, len(content))
+                os.close(descriptor)
             return own.lstat("incarnation").st_uid
 
     def free_bytes(self) -> int:
@@ -250,7 +262,11 @@ class Store:
             marker = self._marker(models, key)
             if marker is not None:
                 return Standing.OURS if marker.owner == owner else Standing.FOREIGN
-            with models.enter(key) as folder:
+            try:
+                opened = models.enter(key)
+            except PermissionError:
+                return Standing.FOREIGN
+            with opened as folder:
                 if holds_nothing(folder) or self._half_published(key, folder):
                     return Standing.ABSENT
                 try:
@@ -513,6 +529,15 @@ class Store:
         with own:
             return self._prepare(own, name)
 
+    def _check_one_disk(self) -> None:
+        """Raises StoreError if a rename could not make a model: what is filled must be on the disk it is for."""
+        with self._models() as models, self._folder("") as own:
+            if os.fstat(models.descriptor).st_dev != os.fstat(own.descriptor).st_dev:
+                raise StoreError(
+                    f"{self.models} and {self._own} are on different filesystems: mount the disk at {self.path}",
+                    reason="PathMismatch",
+                )
+
     def _check_mounted(self, root: Folder) -> None:
         """Raises OSError once our own folder is gone: what is then written would be on another disk."""
         if self._ready and root.status(OWN) is None:
@@ -549,7 +574,8 @@ class Store:
     def _say(self, path: str, why: str) -> None:
         if self.junk.get(path) != why:
             _log.warning("set aside", extra={"root": str(self.path), "path": path, "why": why})
-            self.junk[path] = why
+            if len(self.junk) < _MOST_SAID or path in self.junk:
+                self.junk[path] = why
 
     def _half_published(self, key: StorageKey, target: Folder) -> bool:
         with self._folder("ingest") as ingests:
@@ -562,6 +588,7 @@ class Store:
     def _withdraw(self, ingests: Folder, name: str, key: StorageKey) -> None:
         """What an interrupted commit had moved into the model's folder already is back in the ingest."""
         try:
+            ingests.unlock(name)
             with ingests.enter(name) as ingest, self.opened(key) as target:
                 withdraw(ingest, target)
         except (FileNotFoundError, NotADirectoryError):

@@ -87,6 +87,8 @@ def fill(args: argparse.Namespace) -> int:
         return _fail(args, error, target)
     except Cancelled:
         sys.stderr.write("localmodel: interrupted; the same command goes on from here\n")
+        if args.json:
+            print_json({"ok": False, "reason": "Interrupted", "error": "the same command goes on from here"})
         return 130
     seconds = time.monotonic() - began
     for path in done.extra:
@@ -352,7 +354,10 @@ def _interruptible(work: Fill) -> Iterator[None]:
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        threading.Thread(target=work.cancel).start()  # not here: the lock it takes may be held by this very thread
+        try:
+            threading.Thread(target=work.cancel).start()  # not here: the lock it takes may be held by this very thread
+        except RuntimeError as error:  # there is no thread to be had
+            raise Cancelled from error
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -383,12 +388,14 @@ def _progress_bar(work: Fill) -> Iterator[None]:
                 bar.update(task, completed=now.done, description=said)
 
         drawer = threading.Thread(target=draw, name="progress", daemon=True)
-        drawer.start()
+        with contextlib.suppress(RuntimeError):  # without a thread it is not drawn
+            drawer.start()
         try:
             yield
         finally:
             finished.set()
-            drawer.join()
+            if drawer.ident is not None:
+                drawer.join()
 
 
 def _summary(marker: Marker, seconds: float) -> dict[str, Any]:

@@ -789,3 +789,55 @@ def test_load_marker_never_waits(root: Path, store: Store) -> None:
     with Folder.at(root / "models" / KEY) as folder, pytest.raises(DamagedMarker, match="not a regular file"):
         load_marker(folder)
     assert handles.FOLDER_MODE == 0o755
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("may not mount a tmpfs here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_store_opens_on_a_disk_that_is_full_to_the_last_byte(small_disk: Path) -> None:
+    commit(Store(small_disk, "one"))
+    subprocess.run(["dd", "if=/dev/zero", f"of={small_disk / 'filler'}", "bs=4k"], capture_output=True, check=False)
+    assert os.statvfs(small_disk).f_bavail == 0
+    after = Store(small_disk, "a-longer-name")
+    assert after.committed() == {KEY: a_marker()}
+    after.check_fence()
+    after.remove(KEY, OWNER)
+    after.used = {}
+    after.margin_s = -1.0
+    after.empty_trash()
+    assert names(own(small_disk, "trash")) == []
+
+
+def test_models_on_another_disk_than_what_is_filled_for_them_are_said(root: Path, small_disk: Path) -> None:
+    (root / "models").mkdir()
+    bind = ["mount", "--bind", str(small_disk), str(root / "models")]
+    subprocess.run(bind, check=True)
+    try:
+        with pytest.raises(StoreError, match="different filesystems: mount the disk at") as raised:
+            Store(root, "one")
+        assert raised.value.reason == "PathMismatch"
+    finally:
+        subprocess.run(["umount", "--lazy", root / "models"], check=True)
+
+
+def test_copies_of_an_earlier_version_with_read_only_folders_move_and_go(root: Path, store: Store) -> None:
+    """As their owner without root's rights sees them, too: run these tests as another user."""
+    commit(store)
+    for path in [*(root / "models" / KEY).rglob("*"), root / "models" / KEY]:
+        if path.is_dir():
+            path.chmod(0o555)
+    store.rename(KEY, a_marker())
+    commit(store, {"config.json": b"new"})
+    store.remove(KEY, OWNER)
+    store.used = {}
+    store.margin_s = -1.0
+    store.empty_trash()
+    assert (names(own(root, "trash")), names(root / "models")) == ([], [])
