@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from actors.gossip import SIGN_OF_LIFE_S, Frame, read_frame
+from actors.gossip import FRAMES_PER_S, MAX_FRAME_BYTES, SIGN_OF_LIFE_S, Frame, read_frame
 from actors.membership import Member
 from actors.messages import NodeName
+from actors.retry import RateLimit
 from actors.tls import Tls
 from actors.wire import NODE, Closed, Head, ProtocolError, Wire, connect
 
 KEPT_PER_PEER = 4
 CONNECT_TIMEOUT_S = 2.0
+BURST_S = 0.5
+"""Frames of so much time may come at once."""
 
 
 @dataclass(slots=True)
@@ -38,10 +41,10 @@ class Reply:
         self.left -= count
         return count
 
-    def frame(self) -> Frame:
+    def frame(self, most_bytes: int) -> Frame:
         """Of a body that never ends."""
         self.left = 1
-        return read_frame(self._wire)
+        return read_frame(self._wire, most_bytes)
 
     def patience(self, timeout_s: float) -> None:
         self._wire.patience(timeout_s)
@@ -99,12 +102,18 @@ class Asker:
         finally:
             self._give_back(peer.address, wire, kept=reply is not None and not reply.left)
 
-    def listen(self, peer: Member) -> Iterator[Frame]:
-        """Its news, as they come, until it says no more. Raises OSError when even signs of life are missing."""
+    def listen(self, peer: Member, chunks: int = 8 * MAX_FRAME_BYTES) -> Iterator[Frame]:
+        """Its news of so many chunks, as they come but no faster than `FRAMES_PER_S`, until it says no more.
+
+        Raises OSError when even signs of life are missing.
+        """
         with self.ask(peer, "GET", "news") as reply:
             reply.patience(3 * SIGN_OF_LIFE_S)
+            ahead = RateLimit(FRAMES_PER_S)
             while reply.status == 200:
-                yield reply.frame()
+                yield reply.frame((chunks + 7) // 8)
+                if (pause_s := ahead.spend(1)) > BURST_S:
+                    self._closed.wait(pause_s)
 
     def close(self) -> None:
         """No connection is left; requests under way break off."""

@@ -60,11 +60,14 @@ class Exchange:
         usable = self._tls is None or self._tls.usable
         return self._server.address if self._server and usable else None
 
-    def open(self, company: Company, manifest: Manifest, folder: Path, have: int) -> Swarm:
-        """This node's part in the fill; in place of the one it had. Raises OSError if there is no such folder."""
+    def open(self, company: Company, manifest: Manifest, folder: Path, have: int, begun: int = 0) -> Swarm:
+        """This node's part in the fill; in place of the one it had. Raises OSError if there is no such folder.
+
+        `have` and `begun` are bitmaps of the chunks that are there, and there in part.
+        """
         pace = Pace(slots=choose_slots(company.chunk_bytes, self._link_bytes_per_s))
         rng = random.Random(self._rng.random())
-        swarm = Swarm(self._node, company, manifest, folder, pace, have=have, rng=rng, tls=self._tls)
+        swarm = Swarm(self._node, company, manifest, folder, pace, have=have, begun=begun, rng=rng, tls=self._tls)
         with self._lock:
             before = self._swarms.get(company.fill)
             self._swarms[company.fill] = swarm

@@ -169,10 +169,15 @@ class Fill:
         from actors.together import Together  # here, because who fills alone would wait for it
 
         grid = Grid(self.manifest.files, company.chunk_bytes)
-        have = bitmap.bitmap(number for number, chunk in enumerate(grid.chunks) if not self._files.gaps(chunk))
+        gaps = [self._files.gaps(chunk) for chunk in grid.chunks]
+        have = bitmap.bitmap(number for number, missing in enumerate(gaps) if not missing)
+        begun = 0
+        if self._driver is None:  # else others may be reading by now what this node had begun
+            whole = ([chunk] for chunk in grid.chunks)
+            begun = ~have & bitmap.bitmap(n for n, each in enumerate(whole) if gaps[n] != each)
         try:
             with self._ingest.opened() as data:
-                swarm = exchange.open(company, self.manifest, data.here, have)
+                swarm = exchange.open(company, self.manifest, data.here, have, begun)
         except OSError as error:
             raise StoreError(f"opening {self._ingest.data}: {error.strerror}") from error
         driver = Together(self._files, self._fetcher, self._traffic, self._redirects, self._check, swarm, self._rng)

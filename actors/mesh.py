@@ -15,9 +15,15 @@ node agent drives it with a lock and real sockets, `benchmarks/simulate.py` by t
 
 How the chunks spread: each has one owner, that alone reads it from the source, in ascending order, not far ahead of
 what is seen anywhere, and not more than a few that nobody has yet taken. Everybody else takes random chunks from
-neighbours. Who has nothing left to read takes unbegun chunks from slower owners. A member that is lost is replaced by
-the next in order at once; one that is only unreachable from here, when nothing else moves. The source is the members
+neighbours. A node with nothing left to read takes unbegun chunks from slower owners. A member that is lost is replaced
+by the next in order at once; one that is only unreachable from here, when nothing else moves. The source is the members
 that held a committed copy at the start (seeds), else the origin.
+
+How long a node waits is its own to say, whatever its peers claim and answer. There is one clock, and only chunks that
+land set it back: a chunk of our own read to now, one from a peer by a few times a normal read, so that a peer that
+gives one now and then does not keep us. When the clock has run for as long as our patience, the peers that were asked
+meanwhile and have delivered nothing are in default: their claims and their ownership count for nothing until they
+deliver. Where even that leaves nothing to do, the node reads what it lacks itself, one chunk at a time.
 """
 
 from __future__ import annotations
@@ -32,12 +38,17 @@ from actors.messages import NodeName
 from actors.moves import Action, Answer, AskPeer, Done, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal, Wait
 from actors.news import Cursor, Log, News
 from actors.pace import Pace, Width
+from actors.pauses import Pauses
 from actors.serving import Serving
 from actors.standing import BUSY_S, Backoff, Standing
 
 INFINITE = float("inf")
 PATIENCE = 4.0
-"""Times a read of ours, or `Pace.takeover_s`, for every member ahead that can be reached and yet does not deliver."""
+"""Times a normal read of ours, or `Pace.takeover_s`: for so long nothing may come from peers that can be reached."""
+NORMAL_READS = 8
+"""The slowest of so many of our last reads is a normal one."""
+GIVEN_AT_ONCE = 2
+"""Chunks that a peer is given to read at a time, by a node that could read them itself."""
 
 
 class Mesh:
@@ -46,9 +57,17 @@ class Mesh:
     membership: Membership
 
     def __init__(
-        self, me: NodeName, membership: Membership, pace: Pace, *, rng: random.Random, now: float, have: int = 0
+        self,
+        me: NodeName,
+        membership: Membership,
+        pace: Pace,
+        *,
+        rng: random.Random,
+        now: float,
+        have: int = 0,
+        begun: int = 0,
     ) -> None:
-        """`have` is a bitmap of the chunks on the disk already."""
+        """`have` is a bitmap of the chunks on the disk. Those in `begun` are there in part, and are read on here."""
         self.me = me
         self.pace = pace
         self.have = have
@@ -67,7 +86,7 @@ class Mesh:
         self._shown = 0  # what trusted neighbours have
         self._shown_near = 0
         self._own: deque[int] = deque()  # what we are to read and nobody shows, in ascending order
-        self._stolen: set[int] = set()
+        self._stolen: set[int] = set(bitmap.members(begun))
         self._taken_over: set[int] = set()
         self._given: dict[int, NodeName] = {}
         self._unpassed = 0
@@ -79,8 +98,12 @@ class Mesh:
         self._inquiry = Backoff(now)
         self._theft = Backoff(now)
         self._stealing: NodeName | None = None  # from whom; he may have given us a chunk that we do not know of yet
-        self._moved_at = now
-        self._longest_read_s = 0.0
+        self._fed_at = now  # for so long what has landed makes up for
+        self._excused_at = now  # something else than a chunk has come then
+        self._excused_until = now  # it counts up to here
+        self._read_s: deque[float] = deque(maxlen=NORMAL_READS)
+        self._pauses = Pauses(pace.takeover_s, now)
+        self._gone: dict[NodeName, Standing] = {}  # members that have left or started again
         self._until = now
         self._serving = Serving(pace)
         self._width = Width(pace.slots, pace.aim_s)
@@ -105,6 +128,8 @@ class Mesh:
                 return action
         elif not self._flying:
             return Done()
+        else:
+            self._give_up(now)
         return Wait(self._until)
 
     def landed(self, chunk: int, origin: Origin, now: float) -> list[Release]:
@@ -116,26 +141,40 @@ class Mesh:
         self.have |= bit
         self.origins[chunk] = origin
         self._log.add(chunk, fresh=read)
-        self._moved_at = now
+        self._given.pop(chunk, None)
         if read:
             self._unpassed |= bit
-            self._longest_read_s = max(self._longest_read_s, now - began)
         if isinstance(action, AskPeer):
+            self._feed(self._worth_s, now)
             self._alive(action.peer, now)
+            if self._standing(action.peer).delivered():
+                self._taken_over.clear()
+                self._look(now)
             if self._standing(action.peer).have & bit:
                 self._width.took(now - began)
+        else:
+            self._read_s.append(now - began)
+            if chunk not in self._taken_over or now < self._fed_at + self._patience_s:
+                self._feed(INFINITE, now)
+            else:  # what we read for others ends no starving
+                self._fed_at = now - self._patience_s
         return self._serving.arrived(chunk, now)
 
     def failed(self, chunk: int, outcome: Outcome, now: float, *, retry_at: float = 0.0) -> list[Release]:
         """The read or request brought nothing. CORRUPT quarantines the peer that was asked."""
-        read = chunk in self._reading
+        read, began = chunk in self._reading, self._began[chunk]
         action = self._end(chunk)
         if read:
             self._own.appendleft(chunk)
         if not isinstance(action, AskPeer):
             self._origin_after = max(self._origin_after, retry_at)
+            if retry_at > now:
+                self._pardon()
+                self._look(now)
             return self._serving.lost(chunk)
         peer = self._standing(action.peer)
+        if peer.in_default and began > peer.defaulted_at:  # it was tried
+            peer.default(now, self.pace.quarantine_s)
         if outcome is Outcome.UNREACHABLE:
             peer.unreachable(now, self._rng)
             self._look(now)
@@ -151,18 +190,27 @@ class Mesh:
                 self._look(now)
             else:
                 self._inquiry.miss(now, self._rng)
-            if outcome is Outcome.NOT_YET and self._given.get(chunk) == action.peer:  # it does not read it
-                del self._given[chunk]
+            if outcome is Outcome.NOT_YET and peer.known and self._given.get(chunk) == action.peer:
+                del self._given[chunk]  # it does not read it
         if not read and not self._shown >> chunk & 1:
             self._claim()  # it may be ours to read by now
         return self._serving.lost(chunk)
 
     def redirected(self, chunk: int, to: NodeName, now: float) -> list[Release]:
-        """The owner says who reads the chunk in its place."""
+        """The owner says who reads the chunk in its place. Nobody else is believed, nor followed on and on."""
         action = self._end(chunk)
         if isinstance(action, AskPeer):
             self._alive(action.peer, now)
-        self._given[chunk] = to
+            if self._reader(chunk) == action.peer and to != action.peer:
+                if chunk in self._given:
+                    self._inquiry.miss(now, self._rng)
+                self._given[chunk] = to
+                if to == self.me:  # its answer to our Steal was lost
+                    del self._given[chunk]
+                    self._stolen.add(chunk)
+            else:
+                self._standing(action.peer).busy(now, self._rng)
+                self._inquiry.miss(now, self._rng)
         self._claim()
         return self._serving.lost(chunk)
 
@@ -174,13 +222,33 @@ class Mesh:
             self._look(now)
         else:
             self._alive(owner, now)
-        if chunk is None or not 0 <= chunk < self.membership.chunks:
+        if chunk is None or not self._may_take(owner, chunk):
             self._theft.miss(now, self._rng)
             return
         self._theft.hit(now)
         self._given.pop(chunk, None)
         self._stolen.add(chunk)
         self._own.appendleft(chunk)
+
+    def _may_take(self, owner: NodeName, chunk: int) -> bool:
+        """We lack what it gives us. It may pass on what others gave it, but not without end: they may be reading it."""
+        if not 0 <= chunk < self.membership.chunks or not (self._missing & ~self._shown) >> chunk & 1:
+            return False
+        if self._reader(chunk) == owner:
+            return True
+        self._standing(owner).gifts += 1
+        return self._standing(owner).gifts <= self.pace.unpassed
+
+    def abandons(self, chunk: int) -> bool:
+        """The request for it is to be broken off: since it began its peer was found to be in default. Any thread."""
+        action, began = self._flying.get(chunk), self._began.get(chunk, 0.0)
+        peer = self._peers.get(action.peer) if isinstance(action, AskPeer) else None
+        return peer is not None and peer.in_default and began <= peer.defaulted_at
+
+    def arriving(self, chunk: int, share: float, now: float) -> None:
+        """So much of a chunk has come from a peer, slowly: it is worth as much patience as that part of one."""
+        if chunk in self._flying:
+            self._feed(share * self._worth_s, now)
 
     def rejects(self, chunk: int, origin: Origin) -> bool:
         """This copy has been found wrong: do not take it, report STALE."""
@@ -195,7 +263,7 @@ class Mesh:
         coming = flying is not None and flying != AskPeer(chunk, peer)  # or each would wait for the other
         if not here and not coming:
             reader = self._given.get(chunk)
-            if reader not in (None, peer, self.me):
+            if reader is not None and reader not in (peer, self.me) and not self._standing(reader).in_default:
                 return Elsewhere(reader)
             if chunk in self._stolen or peer == self._stealing:
                 return Answer.BUSY  # we shall read it, or may: its owner must not take it back
@@ -204,6 +272,9 @@ class Mesh:
     def served(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> bool:
         """A chunk promised with DATA went out, or did not. True: call `next`."""
         self._serving.sent(peer, chunk, now, ok=ok)
+        taker = self._peers.get(peer)
+        if ok and taker is not None:
+            taker.waited_for = True
         if not ok or not self._unpassed >> chunk & 1:
             return False
         self._unpassed &= ~(1 << chunk)
@@ -223,6 +294,9 @@ class Mesh:
         self._drop_shown()
         if not self._own or peer not in self.membership.members or self._own[0] >= self._horizon():
             return None
+        unread = self._missing & ~self._shown
+        if self._allowed and sum(who == peer and unread >> c & 1 for c, who in self._given.items()) >= GIVEN_AT_ONCE:
+            return None
         if not self._reading and len(self._own) == 1 and self._may_read:
             return None
         chunk = self._own.popleft()
@@ -234,8 +308,9 @@ class Mesh:
     def heard(self, peer: NodeName, chunks: int, now: float, *, whole: bool = False) -> bool:
         """A peer tells what it has: call it for empty news too, as a sign of life. True: call `next`."""
         standing = self._peers.get(peer) or self._standing(peer)
-        if standing.silent:
-            self._alive(peer, now)
+        if standing.told(now):
+            self._taken_over.clear()
+            self._look(now)
         standing.known = True
         chunks &= self._all
         if whole:
@@ -243,10 +318,10 @@ class Mesh:
             self._look(now)
         else:
             standing.have |= chunks
-            if standing.neighbour and standing.quarantined_until <= now:
+            if standing.neighbour and standing.trusted(now):
                 if chunks & ~self._shown:
                     self._shown |= chunks
-                    self._moved_at = now
+                    self._excused_at = now
                 if standing.near:
                     self._shown_near |= chunks
         if self._own and len(self._reading) < self._reads:
@@ -265,9 +340,11 @@ class Mesh:
 
     def join(self, membership: Membership, now: float) -> None:
         """From now on these are the members. Chunks of those that left have new owners."""
-        before = self.membership.members if self._peers else {}
+        earlier = self.membership if self._peers else membership
+        before = earlier.members
         self.membership = membership
         here = membership.members.get(self.me)
+        self._serving.shared = len(membership.members) > 2
         zone = here.zone if here else None
         self._reads = self.pace.reads_per_owner(len(membership.owners))
         if here is not None and here.seed:
@@ -275,7 +352,8 @@ class Mesh:
         for name in list(self._peers):
             member, old = membership.members.get(name), before.get(name)
             if member is None or (old is not None and old.incarnation != member.incarnation):
-                del self._peers[name]
+                self._gone[name] = self._peers.pop(name)
+                self._pauses.forget(name)
         beside = membership.neighbours(self.me) if here is not None and not here.seed else frozenset()
         for name, peer in self._peers.items():
             peer.neighbour = name in beside
@@ -286,8 +364,17 @@ class Mesh:
             peer.near = zone is None or membership.members[name].zone in (None, zone)
             self._neighbours.append((name, peer))
         self._given = {chunk: name for chunk, name in self._given.items() if name in membership.members}
-        self._moved_at = now
+        for name, old in before.items():
+            if name in membership.members and old.incarnation != membership.members[name].incarnation:
+                self._leave_begun(earlier, name)
+        self._excused_at = now
         self._look(now)
+
+    def _leave_begun(self, earlier: Membership, name: NodeName) -> None:
+        """An owner has started again: what it was reading it reads on, unless it says that it does not."""
+        unread = [chunk for chunk in earlier.owned(name) if (self._missing & ~self._shown) >> chunk & 1]
+        for chunk in unread[: self.pace.reads_per_owner(len(earlier.owners))]:
+            self._given.setdefault(chunk, name)
 
     @property
     def reads(self) -> int:
@@ -306,6 +393,15 @@ class Mesh:
     def quiet_origin(self, until: float) -> None:
         """Nobody may read the origin before: it asked for a pause (429, 503), or the governor did."""
         self._origin_after = max(self._origin_after, until)
+
+    def told_to_pause(self, peer: NodeName, pause_s: float, now: float) -> None:
+        """A peer says that the origin asked for a pause. See `actors.pauses` for how far that is believed."""
+        if peer in self.membership.members:
+            self._pauses.say(peer, pause_s, now)
+
+    @property
+    def _paused_until(self) -> float:
+        return max(self._origin_after, self._pauses.until)
 
     def withdraw(self, chunks: Iterable[int]) -> None:
         """They are wrong again: nobody gets them from here until `put_back`. The caller reads them from the origin."""
@@ -339,8 +435,8 @@ class Mesh:
     def _read(self, now: float) -> Action | None:
         if not self._own or len(self._reading) >= self._reads:
             return None
-        if now < self._origin_after:
-            return self._later(self._origin_after)
+        if now < self._paused_until:
+            return self._later(self._paused_until)
         if now < self._settled_at and not all(peer.known or peer.silent for _, peer in self._neighbours):
             return self._later(self._settled_at)
         if self._is_full(now):
@@ -348,11 +444,10 @@ class Mesh:
         self._drop_shown()
         if not self._own or self._own[0] >= self._horizon():
             return None
-        return self._read_one(now)
+        return self._read_one(self._own[0], now)
 
-    def _read_one(self, now: float) -> Action | None:
-        """The first of our own chunks: from a seed, or, where there is none to be reached, from the origin."""
-        chunk = self._own[0]
+    def _read_one(self, chunk: int, now: float) -> Action | None:
+        """From a seed, or, where there is none to be reached, from the origin."""
         action: AskPeer | ReadOrigin = ReadOrigin(chunk)
         seeds = [(name, self._standing(name)) for name in self.membership.seeds if name != self.me]
         trusted = [(name, peer) for name, peer in seeds if peer.trusted(now)]
@@ -362,11 +457,12 @@ class Mesh:
             action = AskPeer(chunk, self._rng.choice(near))
         elif trusted:
             return self._later(min(peer.not_before for _, peer in trusted))
-        elif seeds and now < self._moved_at + self.pace.takeover_s:
-            return self._later(self._moved_at + self.pace.takeover_s)
+        elif seeds and now < self._idle_since + self.pace.takeover_s:
+            return self._later(self._idle_since + self.pace.takeover_s)
         elif sum(isinstance(self._flying[each], ReadOrigin) for each in self._reading) >= self._allowed:
             return None
-        self._own.popleft()
+        if self._own and self._own[0] == chunk:
+            self._own.popleft()
         self._reading.add(chunk)
         return self._begin(action, now)
 
@@ -378,7 +474,10 @@ class Mesh:
         """We have read as much as may wait for somebody to take it, and there is somebody who may."""
         if self._unpassed.bit_count() + len(self._reading) < self.pace.unpassed:
             return False
-        return any(peer.known and peer.trusted(now) and peer.have != self._all for _, peer in self._neighbours)
+        return any(
+            peer.known and peer.waited_for and peer.trusted(now) and peer.have != self._all
+            for _, peer in self._neighbours
+        )
 
     def _horizon(self) -> int:
         """No chunk from here on is begun yet."""
@@ -398,12 +497,20 @@ class Mesh:
         """A random chunk that a neighbour has. Sequential order, or the rarest first, is slower."""
         available = self._shown_near & self._missing or self._shown & self._missing
         if not available:
-            return None
+            return self._try_again(now)
         if now < self._pull_after:
             return self._later(self._pull_after)
+        most = self.pace.slots - self._serving.shared  # see `Serving`: it would be busy, and not be asked for a while
         for _ in range(3):
             chunk = bitmap.pick(available, self._rng)
-            holders = [each for each in self._neighbours if each[1].have >> chunk & 1 and each[1].not_before <= now]
+            holders = [
+                each
+                for each in self._neighbours
+                if each[1].have >> chunk & 1
+                and each[1].not_before <= now
+                and each[1].asking < most
+                and not each[1].in_default
+            ]
             if holders:
                 near = [each for each in holders if each[1].near] or holders
                 return self._begin(AskPeer(chunk, near[int(self._rng.random() * len(near))][0]), now)
@@ -412,6 +519,16 @@ class Mesh:
                 break
         self._pull_after = now + self._rng.uniform(*BUSY_S)
         return self._later(self._pull_after)
+
+    def _try_again(self, now: float) -> Action | None:
+        """A chunk that only a peer in default claims to have: if it delivers, it is counted on again."""
+        for name, peer in self._neighbours:
+            if not peer.in_default or not peer.have & self._missing:
+                continue
+            if peer.not_before <= now:
+                return self._begin(AskPeer(bitmap.pick(peer.have & self._missing, self._rng), name), now)
+            self._later(peer.not_before)
+        return None
 
     def _inquire(self, now: float) -> Action | None:
         """Ask the owner of a chunk that no neighbour shows."""
@@ -432,8 +549,8 @@ class Mesh:
         """We have nothing left to read: ask an owner of what nobody shows for a chunk it has not begun."""
         if self._own or self._reading or self._stealing or not self._may_read or self._is_full(now):
             return None
-        if now < max(self._theft.after, self._origin_after):
-            return self._later(max(self._theft.after, self._origin_after))
+        if now < max(self._theft.after, self._paused_until):
+            return self._later(max(self._theft.after, self._paused_until))
         unknown = self._unknown()
         if unknown:
             owner = self._reader(bitmap.pick(unknown, self._rng))
@@ -444,40 +561,123 @@ class Mesh:
         return self._later(self._theft.after)
 
     @property
-    def _slow_read_s(self) -> float:
+    def _patience_s(self) -> float:
         """A read of so long, where ours took less, is slow because of its reader and not because of the origin."""
-        return max(self.pace.takeover_s, PATIENCE * (self._longest_read_s or self.pace.takeover_s))
+        return max(self.pace.takeover_s, PATIENCE * max(self._read_s, default=self.pace.takeover_s))
+
+    @property
+    def _worth_s(self) -> float:
+        """How much patience a chunk from a peer is worth."""
+        return max(self.pace.takeover_s / 10, PATIENCE * max(self._read_s, default=0.0))
+
+    @property
+    def _idle_since(self) -> float:
+        """Since when nothing moves. What is only said, news or memberships, counts once for every chunk that came."""
+        return max(self._fed_at, min(self._excused_at, self._excused_until))
+
+    def _feed(self, seconds: float, now: float) -> None:
+        """Something has come that is worth so much patience."""
+        self._fed_at = min(now, self._fed_at + seconds)
+        self._excused_until = self._fed_at + self._patience_s
 
     def _take_over(self, now: float) -> Action | None:
         """Nothing moves: act for those that cannot be reached, and at last for those that can but do not deliver."""
-        if self._reading or not self._may_read or len(self.membership.members) == 1:
+        if self._reading_origin or not self._may_read or len(self.membership.members) == 1:
             return None
         if now < self._origin_after:
-            self._moved_at = now
-            return self._later(self._origin_after)
-        idle_s = now - self._moved_at
-        patience_s = self.pace.takeover_s * (PATIENCE if self._is_full(now) else 1.0)  # full: nobody reaches us, maybe
-        if now < (due := self._moved_at + patience_s):  # not by `idle_s`, or it may be due now and yet to be waited for
+            self._feed(INFINITE, now)
+        if now < self._paused_until:
+            return self._later(self._paused_until)
+        full = self._is_full(now)  # nobody reaches us, maybe
+        if now < (due := self._idle_since + self.pace.takeover_s * (2 if full else 1)):
             return self._later(due)
-        unknown = self._missing & ~self._shown
-        if not unknown:
-            return self._later(now + self.pace.takeover_s)
+        for _, peer in self._neighbours if full else ():
+            peer.waited_for = False
+        self._give_up(now)
         lost = frozenset(name for name, peer in self._peers.items() if not peer.trusted(now))
-        mine = [chunk for chunk in self.membership.without(lost).owned(self.me) if unknown >> chunk & 1]
-        if not mine:
-            chunk = bitmap.pick(unknown, self._rng)
-            order = self.membership.order(chunk)
-            able = [name for name in order if name not in lost]
-            rank = able.index(self.me) if self.me in able else len(able)
-            begun_s = 0.0 if order[0] in able else self.pace.takeover_s  # who acts for the owner begins only then
-            if idle_s < begun_s + rank * self._slow_read_s:
-                return self._later(now + self.pace.silence_s)
-            mine = [chunk]
-        self._taken_over.update(mine)
-        for chunk in mine:
+        unknown = self._missing & ~self._shown
+        chunks = self._acted_for(unknown, lost, now) if unknown else self._claimed_only(lost, now)
+        if not chunks:
+            return None
+        self._taken_over.update(chunks)
+        for chunk in chunks:
             self._given.pop(chunk, None)
         self._claim()
-        return self._read_one(now) if self._own else None
+        return self._read_one(chunks[0], now)
+
+    def _acted_for(self, unknown: int, lost: frozenset[NodeName], now: float) -> list[int]:
+        """What nobody shows: all that is ours without those that are lost, else one chunk, after those before us."""
+        mine = [chunk for chunk in self.membership.without(lost).owned(self.me) if unknown >> chunk & 1]
+        mine = [chunk for chunk in mine if self._given.get(chunk, self.me) in lost | {self.me}]
+        if mine:
+            return mine
+        chunk = bitmap.pick(unknown, self._rng)
+        order = self.membership.order(chunk)
+        able = [name for name in order if name not in lost]
+        rank = able.index(self.me) if self.me in able else len(able)
+        rank += self._given.get(chunk) in able  # it comes before all of them
+        begun_s = 0.0 if order[0] in able else self.pace.takeover_s  # who acts for the owner begins only then
+        if now - self._idle_since < begun_s + rank * self._patience_s:
+            self._later(now + self.pace.silence_s)
+            return []
+        return [chunk]
+
+    def _claimed_only(self, lost: frozenset[NodeName], now: float) -> list[int]:
+        """Everything is said to be somewhere, and nothing comes: one chunk. At first, to know what a normal read is."""
+        if self._read_s and now < (due := self._idle_since + self._patience_s):
+            self._later(due)
+            return []
+        mine = [chunk for chunk in self.membership.without(lost).owned(self.me) if self._missing >> chunk & 1]
+        if mine:
+            return mine[:1]
+        if now < (due := self._idle_since + 2 * self._patience_s):  # those whose it is come first
+            self._later(due)
+            return []
+        return [bitmap.pick(self._missing, self._rng)] if self._missing else []
+
+    def _give_up(self, now: float) -> None:
+        """We have waited for long enough: whoever was asked meanwhile, and delivered nothing, is in default."""
+        if not self._may_read or self._reading_origin or now < self._paused_until:
+            return
+        patience_s = self._patience_s
+        if now < (due := self._idle_since + patience_s):
+            self._later(due)
+            return
+        asked = {action.peer for action in self._flying.values() if isinstance(action, AskPeer)}
+        owing = [
+            (name, peer, peer.owes_since)
+            for name, peer in self._peers.items()
+            if peer.owes_since is not None
+            and not peer.in_default
+            and (name in asked or peer.asked_at >= now - patience_s)
+        ]
+        lacking = self._all & ~self.have
+        claiming = [each for each in owing if each[1].have & lacking or each[0] in self.membership.seeds]
+        found = False
+        for _, peer, since in claiming or owing:  # others may wait for the same as we, and read after that
+            if now >= since + patience_s / 2:
+                peer.default(now, self.pace.quarantine_s)
+                found = True
+            else:
+                self._later(since + patience_s / 2)
+        if found:
+            for _, peer, _ in owing:
+                peer.owes_since = None
+            self._look(now)
+            lost = frozenset(name for name, peer in self._peers.items() if not peer.trusted(now))
+            unknown = self._missing & ~self._shown
+            self._taken_over.update(c for c in self.membership.without(lost).owned(self.me) if unknown >> c & 1)
+            self._claim()
+
+    def _pardon(self) -> None:
+        """The origin fails us, too: whoever owes us chunks may not be to blame, and what it was to read is its own."""
+        for peer in self._peers.values():
+            peer.pardon()
+        self._taken_over.clear()
+
+    @property
+    def _reading_origin(self) -> bool:
+        return any(isinstance(self._flying[each], ReadOrigin) for each in self._reading)
 
     # --- state ---
 
@@ -485,8 +685,12 @@ class Mesh:
         self._flying[action.chunk] = action
         self._began[action.chunk] = now
         self._missing &= ~(1 << action.chunk)
-        if isinstance(action, AskPeer) and self._is_stranger(action.peer):
-            self._strange.add(action.chunk)
+        if isinstance(action, AskPeer):
+            peer = self._standing(action.peer)
+            peer.asked(now, self._fed_at)
+            peer.asking += 1
+            if self._is_stranger(action.peer):
+                self._strange.add(action.chunk)
         return action
 
     def _end(self, chunk: int) -> AskPeer | ReadOrigin:
@@ -495,12 +699,17 @@ class Mesh:
         self._missing |= 1 << chunk
         self._reading.discard(chunk)
         self._strange.discard(chunk)
+        if isinstance(action, AskPeer):
+            peer = self._standing(action.peer)
+            peer.asking = max(0, peer.asking - 1)  # it may be another by now
         return action
 
     def _standing(self, name: NodeName) -> Standing:
         peer = self._peers.get(name)
         if peer is None:
             peer = self._peers[name] = Standing()
+            if name in self._gone:
+                peer.inherit(self._gone.pop(name))
         return peer
 
     def _is_stranger(self, name: NodeName) -> bool:

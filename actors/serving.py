@@ -2,6 +2,9 @@
 
 A request for a chunk that is here is answered with it, or with "busy". One for a chunk that is on its way here is held,
 and answered the moment the chunk lands; but only few for each, or the first to have a chunk would send it to everybody.
+
+No peer gets the last slot if it has all others, and one that takes what it asked for too slowly gets nothing else, and
+its slots go to others after a while.
 """
 
 from __future__ import annotations
@@ -9,6 +12,9 @@ from __future__ import annotations
 from actors.messages import NodeName
 from actors.moves import Answer, Release
 from actors.pace import Pace, Width
+
+LATE_S = 10.0
+"""A chunk that has been on its way for so long no longer counts as one that is sent."""
 
 
 class Serving:
@@ -18,6 +24,8 @@ class Serving:
         self._pace = pace
         self.strangers = pace.strangers
         """Chunks sent at a time to members that are no neighbours."""
+        self.shared = False
+        """More than one peer may ask."""
         self._width = Width(pace.slots, pace.aim_s)
         self._sending: dict[tuple[NodeName, int], tuple[float, bool]] = {}
         self._away = 0
@@ -66,10 +74,20 @@ class Serving:
                 break
 
     def _begin(self, peer: NodeName, chunk: int, now: float, *, stranger: bool) -> Answer:
-        if len(self._sending) >= int(self._width) or (stranger and self._away >= self.strangers):
-            return Answer.BUSY
         if (peer, chunk) in self._sending:  # it asks again while the last copy is on its way
+            return Answer.BUSY
+        if stranger and self._away >= self.strangers:
+            return Answer.BUSY
+        if len(self._sending) >= int(self._width) - self.shared and not self._makes_room(peer, now):
             return Answer.BUSY
         self._sending[peer, chunk] = (now, stranger)
         self._away += stranger
         return Answer.DATA
+
+    def _makes_room(self, peer: NodeName, now: float) -> bool:
+        """There is a slot for `peer` although most are taken: what is late does not count, and not all are its own."""
+        late = [to for (to, _), (began, _) in self._sending.items() if now >= began + LATE_S]
+        taken = len(self._sending) - len(late)
+        if peer in late or taken >= int(self._width):
+            return False
+        return taken < int(self._width) - self.shared or any(to != peer for to, _ in self._sending)

@@ -58,9 +58,10 @@ class Swarm:
         *,
         have: int,
         rng: random.Random,
+        begun: int = 0,
         tls: Tls | None = None,
     ) -> None:
-        """`folder` holds the files; `have` is a bitmap of the chunks that are there. Raises OSError."""
+        """`folder` holds the files; `have` and `begun` are bitmaps of the chunks there, and in part. Raises OSError."""
         self.me = me
         self.tls = tls
         self.grid = Grid(manifest.files, company.chunk_bytes)
@@ -72,7 +73,7 @@ class Swarm:
         self.poke: Callable[[], None] = lambda: None
         """Called with `lock` held when something has happened that may let the fill go on."""
         self.membership = Membership(company.fill, company.members, len(self.grid))
-        self.mesh = Mesh(me, self.membership, pace, rng=rng, now=time.monotonic(), have=have)
+        self.mesh = Mesh(me, self.membership, pace, rng=rng, now=time.monotonic(), have=have, begun=begun)
         self._news = threading.Condition(self.lock)
         self._quiet_until = 0.0
         self._tokens = (company.token, company.token)
@@ -139,7 +140,7 @@ class Swarm:
         self._news.notify_all()
 
     def quiet(self, pause_s: float) -> None:
-        """The origin asked for a pause. Peers are told, and tell theirs, unless they know."""
+        """The origin, or the coordinator, asked this node for a pause. Its neighbours are told, unless they know."""
         until = time.monotonic() + pause_s
         if until > self._quiet_until + 0.5:
             self._quiet_until = until

@@ -33,12 +33,14 @@ from actors.quota import NotOurTurn
 from actors.swarm import Swarm
 from actors.traffic import Traffic
 from actors.transfer import RangeReader, RangesIgnored, Redirects
-from actors.wire import DIGEST, READER, time_for
+from actors.wire import DIGEST, READER, SLOWEST_BYTES_PER_S
 
 HASHERS = 4
 """Workers beyond those that wait for the network: hashing must not keep slots empty."""
 STUCK_S = 15.0
 """The origin fails, and no chunk has come from anywhere for so long: the attempt ends with the origin's error."""
+ARRIVING_S = 1.0
+"""How often the mesh hears of a chunk that comes slowly from a peer."""
 RELISTEN_S = (0.05, 3.0)
 SHORT_S = 0.5
 """How soon a thread that could not be started is tried again."""
@@ -285,7 +287,8 @@ class Together:
         gaps, digest, view = self._files.gaps(chunk), blake3(), memoryview(buffer)
         here = self._swarm.membership.members.get(self._swarm.me)
         far = here is not None and peer.zone != here.zone and None not in (peer.zone, here.zone)
-        position, deadline = chunk.start, time.monotonic() + time_for(chunk.size)
+        position, began = chunk.start, time.monotonic()
+        told_at, told = began, chunk.start
         while count := reply.read_into(view):
             block = view[:count]
             digest.update(block)
@@ -296,8 +299,18 @@ class Together:
             position += count
             self._traffic.peer(count, far=far)
             self._fetcher.spend(count, self._stop)
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now < told_at + ARRIVING_S:
+                continue
+            if now > began + self._swarm.pace.takeover_s and position - chunk.start < SLOWEST_BYTES_PER_S * (
+                now - began
+            ):
                 return Outcome.UNREACHABLE
+            with self._swarm.lock:
+                self._mesh.arriving(number, (position - told) / chunk.size, now)
+                if self._mesh.abandons(number):
+                    return Outcome.UNREACHABLE
+            told_at, told = now, position
         if stale:  # all of it was read, so that its sender is rid of it
             return Outcome.STALE
         if digest.digest() != origin.digest:
@@ -394,7 +407,7 @@ class Together:
         pause_s = RELISTEN_S[0]
         while not self._stop.is_set() and name in self._swarm.membership.neighbours(self._swarm.me):
             try:
-                for frame in self._asker.listen(self._swarm.membership.members[name]):
+                for frame in self._asker.listen(self._swarm.membership.members[name], len(self._swarm.grid)):
                     pause_s = RELISTEN_S[0]
                     self._heard(name, frame)
             except OSError as error:
@@ -405,7 +418,7 @@ class Together:
     def _heard(self, name: NodeName, frame: Frame) -> None:
         with self._swarm.lock:
             if frame.kind is Kind.QUIET:
-                self._swarm.quiet(frame.value / 1000)
+                self._mesh.told_to_pause(name, frame.value / 1000, time.monotonic())
             elif self._mesh.heard(name, frame.value, time.monotonic(), whole=frame.kind is Kind.WHOLE):
                 self._pump()
 

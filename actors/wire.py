@@ -25,6 +25,7 @@ MAX_HEAD_BYTES = 4096
 HEAD_TIMEOUT_S = 5.0
 """For a head to arrive, once it has begun."""
 SLOWEST_BYTES_PER_S = 32 << 10
+"""A body that comes slower than this is broken off, though it still moves."""
 READER, DIGEST, NODE = "Localmodel-Reader", "Localmodel-Digest", "Localmodel-Node"
 
 _END = b"\r\n\r\n"

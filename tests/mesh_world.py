@@ -1,4 +1,7 @@
-"""A few meshes in one world where anything may take any time: what is on its way arrives in random order."""
+"""A few meshes in one world where anything may take any time: what is on its way arrives in random order.
+
+Some members may be liars, that have no mesh: see `tests/mesh_liars.py` for what they do.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,24 @@ PACE = Pace(slots=4, unpassed=3, window=10)
 Change = Callable[["World"], None]
 
 
+class Liar:
+    """A member that does as it likes. This one answers nothing, and connections to it are refused at once."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def asked(self, world: World, peer: str, chunk: int) -> None:
+        """Ends with one of `World.say`, `redirect` or `give`, for (peer, this one, chunk), now or later."""
+        world.say(peer, self.name, chunk, Outcome.UNREACHABLE)
+
+    def asked_for_work(self, world: World, peer: str) -> int | None:
+        """Raises ConnectionError where it cannot be reached."""
+        raise ConnectionError
+
+    def acts(self, world: World) -> None:
+        """Whatever else it does, again and again."""
+
+
 class World:
     """Time passes only when nothing else can happen. `dead` nodes answer nothing; `deaf` ones cannot be reached."""
 
@@ -30,12 +51,20 @@ class World:
         have: dict[str, int] | None = None,
         seeds: str = "",
         late: str = "",
+        liars: dict[str, Liar] | None = None,
+        read_s: float = 0.0,
     ) -> None:
+        """A read of the origin takes `read_s`. The `liars` are members beside `names`."""
         self.rng, self.chunks, self.now = rng, chunks, 0.0
-        self.seeds, self.late, self.members = seeds, late, list(names)
+        self.seeds, self.late, self.members = seeds, late, [*names, *(liars or {})]
         self.dead: set[str] = set()
         self.deaf: set[str] = set()
-        self.liars: dict[str, int] = {}  # sends wrong bytes so many times more
+        self.wrong_bytes: dict[str, int] = {}  # sends them so many times more
+        self.liars = liars or {}
+        self.incarnations: Counter[str] = Counter()
+        self.read_s = read_s
+        self.timed: list[tuple[float, Callable[[], None]]] = []
+        self.asked_liars: dict[tuple[str, int], str] = {}
         self.bad_reader: str | None = None
         self.origin_is_down = False
         self.reads: Counter[int] = Counter()
@@ -45,6 +74,8 @@ class World:
         self.cursors: dict[tuple[str, str], Cursor] = {}
         self.waits: dict[str, float] = {}
         self.meshes: dict[str, Mesh] = {}
+        for name, liar in self.liars.items():
+            liar.name = name
         for name in names:
             everything = bitmap.full(chunks) if name in seeds else 0
             self.meshes[name] = self.start(name, (have or {}).get(name, everything))
@@ -56,7 +87,10 @@ class World:
     def membership(self) -> Membership:
         return Membership(
             "fill",
-            [Member(NodeName(n), owns=n not in self.late, seed=n in self.seeds) for n in self.members],
+            [
+                Member(NodeName(n), str(self.incarnations[n]), owns=n not in self.late, seed=n in self.seeds)
+                for n in self.members
+            ],
             self.chunks,
         )
 
@@ -69,9 +103,12 @@ class World:
 
     def notice(self) -> None:
         """The coordinator names those who are left."""
-        self.members = self.living()
+        self.members = [*self.living(), *(name for name in self.liars if name in self.members)]
+        self.tell_members()
+
+    def tell_members(self) -> None:
         membership = self.membership()
-        for name in self.members:
+        for name in self.living():
             self.meshes[name].join(membership, self.now)
 
     def complete(self) -> bool:
@@ -93,12 +130,18 @@ class World:
         for name in active:
             self.act(name)
             self.tell(name)
+        self.lie()
+        due = [event for when, event in self.timed if when <= self.now]
+        self.timed = [each for each in self.timed if each[0] > self.now]
+        for event in due:
+            event()
         if self.pending:
             _, event = self.pending.pop(self.rng.randrange(len(self.pending)))
             event()
             self.now += 0.001
             return
-        times = [*self.waits.values(), *self.held.values(), self.now + 1.0]
+        soon = self.now + (0.1 if self.liars else 1.0)
+        times = [*self.waits.values(), *self.held.values(), *(when for when, _ in self.timed), soon]
         self.now = max(self.now, min(times)) + 1e-6
         for key, until in list(self.held.items()):
             if until <= self.now and self.held.pop(key, None) is not None:
@@ -122,6 +165,8 @@ class World:
         raise AssertionError(f"{name} never stops")
 
     def doing(self, name: str, action: ReadOrigin | AskPeer | Steal) -> Callable[[], None]:
+        if isinstance(action, ReadOrigin) and self.read_s:
+            return lambda: self.timed.append((self.now + self.read_s, lambda: self.read(name, action.chunk)))
         if isinstance(action, ReadOrigin):
             return lambda: self.read(name, action.chunk)
         if isinstance(action, AskPeer):
@@ -148,6 +193,10 @@ class World:
 
     def ask(self, name: str, peer: str, chunk: int) -> None:
         if name in self.dead:
+            return
+        if peer in self.liars:
+            self.asked_liars[name, chunk] = peer
+            self.liars[peer].asked(self, name, chunk)
             return
         if peer in self.dead or peer in self.deaf:
             self.fail(name, chunk, Outcome.UNREACHABLE)
@@ -180,8 +229,8 @@ class World:
                 self.fail(name, chunk, Outcome.UNREACHABLE)
             elif self.meshes[name].rejects(chunk, origin):
                 self.fail(name, chunk, Outcome.STALE)
-            elif self.liars.get(peer, 0):
-                self.liars[peer] -= 1
+            elif self.wrong_bytes.get(peer, 0):
+                self.wrong_bytes[peer] -= 1
                 self.fail(name, chunk, Outcome.CORRUPT)
             else:
                 self.land(name, chunk, origin)
@@ -199,6 +248,13 @@ class World:
     def steal(self, name: str, owner: str) -> None:
         if name in self.dead:
             return
+        if owner in self.liars:
+            try:
+                given, reached = self.liars[owner].asked_for_work(self, name), True
+            except ConnectionError:
+                given, reached = None, False
+            self.later(name, lambda: self.meshes[name].stolen(NodeName(owner), given, self.now, reached=reached))
+            return
         if owner in self.dead or owner in self.deaf:
             self.meshes[name].stolen(NodeName(owner), None, self.now, reached=False)
             return
@@ -215,6 +271,39 @@ class World:
                 news = mesh.news(cursor)
                 self.cursors[name, other] = news.cursor
                 self.meshes[other].heard(NodeName(name), news.chunks, self.now, whole=news.whole)
+
+    # --- liars ---
+
+    def lie(self) -> None:
+        """Every liar does what it does unasked, and requests to them that are given up end."""
+        for liar in self.liars.values():
+            liar.acts(self)
+        for (name, chunk), peer in list(self.asked_liars.items()):
+            if self.meshes[name].abandons(chunk):
+                self.say(name, peer, chunk, Outcome.UNREACHABLE)
+
+    def after(self, seconds: float, event: Callable[[], None]) -> None:
+        self.timed.append((self.now + seconds, event))
+
+    def is_waiting(self, name: str, peer: str, chunk: int) -> bool:
+        """The request is not over yet; from now on it is."""
+        if self.asked_liars.get((name, chunk)) != peer:
+            return False
+        del self.asked_liars[name, chunk]
+        return True
+
+    def say(self, name: str, peer: str, chunk: int, outcome: Outcome) -> None:
+        """A liar's answer, or that there is none."""
+        if self.is_waiting(name, peer, chunk):
+            self.later(name, lambda: self.fail(name, chunk, outcome))
+
+    def redirect(self, name: str, peer: str, chunk: int, to: str) -> None:
+        if self.is_waiting(name, peer, chunk):
+            self.later(name, lambda: self.release(name, self.meshes[name].redirected(chunk, NodeName(to), self.now)))
+
+    def give(self, name: str, peer: str, chunk: int) -> None:
+        if self.is_waiting(name, peer, chunk):
+            self.later(name, lambda: self.land(name, chunk, Origin(NodeName(peer), b"right")))
 
 
 def wrong(mesh: Mesh) -> dict[NodeName, int]:

@@ -122,7 +122,7 @@ def test_a_node_that_starts_again_with_its_journal_costs_the_origin_nothing_more
 @given(SEEDS)
 def test_who_sends_wrong_bytes_is_named_and_left_alone_and_the_chunk_comes_from_elsewhere(seed: int) -> None:
     world = World("abcd", 30, random.Random(seed))
-    world.liars = {"b": 5}
+    world.wrong_bytes = {"b": 5}
     world.run()
     assert {name for mesh in world.meshes.values() for name in wrong(mesh)} <= {"b"}
     assert world.reads.total() <= 30 + PACE.unpassed + PACE.reads_per_owner(4)
