@@ -1,4 +1,8 @@
-"""A chunk from the origin into its file, with as much patience as its errors deserve."""
+"""A chunk from the origin into its file, with as much patience as its errors deserve.
+
+The journal hears of a chunk when it is complete, and of one that takes long also meanwhile, block by block: a process
+that is killed loses what each of its connections had in a buffer, however slow they are and however large the chunks.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,11 @@ from actors.retry import RateLimit, RetryPolicy
 from actors.traffic import Traffic
 from actors.transfer import Crowded, RangeReader, RangesIgnored, Redirects
 from actors.trust import UNRESTRICTED, Trust
+
+SLOW_CHUNK_S = 2.0
+"""A chunk that takes longer, at the pace at which it comes, is journaled in parts: a line is as cheap as that."""
+LATENCY_S = 0.1
+"""Not before so much time has passed: an answer that is late to begin is not slow yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +117,15 @@ class Fetcher:
         turn_s: float | None = None,
         each: Callable[[memoryview], object] = lambda block: None,
     ) -> None:
-        """The chunk is written and journaled; of one that fails, what came of it.
+        """The chunk is written and journaled; of one that fails or is slow, what has come of it.
 
         Not `resumes`: the server sends nothing but the whole, so that every try begins at the beginning. `each` is
         given every block in order. Raises RangesIgnored and the SourceError family; Cancelled soon after `stop` is set;
         NotOurTurn as `Quota.request` does.
         """
         file = self._files.manifest.files[chunk.file]
-        position, failures, came = chunk.start, 0, self._files.done
+        position = recorded = chunk.start
+        failures, came = 0, self._files.done
         try:
             while position < chunk.stop:
                 origin = self.resolved.locations[chunk.file].origin
@@ -135,6 +145,9 @@ class Fetcher:
                             self._traffic.origin(len(block), requests=position == chunk.start)
                             each(block)
                             position += len(block)
+                            if resumes and self._is_slow(chunk, position - began, time.monotonic() - began_at):
+                                self._files.record(Chunk(chunk.file, recorded, position))
+                                recorded = position
                             self.spend(len(block), stop, quota.arrived(len(block)) if quota is not None else 0.0)
                     except RangesIgnored:
                         raise
@@ -152,8 +165,13 @@ class Fetcher:
                         position = chunk.start
                     self._endure(trouble, failures, stop, resolved)
         finally:
-            if position > chunk.start:
-                self._files.record(Chunk(chunk.file, chunk.start, position))
+            if position > recorded:
+                self._files.record(Chunk(chunk.file, recorded, position))
+
+    @staticmethod
+    def _is_slow(chunk: Chunk, came: int, seconds: float) -> bool:
+        """Whether the chunk takes so long that what has come of it is worth a line of its own."""
+        return seconds >= LATENCY_S and seconds * chunk.size >= SLOW_CHUNK_S * came
 
     def spend(self, count: int, stop: threading.Event, least_s: float = 0.0) -> None:
         """So many bytes have come: returns when the next may, but not within `least_s`."""

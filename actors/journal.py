@@ -1,23 +1,28 @@
-"""Which chunks of a fill are on the disk, in a file that survives the process: one JSON line per finished chunk.
+"""Which bytes of a fill are on the disk, in a file that survives the process: one JSON line per finished chunk.
 
     [0,0,16777216]        bytes 0 up to 16777216 of file 0 were written
     [0,0,-1]              file 0 starts over: its bytes were wrong
 
-Lines are appended in one write each, after the bytes they speak of. A line that was cut off ends the journal. After a
-power cut a line may be there and its bytes not: that is found when the file is hashed, and the file is fetched again.
+A chunk that takes long is told in parts, each a line of the same form, while it arrives: see `actors.fetch`. Lines are
+appended in one write each, after the bytes they speak of. A line that was cut off, or is none, ends the journal. After
+a power cut a line may be there and its bytes not: that is found when the file is hashed, and it is fetched again.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 from actors.chunks import Chunk, Ranges
 
 _FORGET = -1
+_LINE = re.compile(rb"\[(\d{1,19}),(\d{1,19}),(\d{1,19}|-1)\]\n")
+_LONGEST_LINE = 80
 
 
 class Journal:
@@ -59,21 +64,14 @@ def read(path: Path, sizes: list[int]) -> tuple[dict[int, Ranges], int]:
     """What is done, by file index, and how many bytes of the journal say so. Never raises for what it finds inside."""
     done: dict[int, Ranges] = {}
     length = 0
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return done, 0
-    for line in content.splitlines(keepends=True):
-        try:
-            file, start, stop = json.loads(line)
-            whole = line.endswith(b"\n") and 0 <= file < len(sizes) and start >= 0
-            if not whole or stop > sizes[file]:
+    with suppress(FileNotFoundError), path.open("rb") as lines:
+        while (match := _LINE.fullmatch(line := lines.readline(_LONGEST_LINE))) is not None:
+            file, start, stop = map(int, match.groups())
+            if file >= len(sizes) or stop > sizes[file]:
                 break
-        except (ValueError, TypeError):
-            break
-        if stop == _FORGET:
-            done.pop(file, None)
-        else:
-            done.setdefault(file, Ranges()).add(start, stop)
-        length += len(line)
+            if stop == _FORGET:
+                done.pop(file, None)
+            else:
+                done.setdefault(file, Ranges()).add(start, stop)
+            length += len(line)
     return done, length

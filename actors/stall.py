@@ -1,8 +1,11 @@
-"""An answer that must keep coming: who sends a byte now and then is as stalled as who sends none.
+"""An answer that must keep coming: a server that sends a byte now and then is as stalled as one that sends none.
 
 A socket's timeout only bounds the wait for the next byte. A server that trickles never meets it, and a reader that
 wants a block waits for hours. So the waiting is added up where it happens, below the buffer, heads and bodies alike;
 the time that we ourselves take for what has come is not held against the server.
+
+What has come is handed on within `PROMPT_S`, however large the reader's buffer is: of a slow answer little is lost with
+the process.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from actors.connections import FinalResponse
+
+PROMPT_S = 1.0
+"""For so long at most a large buffer is filled before its reader hears of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,21 @@ class WatchedResponse(FinalResponse):
 
     def __init__(self, sock: socket.socket, *args: object, least: MinSpeed, **kwargs: object) -> None:
         super().__init__(sock, *args, **kwargs)  # type: ignore[arg-type]  # passed on as http.client gives them
-        self.fp = io.BufferedReader(_WatchedSocket(self.fp.detach(), sock.recv_into, least))
+        self.fp = _PromptReader(_WatchedSocket(self.fp.detach(), sock.recv_into, least))
+
+    def begin(self) -> None:
+        super().begin()
+        if isinstance(self.fp, _PromptReader):
+            self.fp.prompt = not self.chunked  # http.client takes a chunk that comes in parts for one that is cut off
+
+
+class _PromptReader(io.BufferedReader):
+    """`readinto` returns what one read of the socket below brought, where `prompt`; else only what it was asked for."""
+
+    prompt = False
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as HTTPResponse calls it
+        return self.readinto1(buffer) if self.prompt else super().readinto(buffer)
 
 
 class _WatchedSocket(io.RawIOBase):
@@ -56,16 +76,17 @@ class _WatchedSocket(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # as BufferedReader calls it
-        """A large buffer is filled before anybody hears of it: over TLS each record of 16 KiB comes by itself."""
+        """A large buffer is filled, for `PROMPT_S` at most: over TLS each record of 16 KiB comes by itself."""
         filled, size, view = 0, len(buffer), memoryview(buffer)
         fills = size > io.DEFAULT_BUFFER_SIZE
         now = self._clock()
+        prompt_by = now + PROMPT_S
         while filled < size:
             count = self._receive(view[filled:])
             began, now = now, self._clock()
             self._watch(now - began, count)
             filled += count
-            if not count or not fills:
+            if not count or not fills or now >= prompt_by:
                 break
         return filled
 
