@@ -72,7 +72,7 @@ __all__ = [
     "remove_tree",
 ]
 
-_MOST_SAID = 100
+_MOST_SAID, _LONGEST_SAID = 100, 300
 MARGIN_S = 5.0
 """A list of a node's pods is seconds old, and clocks differ: see `DesiredState.used`."""
 _INCARNATION = re.compile(r"[\w.:-]{1,200}")
@@ -572,6 +572,7 @@ class Store:
         self._say(_below(self.path, folder.path / name), f"{why}; it is {where} now")
 
     def _say(self, path: str, why: str) -> None:
+        path, why = (each.encode(errors="backslashreplace").decode()[:_LONGEST_SAID] for each in (path, why))
         if self.junk.get(path) != why:
             _log.warning("set aside", extra={"root": str(self.path), "path": path, "why": why})
             if len(self.junk) < _MOST_SAID or path in self.junk:

@@ -287,6 +287,10 @@ class NodeRootDetail(ApiModel):
     free: Bytes | None = None
     used: Bytes | None = None
     reserved: Bytes | None = None
+    aside: Bytes | None = None
+    """Part of `used`: old copies that a pod may still have open."""
+    junk: list[str] | None = None
+    """What was found there and is not ours: where it is now, and why it was set aside."""
     reason: str | None = None
     message: str | None = None
 

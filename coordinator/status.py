@@ -53,6 +53,10 @@ def _root_detail(root: RootReport, known: Mapping[str, Any]) -> Mapping[str, Any
         "used": settle(root.used_bytes, known.get("used")),
         "reserved": settle(root.reserved_bytes, known.get("reserved")),
     }
+    if root.aside_bytes:
+        detail["aside"] = settle(root.aside_bytes, known.get("aside"))
+    if root.junk:
+        detail["junk"] = list(root.junk)
     if root.failure is not None:
         detail |= {"reason": root.failure.reason, "message": root.failure.message}
     return detail

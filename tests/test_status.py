@@ -454,6 +454,20 @@ def test_consumers_that_kserve_tracks_are_not_touched() -> None:
     assert status_of(a_cluster(cache), cache)["inferenceServices"] == [{"namespace": "a", "name": "b"}]
 
 
+def test_a_node_shows_what_lies_aside_and_what_is_not_ours() -> None:
+    cache = a_cache()
+    junk = ("models: is no folder; it is models.0123abcd now",)
+    root = RootReport("/models", 10 * GIB, 3 * GIB, aside_bytes=2 * GIB, junk=junk)
+    world = a_cluster(cache).reporting("n1", a_report(cache), roots=(root,))
+    world.settle()
+    (shown,) = node_status(world, "n1")["roots"]
+    assert (shown["used"], shown["aside"], shown["junk"]) == (3 * GIB, 2 * GIB, list(junk))
+    world.reporting("n1", a_report(cache), roots=(RootReport("/models", 10 * GIB, GIB),))
+    world.settle()
+    (shown,) = node_status(world, "n1")["roots"]
+    assert shown.keys() == {"path", "free", "used", "reserved"}
+
+
 def test_a_node_shows_its_disk_and_its_agent() -> None:
     cache = a_cache()
     root = RootReport("/models", 10 * GIB, GIB, 2 * GIB)
