@@ -1,4 +1,4 @@
-"""What an archive holds, instead of the archive: KServe's `.tar`, `.tar.gz`, `.tgz` and `.zip`, unpacked without trust.
+"""What an archive holds, instead of the archive: KServe's tars, compressed or not, and zips, unpacked without trust.
 
     archive, fetched as one file ──► unpacked beside it, hashed on the way ──► takes its place ──► committed as usual
 
@@ -23,8 +23,8 @@ model's next turn comes: then it may be another.
 from __future__ import annotations
 
 import errno
-import gzip
 import hashlib
+import lzma
 import os
 import tarfile
 import zipfile
@@ -53,6 +53,7 @@ MAX_LINKS_FOLLOWED = 40
 IMAGE_FOLDER = "models/"
 """Where KServe's images have the model."""
 
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"  # https://github.com/opencontainers/image-spec/blob/main/layer.md#whiteouts
 _BLOCK_BYTES = 1 << 20
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
@@ -81,8 +82,8 @@ def unpack(
                     if packed.path.endswith(".zip"):
                         unpacker.write(zip_members(archive))
                     else:
-                        below, zipped = IMAGE_FOLDER if image else "", packed.path.endswith("gz")
-                        members = tar_members(archive, zipped=zipped, below=below, limit_bytes=2 * limit)
+                        below = IMAGE_FOLDER if image else ""
+                        members = tar_members(archive, packed.path, below=below, limit_bytes=2 * limit)
                         unpacker.write(_below(members, below) if image else members, layer=layers)
             unpacker.follow_links()
             unpacked = make_manifest(manifest.source, manifest.revision, unpacker.files.values())
@@ -333,5 +334,9 @@ def _translated(name: str) -> Iterator[None]:
         yield
     except (RefusedArchive, SourceError, NotImplementedError) as error:
         raise SourceUnsupported(f"{name} is not unpacked: {error}", reason="ArchiveRefused") from error
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except OSError as error:
+        if error.errno is not None:  # the disk's
+            raise
+        raise IntegrityError(f"{name} cannot be unpacked: {error}", reason="ArchiveDamaged") from error
+    except _DAMAGED as error:
         raise IntegrityError(f"{name} cannot be unpacked: {error}", reason="ArchiveDamaged") from error

@@ -32,7 +32,8 @@ OriginName = NewType("OriginName", str)
 
 _LAYER = re.compile(r"(layer|part)-\d{3,}\.tar(\.gz)?")
 _PORTS = {"http": 80, "https": 443}
-_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".zip")
+"""What KServe unpacks. A `.tar.zst`, which it does not, stays the file that it is."""
 _FORBIDDEN = re.compile(r"[\0\\\ud800-\udfff]")
 """NUL ends a name for the kernel, a backslash is a `/` to some, half a surrogate pair has no bytes."""
 

@@ -1,18 +1,17 @@
 """What an archive lists, member by member: a tar or a zip, read forwards, a bounded piece at a time.
 
     tar    files, sparse ones too; hard and symbolic links; GNU's and pax's long names; with or without an end mark;
-           gzip in one or several members, padded with zeros
+           compressed: see `actors.decompressed`
     zip    files, stored or deflated; symbolic links; names with backslashes, as Windows writes them; zip64
 
 Names are as GNU tar makes them on extraction: without `.` and empty parts, and without a leading `/`. What cannot be a
 name below a folder, what is neither a file nor a link, and what cannot be decompressed a piece at a time is refused,
-by name. A tar that ends in the middle of a member or of a header is damaged; so is a gzip stream or a zip entry whose
-checksum is wrong. Whether a link leads anywhere is for `actors.archive` to say.
+by name. A tar that ends in the middle of a member or of a header is damaged; so is a compressed stream or a zip entry
+whose checksum is wrong. Whether a link leads anywhere is for `actors.archive` to say.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import os
 import re
@@ -23,6 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import IO
+
+from actors.decompressed import decompressed
 
 MAX_READ_BYTES = 32 << 20
 """The most that one read may ask for: the largest directory of a zip, the largest header of a tar."""
@@ -61,12 +62,12 @@ class Member:
     target: str = ""
 
 
-def tar_members(file: IO[bytes], *, zipped: bool, limit_bytes: int, below: str = "") -> Iterator[Member]:
-    """Folders are left out, and what is not `below` one, whatever that is.
+def tar_members(file: IO[bytes], name: str, *, limit_bytes: int, below: str = "") -> Iterator[Member]:
+    """Folders are left out, and what is not `below` one, whatever that is. The name tells how it is compressed.
 
-    Raises RefusedArchive, tarfile's and gzip's errors, EOFError.
+    Raises RefusedArchive, tarfile's errors and those of `actors.decompressed`.
     """
-    with gzip.open(file) if zipped else file as plain:
+    with decompressed(file, name) as plain:
         bounded = Bounded(plain, limit_bytes)
         with tarfile.open(fileobj=bounded, mode="r:") as tar:
             while (entry := tar.next()) is not None:
@@ -75,7 +76,7 @@ def tar_members(file: IO[bytes], *, zipped: bool, limit_bytes: int, below: str =
                     yield member
             if bounded.last not in (bytes(_TAR_BLOCK), b""):  # tarfile takes a broken header for the end
                 raise tarfile.ReadError("it breaks off")
-            while bounded.read(1 << 20):  # gzip's own checksum comes last
+            while bounded.read(1 << 20):  # the checksum of the compression comes last
                 pass
 
 
@@ -142,7 +143,7 @@ def _target(path: str, target: str) -> str:
 class Bounded(io.RawIOBase):
     """A stream that neither gives much at once nor, with a `limit`, goes on for ever. `last`: what it gave last."""
 
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int | None = None) -> None:
+    def __init__(self, stream: IO[bytes], limit: int | None = None) -> None:
         self._stream = stream
         self._limit = limit
         self.last = b""

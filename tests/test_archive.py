@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import hashlib
 import io
+import lzma
 import os
 import random
 import stat
@@ -134,6 +136,10 @@ class Unpacked:
         pytest.param("m.tar", tar, id="tar"),
         pytest.param("m.tar.gz", lambda files: tar(files, "w:gz"), id="tar.gz"),
         pytest.param("m.tgz", lambda files: tar(files, "w:gz", "./"), id="tgz, as `tar czf m.tgz .` makes it"),
+        pytest.param("m.tar.bz2", lambda files: tar(files, "w:bz2"), id="tar.bz2"),
+        pytest.param("m.tbz", lambda files: tar(files, "w:bz2"), id="tbz"),
+        pytest.param("m.tar.xz", lambda files: tar(files, "w:xz"), id="tar.xz"),
+        pytest.param("m.txz", lambda files: lzma.compress(tar(files), preset=9), id="txz"),
         pytest.param("m.zip", zipped, id="zip"),
         pytest.param("m.zip", lambda files: zipped(files, zipfile.ZIP_STORED), id="zip, not compressed"),
     ],
@@ -228,6 +234,9 @@ ACCEPTED: dict[str, tuple[str, bytes, dict[str, bytes]]] = {
     "one block of the end mark": ("m.tar", unended(ONE) + bytes(512), ONE),
     "zeros behind gzip": ("m.tar.gz", gzip.compress(tar(ONE)) + bytes(700), ONE),
     "several members of gzip": ("m.tar.gz", gzip.compress(tar(ONE)[:700]) + gzip.compress(tar(ONE)[700:]), ONE),
+    "several streams of xz": ("m.txz", lzma.compress(tar(ONE)[:700]) + bytes(8) + lzma.compress(tar(ONE)[700:]), ONE),
+    "several streams of bzip2": ("m.tbz2", bz2.compress(tar(ONE)[:700]) + bz2.compress(tar(ONE)[700:]), ONE),
+    "zeros behind xz": ("m.tar.xz", lzma.compress(tar(ONE)) + bytes(512), ONE),
     "long names of pax": ("m.tar", tar({f"{'x' * 200}/{'y' * 200}": b"1"}), {f"{'x' * 200}/{'y' * 200}": b"1"}),
     "a volume's label": ("m.tar", labelled(), {"a": b"1"}),
     "what we wrote beside a copy": ("m.tar", tar({"a": b"1", ".localmodel/manifest.json": b"{}"}), {"a": b"1"}),
@@ -354,6 +363,7 @@ REFUSED = {
     "tar: a folder as a file": ("m.tar", tar({"a/b": b"1", "a": b"2"}), "it holds 'a' as a file and as a folder"),
     "tar: a folder as a link": ("m.tar", linked({"a/b": b"1", "c": b"2"}, {"a": "c"}), "as a file and as a folder"),
     "tar: a bomb": ("m.tar.gz", tar({"a": bytes(70 << 20)}, "w:gz"), "100 times its size"),
+    "tar: a bomb of xz": ("m.tar.xz", tar({"a": bytes(70 << 20)}, "w:xz"), "100 times its size"),
     "tar: a bomb of headers": ("m.tar", bomb_of_headers(), "a header in it is larger"),
     "tar: nothing": ("m.tar", tar({}), "it holds nothing but"),
     "tar: only another archive": ("m.tar", tar({"m.zip": b"x"}), "it holds nothing but another archive"),
@@ -385,6 +395,14 @@ DAMAGED = {
     "tar.gz: cut": ("m.tar.gz", tar(FILES, "w:gz")[:-20]),
     "tar.gz: a wrong byte": ("m.tar.gz", damaged(gzip.compress(tar(FILES), 0), 200_000)),
     "tar.gz: not compressed": ("m.tar.gz", tar(FILES)),
+    "tar.xz: cut": ("m.tar.xz", tar(FILES, "w:xz")[:-20]),
+    "tar.xz: a wrong byte": ("m.tar.xz", damaged(tar(FILES, "w:xz"), 200_000)),
+    "tar.bz2: cut": ("m.tar.bz2", tar(FILES, "w:bz2")[:-20]),
+    "tar.bz2: not compressed": ("m.tar.bz2", tar(FILES)),
+    "tar.xz: another dictionary than is good for us": (
+        "m.tar.xz",
+        lzma.compress(tar(FILES), filters=[{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 512 << 20}]),
+    ),
     "tar: empty": ("m.tar", b""),
     "zip: cut": ("m.zip", zipped(FILES)[:-30]),
     "zip: a wrong byte": ("m.zip", damaged(zipped(FILES, zipfile.ZIP_STORED), 100_000)),
@@ -534,6 +552,8 @@ def test_by_hand_an_archive_is_unpacked_and_verified(
         ("s3://b/models", ["only.tgz"], True),
         ("s3://b/models", ["a.tgz", "b.tgz"], False),
         ("hf://a/archives", ["only.zip"], False),
+        ("https://h/m.tar.xz", ["m.tar.xz"], True),
+        ("https://h/m.tar.zst", ["m.tar.zst"], False),
         ("https://h/m.safetensors", ["m.safetensors"], False),
     ],
 )
