@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from actors.errors import SourceDenied
 PEM = "-----BEGIN "
 
 _ADLFS = ["CONNECTION_STRING", "ACCOUNT_KEY", "SAS_TOKEN", "CLIENT_ID", "CLIENT_SECRET", "TENANT_ID"]
+_BLOB_ENDPOINT = re.compile(r"(?i)(?:^|;)\s*(?:Blob(?:Secondary)?Endpoint|HttpProxy|HttpsProxy)\s*=\s*([^;]+)")
 _writing = threading.Lock()
 
 
@@ -36,6 +38,7 @@ def opened(
 
     protocol = url.partition("://")[0]
     fsspec.config.conf.clear()
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # gRPC, which no guard sees
     kind = fsspec.get_filesystem_class(protocol)
     named = {name: value for name, value in kind._get_kwargs_from_urls(url).items() if name not in storage_options}
     if named.get("host") and storage_options:
@@ -50,6 +53,16 @@ def opened(
     if protocol == "webhdfs":
         _forget_netrc(filesystem.session)
     return filesystem, str(kind._strip_protocol(url))
+
+
+def endpoints(storage_options: Mapping[str, Any]) -> list[str]:
+    """The URLs of who will be asked, as far as options name them."""
+    connection = str(storage_options.get("connection_string", ""))
+    hosts = [storage_options.get(name) for name in ("host", "account_host")]
+    if (account := storage_options.get("account_name")) and "account_host" not in storage_options:
+        hosts.append(f"{account}.blob.core.windows.net")
+    named = [storage_options.get("endpoint_url"), *(f"https://{host}" for host in hosts if host)]
+    return [str(url) for url in (*named, *_BLOB_ENDPOINT.findall(connection)) if url]
 
 
 def _with_files(storage_options: Mapping[str, Any]) -> dict[str, Any]:

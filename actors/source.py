@@ -32,8 +32,9 @@ from actors.errors import (
     SourceThrottled,
     SourceUnsupported,
 )
+from actors.filesystems import endpoints
 from actors.filesystems import opened as open_filesystem
-from actors.guard import carried, guarded, refusal_in, with_identity
+from actors.guard import carried, check_name, guarded, refusal_in, with_identity
 from actors.listings import watch
 from actors.local_files import local_listing
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
@@ -122,6 +123,7 @@ def read_range(
         return b""
     trust.schemes.scheme_of(url)
     with _guarded(url, trust), _asking(url, storage_options), _translated(url):
+        _check_endpoints(storage_options)
         filesystem, path = open_filesystem(url, storage_options)
         data: bytes = filesystem.cat_file(path, start=start, end=stop)
     if len(data) != stop - start:
@@ -150,6 +152,7 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
     """What fsspec lists below the URI, or the one file it names."""
     dialect = dialect_of(source.uri, options)
     with _asking(dialect.url, dialect.storage_options), _translated(source.uri, dialect.url):
+        _check_endpoints(dialect.storage_options)
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
         ambient = OTHER_STORES in options.ambient
         filesystem, root = open_filesystem(dialect.url, dialect.storage_options, fresh=True, ambient=ambient)
@@ -207,6 +210,12 @@ def _for_anybody(urls: list[str], options: SourceOptions) -> list[str] | None:
 def _asking(url: str, storage_options: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Inside, a cloud may be asked who this process is, if that is what the store is to be asked as."""
     return with_identity() if wants_identity(url.partition("://")[0], storage_options) else nullcontext()
+
+
+def _check_endpoints(storage_options: Mapping[str, Any]) -> None:
+    """Before anything is asked, and tried again and again: behind a proxy nobody else looks."""
+    for url in endpoints(storage_options):
+        check_name(url)
 
 
 @contextmanager

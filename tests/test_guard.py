@@ -20,6 +20,7 @@ from huggingface_hub import close_session
 from actors import guard, reach
 from actors.addresses import ANYWHERE, Origins
 from actors.errors import SourceDenied, SourceError
+from actors.filesystems import endpoints
 from actors.guard import Refused, carried, check_name, guarded, refusal_in
 from actors.manifest import Location, ModelSource, Resolved
 from actors.origin import SourceOptions
@@ -299,6 +300,26 @@ def test_behind_a_proxy_the_name_is_judged(good: Witness, bad: Witness, monkeypa
         resolve(ModelSource(f"{good.url}/m.bin"), options())
         resolve(ModelSource("http://only-the-proxy-knows.invalid/m.bin"), options())
         assert len(proxy.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"endpoint_url": "http://127.0.0.3:1"},
+        {"host": "127.0.0.3", "port": 1},
+        {"account_host": "127.0.0.3:1"},
+        {"connection_string": "AccountName=a;AccountKey=a2V5;BlobEndpoint=http://127.0.0.3:1/a"},
+        {"connection_string": "blobsecondaryendpoint = https://127.0.0.3/a"},
+        {"account_name": "acct"},
+    ],
+)
+def test_an_endpoint_in_options_is_judged_before_a_library_tries_it_again_and_again(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rebinding(monkeypatch, "acct.blob.core.windows.net", BAD)
+    (url,) = endpoints(arguments)
+    with guarded(TRUST.origins), pytest.raises(Refused, match=BAD):
+        check_name(url)
 
 
 # --- the hook itself ---
