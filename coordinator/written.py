@@ -44,6 +44,10 @@ def words(value: object) -> dict[str, str] | None:
     return {name: text(word) or "" for name, word in value.items()} if isinstance(value, Mapping) else None
 
 
+def texts(value: object) -> list[str] | None:
+    return value if isinstance(value, list) and all(isinstance(each, str) for each in value) else None
+
+
 def counts(value: object) -> dict[str, int] | None:
     return {name: count(number) or 0 for name, number in value.items()} if isinstance(value, Mapping) else None
 
@@ -104,6 +108,8 @@ NODE_STATUS: Mapping[str, _Reader] = {
         ),
         **dict.fromkeys(("verified", "wrongPeers", "wrongReaders"), counts),
     ),
-    "roots": items_of("path", free=count, used=count, reserved=count, reason=text, message=text),
+    "roots": items_of(
+        "path", free=count, used=count, reserved=count, aside=count, junk=texts, reason=text, message=text
+    ),
     "agent": fields_of(ready=flag, incarnation=text, version=text, reason=text, message=text),
 }
