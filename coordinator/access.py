@@ -73,18 +73,34 @@ def has_standing(cache: Cache, resolution: Resolution | None) -> bool:
 
 
 def rank(cache: Cache, resolution: Resolution | None) -> int:
-    """Whose request decides the content of a shared folder; the lowest first, and of equals the oldest.
+    """Whose request decides what is in a shared folder, and where; the lowest first, and of equals the oldest.
 
-    0: it is here already, and an edit of another cache does not replace it. 1: it could be. 2: its source refuses, or
-    has not answered yet.
+    0: it is here, as far as status tells, and its spec has not been edited since. 1: it has, or it conflicts with the
+    others since it was: an edit takes from nobody what is there. 2: it could be fetched. 3: its source refuses or has
+    not answered yet, or has another digest than it expects.
     """
+    known = known_digest(cache, resolution)
+    if cache.digest is not None and known is not None and known != cache.digest:
+        return 3
     proof = proof_of(cache)
     if proof is not None and proof.selection == cache.selection:
-        return 0
+        return 1 if _is_edited(cache) else 0
     if asks_itself(cache):
-        return 1 if is_answered(cache, resolution) else 2
+        return 2 if is_answered(cache, resolution) else 3
     failure = resolution.failure if resolution is not None else None
-    return 2 if failure is not None and not failure.retryable else 1
+    return 3 if failure is not None and not failure.retryable else 2
+
+
+def _is_edited(cache: Cache) -> bool:
+    if cache.status.get("observedGeneration") not in (None, cache.generation):
+        return True
+    return any(each.get("reason") == "SourceConflict" for each in cache.status.get("conditions") or ())
+
+
+def could_provide(cache: Cache, resolution: Resolution | None) -> bool:
+    """Whether what its source has answered can be fetched for all who share the folder."""
+    known = known_digest(cache, resolution)
+    return is_answered(cache, resolution) and (cache.digest is None or known in (None, cache.digest))
 
 
 def known_digest(cache: Cache, resolution: Resolution | None) -> str | None:

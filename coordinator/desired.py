@@ -22,7 +22,7 @@ from coordinator.company import Companies
 from coordinator.eviction import may_go
 from coordinator.fold import Fold, report_of
 from coordinator.governor import Shares
-from coordinator.members import Members, Placement, Slot, priority, status_roots
+from coordinator.members import Members, Placement, Slot, expected_digest, priority, status_roots
 from coordinator.snapshot import Cache, Credentials, Snapshot
 from coordinator.tally import SourceState
 from coordinator.usage import Usage, oldest_users
@@ -104,7 +104,7 @@ def _models(placement: Placement, sources: Mapping[StatusKey, SourceState], use:
             root=slot.root,
             source=slot.cache.source,
             resolved=sources[slot.cache.key].resolved,
-            expected_digest=slot.cache.digest,
+            expected_digest=expected_digest(sharing[slot.cache.storage_key]),
             priority=priority(sharing[slot.cache.storage_key]),
             evictable=may_go(sharing[slot.cache.storage_key], use),
             kept=slot.orphan is not None,

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from actors.errors import Failure
 from actors.manifest import ModelSource, StorageKey, storage_key
 from actors.messages import DesiredRoot, NodeName
-from coordinator.access import has_standing, is_answered, known_digest, rank
+from coordinator.access import could_provide, has_standing, known_digest, rank
 from coordinator.api import StatusKey
 from coordinator.orphans import group_problem, stays
 from coordinator.snapshot import Cache, LocalNode, Snapshot
@@ -226,8 +226,8 @@ class _Placed(NamedTuple):
     orphan: str | None = None
 
     @property
-    def request(self) -> tuple[str, str | None, str | None]:
-        return self.cache.selection, self.cache.digest, self.root
+    def request(self) -> tuple[str, str | None]:
+        return self.cache.selection, self.root
 
 
 def _owner(snapshot: Snapshot, sharing: list[_Placed]) -> _Placed:
@@ -241,7 +241,13 @@ def _owner(snapshot: Snapshot, sharing: list[_Placed]) -> _Placed:
     answers = snapshot.resolutions
     first = min(sharing, key=lambda each: rank(each.cache, answers.get(each.cache.key)))
     alike = (each for each in sharing if each.request == first.request)
-    return next((each for each in alike if is_answered(each.cache, answers.get(each.cache.key))), first)
+    return next((each for each in alike if could_provide(each.cache, answers.get(each.cache.key))), first)
+
+
+def expected_digest(sharing: Iterable[Slot]) -> str | None:
+    """What an agent is to insist on for a folder: nothing, unless all who have a say in it expect the same."""
+    digests = {slot.cache.digest for slot in sharing if slot.counts and slot.conflict is None}
+    return digests.pop() if len(digests) == 1 else None
 
 
 def _slot(snapshot: Snapshot, placed: _Placed, owner: _Placed) -> Slot:
@@ -268,7 +274,7 @@ def _conflict(snapshot: Snapshot, placed: _Placed, first: _Placed) -> Failure | 
     ]
     differing += ["digest"] if cache.digest != owner.digest else []
     differing += ["node group path"] if placed.root != first.root else []
-    if not differing:
+    if differing in ([], ["digest"]):  # what each expects of the same copy is judged for each by itself
         return None
     message = (
         f"{_named(owner, cache)} has the same URI {cache.source.uri} with another {', '.join(differing)}, and one"

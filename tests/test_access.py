@@ -253,6 +253,45 @@ def test_an_edit_that_comes_to_the_same_files_is_no_conflict() -> None:
     assert ready(a) == ("True", "AllNodesReady")
 
 
+def test_a_digest_that_one_expects_is_judged_for_that_one_alone() -> None:
+    b, a = mine(), theirs()
+    world = tenants(b, a).reporting("n1", a_copy(b))
+    world.resolutions = {b.key: an_answer(b), a.key: an_answer(a)}
+    world.settle()
+    a.with_spec(digest="sha256:" + "1" * 64).with_metadata(generation=2)
+    for _ in range(2):
+        world.settle()
+        assert ready(b) == ("True", "AllNodesReady")
+        assert ready(a) == ("False", "DigestMismatch")
+        assert the_model(world).expected_digest is None
+    b.with_spec(digest=digest_of(an_answer(b)))
+    world.settle()
+    assert ready(b) == ("True", "AllNodesReady")
+
+
+def test_a_digest_that_all_expect_is_what_the_agent_insists_on() -> None:
+    digest = digest_of(an_answer(mine()))
+    b, a = mine().with_spec(digest=digest), theirs().with_spec(digest=digest)
+    world = tenants(b, a).reporting("n1")
+    world.resolutions = {b.key: an_answer(b), a.key: an_answer(a)}
+    assert the_model(world).expected_digest == digest
+
+
+def test_an_edited_node_group_does_not_move_what_another_cache_has() -> None:
+    b, a = mine(), theirs()
+    world = tenants(b, a).add(a_group("other").labelled("pool", "gpu").at("/elsewhere")).reporting("n1", a_copy(b))
+    world.resolutions = {b.key: an_answer(b), a.key: an_answer(a)}
+    world.settle()
+    a.in_group("other").with_metadata(generation=2)
+    for _ in range(3):
+        world.settle()
+        assert the_model(world).root == "/models"
+        assert ready(b) == ("True", "AllNodesReady")
+    a.in_group("gpu").with_metadata(generation=3)
+    world.settle()
+    assert ready(a) == ("True", "AllNodesReady")
+
+
 def test_a_copy_stays_when_one_of_two_who_share_it_is_deleted() -> None:
     b, a = mine(), theirs()
     world = tenants(b, a).reporting("n1", a_copy(b))
