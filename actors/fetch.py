@@ -187,11 +187,19 @@ class Fetcher:
         if read is not self.resolved:
             return
         settings = self.settings
-        if self._renew is not None and _is_expired(error, read) and failures <= RENEWALS_IN_VAIN:
-            self._renew_locations(read, self._renew)
-            if failures > 1 and stop.wait(settings.retry.first_s):
-                raise Cancelled
-            return
+        if self._renew is not None and _is_expired(error, read):
+            if failures > RENEWALS_IN_VAIN:
+                raise _denied(error)
+            try:
+                self._renew_locations(read, self._renew)
+            except SourceError as failed:
+                if not failed.retryable or isinstance(failed, SourceChanged):
+                    raise
+                error = failed  # the origin is in trouble: it is asked again like for anything else
+            else:
+                if failures > 1 and stop.wait(settings.retry.first_s):
+                    raise Cancelled
+                return
         if not error.retryable or _is_changed(error, read) or failures >= settings.tries:
             raise error.refusal if isinstance(error, Crowded) else error
         delay_s = settings.retry.delay_s(error, failures, self._rng)
@@ -239,3 +247,8 @@ def _is_expired(error: SourceError, read: Resolved) -> bool:
     return isinstance(error, SourceExpired) or (
         type(error) is SourceDenied and error.reason == "SourceDenied" and read.expires_at is not None
     )
+
+
+def _denied(error: SourceError) -> SourceDenied:
+    error = error.refusal if isinstance(error, Crowded) else error
+    return SourceDenied(f"{error}. So were fresh locations: what they are asked with may not read it")

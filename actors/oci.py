@@ -35,7 +35,7 @@ from actors.errors import SourceError, SourceUnsupported
 from actors.guard import carried
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, layer_name, make_manifest
 from actors.origin import SourceOptions, expires_at, select, translate_status, unanswered
-from actors.reach import Reach, check_link, reach_of
+from actors.reach import Reach, check_link, reach_of, target_of
 from actors.registry_login import Authorization, authorize
 
 LINK_TTL_S = 600.0
@@ -175,7 +175,7 @@ class _Registry:
         status, headers, content = self._read_from(url, accept)
         for _ in range(MAX_REDIRECTS):
             if 300 <= status < 400 and headers.get("location"):
-                target = urljoin(url, headers["location"])
+                target = target_of(url, headers["location"])
                 check_link(url, target, private=self._options.private_redirects)
                 status, headers, content = self._get(target, accept)
                 url = target
@@ -197,7 +197,7 @@ class _Registry:
         if self._authorization is None:
             return Location(url), None
         status, headers, content = self._read_from(url, {"Range": "bytes=0-0"})
-        target = urljoin(url, headers.get("location", ""))
+        target = target_of(url, headers.get("location", ""))
         if 300 <= status < 400 and target != url:
             check_link(url, target, private=self._options.private_redirects)
             return Location(target), expires_at(target) or time.time() + LINK_TTL_S

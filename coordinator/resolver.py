@@ -39,6 +39,9 @@ CREDENTIALS_LOOK_S = 20.0
 """While a permanent failure waits, its credentials are read this often."""
 REFRESH_AT = 0.75
 """The share of a resolution's life after which it is renewed."""
+REJECTED_AT_ONCE = 5
+REJECTED_PAUSE_S = 10.0
+"""After so many resolutions in a row that served nobody for long, the next is made no sooner than after this."""
 SHARED_FOR_S = 60.0
 """Two caches that want the same with the same credentials within this time cause one question."""
 
@@ -233,14 +236,23 @@ class _Entry:
     retry_at: float | None = None
     look_at: float | None = None
     in_flight: bool = False
+    rejected_soon: int = 0
+    """So many resolutions in a row were rejected almost at once: it may be that what they are signed with is denied."""
+
+    @property
+    def rejected(self) -> bool:
+        return self.resolved is not None and self.resolved.name in self.want.reject
 
     def due(self, now: float) -> bool:
         if self.in_flight:
             return False
         if self.waits(now):
             return self.look_at is not None and now >= self.look_at
-        if self.resolved is None or self.failure is not None or self.resolved.name in self.want.reject:
+        if self.resolved is None or self.failure is not None:
             return True
+        if self.rejected:
+            pause_s = REJECTED_PAUSE_S if self.rejected_soon >= REJECTED_AT_ONCE else 0.0
+            return not self.resolved_at <= now < self.resolved_at + pause_s
         return _to_be_renewed(self.resolved, self.resolved_at, now)
 
     def waits(self, now: float) -> bool:
@@ -259,6 +271,8 @@ class _Entry:
             self.failure = outcome
             self.failing_since = now if self.failing_since is None else self.failing_since
         else:
+            soon = self.rejected and now - self.resolved_at < 2 * REJECTED_PAUSE_S
+            self.rejected_soon = self.rejected_soon + 1 if soon else 0
             self.resolved, self.resolved_at, self.failure, self.failing_since = outcome, now, None, None
             if outcome.name not in self.want.reject and (outcome.expires_at is None or outcome.expires_at > now):
                 self.attempt, self.retry_at, self.look_at = 0, None, None

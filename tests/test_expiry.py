@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from actors.agent import AgentSettings, NodeAgent
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired
+from actors.errors import SourceChanged, SourceDenied, SourceExpired, SourceThrottled
 from actors.fetch import RENEWALS_IN_VAIN, FillSettings
 from actors.fill import Fill
 from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, storage_key
@@ -109,14 +110,28 @@ def test_links_that_end_again_and_again_are_renewed(
     assert origin.handed_out >= 3
 
 
-@pytest.mark.parametrize(("signed", "error"), [(True, SourceExpired), (False, SourceDenied)])
-def test_links_that_are_refused_at_once_are_not_renewed_for_ever(
-    signed: bool, error: type[SourceError], links: Callable[..., Links], tmp_path: Path
+@pytest.mark.parametrize("signed", [True, False])
+def test_links_that_are_refused_at_once_are_denied_and_not_renewed_for_ever(
+    signed: bool, links: Callable[..., Links], tmp_path: Path
 ) -> None:
     origin = links(0)
-    with pytest.raises(error):
+    with pytest.raises(SourceDenied, match=r"HTTP 403.* So were fresh locations: "):
         fill(tmp_path, origin.resolved(signed), lambda: origin.resolved(signed), connections=1)
     assert origin.handed_out == 1 + RENEWALS_IN_VAIN
+
+
+def test_an_origin_in_trouble_when_links_are_renewed_is_asked_again(
+    links: Callable[..., Links], tmp_path: Path
+) -> None:
+    origin, calls = links(3), itertools.count()
+
+    def renew() -> Resolved:
+        if next(calls) % 2 == 0:
+            raise SourceThrottled("asks to slow down")
+        return origin.resolved()
+
+    assert fill(tmp_path, origin.resolved(), renew, connections=1) == CONTENT
+    assert next(calls) >= 4
 
 
 def test_what_does_not_expire_is_denied_at_once(links: Callable[..., Links], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import random
 import threading
@@ -19,7 +20,14 @@ from coordinator.dev.hub import Repository
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import write_sample
 from coordinator.plan import Want
-from coordinator.resolver import CREDENTIALS_LOOK_S, SHARED_FOR_S, Resolver, retry_delay_s
+from coordinator.resolver import (
+    CREDENTIALS_LOOK_S,
+    REJECTED_AT_ONCE,
+    REJECTED_PAUSE_S,
+    SHARED_FOR_S,
+    Resolver,
+    retry_delay_s,
+)
 from coordinator.snapshot import Credentials, Resolution
 
 LLAMA, OTHER = StatusKey("llama"), StatusKey("team/llama")
@@ -264,6 +272,29 @@ def test_an_answer_that_is_still_the_rejected_one_is_not_asked_for_in_a_loop(wor
     world.want(rejecting, at=1)
     assert world.want(rejecting, at=2, ends=1)[LLAMA].retry_at == 6
     assert len(world.asked) == 2
+
+
+def test_links_that_are_rejected_again_and_again_at_once_are_not_renewed_in_a_loop(world: World) -> None:
+    numbers = itertools.count()
+    world.answer = lambda pinned: resolved(f"v{next(numbers)}")
+    known = world.want(want(), at=0, ends=1)[LLAMA].resolved
+    for number in range(1, REJECTED_AT_ONCE + 1):
+        assert known is not None
+        known = world.want(want(reject=frozenset({known.name})), at=number, ends=1)[LLAMA].resolved
+    assert known is not None
+    rejecting = want(reject=frozenset({known.name}))
+    world.want(rejecting, at=REJECTED_AT_ONCE + 1)
+    world.want(rejecting, at=REJECTED_AT_ONCE + REJECTED_PAUSE_S - 1)
+    assert len(world.asked) == REJECTED_AT_ONCE + 1
+    known = world.want(rejecting, at=REJECTED_AT_ONCE + REJECTED_PAUSE_S, ends=1)[LLAMA].resolved
+    assert known is not None
+    assert len(world.asked) == REJECTED_AT_ONCE + 2
+
+    after = 1000.0  # it was good for long
+    known = world.want(want(reject=frozenset({known.name})), at=after, ends=1)[LLAMA].resolved
+    assert known is not None
+    world.want(want(reject=frozenset({known.name})), at=after + 1, ends=1)
+    assert len(world.asked) == REJECTED_AT_ONCE + 4
 
 
 def test_two_caches_with_one_source_and_the_same_credentials_ask_once(world: World) -> None:
