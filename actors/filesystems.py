@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import SourceDenied
+from actors.guard import check_name
 
 PEM = "-----BEGIN "
 
@@ -51,7 +52,7 @@ def opened(
         check_environment()
     filesystem = kind(**named, **_with_files(storage_options), skip_instance_cache=fresh)
     if protocol == "webhdfs":
-        _forget_netrc(filesystem.session)
+        _confine(filesystem.session)
     return filesystem, str(kind._strip_protocol(url))
 
 
@@ -101,10 +102,11 @@ def check_environment() -> None:
         )
 
 
-def _forget_netrc(session: Any) -> None:
-    """A `requests.Session` sends no login that it finds in `~/.netrc`, also not after a redirect."""
+def _confine(session: Any) -> None:
+    """A `requests.Session` sends no login that it finds in `~/.netrc`, and follows no redirect to a name inside."""
 
     def rebuild_auth(prepared: Any, response: Any) -> None:
+        check_name(prepared.url)  # behind a proxy nobody else looks
         if "Authorization" in prepared.headers and session.should_strip_auth(response.request.url, prepared.url):
             del prepared.headers["Authorization"]
 

@@ -36,8 +36,9 @@ _HINT = ": such are asked only where whoever runs the coordinator allows them (-
 class Refused(OSError):
     """No connection was made: its address is not one that origins may have."""
 
-    def __init__(self, host: str, kind: str, reason: str = "OriginNotAllowed") -> None:
-        super().__init__(f"it leads to {host}, {kind}{_HINT if reason == 'OriginNotAllowed' else ''}")
+    def __init__(self, host: str, port: object, kind: str, reason: str = "OriginNotAllowed") -> None:
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        super().__init__(f"it leads to {place}, {kind}{_HINT if reason == 'OriginNotAllowed' else ''}")
         self.reason = reason
 
 
@@ -55,9 +56,9 @@ class _Watch:
         host, port = str(address[0]), address[1]
         refused: Refused | None = None
         if (kind := self.origins.refusal(host, port, _addresses)) is not None:
-            refused = Refused(host, kind)
+            refused = Refused(host, port, kind)
         elif (kind := self._inwards(host)) is not None:
-            refused = Refused(host, kind, "RedirectRefused")
+            refused = Refused(host, port, kind, "RedirectRefused")
         if refused is not None and _is_proxy(host, port):
             refused = None
         self._note(refused)
@@ -124,7 +125,7 @@ def check_name(url: str) -> None:
     for address in _addresses(parts.hostname):
         kind = watch.origins.refusal(str(address), port, _addresses)
         if kind is not None:
-            raise Refused(f"{parts.hostname} ({address})" if parts.hostname != str(address) else str(address), kind)
+            raise Refused(str(address), port, kind)
 
 
 def refusal_in(error: BaseException) -> Refused | None:

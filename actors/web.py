@@ -45,6 +45,8 @@ _CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _REPR_DIGEST = re.compile(r"sha-256=:?([A-Za-z0-9+/]{43}=)", re.IGNORECASE)  # RFC 9530, and RFC 3230's Digest before it
 
+_OURS = frozenset(["host", "connection", "content-length", "transfer-encoding", "expect", "upgrade"])
+
 
 def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
     """A manifest of one file, named as in the URL. Raises the SourceError family only.
@@ -61,6 +63,13 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
             reason="InvalidURI",
         )
     headers = {str(header): str(value) for header, value in options.mapping(f"{url.hostname}-headers").items()}
+    for header in headers:
+        if header.lower() in _OURS:
+            raise SourceDenied(
+                f"{url.hostname}-headers in the credentials may not set {header}: it says where a request goes, or "
+                "where it ends",
+                reason="CredentialsInvalid",
+            )
     where = escaped(source.uri)
     size, answer = _ask(where, headers, options)
     name = _name(url, answer)

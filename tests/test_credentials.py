@@ -669,6 +669,14 @@ def test_a_login_in_the_home_folder_goes_to_no_name_node(tmp_path: Path, monkeyp
             assert (len(name_node.authorizations), data_node.authorizations) == (shown, set())
 
 
+@pytest.mark.parametrize("header", ["Host", "transfer-encoding", "Content-Length", "CONNECTION"])
+def test_headers_of_a_secret_say_who_asks_and_not_where_a_request_ends(header: str) -> None:
+    options = loaded(READER, by_account({"https-host": "files.example", "headers": json.dumps({header: "x"})}))
+    with pytest.raises(SourceDenied, match=header) as caught:
+        resolve(ModelSource("https://files.example/m.bin"), options)
+    assert caught.value.reason == "CredentialsInvalid"
+
+
 # --- what goes over the wire ---
 
 

@@ -131,7 +131,7 @@ def test_nor_does_it_lead_a_node(good: Witness, bad: Witness) -> None:
     reader.close()
 
 
-def described(repo: dict[str, Any]) -> Answer:
+def described(repo: object) -> Answer:
     return 200, {"Content-Type": "application/json"}, json.dumps(repo).encode()
 
 
@@ -150,7 +150,14 @@ def test_a_hubs_listing_leads_nowhere_else(good: Witness, bad: Witness) -> None:
 
 
 def test_nor_does_a_small_file_that_is_carried_along(good: Witness, bad: Witness) -> None:
-    good.answer = lambda path: described(REPO) if path.startswith("/api/") else moved(f"{bad.url}/secret")
+    tree = [{"type": "file", "path": "config.json", "size": 2, "oid": "b" * 40}]
+
+    def answer(path: str) -> Answer:
+        if path.startswith("/api/"):
+            return described(tree if "/tree/" in path else REPO)
+        return moved(f"{bad.url}/secret")
+
+    good.answer = answer
     env = {"HF_ENDPOINT": good.url, "HF_TOKEN": "hf_x"}
     refused(lambda: resolve(ModelSource("hf://a/b"), options(**env)))
 
@@ -187,6 +194,16 @@ def test_a_name_node_leads_to_no_other_data_node(good: Witness, bad: Witness) ->
     good.answer = lambda path: moved(f"{bad.url}/secret")
     arguments = {"host": GOOD, "port": good.port}
     refused(lambda: read_range("webhdfs:///x", arguments, 0, 4, TRUST))
+
+
+def test_nor_behind_a_proxy(bad: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Witness("127.0.0.4", lambda path: moved(f"{bad.url}/secret")) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        refused(lambda: read_range("webhdfs:///x", {"host": "only-the-proxy-knows.invalid", "port": 80}, 0, 4, TRUST))
+        assert [path for path in proxy.paths if "secret" in path] == []
+        assert proxy.asked
 
 
 def test_a_role_is_asked_for_only_where_that_is_allowed(bad: Witness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,14 @@ def test_a_file_elsewhere_is_not_whatever_links_say(disk: Path, below: str) -> N
         assert caught.value.reason == "SchemeNotAllowed"
 
 
+def test_a_folder_with_a_link_to_elsewhere_is_refused_whole(disk: Path) -> None:
+    for folder in ("data/m", "data"):
+        with pytest.raises(SourceDenied, match="--file-roots"):
+            resolve(ModelSource(f"file://{disk}/{folder}"), SourceOptions(trust=rooted(disk)))
+    (disk / "data" / "m" / "loose.bin").unlink()
+    assert resolve(ModelSource(f"file://{disk}/data/m"), SourceOptions(trust=rooted(disk))).manifest.total_bytes == 7
+
+
 @pytest.mark.parametrize("uri", ["file://~/x", "file://data/x", "file://localhost/etc/passwd"])
 def test_a_file_is_named_from_the_root(uri: str, disk: Path) -> None:
     with pytest.raises(SourceDenied, match="absolute"):
