@@ -26,6 +26,7 @@ import errno
 import hashlib
 import lzma
 import os
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -34,14 +35,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice, takewhile
-from pathlib import Path
 from typing import IO
 
 from actors.errors import InsufficientStorage, IntegrityError, LocalModelError, SourceError, SourceUnsupported
+from actors.filesystem import disk_errors
+from actors.handles import Folder
+from actors.ingest import Ingest
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, is_image, is_ours, make_manifest
 from actors.members import Kind, Member, RefusedArchive, tar_members, zip_members
 from actors.origin import wanted
-from actors.store import Ingest, disk_errors, remove_tree
 
 MAX_FILES = 100_000
 MAX_RATIO = 100
@@ -69,23 +71,21 @@ def unpack(
     """
     layers = manifest.source.uri.startswith("oci://")
     image = layers and is_image(manifest.files)
-    target, data = ingest.here / "unpacked", ingest.here / "data"
     name = manifest.files[0].path
     try:
         with disk_errors(f"unpacking {name}"), _translated(name if not layers else manifest.source.uri):
-            remove_tree(target)
-            target.mkdir()
             limit = max(manifest.total_bytes * MAX_RATIO, RATIO_FREE_BYTES)
-            unpacker = _Unpacker(target, manifest.source, limit, room_bytes, check)
-            for packed in manifest.files:
-                with (data / packed.path).open("rb") as archive:
-                    if packed.path.endswith(".zip"):
-                        unpacker.write(zip_members(archive))
-                    else:
-                        below = IMAGE_FOLDER if image else ""
-                        members = tar_members(archive, packed.path, below=below, limit_bytes=2 * limit)
-                        unpacker.write(_below(members, below) if image else members, layer=layers)
-            unpacker.follow_links()
+            with ingest.unpack_into() as target, ingest.opened() as data:
+                unpacker = _Unpacker(target, manifest.source, limit, room_bytes, check)
+                for packed in manifest.files:
+                    with open(data.open(packed.path), "rb") as archive:  # noqa: PTH123  # a descriptor
+                        if packed.path.endswith(".zip"):
+                            unpacker.write(zip_members(archive))
+                        else:
+                            below = IMAGE_FOLDER if image else ""
+                            members = tar_members(archive, packed.path, below=below, limit_bytes=2 * limit)
+                            unpacker.write(_below(members, below) if image else members, layer=layers)
+                unpacker.follow_links()
             unpacked = make_manifest(manifest.source, manifest.revision, unpacker.files.values())
             if unpacked.packed or not unpacked.files:
                 where = f" below /{IMAGE_FOLDER}" if image else ""
@@ -93,15 +93,14 @@ def unpack(
                     f"it holds nothing{where} but another archive, or nothing that include/exclude select"
                 )
     except LocalModelError as error:
-        with disk_errors(f"removing {target}"):
-            remove_tree(target)
+        with disk_errors(f"removing what {name} held"):
+            ingest.drop_unpacked()
             if isinstance(error, SourceUnsupported | IntegrityError):
                 _forget(ingest)
         raise
     with disk_errors(f"replacing {ingest.data}"):
         _forget(ingest)
-        remove_tree(data)
-        target.rename(data)
+        ingest.take_unpacked()
     (how,) = set(verified.values())
     return unpacked, dict.fromkeys((file.path for file in unpacked.files), how)
 
@@ -129,7 +128,7 @@ class _Unpacker:
     """Writes members below `target`, as long as they stay within the bounds."""
 
     def __init__(
-        self, target: Path, source: ModelSource, limit: int, room_bytes: int, check: Callable[[], None]
+        self, target: Folder, source: ModelSource, limit: int, room_bytes: int, check: Callable[[], None]
     ) -> None:
         self.files: dict[str, ManifestFile] = {}
         self._links: dict[str, str] = {}
@@ -156,7 +155,7 @@ class _Unpacker:
                     gone = folder if name == _OPAQUE else f"{folder}/{name.removeprefix(_WHITEOUT)}".lstrip("/")
                     self._remove(gone, but=own)
                     continue
-                if self._links or (self._target / path).exists():
+                if self._links or self._exists(path):
                     self._remove(path, but=own)
                 own.add(path)
             self._forget(path)
@@ -260,23 +259,37 @@ class _Unpacker:
         """The next member of this name is the one that counts."""
         self._links.pop(path, None)
         if (file := self.files.pop(path, None)) is not None:
-            (self._target / path).unlink()
+            folder, _, name = path.rpartition("/")
+            with self._target.enter(folder) if folder else self._target.again() as parent:
+                parent.remove(name)
             self._freed += file.size
 
-    def _create(self, path: str) -> Path:
-        """Its folder is there, and nothing of its name."""
-        target = self._target / path
-        if target.is_dir() and not any(file.startswith(f"{path}/") for file in self.files):
-            remove_tree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
-
-    def _write_one(self, path: str, content: IO[bytes]) -> ManifestFile:
+    def _exists(self, path: str) -> bool:
         try:
-            target = self._create(path)
-            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._target.lstat(path)
+        except OSError:
+            return False
+        return True
+
+    @contextmanager
+    def _creating(self, path: str) -> Iterator[tuple[Folder, str]]:
+        """Its folder, open, and its name in there, which nothing has."""
+        folder, _, name = path.rpartition("/")
+        try:
+            parent = self._target.enter(folder, make=True) if folder else self._target.again()
+            with parent:
+                status = parent.status(name)
+                known = status is not None and any(file.startswith(f"{path}/") for file in self.files)
+                if status is not None and stat.S_ISDIR(status.st_mode) and not known:
+                    parent.remove(name)
+                yield parent, name
         except (FileExistsError, NotADirectoryError) as error:
             raise RefusedArchive(f"it holds {path!r} as a file and as a folder") from error
+
+    def _write_one(self, path: str, content: IO[bytes]) -> ManifestFile:
+        with self._creating(path) as (folder, name):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o644, dir_fd=folder.descriptor)
         digest, size = hashlib.sha256(), 0
         with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123  # a descriptor
             while block := content.read(_BLOCK_BYTES):
@@ -302,13 +315,17 @@ class _Unpacker:
         if path in self.files:
             raise RefusedArchive(f"it holds {path!r} twice, once behind a link")
         try:
-            os.link(self._target / original, self._create(path))
-        except (FileExistsError, NotADirectoryError) as error:
-            raise RefusedArchive(f"it holds {path!r} as a file and as a folder") from error
+            above, _, known_as = original.rpartition("/")
+            with (
+                self._creating(path) as (folder, name),
+                self._target.enter(above) if above else self._target.again() as source,
+            ):
+                descriptors = {"src_dir_fd": source.descriptor, "dst_dir_fd": folder.descriptor}
+                os.link(known_as, name, **descriptors, follow_symlinks=False)
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
-            with (self._target / original).open("rb") as content:
+            with open(self._target.open(original), "rb") as content:  # noqa: PTH123  # a descriptor
                 self.files[path] = self._write_one(path, content)
             return
         self.files[path] = replace(known, path=path)

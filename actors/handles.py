@@ -51,6 +51,10 @@ class Folder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def again(self) -> Folder:
+        """The same folder, open once more. The caller closes it."""
+        return Folder(os.dup(self.descriptor), self.path)
+
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:

@@ -30,6 +30,7 @@ from actors.publish import FILE_MODE, folders_of, publish
 LATE_FILE_BYTES = 64 << 10
 """Up to this size a file is made when it is written. What thousands of them need, the headroom covers until then."""
 _IDENTITY = "manifest.json"
+_UNPACKED = "unpacked"
 _JOURNAL_BYTES = 256 << 20
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Ingest:
 
     def __init__(self, parent: Folder, handle: Folder, folder: Path, manifest: Manifest, *, continued: bool) -> None:
         """Use `open_ingest`. Takes the handle over."""
-        self._parent = Folder(os.dup(parent.descriptor), parent.path)
+        self._parent = parent.again()
         self._handle = handle
         self.folder = folder
         self.data = folder / "data"
@@ -50,11 +51,6 @@ class Ingest:
             for index, file in enumerate(manifest.files):
                 if file.vouched is None and self.journal.done.pop(index, None) is not None:
                     self.journal.forget(index)
-
-    @property
-    def here(self) -> Path:
-        """The ingest's folder, by a path that nobody else can swap. Valid until `close`."""
-        return self._handle.here
 
     def opened(self) -> Folder:
         """The folder of the data, open. The caller closes it."""
@@ -96,6 +92,20 @@ class Ingest:
             _entered(data, folder) as parent,
         ):
             parent.remove(name)
+
+    def unpack_into(self) -> Folder:
+        """An empty folder beside the data, open. The caller closes it."""
+        self.drop_unpacked()
+        return self._handle.enter(_UNPACKED, make=True)
+
+    def drop_unpacked(self) -> None:
+        """What was unpacked is gone."""
+        self._handle.remove(_UNPACKED)
+
+    def take_unpacked(self) -> None:
+        """What was unpacked is the data."""
+        self._handle.remove("data")
+        self._handle.move(_UNPACKED, self._handle, "data")
 
     def publish(self, marker: Marker, target: Path, *, trash: Path) -> None:
         """`target` is the model, complete. What was there before is in `trash`, and is the caller's to unlink."""
@@ -305,7 +315,7 @@ def _is_journal(status: os.stat_result) -> bool:
 
 
 def _entered(folder: Folder, path: str) -> Folder:
-    return folder.enter(path) if path else Folder(os.dup(folder.descriptor), folder.path)
+    return folder.enter(path) if path else folder.again()
 
 
 def _boot_id() -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -143,7 +142,7 @@ def misfits(folder: Path | Folder, manifest: Manifest) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, files in groupby(manifest.files, key=lambda file: file.path.rpartition("/")[0]):
         try:
-            opened = folder.enter(path) if path else Folder(os.dup(folder.descriptor), folder.path)
+            opened = folder.enter(path) if path else folder.again()
         except OSError as error:
             found |= {file.path: _missing(error) for file in files}
             continue

@@ -201,7 +201,7 @@ def _make_read_only(folder: Folder, name: str, size: int) -> None:
 
 
 def _entered(folder: Folder, path: str, *, make: bool = False) -> Folder:
-    return folder.enter(path, make=make) if path else Folder(os.dup(folder.descriptor), folder.path)
+    return folder.enter(path, make=make) if path else folder.again()
 
 
 def _missing(folder: Folder, path: str) -> bool:

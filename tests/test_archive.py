@@ -285,8 +285,26 @@ def test_links_take_no_room(tmp_path: Path) -> None:
     assert len(Unpacked(tmp_path, "m.tar", content, room_bytes=6000).files()) == 11
 
 
+def test_a_folder_that_becomes_a_link_while_it_is_unpacked_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside").mkdir()
+    fsync = os.fsync
+
+    def planted(descriptor: int) -> None:
+        fsync(descriptor)
+        for folder in tmp_path.rglob("unpacked/sub"):
+            folder.rename(folder.with_name("away"))
+            folder.symlink_to(tmp_path / "outside")
+
+    monkeypatch.setattr(os, "fsync", planted)
+    with pytest.raises(SourceUnsupported, match="as a file and as a folder"):
+        Unpacked(tmp_path, "m.tar", tar({"sub/a": b"1", "sub/b": b"2"}))
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
 def test_where_the_disk_knows_no_hard_links_they_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
