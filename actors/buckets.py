@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from actors import numbers
 from actors.digest import CHECKSUMS
 from actors.errors import SourceDenied, SourceError
 from actors.manifest import Digest
@@ -345,7 +346,7 @@ def s3_head(filesystem: Any, name: str) -> Head:
     classes = answer.get("StorageClass"), answer.get("ArchiveStatus")
     if (error := archived(f"s3://{name}", *classes, answer.get("Restore"))) is not None:
         raise error
-    size, etag = int(answer["ContentLength"]), answer["ETag"]
+    size, etag = numbers.count(answer["ContentLength"]), answer["ETag"]
     of_whole = answer if answer.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT" else {}
     digest = _checksum("sha256", of_whole.get("ChecksumSHA256"))
     plain = answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
@@ -372,8 +373,8 @@ def _part_bytes(head: Callable[..., Mapping[str, Any]], etag: str, size: int, co
             if error.errno in _UNKNOWN_TO_THE_STORE:
                 return None
             raise
-        if answer["ETag"] != etag or (count > 1 and int(answer["ContentLength"]) == size):
+        if answer["ETag"] != etag or (count > 1 and numbers.count(answer["ContentLength"]) == size):
             return None  # a store that does not know parts answers for the whole
-        sizes.add(int(answer["ContentLength"]))
+        sizes.add(numbers.count(answer["ContentLength"]))
     part = sizes.pop()
     return part if not sizes and part > 0 and -(-size // part) == count else None

@@ -18,6 +18,7 @@ from typing import Any
 from actors.buckets import described
 from actors.errors import SourceError, SourceUnsupported
 from actors.manifest import ManifestFile, ModelSource
+from actors.numbers import count
 from actors.origin import redact, wanted
 from actors.refusals import archived
 
@@ -77,7 +78,7 @@ def files_of(source: ModelSource, found: Mapping[str, Mapping[str, Any]], root: 
             continue
         digest, checksum, etag = described(info)
         listed.names[path] = name
-        listed.files.append(ManifestFile(path, int(info["size"]), digest, checksum))
+        listed.files.append(ManifestFile(path, count(info["size"]), digest, checksum))
         if etag is not None:
             listed.etags[path] = etag
     folders = _folders(names)
@@ -108,6 +109,10 @@ def _refused(name: str, path: str, info: Mapping[str, Any]) -> str | None:
         return "a part of its name is `.` or `..`"
     if info.get("size") is None:
         return "its size is not known"
+    try:
+        count(info["size"])
+    except ValueError as error:
+        return f"its size: {error}"
     return None
 
 

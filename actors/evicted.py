@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 
 from actors.errors import Evicted, LocalModelError
 from actors.manifest import StorageKey
-from actors.marker import count, moment
 from actors.notes import Notes
+from actors.numbers import count, moment
 from actors.sizes import say_bytes
 
 _log = logging.getLogger(__name__)

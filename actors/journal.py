@@ -67,7 +67,7 @@ def read(path: Path, sizes: list[int]) -> tuple[dict[int, Ranges], int]:
     with suppress(FileNotFoundError), path.open("rb") as lines:
         while (match := _LINE.fullmatch(line := lines.readline(_LONGEST_LINE))) is not None:
             file, start, stop = map(int, match.groups())
-            if file >= len(sizes) or stop > sizes[file]:
+            if file >= len(sizes) or stop > sizes[file] or (stop != _FORGET and start > stop):
                 break
             if stop == _FORGET:
                 done.pop(file, None)

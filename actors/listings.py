@@ -10,7 +10,8 @@ It is counted where the library passes by, on this one instance: what it asks, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -22,9 +23,25 @@ MAX_DEPTH = 100
 _BLOCK_BYTES = 64 << 10
 
 
-def watch(filesystem: Any, root: str, bounds: Bounds) -> None:
-    """What `filesystem`, which has asked nothing yet, lists below `root` is held to the bounds."""
-    protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+@contextmanager
+def watched(filesystem: Any, root: str, bounds: Bounds) -> Iterator[None]:
+    """What `filesystem`, which has asked nothing yet, lists below `root` is held to the bounds, also after this."""
+    _watch(filesystem, root, bounds)
+    try:
+        yield
+    finally:
+        session = getattr(filesystem, "session", None)  # of `requests`, whose connections nobody else closes
+        if session is not None and "webhdfs" in _protocols(filesystem):
+            session.close()
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    named = filesystem.protocol
+    return named if isinstance(named, tuple) else (named,)
+
+
+def _watch(filesystem: Any, root: str, bounds: Bounds) -> None:
+    protocols = _protocols(filesystem)
     if "s3" in protocols:
         _watch_s3(filesystem, bounds)
         return
@@ -109,10 +126,11 @@ def _watch_requests(session: Any) -> None:
         try:
             response._content = b"".join(decoded(blocks, response.headers.get("Content-Encoding", "")))
             response._content_consumed = True
-        finally:
+        except BaseException:
             response.raw.close()
+            raise
 
-    session.headers.update({"Accept-Encoding": "identity", "Connection": "close"})
+    session.headers["Accept-Encoding"] = "identity"
     session.hooks["response"].append(read)
 
 

@@ -19,6 +19,8 @@ from typing import Any, NewType
 from urllib.parse import urlsplit
 
 from actors.errors import Failure, SourceError
+from actors.numbers import LARGEST, count
+from actors.redaction import redacted
 
 StorageKey = NewType("StorageKey", str)
 """16 hex digits: the name of a model's folder on every node. See `storage_key`."""
@@ -36,6 +38,11 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", 
 """What KServe unpacks. A `.tar.zst`, which it does not, stays the file that it is."""
 _FORBIDDEN = re.compile(r"[\0\\\ud800-\udfff]")
 """NUL ends a name for the kernel, a backslash is a `/` to some, half a surrogate pair has no bytes."""
+
+
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 3072
+"""Linux ends a path at 4096 bytes, and a model lies some folders deep."""
 
 
 def storage_key(uri: str) -> StorageKey:
@@ -136,7 +143,9 @@ class Manifest:
         return cls(
             source=ModelSource(source["uri"], source["revision"], tuple(source["include"]), tuple(source["exclude"])),
             revision=data["revision"],
-            files=tuple(ManifestFile(f["path"], int(f["size"]), f["digest"], f.get("checksum")) for f in data["files"]),
+            files=tuple(
+                ManifestFile(f["path"], count(f["size"]), f["digest"], f.get("checksum")) for f in data["files"]
+            ),
         )
 
 
@@ -185,8 +194,16 @@ def make_manifest(source: ModelSource, revision: str | None, files: Iterable[Man
     """A manifest of checked, sorted files. Raises SourceError for a path that could leave its folder or comes twice."""
     ordered = tuple(sorted(files, key=lambda file: file.path))
     paths = [file.path for file in ordered]
-    for path in paths:
-        check_relative(path)
+    for file in ordered:
+        check_relative(file.path)
+        try:
+            count(file.size)
+        except ValueError as error:
+            what = f"{redacted(source.uri)} lists {file.path!r} with a size that is none: {error}"
+            raise SourceError(what, reason="InvalidManifest") from error
+    if sum(file.size for file in ordered) > LARGEST:
+        what = f"{redacted(source.uri)} lists files of more than {LARGEST} bytes together"
+        raise SourceError(what, reason="InvalidManifest")
     if len(set(paths)) != len(paths):
         raise SourceError(f"{source.uri} lists a file twice", reason="InvalidManifest")
     folders = {folder for parent in {path.rpartition("/")[0] for path in paths} for folder in _and_above(parent)}
@@ -215,7 +232,13 @@ def check_relative(path: str) -> None:
     parts = path.split("/")
     unsafe = any(part in ("", ".", "..") for part in parts)
     if unsafe or is_ours(path) or _FORBIDDEN.search(path):
-        raise SourceError(f"refusing the unsafe file name {path!r}", reason="InvalidManifest")
+        raise SourceError(f"refusing the unsafe file name {path[:200]!r}", reason="InvalidManifest")
+    if len(path.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        raise SourceError(
+            f"refusing the file name {path[:80]!r}…: no disk takes a path of more than {MAX_PATH_BYTES} bytes, or a"
+            f" name of more than {MAX_NAME_BYTES} in it",
+            reason="InvalidManifest",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -24,12 +23,12 @@ from actors.errors import LocalModelError
 from actors.handles import Folder
 from actors.manifest import Manifest, ManifestFile, make_manifest
 from actors.moved import Moved
+from actors.numbers import count, moment
 
 MARKER = ".localmodel/manifest.json"
 OWN = ".localmodel"
 MARKER_BYTES = 256 << 20
 """No marker is larger: a million files take about 200 MiB."""
-LARGEST = (1 << 63) - 1
 
 _DIGEST = re.compile(r"(sha256|git-sha1|md5|md5-[1-9]\d{0,18}|crc64nvme|crc32c|crc32):[0-9a-f]{1,128}(-\d{1,9})?")
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -180,22 +179,6 @@ def files_below(folder: Folder, *, most: int | None = None) -> Iterator[str]:
 
 def _missing(error: OSError) -> str:
     return "is missing" if error.errno in _MISSING else f"cannot be read: {error.strerror}"
-
-
-def moment(value: object) -> float | None:
-    """Epoch seconds. Raises ValueError for what is none."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e11:
-        raise ValueError(f"{value!r} is no time")
-    return float(value) if isinstance(value, float) else value
-
-
-def count(value: object) -> int:
-    """A number of bytes or things. Raises ValueError for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-        raise ValueError(f"{str(value)[:40]!r} is no whole number from 0 on")
-    return value
 
 
 def _text(value: object) -> str:

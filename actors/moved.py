@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from actors.messages import NodeName
+from actors.numbers import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +49,13 @@ class Moved:
     def from_json(cls, data: Mapping[str, Any]) -> Moved:
         """Raises TypeError, ValueError or AttributeError for anything `to_json` did not make."""
         return cls(
-            int(data.get("bytesFromOrigin", 0)),
-            int(data.get("bytesFromPeers", 0)),
-            int(data.get("bytesFromOtherZones", 0)),
+            count(data.get("bytesFromOrigin", 0)),
+            count(data.get("bytesFromPeers", 0)),
+            count(data.get("bytesFromOtherZones", 0)),
             _counts(data.get("wrongPeers", {})),
             _counts(data.get("wrongReaders", {})),
         )
 
 
 def _counts(data: Mapping[str, Any]) -> dict[NodeName, int]:
-    return {NodeName(name): int(count) for name, count in data.items()}
+    return {NodeName(name): count(times) for name, times in data.items()}

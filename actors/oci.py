@@ -34,6 +34,7 @@ from actors.docker_config import is_docker_hub, login_for
 from actors.errors import SourceError, SourceUnsupported
 from actors.guard import carried
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, layer_name, make_manifest
+from actors.numbers import count
 from actors.origin import SourceOptions, expires_at, select, translate_status, unanswered
 from actors.reach import Reach, check_link, reach_of, target_of
 from actors.registry_login import Authorization, authorize
@@ -116,8 +117,12 @@ def _files(layers: Sequence[Mapping[str, Any]], uri: str) -> list[ManifestFile]:
     files = []
     for number, (layer, kind) in enumerate(zip(layers, kinds, strict=True)):
         media, digest, size = str(layer.get("mediaType", "")), str(layer.get("digest")), layer.get("size")
-        if not _DIGEST.fullmatch(digest) or not isinstance(size, int):
-            raise SourceError(f"{uri}: layer {number} has no sha256 or no size", reason="InvalidManifest")
+        try:
+            size = count(size)
+        except ValueError as error:
+            raise SourceError(f"{uri}: the size of layer {number}: {error}", reason="InvalidManifest") from error
+        if not _DIGEST.fullmatch(digest):
+            raise SourceError(f"{uri}: layer {number} has no sha256", reason="InvalidManifest")
         if kind is _Kind.OTHER or (kind is not _Kind.FILE and "zstd" in media):
             raise SourceUnsupported(f"{uri}: layer {number} is of the kind {media}, which cannot be unpacked")
         if kind is _Kind.FILE:

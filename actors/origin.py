@@ -36,6 +36,7 @@ from urllib.parse import parse_qs, urlsplit, urlunsplit
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceNotFound, SourceThrottled
 from actors.guard import Refused
 from actors.manifest import ManifestFile, ModelSource, Resolved, is_ours, is_packed
+from actors.numbers import moment
 from actors.redaction import remember
 from actors.refusals import error_of, refusal_of
 from actors.stall import TooSlow
@@ -48,7 +49,9 @@ PRIVATE_REDIRECTS = "LOCALMODEL_PRIVATE_REDIRECTS"
 """Set to 1 where an origin is public, and what it redirects to is not. See `actors.reach`."""
 
 _SIGNATURES = frozenset({"x-amz-signature", "signature", "x-goog-signature", "sig", "key-pair-id"})
-_RATE_LIMIT_RESET = re.compile(r"\bt=(\d+)")  # the IETF draft `RateLimit: "resolvers";r=0;t=137`, as the hub sends it
+_RATE_LIMIT_RESET = re.compile(
+    r"\bt=([0-9]{1,19})\b"
+)  # the IETF draft `RateLimit: "resolvers";r=0;t=137`, as the hub sends it
 
 _NAMES = re.compile(
     r"HF_TOKEN|HF_ENDPOINT|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|ENDPOINT_URL|DEFAULT_REGION|CA_BUNDLE)"
@@ -251,7 +254,7 @@ def expires_at(url: str) -> float | None:
                 signed_at = datetime.strptime(query[f"{cloud}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
                 return (signed_at + timedelta(seconds=int(query[f"{cloud}-expires"]))).timestamp()
         if "expires" in query:
-            return float(query["expires"])
+            return moment(float(query["expires"]))
         return datetime.fromisoformat(query["se"]).timestamp() if "se" in query and "sig" in query else None
     except (ValueError, OverflowError):
         return None
@@ -325,8 +328,8 @@ def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float
     """
     lower = {name.lower(): value for name, value in headers.items()}
     value = lower.get("retry-after", "").strip()
-    if value.isdecimal():
-        return min(float(value), MAX_RETRY_AFTER_S)
+    if value.isascii() and value.isdecimal():
+        return min(float(value[:30]), MAX_RETRY_AFTER_S)
     if (at := _http_date(value)) is not None:
         sent = _http_date(lower.get("date", ""))
         base = sent if sent is not None else time.time() if now is None else now

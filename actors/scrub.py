@@ -19,7 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Self, TypeVar
 
-from actors.marker import Marker, count, moment
+from actors.marker import Marker
+from actors.numbers import count, moment
 
 Place = TypeVar("Place")
 

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Self
 
 from actors.fetch import FillSettings
+from actors.numbers import LARGEST, within
 from actors.origin import PRIVATE_REDIRECTS
 from actors.peers import RAY_PORTS
 from actors.retry import RetryPolicy
+from actors.sizes import say_bytes
 from actors.tls import TlsFiles
 
-_QUANTITY = re.compile(r"(\d+)(|[KMGT]i?|k)")
+MAX_CONNECTIONS = 1024
+CHUNK_BYTES = 64 << 10, 1 << 30
+"""The smallest and the largest chunk: smaller ones are more overhead than bytes, larger ones take long to repeat."""
+
+_QUANTITY = re.compile(r"([0-9]{1,19})(|[KMGT]i?|k)")
 _POWERS = {"": 0, "K": 1, "k": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -70,15 +76,19 @@ class AgentSettings:
             host_root=Path(env.get("LOCALMODEL_HOST_ROOT") or default.host_root),
             roots=roots or default.roots,
             headroom_bytes=_bytes(env, "LOCALMODEL_HEADROOM", default.headroom_bytes),
-            connections=_count(env, "LOCALMODEL_CONNECTIONS", default.connections),
-            chunk_bytes=_bytes(env, "LOCALMODEL_CHUNK", default.chunk_bytes),
+            connections=_count(env, "LOCALMODEL_CONNECTIONS", default.connections, MAX_CONNECTIONS),
+            chunk_bytes=_bytes(env, "LOCALMODEL_CHUNK", default.chunk_bytes, *CHUNK_BYTES),
             rate_limit_bytes_per_s=float(rate) if rate else None,
-            stall_timeout_s=float(_count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s))),
+            stall_timeout_s=float(
+                _count(env, "LOCALMODEL_STALL_TIMEOUT_SECONDS", int(default.stall_timeout_s), 86_400)
+            ),
             min_speed_bytes_per_s=_bytes(env, "LOCALMODEL_MIN_SPEED", default.min_speed_bytes_per_s),
             private_redirects=env.get(PRIVATE_REDIRECTS) == "1",
-            concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models),
+            concurrent_models=_count(env, "LOCALMODEL_CONCURRENT_MODELS", default.concurrent_models, 1000),
             scrub_bytes_per_s=float(scrub) if scrub else None,
-            scrub_interval_s=float(_count(env, "LOCALMODEL_SCRUB_INTERVAL_SECONDS", int(default.scrub_interval_s))),
+            scrub_interval_s=float(
+                _count(env, "LOCALMODEL_SCRUB_INTERVAL_SECONDS", int(default.scrub_interval_s), 10 * 365 * 86_400)
+            ),
             peer_host=env.get("LOCALMODEL_PEER_HOST", "").strip() or None,
             peer_port=_port(env, "LOCALMODEL_PEER_PORT"),
             peer_tls=_tls_files(env),
@@ -106,22 +116,22 @@ class AgentSettings:
         )
 
 
-def _bytes(env: Mapping[str, str], name: str, default: int) -> int:
+def _bytes(env: Mapping[str, str], name: str, default: int, least: int = 0, most: int = LARGEST) -> int:
     text = env.get(name, "").strip()
     match = _QUANTITY.fullmatch(text)
     if not text:
         return default
     if match is None:
-        raise ValueError(f"{name}: {text!r} is not a size such as 512Mi")
+        raise ValueError(f"{name}: {text[:40]!r} is not a size such as 512Mi")
     base = 1024 if match[2].endswith("i") else 1000
-    return int(match[1]) * int(base ** _POWERS[match[2].rstrip("i")])
+    size = int(match[1]) * int(base ** _POWERS[match[2].rstrip("i")])
+    if not least <= size <= most:
+        raise ValueError(f"{name}: {text!r} is not a size from {say_bytes(least)} to {say_bytes(most)}")
+    return size
 
 
-def _count(env: Mapping[str, str], name: str, default: int) -> int:
-    text = env.get(name, "").strip() or str(default)
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{name}: {text!r} is not a number from 1 on")
-    return int(text)
+def _count(env: Mapping[str, str], name: str, default: int, most: int) -> int:
+    return within(name, env.get(name, "").strip() or str(default), 1, most)
 
 
 def _tls_files(env: Mapping[str, str]) -> TlsFiles | None:
@@ -138,8 +148,7 @@ def _tls_files(env: Mapping[str, str]) -> TlsFiles | None:
 
 def _port(env: Mapping[str, str], name: str) -> int:
     text = env.get(name, "").strip() or "0"
-    if not text.isdecimal() or int(text) > 65535:
-        raise ValueError(f"{name}: {text!r} is not a port")
-    if int(text) in RAY_PORTS:
+    port = within(name, text, 0, 65535)
+    if port in RAY_PORTS:
         raise ValueError(f"{name}: {text} is one of the ports that Ray gives to its workers")
-    return int(text)
+    return port

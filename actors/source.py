@@ -35,7 +35,7 @@ from actors.errors import (
 from actors.filesystems import endpoints
 from actors.filesystems import opened as open_filesystem
 from actors.guard import carried, check_name, guarded, refusal_in, with_identity
-from actors.listings import watch
+from actors.listings import watched
 from actors.local_files import local_listing
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import (
@@ -156,9 +156,9 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
         ambient = OTHER_STORES in options.ambient
         filesystem, root = open_filesystem(dialect.url, dialect.storage_options, fresh=True, ambient=ambient)
-        watch(filesystem, root, current())
         root, local = root.rstrip("/"), dialect.url.partition("://")[0] in LOCAL
-        listed = files_of(source, local_listing(source, root) if local else listing(filesystem, root), root)
+        with watched(filesystem, root, current()):
+            listed = files_of(source, local_listing(source, root) if local else listing(filesystem, root), root)
         names, etags = listed.names, listed.etags
         if local:
             for name in names.values():

@@ -53,7 +53,7 @@ BLOCK_BYTES = 512 << 10
 FSSPEC_BLOCK_BYTES = 4 << 20
 MAX_CONNECTIONS_KEPT = 4
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
 _UNSATISFIED = re.compile(r"bytes \*/(\d+)")
 _STORED_ENCODING = "x-goog-stored-content-encoding"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

@@ -31,6 +31,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from actors.connections import opener
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
+from actors.numbers import decimal
 from actors.origin import SourceOptions, expires_at, redact, select, translate_status, unanswered
 from actors.reach import check_link, check_target, escaped, target_of
 from actors.refusals import MAX_BODY_BYTES
@@ -41,7 +42,7 @@ MAX_COUNTING_S = 100.0
 
 _NO_RANGES = frozenset({206, 400, 403, 405, 406, 416, 501})
 """What servers that know no ranges answer to one; a 206 that does not say which bytes, or of how many, among it."""
-_CONTENT_RANGE = re.compile(r"bytes (?:\d+-\d+|\*)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (?:[0-9]+-[0-9]+|\*)/([0-9]{1,19})")
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _REPR_DIGEST = re.compile(r"sha-256=:?([A-Za-z0-9+/]{43}=)", re.IGNORECASE)  # RFC 9530, and RFC 3230's Digest before it
 
@@ -108,7 +109,7 @@ def _ask(
     status, answer, error = _get(uri, {**headers, **condition, "Range": "bytes=0-0"}, options)
     ranged = _CONTENT_RANGE.fullmatch(answer.get("content-range", ""))
     if ranged and (status in (200, 206) or (status == 416 and ranged[1] == "0")):
-        return int(ranged[1]), answer
+        return decimal(ranged[1]), answer
     if status in _NO_RANGES:
         status, plain, _ = _get(uri, headers, options)
         if status >= 300 and error is not None:
@@ -116,9 +117,7 @@ def _ask(
         answer = plain
     elif error is not None:
         raise error
-    size = answer.get("content-length", "")
-    known = size.isdecimal() and "transfer-encoding" not in answer
-    return int(size) if known else None, answer
+    return None if "transfer-encoding" in answer else decimal(answer.get("content-length", "")), answer
 
 
 def _get(

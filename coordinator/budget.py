@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from actors.manifest import OriginName, origin_of
+from actors.numbers import decimal
 from coordinator.quantity import parse_bytes
 
 _OVERRIDE = re.compile(r"(?P<origin>[^=\s]+)=(?P<requests>\d+)(?:/(?P<rate>\w+))?")
+
+
+MAX_REQUESTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ def parse_overrides(text: str) -> dict[OriginName, Budget]:
 
 def parse_requests(text: str) -> int:
     """Raises ValueError: without a request nothing would ever be read."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{text!r} is not a number from 1 on")
-    return int(text)
+    value = decimal(text)
+    if value is None or not 1 <= value <= MAX_REQUESTS:
+        raise ValueError(f"{text[:40]!r} is not a number from 1 to {MAX_REQUESTS}")
+    return value

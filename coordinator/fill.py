@@ -37,8 +37,10 @@ from actors.ingest import Ingest, open_ingest
 from actors.manifest import Manifest, ModelSource, Resolved
 from actors.marker import OWN, DamagedMarker, Marker, files_below, misfits
 from actors.moved import Moved
+from actors.numbers import decimal
 from actors.origin import SourceOptions
 from actors.publish import FILE_MODE
+from actors.settings import MAX_CONNECTIONS
 from actors.source import resolve
 from coordinator.quantity import format_bytes, format_duration
 from coordinator.target import Target
@@ -427,6 +429,7 @@ def _folder(text: str) -> Path:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
-    return int(text)
+    value = decimal(text)
+    if value is None or not 1 <= value <= MAX_CONNECTIONS:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 1 to {MAX_CONNECTIONS}")
+    return value

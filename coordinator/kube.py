@@ -27,6 +27,8 @@ from kubernetes.client import Configuration
 from kubernetes.client.rest import RESTClientObject
 from urllib3.exceptions import HTTPError
 
+from actors.numbers import decimal
+
 Object = Mapping[str, Any]
 """A Kubernetes object as JSON. Never mutated."""
 
@@ -418,6 +420,8 @@ class HttpKube:
         return headers
 
 
+MAX_RETRY_AFTER_S = 3600.0
+
 _MANAGED = {"fieldManager": FIELD_MANAGER}
 
 
@@ -426,7 +430,8 @@ def _error(status: int, retry_after: str | None, body: bytes, reason: str | None
     answer = _json(body) or {}
     message = str(answer.get("message") or body[:200].decode(errors="replace").strip() or reason or "no message")
     kind = _BY_STATUS.get(status, Unreachable if status == 429 or status >= 500 else KubeError)
-    delay_s = float(retry_after) if retry_after and retry_after.isdecimal() else None
+    wait_s = decimal(retry_after.strip()) if retry_after else None
+    delay_s = None if wait_s is None else min(float(wait_s), MAX_RETRY_AFTER_S)
     return kind(f"{message} (HTTP {status})", status=status, retry_after_s=delay_s)
 
 

@@ -10,16 +10,16 @@ import re
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 
+from actors.numbers import LARGEST as LARGEST
 from actors.sizes import format_bytes as format_bytes
 from actors.sizes import say_bytes as say_bytes
 
 _QUANTITY = re.compile(
-    r"(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+))(?:(?P<suffix>[KMGTPE]i|[numkMGTPE])|[eE](?P<exponent>[+-]?\d+))?"
+    r"(?P<number>[+-]?(?:[0-9]{1,99}(?:\.[0-9]{0,99})?|\.[0-9]{1,99}))(?:(?P<suffix>[KMGTPE]i|[numkMGTPE])|[eE](?P<exponent>[+-]?[0-9]{1,9}))?"
 )
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
-LARGEST = 2**63 - 1
 _YEAR_10000 = 253402300800.0
 
 
@@ -35,7 +35,7 @@ def parse_bytes(quantity: int | str) -> int:
         raise ValueError(f"{quantity!r} is out of range")
     scale = Decimal(1 << 10 * (_BINARY.index(suffix) + 1)) if suffix in _BINARY else Decimal(10) ** _DECIMAL[suffix]
     value = int((number * scale * Decimal(10) ** exponent).to_integral_value(ROUND_CEILING))
-    if value < 0:
+    if number < 0:
         raise ValueError(f"{quantity!r} is negative")
     if value > LARGEST:
         raise ValueError(f"{str(quantity)[:40]} is out of range: more than 8Ei")

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from actors.addresses import Origins
+from actors.numbers import decimal
 from actors.schemes import Schemes
 from actors.trust import Trust
 from coordinator.budget import Budget, Budgets, parse_overrides, parse_requests
@@ -354,9 +355,10 @@ def _level(text: str) -> int:
 
 
 def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
-    return int(text)
+    port = decimal(text)
+    if port is None or not 0 < port < 65536:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a port")
+    return port
 
 
 def _positive(text: str, below: float = 86400.0, *, zero: bool = False) -> float:

@@ -36,7 +36,7 @@ from actors.bounds import (
 )
 from actors.errors import SourceError
 from actors.guard import carried
-from actors.listings import watch
+from actors.listings import watched
 from actors.manifest import ModelSource
 from actors.origin import SourceOptions
 from actors.source import resolve
@@ -334,10 +334,12 @@ def test_folders_of_any_filesystem_end_somewhere() -> None:
             return [{"name": f"{path}/d", "type": "directory", "size": 0}]
 
     filesystem = Down(skip_instance_cache=True)
-    with bounded("it", Limits()) as bounds:
-        watch(filesystem, "root", bounds)
-        with pytest.raises(ListingTooLarge, match="more than 100 folders within each other"):
-            filesystem.find("root", detail=True)
+    with (
+        bounded("it", Limits()) as bounds,
+        watched(filesystem, "root", bounds),
+        pytest.raises(ListingTooLarge, match="more than 100 folders within each other"),
+    ):
+        filesystem.find("root", detail=True)
 
 
 @pytest.mark.parametrize("kind", ["hf", "http", "oci", "s3", "hdfs"])

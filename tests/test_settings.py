@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a time encoding that is none": (["--zap-time-encoding=sundial"], "invalid choice: 'sundial'"),
     "no pace": (["--tick-seconds=0"], "'0' is not a number of seconds above 0"),
     "not a number": (["--tick-seconds=nan"], "'nan' is not a number of seconds"),
-    "a budget of nothing": (["--origin-requests=0"], "'0' is not a number from 1 on"),
+    "a budget of nothing": (["--origin-requests=0"], "'0' is not a number from 1 to 1000000"),
     "a bandwidth that is none": (["--origin-bandwidth=fast"], "'fast' is not a quantity"),
     "a budget of nobody": (["--origin-budgets=16"], "'16' is not ORIGIN=REQUESTS[/BYTES_PER_S]"),
     "a network with host bits": (["--allow-origins=10.0.0.1/8"], "'10.0.0.1/8' is neither a host, host:port, nor"),
@@ -188,7 +188,7 @@ def test_an_environment_that_says_nothing_names_its_variable(capsys: pytest.Capt
     with pytest.raises(SystemExit) as exit_:
         parse([], {"LOCALMODEL_ORIGIN_REQUESTS": "many"})
     assert exit_.value.code == 2
-    assert "$LOCALMODEL_ORIGIN_REQUESTS: 'many' is not a number from 1 on" in capsys.readouterr().err
+    assert "$LOCALMODEL_ORIGIN_REQUESTS: 'many' is not a number from 1 to 1000000" in capsys.readouterr().err
 
 
 def test_what_the_coordinators_own_settings_name_may_be_read() -> None:
