@@ -682,17 +682,26 @@ def test_headers_of_a_secret_say_who_asks_and_not_where_a_request_ends(header: s
 
 @pytest.mark.parametrize("kind", ["hf", "s3", "hdfs", "oci", "web"])
 @pytest.mark.parametrize("namespaced", [True, False])
-def test_no_credential_of_anybody_reaches_an_endpoint_that_only_the_cache_names(kind: str, namespaced: bool) -> None:
-    own = SourceOptions(
-        {
-            "HF_TOKEN": "OWN",
-            **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "OWN"),
-            "DOCKER_CONFIG_JSON": json.dumps({"auths": {"registry.example": {"auth": "T1dO"}}}),
-            "files.example-headers": json.dumps({"Authorization": "OWN"}),
-            "AWS_DEFAULT_REGION": "us-east-1",
-        },
-        timeout_s=2.0,
-    )
+def test_no_credential_of_anybody_reaches_an_endpoint_that_only_the_cache_names(
+    kind: str, namespaced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what the coordinator was told to use, nor what libraries find in its environment and in its home."""
+    env = {
+        "HF_TOKEN": "OWN",
+        **dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "OWN"),
+        "DOCKER_CONFIG_JSON": json.dumps({"auths": {"registry.example": {"auth": "T1dO"}}}),
+        "files.example-headers": json.dumps({"Authorization": "OWN"}),
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    own = SourceOptions(env, timeout_s=2.0)
+    (tmp_path / "netrc").write_text("default login OWN password OWN\n")
+    (tmp_path / "aws").write_text("[default]\naws_access_key_id = OWN\naws_secret_access_key = OWN\n")
+    (tmp_path / "token").write_text("OWN")
+    (tmp_path / ".docker").mkdir()
+    (tmp_path / ".docker" / "config.json").write_text(json.dumps({"auths": {"127.0.0.2": {"auth": "T1dO"}}}))
+    places = {"NETRC": "netrc", "AWS_SHARED_CREDENTIALS_FILE": "aws", "HF_TOKEN_PATH": "token", "HOME": ""}
+    for name, value in {**env, **{name: str(tmp_path / file) for name, file in places.items()}}.items():
+        monkeypatch.setenv(name, value)
     with Witness("127.0.0.2") as evil:
         place = f"127.0.0.2:{evil.port}"
         uri, parameters = {
@@ -708,3 +717,38 @@ def test_no_credential_of_anybody_reaches_an_endpoint_that_only_the_cache_names(
         assert evil.asked
         assert "OWN" not in repr(evil.asked)
         assert evil.authorizations == set()
+
+
+def test_a_hub_that_answers_with_a_cookie_does_not_get_it_back() -> None:
+    """One client asks for all caches: a session of one tenant's must not speak for another."""
+    with Witness("127.0.0.2", lambda path: (404, {"Set-Cookie": "session=theirs; Path=/"}, b"")) as hub:
+        for token in ("hf_1", None):
+            env = {"HF_ENDPOINT": hub.url} | ({"HF_TOKEN": token} if token else {})
+            with pytest.raises(SourceError):
+                resolve(ModelSource("hf://a/b"), SourceOptions(env, 2.0))
+        assert len(hub.asked) >= 2
+        assert [headers["cookie"] for _, _, headers in hub.asked if "cookie" in headers] == []
+        assert hub.authorizations == {"Bearer hf_1"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "env"),
+    [
+        ("hf://a/b", {"HF_TOKEN": "theirs"}),
+        ("http://127.0.0.2:{port}/m.bin", {"127.0.0.2-headers": '{"Authorization": "theirs"}'}),
+        (
+            "oci://127.0.0.2:{port}/a/b",
+            {"DOCKER_CONFIG_JSON": '{"auths": {"127.0.0.2:{port}": {"username": "theirs", "password": "p"}}}'},
+        ),
+    ],
+)
+def test_a_credential_does_not_follow_a_redirect_to_another_host(uri: str, env: dict[str, str]) -> None:
+    with Witness("127.0.0.3") as other, Witness("127.0.0.2") as named:
+        named.answer = lambda path: (302, {"Location": f"{other.url}/x"}, b"")
+        port = str(named.port)
+        known = {name: value.replace("{port}", port) for name, value in env.items()} | {"HF_ENDPOINT": named.url}
+        with pytest.raises(SourceError):
+            resolve(ModelSource(uri.replace("{port}", port)), SourceOptions(known, 2.0))
+        assert named.asked
+        assert other.authorizations == set()
+        assert "theirs" not in repr(other.asked)
