@@ -14,6 +14,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,41 @@ def opened(
         )
     if not ambient and protocol in ("az", "abfs", "abfss"):
         check_environment()
-    filesystem = kind(**named, **_with_files(storage_options), skip_instance_cache=fresh)
+    more = _with_files(storage_options)
+    if protocol in ("s3", "s3a"):
+        more["config_kwargs"] = {**(more.get("config_kwargs") or {}), "http_session_cls": s3_session()}
+    filesystem = kind(**named, **more, skip_instance_cache=fresh)
     if protocol == "webhdfs":
         _confine(filesystem.session)
     return filesystem, str(kind._strip_protocol(url))
+
+
+@cache
+def s3_session() -> type:
+    """A client for botocore that follows no redirect: as botocore's own, which asks another region by itself.
+
+    aiohttp would show what is left of the signature, such as a session token, to whoever it is sent to.
+    """
+    from aiobotocore.httpsession import AIOHTTPSession
+
+    class StayingSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
+        async def _get_session(self, proxy_url: Any) -> Any:
+            return _Staying(await super()._get_session(proxy_url))
+
+    return StayingSession
+
+
+class _Staying:
+    """An `aiohttp.ClientSession` but for that."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def request(self, *arguments: Any, **options: Any) -> Any:
+        return self._session.request(*arguments, **{**options, "allow_redirects": False})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
 
 
 def endpoints(storage_options: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from actors.bounds import Bounds, current, decoded
+from actors.filesystems import s3_session
 
 MAX_DEPTH = 100
 """Of folders within folders: more is a link that leads back up, or somebody's joke."""
@@ -137,9 +138,9 @@ def _watch_requests(session: Any) -> None:
 @cache
 def _s3_session() -> type:
     """A client for botocore that reads documents in bounded pieces. What is streamed is its reader's to bound."""
-    from aiobotocore.httpsession import AIOHTTPSession
+    staying: Any = s3_session()
 
-    class BoundedSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
+    class BoundedSession(staying):  # type: ignore[misc]  # made at run time
         async def send(self, request: Any) -> Any:
             streamed, request.stream_output = request.stream_output, True
             try:

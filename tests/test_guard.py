@@ -185,9 +185,18 @@ def test_nor_to_a_blob(good: Witness, bad: Witness) -> None:
     reader.close()
 
 
-def test_a_bucket_leads_nowhere_else(good: Witness, bad: Witness) -> None:
+def test_a_bucket_leads_nowhere_at_all(good: Witness, bad: Witness) -> None:
+    """As with boto: a redirect to another region is one that it makes by itself, with a signature for it."""
     good.answer = lambda path: (307, {"Location": f"{bad.url}/secret"}, b"")
-    refused(lambda: resolve(ModelSource("s3://bucket/m"), options(**S3, AWS_ENDPOINT_URL=good.url)))
+    env = {**S3, "AWS_SESSION_TOKEN": "theirs", "AWS_ENDPOINT_URL": good.url}
+    arguments = {"key": "k", "secret": "s", "token": "theirs", "endpoint_url": good.url}
+    for attempt in (
+        lambda: resolve(ModelSource("s3://bucket/m"), SourceOptions(env, 2.0)),
+        lambda: read_range("s3://bucket/m", arguments, 0, 4),
+    ):
+        with pytest.raises(SourceError):
+            attempt()
+    assert {headers.get("x-amz-security-token") for _, _, headers in good.asked} == {"theirs"}
 
 
 def test_a_name_node_leads_to_no_other_data_node(good: Witness, bad: Witness) -> None:
@@ -244,8 +253,8 @@ def test_who_is_public_leads_to_nobody_who_is_less_so_even_where_all_is_allowed(
     """As in `localmodel fill`. The address decides, also where a name would not have told."""
     monkeypatch.setattr(reach, "reach_of", lambda host: Reach.HOST if host == BAD else Reach.INTERNET)
     good.answer = lambda path: moved(f"http://rebound.example:{bad.port}/secret")
-    looks = {"hf://a/b": [BAD], f"{good.url}/m.bin": [GOOD, BAD], "s3://bucket/m": [BAD]}
-    settings: list[dict[str, str]] = [{"HF_ENDPOINT": good.url}, {}, {**S3, "AWS_ENDPOINT_URL": good.url}]
+    looks = {"hf://a/b": [BAD], f"{good.url}/m.bin": [GOOD, BAD]}
+    settings: list[dict[str, str]] = [{"HF_ENDPOINT": good.url}, {}]
     for (uri, answers), env in zip(looks.items(), settings, strict=True):
         rebinding(monkeypatch, "rebound.example", *answers)
         refused(lambda: resolve(ModelSource(uri), SourceOptions(env, 2.0)), "RedirectRefused")  # noqa: B023
