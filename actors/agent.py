@@ -668,7 +668,11 @@ class NodeAgent:
         for place, marker, store in present:
             if store is None:
                 continue
-            found = store.look(place.key)
+            try:
+                found = store.look(place.key)
+            except StoreError as error:  # a disk that stumbles (ESTALE of NFS, EIO) has not lost the model
+                _log.warning("cannot look at a model", extra={"key": place.key, "error": str(error)})
+                continue
             if found is not None and is_same_copy(found, marker):
                 self._scrubber.blame(place, marker, store.misfits(place.key, marker.manifest))
                 with self._lock:

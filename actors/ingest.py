@@ -181,7 +181,7 @@ class Ingest:
         """What is left of the fill is gone, or will be: the next one finds it, or it is swept up."""
         try:
             self.discard()
-        except StoreError as error:
+        except (OSError, StoreError, MemoryError) as error:
             _log.warning(
                 "cannot remove what is left of a fill", extra={"folder": str(self.folder), "error": str(error)}
             )

@@ -214,7 +214,11 @@ class Store:
             for name in models.names():
                 with suppress(UnicodeEncodeError):
                     name.encode()  # else it is none of ours
-                    marker = self._marker(models, StorageKey(name))
+                    try:
+                        marker = self._marker(models, StorageKey(name))
+                    except OSError as error:  # the others are none the worse for it
+                        self._say(f"models/{name}", f"cannot be looked at: {error.strerror}")
+                        continue
                     if marker is not None:
                         found[StorageKey(name)] = marker
         recorded = set(self.committed_notes.keys())
@@ -227,10 +231,13 @@ class Store:
         return found
 
     def look(self, key: StorageKey) -> Marker | None:
-        """As `committed`, of one model."""
-        with suppress(OSError), self._models() as models:
-            return self._marker(models, key)
-        return None
+        """As `committed`, of one model. Raises StoreError if that cannot be told just now."""
+        with disk_errors(f"looking at {self.model(key)}"):
+            try:
+                with self._models() as models:
+                    return self._marker(models, key)
+            except _Gone:
+                return None
 
     def misfits(self, key: StorageKey, manifest: Manifest) -> dict[str, str]:
         """By path, what can be seen to be wrong with the committed copy without reading its content."""
@@ -259,13 +266,14 @@ class Store:
                     return Standing.FOREIGN
                 self._set_aside(models, key, "is not a folder, where a model was committed")
                 return Standing.ABSENT
-            marker = self._marker(models, key)
-            if marker is not None:
-                return Standing.OURS if marker.owner == owner else Standing.FOREIGN
             try:
+                marker = self._marker(models, key)
                 opened = models.enter(key)
             except PermissionError:
                 return Standing.FOREIGN
+            if marker is not None:
+                opened.close()
+                return Standing.OURS if marker.owner == owner else Standing.FOREIGN
             with opened as folder:
                 if holds_nothing(folder) or self._half_published(key, folder):
                     return Standing.ABSENT
@@ -458,22 +466,25 @@ class Store:
     def _marker(self, models: Folder, key: StorageKey) -> Marker | None:
         """The marker of what stands there, by our record if it was damaged; None: it has none."""
         try:
-            with models.enter(key) as folder:
-                try:
-                    marker: Marker | None = load_marker(folder, uid=self._uid)
-                    self._blamed.discard(key)
-                    return marker
-                except FileNotFoundError:
-                    why, strict = "it was taken away", True
-                except DamagedMarker as error:
-                    why, strict = str(error), False
-                marker = self._recorded(key)
-                if marker is None or (strict and not _holds_only(folder, marker.manifest)):
-                    return None  # whatever it is, it is not what we committed
-                self._blame(key, marker, why)
+            opened = models.enter(key)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, *NOT_A_FOLDER):
+                return None
+            raise
+        with opened as folder:
+            try:
+                marker: Marker | None = load_marker(folder, uid=self._uid)
+                self._blamed.discard(key)
                 return marker
-        except OSError:
-            return None
+            except FileNotFoundError:
+                why, strict = "it was taken away", True
+            except DamagedMarker as error:
+                why, strict = str(error), False
+            marker = self._recorded(key)
+            if marker is None or (strict and not _holds_only(folder, marker.manifest)):
+                return None  # whatever it is, it is not what we committed
+            self._blame(key, marker, why)
+            return marker
 
     def _recorded(self, key: StorageKey) -> Marker | None:
         """What we have committed there, by our own record."""
@@ -490,7 +501,7 @@ class Store:
         """Remembered beside the models. A disk that refuses changes nothing about the model."""
         try:
             self.committed_notes.write(key, marker.content, sync=True)
-        except LocalModelError as error:
+        except (LocalModelError, MemoryError) as error:
             _log.warning("a commit is not recorded twice", extra={"key": key, "error": str(error)})
 
     def _blame(self, key: StorageKey, marker: Marker, why: str) -> None:

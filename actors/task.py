@@ -14,6 +14,7 @@ import mmap
 import random
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from actors.archive import unpack
@@ -275,7 +276,8 @@ class Task:
             return Ended(error=broke)
         finally:
             if ingest is not None:
-                ingest.close()
+                with suppress(OSError):  # as NFS gives it for what was written long ago
+                    ingest.close()
 
     def _fill_and_commit(
         self, ingest: Ingest, resolved: Resolved, store: Store, owner: str, limit: RateLimit, rng: random.Random

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -435,3 +436,38 @@ def test_what_is_left_of_a_fill_that_cannot_be_removed_fetches_nothing_twice(
     monkeypatch.setattr(Folder, "remove", busy)
     ready(node, wants(resolved))
     assert (len(failed), origin.stats()["bytes"]) == (1, SAMPLE_BYTES)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.EMFILE])
+def test_a_disk_that_stumbles_has_not_lost_its_models(
+    number: int, node: Node, origin: Origin, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from actors.handles import Folder
+
+    monkeypatch.setattr("actors.agent.RESCAN_S", 0.05)
+    agent, enter, asked = ready(node, wants(resolved)), Folder.enter, list[str]()
+
+    def stumbling(folder: Folder, path: str, *, make: bool = False) -> Folder:
+        if path in (KEY, f"models/{KEY}"):
+            asked.append(path)
+            raise OSError(number, os.strerror(number))
+        return enter(folder, path, make=make)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "enter", stumbling)
+        eventually(lambda: len(asked) > 3)
+        assert [each.phase for each in agent.reconcile(wants(resolved)).models] == [Phase.READY]
+    until(agent, Phase.READY)
+    assert origin.stats()["bytes"] == SAMPLE_BYTES
+
+
+def test_an_attempt_whose_end_cannot_be_told_is_over_all_the_same(
+    node: Node, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from actors.ingest import Ingest
+
+    def failing(_: Ingest) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Ingest, "close", failing)
+    ready(node, wants(resolved))
