@@ -192,6 +192,8 @@ class NodeAgent:
             task, resolved = self._tasks.get(Place(model.root, model.key)), self._resolved.get(model.resolved or "")
             if task is not None and task.model.source.selection == model.source.selection:
                 task.model = model
+                if task.thread is not None and task.trust != desired.trust:
+                    task.cancel(keep=True)  # it goes on by what holds now
                 if model.company is None or model.company in self._companies:
                     task.accompany(self._companies.get(model.company or ""))
                 if resolved is not None and model.resolved is not None:
