@@ -80,7 +80,9 @@ _UNKNOWN_KEY = Meaning(
     SourceDenied, "the access key is not known there: correct it, or the endpoint", "CredentialsInvalid"
 )
 _WRONG_KEY = Meaning(
-    SourceDenied, "the secret key is not that of the access key, or a proxy changes requests", "CredentialsInvalid"
+    SourceDenied,
+    "the signature does not fit: the secret key is wrong, or a proxy changes requests",
+    "CredentialsInvalid",
 )
 _EXPIRED = Meaning(SourceExpired, "what it was asked with has expired")
 _CLOCK = Meaning(SourceError, "the clock of this machine is wrong by too much: synchronise it", "ClockSkewed")
@@ -92,7 +94,7 @@ _DENIED = Meaning(SourceDenied, "a policy of the bucket or of the account does n
 _NETWORK = Meaning(SourceDenied, "its network rules do not allow this address, or its policy these credentials")
 _DISABLED = Meaning(SourceDenied, "the account is disabled or has a problem: its owner has to be asked")
 _ABSENT = Meaning(SourceNotFound, "there is no such object")
-_NO_BUCKET = Meaning(SourceNotFound, "there is no such bucket: correct its name, or the endpoint")
+_NO_BUCKET = Meaning(SourceNotFound, "the bucket does not exist: correct its name, or the endpoint")
 _THROTTLED = Meaning(SourceThrottled, "too many requests")
 _CHANGED = Meaning(SourceChanged, "the object is another than when it was listed")
 

@@ -51,9 +51,9 @@ GOOGLE = b'{"error": {"code": 400, "message": "x", "errors": [{"reason": "userPr
         (403, {}, xml("AccessDenied", "Request has expired"), SourceExpired, "SourceExpired", "has expired"),
         (400, {}, xml("ExpiredToken"), SourceExpired, "SourceExpired", "has expired"),
         (403, {}, xml("InvalidAccessKeyId"), SourceDenied, "CredentialsInvalid", "access key is not known"),
-        (403, {}, xml("SignatureDoesNotMatch"), SourceDenied, "CredentialsInvalid", "the secret key is not"),
+        (403, {}, xml("SignatureDoesNotMatch"), SourceDenied, "CredentialsInvalid", "the signature does not fit"),
         (403, {}, xml("RequestTimeTooSkewed"), SourceError, "ClockSkewed", "synchronise it"),
-        (404, {}, xml("NoSuchBucket"), SourceNotFound, "SourceNotFound", "no such bucket"),
+        (404, {}, xml("NoSuchBucket"), SourceNotFound, "SourceNotFound", "does not exist"),
         (404, {}, xml("NoSuchKey"), SourceNotFound, "SourceNotFound", "no such object"),
         (
             301,
@@ -75,7 +75,7 @@ GOOGLE = b'{"error": {"code": 400, "message": "x", "errors": [{"reason": "userPr
         (400, {}, xml("UserProjectMissing"), SourceDenied, "RequesterPays", "whoever reads it pays"),
         (400, {}, GOOGLE, SourceDenied, "RequesterPays", "whoever reads it pays"),
         (503, {"Retry-After": "7"}, xml("SlowDown"), SourceThrottled, "SourceThrottled", "too many requests"),
-        (403, {}, xml("AuthenticationFailed", "x"), SourceDenied, "CredentialsInvalid", "the secret key"),
+        (403, {}, xml("AuthenticationFailed", "x"), SourceDenied, "CredentialsInvalid", "the secret key is wrong"),
         (
             403,
             {},
