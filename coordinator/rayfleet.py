@@ -344,9 +344,10 @@ class RayFleet:
             self._dismiss(slot)
             return
         slot.not_before = now + slot.backoff.next_s()
-        self._lose(slot, now)
         line = _in_a_line(error)
-        _log.info("an agent does not answer", extra={"node": slot.node, "error": line, "stage": slot.stage.value})
+        level = logging.INFO if slot.lost_at is None else logging.DEBUG
+        _log.log(level, "an agent does not answer", extra={"node": slot.node, "error": line, "stage": slot.stage.value})
+        self._lose(slot, now)
         if isinstance(error, RayTaskError):
             cause = error.cause if isinstance(error.cause, BaseException) else error
             slot.fail(raised(f"{type(cause).__name__}: {_in_a_line(cause)}", starting=False))
