@@ -17,6 +17,7 @@ import string
 from enum import IntEnum
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+from actors.addresses import LINK_LOCAL, METADATA, Address, kind_of, meanings
 from actors.errors import SourceDenied
 from actors.origin import PRIVATE_REDIRECTS, redact
 
@@ -35,21 +36,36 @@ def reach_of(host: str) -> Reach:
         address = ipaddress.ip_address(host)
     except ValueError:
         return Reach.HOST if host == "localhost" or host.endswith(".localhost") else Reach.INTERNET
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    return min(map(_reach_of, meanings(address)))
+
+
+def _reach_of(address: Address) -> Reach:
     if address.is_loopback or address.is_link_local or address.is_unspecified:
         return Reach.HOST
     return Reach.INTERNET if address.is_global and not address.is_multicast else Reach.NETWORK
 
 
+def keeps_credentials(host: str) -> bool:
+    """Whether it is an address where a cloud tells a machine who it is, for which no redirect is ever followed."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return any(kind_of(each) in (LINK_LOCAL, METADATA) for each in meanings(address))
+
+
 def reach_of_url(url: str) -> Reach:
     """Of its host, asked by name before there is a connection. A name that does not resolve gives nothing away."""
+    return min(map(reach_of, _names_of(url)))
+
+
+def _names_of(url: str) -> set[str]:
+    """Its host, and the addresses that it has now."""
     host = urlsplit(url).hostname or ""
     try:
-        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+        return {host, *(str(found[4][0]) for found in socket.getaddrinfo(host, None))}
     except (OSError, ValueError):
-        addresses = set()
-    return min(map(reach_of, {host, *addresses}))
+        return {host}
 
 
 def target_of(url: str, location: str) -> str:
@@ -80,13 +96,20 @@ def check_target(url: str, target: str) -> None:
         raise refused(url, target, "only http and https are followed")
     if before == "https" and after != "https":
         raise refused(url, target, "https is not given up")
+    _check_credentials(url, target, {urlsplit(target).hostname or ""})
 
 
 def check_link(url: str, target: str, *, private: bool) -> None:
     """As `check_target`, and its host must be no less public, going by the names, unless `private` may be."""
     check_target(url, target)
+    _check_credentials(url, target, _names_of(target))
     if not private and reach_of_url(target) < reach_of_url(url):
         raise inwards(url, target)
+
+
+def _check_credentials(url: str, target: str, names: set[str]) -> None:
+    if any(map(keeps_credentials, names)) and urlsplit(url).hostname != urlsplit(target).hostname:
+        raise refused(url, target, "clouds keep credentials at such addresses")
 
 
 def inwards(url: str, target: str) -> SourceDenied:

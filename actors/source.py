@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 from actors import reach
 from actors.bounds import Limits, bounded, current
@@ -48,7 +49,7 @@ from actors.origin import (
     select,
     translate_status,
 )
-from actors.reach import Reach, reach_of_url
+from actors.reach import Reach, keeps_credentials, reach_of_url
 from actors.refusals import error_of
 from actors.schemes import LOCAL
 from actors.trust import UNRESTRICTED, Trust
@@ -76,7 +77,7 @@ def resolve(
     uri = redact(source.uri)
     with bounded(uri, limits) as bounds:
         try:
-            with _guarded(source.uri, options.trust, _floor(scheme, source.uri, options)):
+            with _guarded(source.uri, options.trust, _origin(scheme, source.uri, options), options.private_redirects):
                 resolved = _resolve(scheme, source, options, pinned_revision)
         except (LocalModelError, MemoryError):
             raise
@@ -87,12 +88,11 @@ def resolve(
     return resolved
 
 
-def _floor(scheme: str, uri: str, options: SourceOptions) -> Reach:
-    """How public the origin is that may redirect."""
+def _origin(scheme: str, uri: str, options: SourceOptions) -> str:
+    """A URL of the origin that may redirect; empty where that is not known."""
     origins = {"hf": options.get("HF_ENDPOINT") or "https://huggingface.co", "oci": uri, "http": uri, "https": uri}
     origins |= dict.fromkeys(("s3", "s3a"), options.get("AWS_ENDPOINT_URL") or "")
-    origin = origins.get(scheme)
-    return Reach.HOST if options.private_redirects or not origin else reach_of_url(origin)
+    return origins.get(scheme, "")
 
 
 def _resolve(scheme: str, source: ModelSource, options: SourceOptions, pinned_revision: str | None) -> Resolved:
@@ -219,13 +219,18 @@ def _check_endpoints(storage_options: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def _guarded(url: str, trust: Trust, floor: Reach = Reach.HOST) -> Iterator[None]:
+def _guarded(url: str, trust: Trust, origin: str = "", private: bool = True) -> Iterator[None]:
     """Connections are guarded; an error that is about one that was not made becomes what it is about.
 
-    Nobody leads to an address that is less public than `floor`.
+    Nobody leads to an address that is less public than `origin`, unless `private` may be, nor, but for an origin that
+    is there, to where a cloud keeps credentials.
     """
+    floor = Reach.HOST if private or not origin else reach_of_url(origin)
+    there = not origin or keeps_credentials(urlsplit(origin).hostname or "")
 
     def inwards(address: str) -> str | None:
+        if not there and keeps_credentials(address):
+            return "where a cloud keeps credentials"
         less = f"which is less public than where it comes from ({PRIVATE_REDIRECTS}=1 allows that)"
         return less if reach.reach_of(address) < floor else None
 

@@ -260,6 +260,33 @@ def test_who_is_public_leads_to_nobody_who_is_less_so_even_where_all_is_allowed(
         refused(lambda: resolve(ModelSource(uri), SourceOptions(env, 2.0)), "RedirectRefused")  # noqa: B023
 
 
+def test_nobody_leads_to_where_a_cloud_keeps_credentials_even_where_all_is_allowed(
+    good: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket.socket, "connect", only(GOOD))
+    for address in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"):
+        place = f"[{address}]" if ":" in address else address
+        for target in (f"http://{place}/latest", "http://metadata.example/latest"):
+            rebinding(monkeypatch, "metadata.example", address)
+            good.answer = lambda path: moved(target)  # noqa: B023
+            for uri, env in (("hf://a/b", {"HF_ENDPOINT": good.url}), (f"{good.url}/m.bin", {})):
+                env["LOCALMODEL_PRIVATE_REDIRECTS"] = "1"
+                refused(lambda: resolve(ModelSource(uri), SourceOptions(env, 2.0)), "RedirectRefused")  # noqa: B023
+
+
+def only(host: str) -> Callable[..., None]:
+    """`connect` for one address; the test does not depend on what this machine can reach beside it."""
+    real = socket.socket.connect
+
+    def connect(sock: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] != host:
+            sys.audit("socket.connect", sock, address)
+            raise OSError(101, "Network is unreachable")
+        real(sock, address)
+
+    return connect
+
+
 # --- by name ---
 
 

@@ -33,6 +33,10 @@ from actors.stall import MinSpeed, TooSlow, _WatchedSocket
         ("fe80::1%eth0", Reach.HOST),
         ("localhost", Reach.HOST),
         ("metadata.localhost", Reach.HOST),
+        ("64:ff9b::8.8.8.8", Reach.INTERNET),
+        ("64:ff9b::10.0.0.1", Reach.NETWORK),
+        ("64:ff9b::7f00:1", Reach.HOST),
+        ("2002:7f00:1::", Reach.HOST),
     ],
 )
 def test_who_can_see_an_address(host: str, expected: Reach) -> None:
@@ -55,6 +59,10 @@ def test_a_name_is_as_public_as_its_least_public_address() -> None:
         ("http://a/x", "ftp://b/x", False),
         ("http://a/x", "gopher://b/x", False),
         ("http://a/x", "s3://b/x", False),
+        ("http://127.0.0.1/x", "http://169.254.169.254/x", False),
+        ("http://127.0.0.1/x", "http://[::ffff:169.254.169.254]/x", False),
+        ("http://127.0.0.1/x", "http://[fd00:ec2::254]/x", False),
+        ("http://169.254.169.254/x", "http://169.254.169.254/y", True),
     ],
 )
 def test_which_schemes_a_redirect_may_lead_to(url: str, target: str, followed: bool) -> None:
