@@ -57,7 +57,7 @@ from actors.scrub import is_same_copy
 from actors.scrubber import Scrubber
 from actors.service import Service
 from actors.settings import AgentSettings
-from actors.store import Marker, Standing, Store, disk_errors, path_occupied
+from actors.store import Aside, Marker, Standing, Store, disk_errors, path_occupied
 from actors.task import Ended, Task
 
 __all__ = ["AgentSettings", "NodeAgent"]
@@ -147,6 +147,9 @@ class NodeAgent:
                     root.store.used = desired.used
             self._obey(desired)
             self._step()
+            for root in self._roots.values():
+                if root.store is not None:
+                    root.store.used_at = self._clock()
             return self.report()
 
     def report(self) -> NodeReport:
@@ -165,6 +168,7 @@ class NodeAgent:
                 link_bytes_per_s=self._settings.link_bytes_per_s,
                 manifests=self._manifests(),
                 origins=self._quotas.report(),
+                aside=frozenset(each.key for name in self._roots for each in self._aside(name)),
             )
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -560,12 +564,15 @@ class NodeAgent:
         present = sum(marker.manifest.total_bytes for marker in self._roots[root].present.values())
         return present + self._aside_bytes(root)
 
-    def _aside_bytes(self, root: str) -> int:
+    def _aside(self, root: str) -> list[Aside]:
         store = self._roots[root].store
         try:
-            return sum(each.size_bytes for each in store.aside()) if store is not None else 0
+            return store.aside() if store is not None else []
         except StoreError:  # which is said of the root
-            return 0
+            return []
+
+    def _aside_bytes(self, root: str) -> int:
+        return sum(each.size_bytes for each in self._aside(root))
 
     # --- what it says ---
 

@@ -49,7 +49,7 @@ class AgentSettings:
     backoff_max_s: float = 300.0
     """Between attempts at a model."""
     concurrent_models: int = 2
-    aside_margin_s: float = 5.0
+    aside_margin_s: float = 10.0
     """How much older than a list of this node's pods an old copy must be to be unlinked by it: clocks differ."""
     scrub_bytes_per_s: float | None = 64 << 20
     """How fast committed models are read again. None, `LOCALMODEL_SCRUB_RATE=0`: they are not."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import re
 import stat
@@ -73,7 +74,7 @@ __all__ = [
 ]
 
 _MOST_SAID, _LONGEST_SAID = 100, 300
-MARGIN_S = 5.0
+MARGIN_S = 10.0
 """A list of a node's pods is seconds old, and clocks differ: see `DesiredState.used`."""
 _INCARNATION = re.compile(r"[\w.:-]{1,200}")
 _KEPT = re.compile(r"(?P<key>[0-9a-f]{16})\.(?:(?P<at>\d{1,12}\.\d{3})\.)?[0-9a-f]+")
@@ -123,6 +124,8 @@ class Store:
         self.margin_s = margin_s
         self.used: Mapping[StorageKey, float] | None = None
         """Which models pods may have open: see `DesiredState.used`."""
+        self.used_at = math.inf
+        """When that was told, in epoch seconds: it says nothing of what moved aside since."""
         self.path = path
         self.models = path / "models"
         self._own = path / OWN
@@ -418,7 +421,7 @@ class Store:
 
         What cannot be unlinked (NFS while a file is open, an immutable file) is said once, and tried again.
         """
-        used, lately = self.used, self._clock() - self.margin_s
+        used, lately = self.used, min(self._clock(), self.used_at) - self.margin_s
         held = {each.name for each in self.aside() if each.in_use(used, self.margin_s) or each.at > lately}
         with disk_errors(f"emptying {self._own / 'trash'}"), self._folder("trash") as trash:
             for name in trash.names():

@@ -24,8 +24,8 @@ FRESH_S = 5.0
 """How old a list of a node's pods may be when it is acted on."""
 AGAIN_S = 10.0
 """How soon a node is looked at again where something waits for its pods."""
-LOOKS_PER_S = 50.0
-"""How many lists are asked for, over all nodes: where more nodes wait, each is looked at less often."""
+LOOKS_PER_S, LASTING_PER_S = 50.0, 10.0
+"""How many lists are asked for, over all nodes, at most and for long: where many nodes wait, each is looked at less."""
 KEPT_S = 600.0
 
 
@@ -62,7 +62,7 @@ class Looks:
     def want(self, nodes: Iterable[NodeName], now: float) -> None:
         """Somebody looks at the nodes that nobody has looked at for a while, the longest ago first."""
         wanted = sorted(set(nodes))
-        again_s = max(AGAIN_S, len(wanted) / LOOKS_PER_S)
+        again_s = max(AGAIN_S, len(wanted) / LASTING_PER_S)
         self._tokens = min(LOOKS_PER_S, self._tokens + max(0.0, now - self._filled_at) * LOOKS_PER_S)
         self._filled_at = now
         with self._lock:

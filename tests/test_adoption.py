@@ -298,6 +298,7 @@ def test_a_removal_that_is_forced_does_not_unlink_under_a_pod(node: Node, resolv
     assert tree(Path(f"/proc/self/fd/{folder}")) == tree(sample)
     os.close(folder)
     assert [root.aside_bytes for root in agent.report().roots] == [SAMPLE_BYTES]
+    assert agent.report().aside == {KEY}, "so that the coordinator looks at the pods again"
     agent.reconcile(replace(NOTHING, used={}))
     eventually(lambda: node.left_behind() == [], seen=node.left_behind)
 

@@ -274,6 +274,7 @@ def test_another_selection_replaces_the_copy_only_once_it_is_complete(
     assert (node.folder() / "README.md").exists()
     until(agent, Phase.READY)
     assert not (node.folder() / "README.md").exists()
+    agent.reconcile(wants(narrower))  # it is told of pods again: what it knew is older than the replacement
     eventually(lambda: node.left_behind() == [], seen=node.left_behind)
 
 

@@ -298,6 +298,20 @@ def test_what_moved_aside_a_moment_ago_stays_for_one_more_list_of_pods(store: St
     assert store.trash_is_empty()
 
 
+def test_what_was_told_of_pods_says_nothing_of_what_moved_aside_since(store: Store, clock: Clock) -> None:
+    """The coordinator may be gone: what it said an hour ago was true an hour ago."""
+    store.margin_s, store.used, store.used_at = 5.0, {}, clock.now
+    clock.now += 3600
+    commit(store)
+    store.remove(KEY, OWNER)
+    clock.now += 3600
+    store.empty_trash()
+    assert len(store.aside()) == 1
+    store.used_at = clock.now
+    store.empty_trash()
+    assert store.aside() == []
+
+
 def test_what_lies_aside_survives_a_restart_with_its_size_and_its_time(root: Path, store: Store, clock: Clock) -> None:
     commit(store)
     commit(store, {"config.json": b"another"})
