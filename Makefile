@@ -2,8 +2,35 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV   := .venv
+comma  := ,
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+# Everything but the output of the command itself goes to standard error, so that `make run ARGS=--json` can be piped.
+# .venv/unfinished: a pip that was interrupted leaves packages that look installed and are not. Two at once take turns.
+define INSTALL
+@test -x $(BIN)/python && test ! -e $(VENV)/unfinished || { $(PYTHON_IS_FIT); } >&2
+@exec 9>.venv.lock; { ! command -v flock >/dev/null || flock -n 9 || \
+  { echo "waiting for another make that sets up $(VENV)"; flock 9; }; } >&2; \
+if test -e $@ && test ! -e $(VENV)/unfinished && test -z "$$(find pyproject.toml constraints.txt -newer $@)"; then touch $@; exit 0; fi; \
+echo "setting up $(VENV) with $$($(PYTHON) --version 2>&1): some minutes the first time" >&2; \
+if test -e $(VENV)/unfinished || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+  $(PYTHON) -m venv --clear $(VENV) >&2 || exit 1; fi; \
+touch $(VENV)/unfinished && \
+$(PIP) install --constraint constraints.txt --editable '$(1)' >&2 && \
+rm $(VENV)/unfinished && touch $@
+endef
+
+define PYTHON_IS_FIT
+command -v $(PYTHON) >/dev/null || \
+  { echo "$(PYTHON) is not there: apt install python3 python3-venv, or make PYTHON=/path/to/python"; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+  { echo "$$(command -v $(PYTHON)) is $$($(PYTHON) --version 2>&1), which is too old: Python 3.11 or newer is needed"; \
+    for each in python3.14 python3.13 python3.12 python3.11; do \
+      ! command -v $$each >/dev/null || { echo "try: make PYTHON=$$each"; break; }; done; exit 1; }; \
+$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+  { echo "$$(command -v $(PYTHON)) cannot make virtual environments: apt install python3-venv"; exit 1; }
+endef
 
 .PHONY: help run test unit lint generate clean
 
@@ -11,14 +38,10 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(VENV)/run.stamp: pyproject.toml constraints.txt
-	@echo "setting up $(VENV) (once)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install --constraint constraints.txt --editable '.[dev]'
-	@touch $@
+	$(call INSTALL,.[dev])
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
-	@$(PIP) install --constraint constraints.txt --editable '.[dev,test]'
-	@touch $@
+	$(call INSTALL,.[dev$(comma)test])
 
 run: $(VENV)/run.stamp  ## the laptop cluster; ARGS="--once --json" passes flags on
 	@exec $(BIN)/localmodel dev $(ARGS)
@@ -40,4 +63,4 @@ generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api.py
 	$(BIN)/python -m coordinator.crds --write k8s/crds
 
 clean:  ## forget .venv and caches
-	rm -rf $(VENV) .dev .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv.lock .dev .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
