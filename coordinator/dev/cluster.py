@@ -135,7 +135,7 @@ class LaptopCluster:
         self._await_apiserver()
         self._await("origin", lambda: self.origin_stats() is not None, timeout_s=120)
         self._create_world()
-        self.ray.join()
+        self.ray.join(self._check_interrupted)
         self._say("starting the coordinator and the node agents")
         self.start_coordinator()
         kube = self.kube()
@@ -205,11 +205,19 @@ class LaptopCluster:
 
     def _await(self, name: str, ready: Callable[[], bool], *, timeout_s: float) -> None:
         def is_ready() -> bool:
-            if self._interrupted():
-                raise KeyboardInterrupt
+            self._check_interrupted()
             return ready()
 
         self.children[name].await_ready(is_ready, timeout_s=timeout_s)
+
+    def _check_interrupted(self) -> None:
+        if self._interrupted():
+            raise KeyboardInterrupt
+
+    def check(self) -> None:
+        """Raises ChildFailed if a process has ended that should be running."""
+        for child in self.children.values():
+            child.check()
 
     def _await_apiserver(self) -> None:
         self._await("apiserver", self._apiserver_answers, timeout_s=60)
@@ -242,7 +250,7 @@ class LaptopCluster:
         for node in self.nodes:
             _create(kube, NODES, laptop_node(node))
             kube.patch(NODES, node, {"status": laptop_node(node)["status"]}, subresource="status")
-        group = node_group(f"{shutil.disk_usage(self.directory).free >> 30}Gi")
+        group = node_group(f"{shutil.disk_usage(self.directory).free >> 20}Mi")
         self._await("apiserver", lambda: _create(kube, NODE_GROUPS, group), timeout_s=30)
 
 

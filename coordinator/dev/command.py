@@ -1,276 +1,283 @@
 """`localmodel dev`: the laptop cluster with a sample cache applied, shown live until Ready.
 
 Standard output carries the table and what to do next; with `--json` its last line is one JSON object and the rest goes
-to standard error.
+to standard error. However it ends, but for SIGKILL, nothing is left running or on the disk; what SIGKILL leaves, the
+next run removes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shlex
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
+from pydantic import ValidationError
+from rich.text import Text
 
-from coordinator.api import LocalModelCache, LocalModelNode, ModelStatus, NodeStatus
-from coordinator.dev.cluster import SAMPLE_REPO, SAMPLE_URI, LaptopCluster, LaptopOptions
+from coordinator.api import LocalModelCache, LocalModelNode
+from coordinator.dev.cluster import LaptopCluster
+from coordinator.dev.flags import Request, WrongFlags, add_arguments, request
+from coordinator.dev.outcome import (
+    Ending,
+    Outcome,
+    ending,
+    has_failed,
+    progress,
+    ready_condition,
+    saved,
+    table,
+    unfinished,
+)
 from coordinator.dev.processes import ChildFailed
-from coordinator.kube import HttpKube, KubeError
-from coordinator.quantity import format_bytes, parse_bytes
+from coordinator.dev.runfolder import remove_abandoned, run_folder
+from coordinator.dev.screen import Screen
+from coordinator.kube import HttpKube, KubeError, Object
+from coordinator.quantity import format_bytes
 from coordinator.snapshot import CACHES, LOCAL_NODES
 
-_PHASE_STYLE = {"Ready": "green", "Failed": "red", "Downloading": "cyan", "Verifying": "cyan"}
+__all__ = ["add_arguments", "cache_name", "cache_names", "has_failed", "ready_condition", "run", "table"]
 
+PREFIX = "localmodel-"
+INTERRUPTED, PIPE_CLOSED = 130, 141
+HEADROOM_BYTES = 96 * 1024**2
+"""Beside the models: what every agent leaves free, logs, and the API server's objects."""
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", type=_positive, default=3, help="Kubernetes nodes to imitate (default: 3)")
-    parser.add_argument(
-        "--model",
-        action="append",
-        metavar="URI",
-        help=f"cache this instead of the sample {SAMPLE_URI}; may be repeated. The real hub needs the internet",
-    )
-    parser.add_argument(
-        "--repo",
-        action="append",
-        default=[],
-        metavar="OWNER/NAME=FOLDER",
-        help="serve FOLDER as hf://OWNER/NAME from the built-in hub",
-    )
-    parser.add_argument(
-        "--size", type=_bytes, default=256 * 1024**2, help="size of the built-in sample (default: 256MiB)"
-    )
-    parser.add_argument("--once", action="store_true", help="exit when all caches are Ready (0) or one has failed (1)")
-    parser.add_argument(
-        "--json", action="store_true", help="print a summary as JSON, as the last line of standard output"
-    )
-    parser.add_argument("--port", type=int, default=0, help="port of the API server (default: a free one)")
-    parser.add_argument(
-        "--timeout",
-        type=float,
-        default=900.0,
-        metavar="SECONDS",
-        help="with --once: give up after this long (default: 900)",
-    )
+_T = TypeVar("_T", LocalModelCache, LocalModelNode)
+_OK, _BAD, _DIM = "green", "red", "dim"
+_LOOPBACK = ("localhost", "127.0.0.1", "127.0.0.2", "::1")
 
 
 def run(args: argparse.Namespace) -> int:
     """The exit code: 0 Ready (or stopped by Ctrl-C afterwards), 1 failed, 130 interrupted before Ready."""
-    console = Console(stderr=args.json)
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: interrupted.set())
-    models = args.model or [SAMPLE_URI]
-    repos = {name: Path(folder).resolve() for name, _, folder in (each.partition("=") for each in args.repo)}
-    options = LaptopOptions(
-        nodes=args.nodes,
-        api_port=args.port,
-        sample_bytes=args.size if SAMPLE_REPO in map(_repo, models) else 0,
-        repos=repos,
-        real_hub=any(model.startswith("hf://") and _repo(model) not in {SAMPLE_REPO, *repos} for model in models),
-    )
-    directory = Path(tempfile.mkdtemp(prefix="localmodel-"))
-
-    def say(line: str) -> None:
-        console.print(f"[dim]{line}[/dim]")
-
-    cluster = LaptopCluster(directory, options, say=say, interrupted=interrupted.is_set)
     try:
-        cluster.start()
-        outcome = _watch(cluster, models, console, interrupted, args.timeout if args.once else None)
-        _explain(console, cluster, outcome, stays=not args.once and not interrupted.is_set())
-        if args.json:
-            _print_json(outcome.summary(cluster))
-        if not args.once:
-            interrupted.wait()
-            console.print("[dim]stopping[/dim]")
-        if outcome.interrupted:
-            return 130
-        return 0 if outcome.ready else 1
-    except (ChildFailed, KubeError) as error:
-        console.print(f"[red]the laptop cluster failed:[/red] {error}", highlight=False)
-        if args.json:
-            _print_json({"ready": False, "seconds": None, "kubeconfig": None, "caches": [], "error": str(error)})
-        return 1
-    finally:
-        cluster.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+        wanted = request(args)
+    except WrongFlags as error:
+        args.complain(str(error))
+        return 2
+    return _Run(wanted).run()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How the sample caches ended. `seconds` from apply to the end of waiting."""
+class _Run:
+    """One run: what was asked for, what interrupts it, and where it says so."""
 
-    caches: tuple[LocalModelCache, ...]
-    nodes: tuple[LocalModelNode, ...]
-    seconds: float
-    interrupted: bool
+    def __init__(self, wanted: Request) -> None:
+        self.wanted = wanted
+        self._interrupted = threading.Event()
+        self._reader_left = False
+        # With --json the last line of standard output is for a program; what a person reads may be thrown away.
+        gone = (lambda: None) if wanted.as_json else self._left_alone
+        self._screen = Screen(sys.stderr if wanted.as_json else sys.stdout, gone=gone)
+        self._step, self._step_at = "", 0.0
+        self._kubeconfig: str | None = None
 
-    @property
-    def ready(self) -> bool:
-        return all(ready_condition(cache)[0] for cache in self.caches)
-
-    def summary(self, cluster: LaptopCluster) -> dict[str, Any]:
-        """The JSON object of `--json`."""
-        served = (cluster.origin_stats() or {}).get("repos", {})
-        return {
-            "ready": self.ready,
-            "seconds": round(self.seconds, 2),
-            "kubeconfig": str(cluster.kubeconfig),
-            "caches": [_cache_summary(cache, self.nodes, served) for cache in self.caches],
-        }
-
-
-def ready_condition(cache: LocalModelCache) -> tuple[bool, str, str]:
-    """(ready, reason, message) of the Ready condition."""
-    for condition in cache.status.conditions:
-        if condition.type == "Ready":
-            return condition.status == "True", condition.reason, condition.message
-    return False, "", ""
-
-
-def has_failed(cache: LocalModelCache) -> bool:
-    """Whether every node has either finished or failed, and at least one failed."""
-    states = set(cache.status.node_status.values())
-    return NodeStatus.ERROR in states and not states & {NodeStatus.PENDING, NodeStatus.DOWNLOADING, NodeStatus.EMPTY}
-
-
-def _is_told(cache: LocalModelCache, nodes: list[LocalModelNode]) -> bool:
-    """Whether it is Ready, and every node's own status says so too: the two are written one after the other."""
-    key = cache.status_key
-    told = {node.metadata.name for node in nodes if node.status.model_status.get(key) == ModelStatus.DOWNLOADED}
-    return ready_condition(cache)[0] and told >= set(cache.status.node_status)
-
-
-def table(caches: list[LocalModelCache], nodes: list[LocalModelNode]) -> Table:
-    """Node, phase, bytes, rate, ETA: one row per node and model."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("NODE", "MODEL", "PHASE"):
-        grid.add_column(heading, no_wrap=True)
-    for heading in ("BYTES", "RATE", "ETA"):
-        grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("REASON", overflow="fold")
-    for node in sorted(nodes, key=lambda each: each.metadata.name):
-        for model in node.status.models:
-            done, total = model.bytes_done or 0, model.bytes_total or 0
-            grid.add_row(
-                node.metadata.name,
-                model.name,
-                f"[{_PHASE_STYLE.get(model.phase, 'default')}]{model.phase}[/]",
-                f"{format_bytes(done)} / {format_bytes(total)}" if total else "-",
-                f"{format_bytes(model.rate_bytes_per_second)}/s" if model.rate_bytes_per_second else "-",
-                model.eta or "-",
-                f"{model.reason}: {model.message}" if model.reason else "",
+    def run(self) -> int:
+        self._obey_signals()
+        bypass_proxies(os.environ)
+        wanted, screen = self.wanted, self._screen
+        if removed := remove_abandoned(wanted.parent, PREFIX):
+            screen.line(
+                f"removed what {removed} killed run{'s have' if removed > 1 else ' has'} left in {wanted.parent}", _DIM
             )
-    for cache in caches:
-        _, reason, message = ready_condition(cache)
-        if not cache.status.node_status and reason:
-            grid.add_row("-", cache.metadata.name, "-", "-", "-", "-", f"{reason}: {message}")
-    return grid
+        outcome = Outcome(Ending("Interrupted", "it was interrupted before the caches were Ready"))
+        try:
+            with run_folder(wanted.parent, PREFIX) as directory:
+                outcome = self._in(directory)
+        except OSError as error:  # of the folder itself
+            outcome = Outcome(_ending_of(error, wanted.parent))
+            screen.line(f"the laptop cluster failed: {outcome.ending.message}", _BAD)
+        except KeyboardInterrupt:
+            pass
+        if not wanted.once and (line := saved(outcome.caches, outcome.served)):
+            screen.line(line)
+        if self._reader_left:
+            return PIPE_CLOSED
+        if outcome.ending.reason == "Interrupted":
+            return INTERRUPTED
+        return 0 if outcome.ending.ready or (outcome.ending.reason == "Deleted" and not wanted.once) else 1
 
+    def _in(self, directory: Path) -> Outcome:
+        """The outcome, when nothing of it runs any more. Raises KeyboardInterrupt."""
+        wanted = self.wanted
+        cluster = LaptopCluster(directory, wanted.options, say=self._say, interrupted=self._poll)
+        outcome = Outcome(Ending("Interrupted", "it was interrupted before the caches were Ready"))
+        told = False
+        try:
+            try:
+                self._check_room(directory)
+                cluster.start()
+                self._step = ""
+                self._kubeconfig = str(cluster.kubeconfig)
+                outcome = self._watch(cluster)
+                self._explain(cluster, outcome)
+                told = self._report(outcome)
+                if not wanted.once:
+                    self._stay(cluster)
+                    self._screen.line("stopping", _DIM)
+            except KeyboardInterrupt:
+                self._screen.line("stopping", _DIM)
+            except (ChildFailed, KubeError, OSError) as error:
+                outcome = Outcome(_ending_of(error, directory), outcome.caches, outcome.nodes, None, outcome.served)
+                self._screen.line(f"the laptop cluster failed: {outcome.ending.message}", _BAD)
+        finally:
+            cluster.stop()
+        if not told:
+            self._report(outcome)
+        return outcome
 
-def _watch(
-    cluster: LaptopCluster, models: list[str], console: Console, interrupted: threading.Event, timeout_s: float | None
-) -> Outcome:
-    kube = cluster.kube()
-    names = cache_names(models)
-    for name, uri in names.items():
-        cluster.create_cache(name, uri)
-    started = time.monotonic()
-    caches: list[LocalModelCache] = []
-    nodes: list[LocalModelNode] = []
-    with Live(console=console, refresh_per_second=8, transient=not console.is_terminal) as live:
-        while not interrupted.is_set():
+    def _check_room(self, directory: Path) -> None:
+        """Raises OSError if the copies of what is on this machine cannot fit."""
+        size, options = self.wanted.model_bytes, self.wanted.options
+        needed = size * options.nodes + options.sample_bytes + HEADROOM_BYTES
+        free = shutil.disk_usage(directory).free
+        if size and needed > free:
+            raise _NoRoom(
+                f"{options.nodes} nodes need {format_bytes(needed)} in {directory.parent}, where {format_bytes(free)} "
+                "are free: take fewer --nodes, a smaller --size, or another disk with --dir"
+            )
+
+    def _watch(self, cluster: LaptopCluster) -> Outcome:
+        """How the caches ended, from apply on. Raises KubeError, ChildFailed, KeyboardInterrupt."""
+        kube, wanted = cluster.kube(), self.wanted
+        names = cache_names(list(wanted.models))
+        for name, uri in names.items():
+            cluster.create_cache(name, uri)
+        started = time.monotonic()
+        while True:
             caches, nodes = _observe(kube, names)
-            if console.is_terminal:
-                live.update(table(caches, nodes))
+            self._screen.show(table(caches, nodes, self._screen.columns))
+            self._screen.progress(progress(caches))
             elapsed = time.monotonic() - started
-            if all(_is_told(cache, nodes) or has_failed(cache) for cache in caches):
+            end = ending(names, caches, nodes)
+            if end is None and wanted.once and elapsed > wanted.timeout_s:
+                end = unfinished(caches, nodes, wanted.timeout_s)
+            if end is not None:
                 break
-            if timeout_s is not None and elapsed > timeout_s:
-                break
-            interrupted.wait(0.2)
-    if not console.is_terminal:
-        console.print(table(*_observe(kube, names)))
-    return Outcome(tuple(caches), tuple(nodes), time.monotonic() - started, interrupted.is_set())
+            if self._interrupted.wait(0.2):
+                raise KeyboardInterrupt
+            cluster.check()
+        self._screen.keep(table(caches, nodes, self._screen.columns))
+        served = (cluster.origin_stats() or {}).get("repos", {})
+        return Outcome(end, tuple(caches), tuple(nodes), elapsed, served)
+
+    def _explain(self, cluster: LaptopCluster, outcome: Outcome) -> None:
+        screen = self._screen
+        screen.line()
+        for cache in outcome.caches:
+            ready, reason, message = ready_condition(cache)
+            verdict = f"Ready after {outcome.seconds or 0.0:.1f} s" if ready else reason or "not Ready"
+            text = Text.assemble(
+                (cache.metadata.name, "bold"),
+                f" {cache.spec.source_model_uri}: ",
+                (verdict, _OK if ready else _BAD),
+                f". {message}",
+            )
+            screen.keep(text)
+        if outcome.ending.reason in ("Timeout", "Deleted"):
+            screen.line(outcome.ending.message, _BAD)
+        if line := saved(outcome.caches, outcome.served):
+            screen.line(line)
+        if self.wanted.once:
+            return
+        name = outcome.caches[0].metadata.name if outcome.caches else "NAME"
+        screen.line("\nThe cluster stays up until Ctrl-C. In another terminal:\n")
+        for command in (
+            f"export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}",
+            "kubectl get localmodelcaches",
+            f"kubectl describe lmc {name}",
+            "kubectl get localmodelnodes -o wide",
+            f"kubectl delete lmc {name}",
+        ):
+            screen.line(f"  {command}", "cyan")
+        screen.line(f"\nLogs are in {cluster.logs}, models in {cluster.directory / 'nodes'}.")
+
+    def _stay(self, cluster: LaptopCluster) -> None:
+        """Returns when it is interrupted. Raises ChildFailed if a process of the cluster ends before."""
+        while not self._interrupted.wait(0.5):
+            cluster.check()
+
+    def _report(self, outcome: Outcome) -> bool:
+        """The JSON line, where it is wanted. True: it has been said."""
+        if self.wanted.as_json:
+            kubeconfig = self._kubeconfig if outcome.seconds is not None else None
+            _print_json(outcome.summary(kubeconfig))
+        return True
+
+    # While it starts
+
+    def _say(self, line: str) -> None:
+        self._screen.line(line, _DIM)
+        self._step, self._step_at = line, time.monotonic()
+
+    def _poll(self) -> bool:
+        """Whether it is interrupted. Also shows that it is alive: it is asked many times a second."""
+        if self._step:
+            self._screen.show(Text(f"… {time.monotonic() - self._step_at:.0f} s", _DIM))
+        return self._interrupted.is_set()
+
+    def _obey_signals(self) -> None:
+        def stop(*_: object) -> None:
+            self._interrupted.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup means it
+                signal.signal(number, stop)
+
+    def _left_alone(self) -> None:
+        self._reader_left = True
+        self._interrupted.set()
+
+
+class _NoRoom(OSError):
+    """Before anything is started."""
+
+
+def _ending_of(error: Exception, directory: Path) -> Ending:
+    """What a failure of the cluster comes to. A disk that is full is the reason, whatever it made fail."""
+    if isinstance(error, _NoRoom):
+        return Ending("InsufficientStorage", str(error))
+    for folder in (directory, Path("/tmp")):  # noqa: S108  Ray's files are there
+        try:
+            free = shutil.disk_usage(folder if folder.exists() else folder.parent).free
+        except OSError:
+            continue
+        if free < 1024**2:
+            return Ending("InsufficientStorage", f"the disk of {folder} is full ({format_bytes(free)} free): {error}")
+    return Ending("ClusterFailed", str(error))
+
+
+def bypass_proxies(environ: MutableMapping[str, str]) -> None:
+    """Whatever proxies are set, nothing that stays on this machine goes through one."""
+    for name in ("NO_PROXY", "no_proxy"):
+        given = [part.strip() for part in (environ.get(name) or environ.get(name.swapcase()) or "").split(",")]
+        environ[name] = ",".join(dict.fromkeys([*filter(None, given), *_LOOPBACK]))
 
 
 def _observe(kube: HttpKube, names: dict[str, str]) -> tuple[list[LocalModelCache], list[LocalModelNode]]:
-    caches = [LocalModelCache.model_validate(each) for each in kube.list(CACHES)[0]]
-    nodes = [LocalModelNode.model_validate(each) for each in kube.list(LOCAL_NODES)[0]]
-    return [cache for cache in caches if cache.metadata.name in names], nodes
+    """Our caches and all nodes, as far as they can be read: what others apply is theirs."""
+    caches = [each for each in kube.list(CACHES)[0] if each["metadata"]["name"] in names]
+    read = [_read(LocalModelCache, each) for each in caches]
+    nodes = [_read(LocalModelNode, each) for each in kube.list(LOCAL_NODES)[0]]
+    return [each for each in read if each is not None], [each for each in nodes if each is not None]
 
 
-def _explain(console: Console, cluster: LaptopCluster, outcome: Outcome, *, stays: bool) -> None:
-    console.print()
-    for cache in outcome.caches:
-        ready, reason, message = ready_condition(cache)
-        verdict = (
-            f"[green]Ready[/green] after {outcome.seconds:.1f} s" if ready else f"[red]{reason or 'not Ready'}[/red]"
-        )
-        console.print(
-            f"[bold]{cache.metadata.name}[/bold] {cache.spec.source_model_uri}: {verdict}. {message}", highlight=False
-        )
-    if not stays:
-        return
-    name = outcome.caches[0].metadata.name
-    console.print("\nThe cluster stays up until Ctrl-C. In another terminal:\n", highlight=False)
-    for line in (
-        f"export KUBECONFIG={cluster.kubeconfig}",
-        "kubectl get localmodelcaches",
-        f"kubectl describe lmc {name}",
-        "kubectl get localmodelnodes -o wide",
-        f"kubectl delete lmc {name}",
-    ):
-        console.print(f"  {line}", style="cyan", highlight=False, soft_wrap=True)
-    console.print(
-        f"\nLogs are in {cluster.logs}, models in {cluster.directory / 'nodes'}.", highlight=False, soft_wrap=True
-    )
+def _read(kind: type[_T], value: Object) -> _T | None:
+    try:
+        return kind.model_validate(value)
+    except ValidationError:
+        return None
 
 
-def _cache_summary(cache: LocalModelCache, nodes: Iterable[LocalModelNode], served: dict[str, Any]) -> dict[str, Any]:
-    ready, reason, _ = ready_condition(cache)
-    amounts = cache.status.bytes
-    total = amounts.total if amounts else None
-    by_origin = served.get(_repo(cache.spec.source_model_uri), {}).get("bytes")
-    return {
-        "name": cache.metadata.name,
-        "ready": ready,
-        "reason": reason,
-        "nodes": cache.status.copies.available if cache.status.copies else 0,
-        "bytesTotal": total,
-        "bytesFromOrigin": amounts.from_origin if amounts else None,
-        "bytesFromPeers": amounts.from_peers if amounts else None,
-        "bytesFromOtherZones": amounts.from_other_zones if amounts else None,
-        "perNode": {
-            node.metadata.name: {
-                "bytesFromOrigin": model.bytes_from_origin,
-                "bytesFromPeers": model.bytes_from_peers,
-                "bytesFromOtherZones": model.bytes_from_other_zones,
-            }
-            for node in nodes
-            for model in node.status.models
-            if model.name == cache.status_key
-        },
-        "originServedBytes": by_origin,
-        "amplification": round(by_origin / total, 4) if by_origin is not None and total else None,
-        "manifestDigest": cache.status.manifest_digest,
-    }
-
-
-def cache_names(uris: list[str]) -> dict[str, str]:
+def cache_names(uris: Sequence[str]) -> dict[str, str]:
     """A name for each URI; those that would get the same are numbered."""
     names: dict[str, str] = {}
     for uri in uris:
@@ -285,28 +292,14 @@ def cache_names(uris: list[str]) -> dict[str, str]:
 def cache_name(uri: str) -> str:
     """A valid object name from the last part of a URI: `hf://Qwen/Qwen2.5-0.5B:main` → `qwen2.5-0.5b`."""
     last = re.split(r"[/]", uri.rstrip("/"))[-1].split(":")[0].split("@")[0].split("?")[0]
-    return re.sub(r"[^a-z0-9.-]+", "-", last.lower()).strip("-.")[:63] or "model"
-
-
-def _repo(uri: str) -> str:
-    """`owner/name` of a Hugging Face URI; of any other, nothing that names a repository."""
-    return re.sub(r"^hf://([^:@]+).*$", r"\1", uri)
+    return re.sub(r"[^a-z0-9.-]+", "-", last.lower()).strip("-.")[:63].rstrip("-.") or "model"
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 32:
-        raise argparse.ArgumentTypeError("between 1 and 32 nodes fit a laptop")
-    return value
-
-
-def _bytes(text: str) -> int:
     try:
-        return parse_bytes(text.removesuffix("B") if text.endswith("iB") else text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        sys.stdout.write(json.dumps(document) + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError) as error:
+        Screen(sys.stderr).line(f"the summary could not be written: {error}", _BAD)
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

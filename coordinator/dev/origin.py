@@ -27,6 +27,7 @@ from typing import Any, Self
 
 from coordinator.dev.answers import Handler, Site
 from coordinator.dev.hub import Repository
+from coordinator.dev.runfolder import run_folder
 from coordinator.dev.sample import REPO, write_sample
 from coordinator.quantity import parse_bytes
 
@@ -144,10 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with tempfile.TemporaryDirectory(prefix="localmodel-origin-") as temporary:
+    with contextlib.ExitStack() as stack:
         folders = {}
         if options.size:
-            folders[REPO] = (options.directory or Path(temporary)) / f"sample-{options.size}"
+            home = options.directory or stack.enter_context(run_folder(Path(tempfile.gettempdir()), "localmodel-"))
+            folders[REPO] = home / f"sample-{options.size}"
             write_sample(folders[REPO], options.size)
         for repo in options.repo:
             name, separator, folder = repo.partition("=")

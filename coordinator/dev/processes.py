@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import time
@@ -40,6 +41,7 @@ class Child:
     ) -> None:
         self.name = name
         self.log = log
+        self._unread = b""
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
                 list(command),
@@ -63,11 +65,15 @@ class Child:
         """Returns once `ready()` holds. Raises ChildFailed if the child ends first or `timeout_s` passes."""
         deadline = time.monotonic() + timeout_s
         while not ready():
-            if not self.running:
-                raise ChildFailed(f"{self.name} ended with exit code {self._process.returncode}:\n{self.log_tail()}")
+            self.check()
             if time.monotonic() > deadline:
                 raise ChildFailed(f"{self.name} was not ready after {timeout_s:.0f} s:\n{self.log_tail()}")
             time.sleep(0.05)
+
+    def check(self) -> None:
+        """Raises ChildFailed if it has ended."""
+        if not self.running:
+            raise ChildFailed(f"{self.name} ended with exit code {self._process.returncode}:\n{self.log_tail()}")
 
     def tell(self, line: str) -> None:
         """Sends a line to a `spoken` child; `answer` has its reply, in order."""
@@ -80,12 +86,24 @@ class Child:
         except OSError as error:
             raise ChildFailed(f"{self.name} has ended:\n{self.log_tail()}") from error
 
-    def answer(self) -> str:
-        """The next line of a `spoken` child. Raises ChildFailed if it ends instead."""
-        line = self._process.stdout.readline() if self._process.stdout is not None else b""
-        if not line:
-            raise ChildFailed(f"{self.name} ended with exit code {self._process.wait()}:\n{self.log_tail()}")
-        return line.decode().rstrip("\n")
+    def answer(self, *, timeout_s: float = 120.0, meanwhile: Callable[[], object] = lambda: None) -> str:
+        """The next line of a `spoken` child; `meanwhile` is called ten times a second, and may raise.
+
+        Raises ChildFailed if it ends instead, or says nothing for `timeout_s`.
+        """
+        stdout = self._process.stdout
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._unread:
+            meanwhile()
+            if stdout is None or select.select([stdout], [], [], 0.1)[0]:
+                block = os.read(stdout.fileno(), 65536) if stdout is not None else b""
+                if not block:
+                    raise ChildFailed(f"{self.name} ended with exit code {self._process.wait()}:\n{self.log_tail()}")
+                self._unread += block
+            elif time.monotonic() > deadline:
+                raise ChildFailed(f"{self.name} said nothing for {timeout_s:.0f} s:\n{self.log_tail()}")
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line.decode()
 
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of the log, for an error message."""

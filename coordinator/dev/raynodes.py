@@ -16,14 +16,14 @@ import os
 import secrets
 import signal
 import sys
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from actors.messages import NodeName
 from actors.origin import PRIVATE_REDIRECTS, SourceOptions
 from coordinator.dev.processes import Child, ChildFailed
+from coordinator.dev.runfolder import remove_abandoned, run_folder
 from coordinator.fleet import NODE_LABEL, node_label
 
 _FOR_AGENTS = frozenset({"AWS_CA_BUNDLE", PRIVATE_REDIRECTS})
@@ -33,7 +33,8 @@ _HEAD = ""
 _HOST = "127.0.0.2"
 """Loopback, but not 127.0.0.1: Ray replaces that by an address of the machine that others can reach."""
 
-_SHORT = "/tmp"  # noqa: S108  a fresh folder below it is used
+_PREFIX = "lm-"
+_SHORT = Path("/tmp")  # noqa: S108  a fresh folder below it is used
 """Whatever TMPDIR says: Ray puts Unix sockets deep below its folder, and the path of one ends at 107 characters."""
 
 
@@ -84,10 +85,13 @@ class LocalRay:
         for name in (NodeName(_HEAD), *self.nodes):
             self._tell("start", name)
 
-    def join(self) -> None:
-        """Returns when every node is there, seconds later. Raises ChildFailed with the end of the log."""
+    def join(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Returns when every node is there, seconds later. Raises ChildFailed with the end of the log.
+
+        `meanwhile` is called all the time, and may raise to end the waiting.
+        """
         for _ in (_HEAD, *self.nodes):
-            self.address = self._answer()
+            self.address = self._answer(meanwhile)
 
     def start_node(self, name: NodeName) -> None:
         """The Ray node of a Kubernetes node has joined (again)."""
@@ -125,8 +129,8 @@ class LocalRay:
     def _tell(self, verb: str, name: NodeName) -> None:
         self._child.tell(json.dumps({"verb": verb, "node": name, "environment": dict(self.nodes.get(name, {}))}))
 
-    def _answer(self) -> str:
-        answer = json.loads(self._child.answer())
+    def _answer(self, meanwhile: Callable[[], object] = lambda: None) -> str:
+        answer = json.loads(self._child.answer(meanwhile=meanwhile))
         if "error" in answer:
             raise ChildFailed(f"Ray: {answer['error']}:\n{self._child.log_tail()}")
         return str(answer["address"])
@@ -213,8 +217,9 @@ def serve(nodes: _Nodes, lines: Iterable[str]) -> None:
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="lm-", dir=_SHORT, ignore_cleanup_errors=True) as folder:
-        nodes = _Nodes(folder)
+    remove_abandoned(_SHORT, _PREFIX)
+    with run_folder(_SHORT, _PREFIX) as folder:
+        nodes = _Nodes(str(folder))
         try:
             serve(nodes, sys.stdin)
         finally:
