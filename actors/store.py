@@ -134,8 +134,8 @@ class Store:
         self._ready = False
         self._sizes: dict[str, int] = {}
         self._stuck: dict[str, str] = {}
-        self.junk: dict[str, str] = {}
-        """What was set aside, or left where it is, because it is not ours: by path below the root, why."""
+        self._moved: dict[str, str] = {}
+        self._left: dict[str, str] = {}
         self.unread: dict[StorageKey, Marker] = {}
         """Committed copies of which the marker was damaged, by our record of them. Once it is remembered that their
         files are to be read before they count, `adopt` makes the marker anew."""
@@ -152,6 +152,11 @@ class Store:
                     self._folder(name).close()
             self._check_one_disk()
             self._uid = self._claim()
+
+    @property
+    def junk(self) -> dict[str, str]:
+        """What was set aside, or is left where it is, because it is not ours: by path below the root, why."""
+        return {**self._left, **self._moved}
 
     # --- who may write ---
 
@@ -215,12 +220,14 @@ class Store:
         found: dict[StorageKey, Marker] = {}
         with disk_errors(f"reading {self.models}"), self._models() as models:
             for name in models.names():
+                if name == "lost+found":
+                    continue
                 with suppress(UnicodeEncodeError):
                     name.encode()  # else it is none of ours
                     try:
                         marker = self._marker(models, StorageKey(name))
                     except OSError as error:  # the others are none the worse for it
-                        self._say(f"models/{name}", f"cannot be looked at: {error.strerror}")
+                        self._say(self._left, f"models/{name}", f"cannot be looked at: {error.strerror}")
                         continue
                     if marker is not None:
                         found[StorageKey(name)] = marker
@@ -284,8 +291,8 @@ class Store:
                     load_marker(folder, uid=self._uid)
                 except FileNotFoundError:
                     return Standing.UNMARKED
-                except DamagedMarker as error:
-                    self._say(f"models/{key}/{MARKER}", str(error))
+                except DamagedMarker:
+                    pass
                 return Standing.DAMAGED
 
     def occupied(self, key: StorageKey, owner: str) -> bool:
@@ -361,6 +368,7 @@ class Store:
         with disk_errors(f"committing {self.model(key)}"), self._models() as models:
             ingest.publish_in(models, key, marker, lambda: self._move_aside(models, key))
         self.unread.pop(key, None)
+        self._left.pop(f"models/{key}", None)
         self._record(key, marker)
 
     def rename(self, key: StorageKey, marker: Marker) -> None:
@@ -468,22 +476,31 @@ class Store:
 
     def _marker(self, models: Folder, key: StorageKey) -> Marker | None:
         """The marker of what stands there, by our record if it was damaged; None: it has none."""
+        place = f"models/{key}"
         try:
             opened = models.enter(key)
         except OSError as error:
-            if error.errno in (errno.ENOENT, *NOT_A_FOLDER):
+            if error.errno in NOT_A_FOLDER:
+                self._say(self._left, place, "is no folder; it is left where it is")
+                return None
+            if error.errno == errno.ENOENT:
+                self._left.pop(place, None)
                 return None
             raise
         with opened as folder:
             try:
                 marker: Marker | None = load_marker(folder, uid=self._uid)
                 self._blamed.discard(key)
+                self._left.pop(place, None)
                 return marker
             except FileNotFoundError:
                 why, strict = "it was taken away", True
             except DamagedMarker as error:
                 why, strict = str(error), False
             marker = self._recorded(key)
+            if marker is None and not strict:
+                said = f"its marker is damaged ({why}), and nothing else tells whose it is; it is left where it is"
+                self._say(self._left, place, said)
             if marker is None or (strict and not _holds_only(folder, marker.manifest)):
                 return None  # whatever it is, it is not what we committed
             self._blame(key, marker, why)
@@ -583,14 +600,14 @@ class Store:
                 folder.unlock(name)
                 folder.move(name, aside, new)
         where = _below(self.path, folder.path / new) if own else f"{OWN}/aside/{new}"
-        self._say(_below(self.path, folder.path / name), f"{why}; it is {where} now")
+        self._say(self._moved, _below(self.path, folder.path / name), f"{why}; it is {where} now")
 
-    def _say(self, path: str, why: str) -> None:
+    def _say(self, said: dict[str, str], path: str, why: str) -> None:
         path, why = (each.encode(errors="backslashreplace").decode()[:_LONGEST_SAID] for each in (path, why))
         if self.junk.get(path) != why:
-            _log.warning("set aside", extra={"root": str(self.path), "path": path, "why": why})
-            if len(self.junk) < _MOST_SAID or path in self.junk:
-                self.junk[path] = why
+            _log.warning("found what is not ours", extra={"root": str(self.path), "path": path, "why": why})
+            if len(said) < _MOST_SAID or path in said:
+                said[path] = why
 
     def _half_published(self, key: StorageKey, target: Folder) -> bool:
         with self._folder("ingest") as ingests:

@@ -148,8 +148,10 @@ def test_a_folder_of_which_it_cannot_be_told_is_named_and_kept(filled: Node) -> 
     damage.gone(filled.root / ".localmodel/committed")
     agent = filled.agent()
     agent.reconcile(ordering(NOTHING, a_removal(KEY)))
-    time.sleep(0.1)
     assert (filled.folder() / BIG).exists()
+    (root,) = agent.report().roots
+    (named,) = root.junk
+    assert named.startswith(f"models/{KEY}: its marker is damaged")
 
 
 def test_without_digests_a_damaged_copy_is_filled_anew_and_the_old_one_lies_aside(node: Node, tmp_path: Path) -> None:

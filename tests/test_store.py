@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -613,14 +614,19 @@ def test_a_marker_of_another_user_is_not_believed(root: Path, store: Store) -> N
     assert store.committed() == {KEY: a_marker()}, "what we recorded is made anew"
 
 
-def test_a_damaged_marker_without_a_record_is_neither_ours_nor_in_the_way(root: Path, store: Store) -> None:
+def test_a_damaged_marker_without_a_record_is_neither_ours_nor_in_the_way(
+    root: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     commit(store)
     damage.text("{")(root / "models" / KEY / MARKER)
     damage.gone(own(root, "committed", f"{KEY}.json"))
     assert (store.committed(), store.standing(KEY, OWNER)) == ({}, Standing.DAMAGED)
     with pytest.raises(StoreError, match="move it away"):
         store.remove(KEY, OWNER)
+    assert [record.message for record in caplog.records].count("found what is not ours") == 1, "it is said once"
+    assert list(store.junk) == [f"models/{KEY}"]
     commit(store, {"config.json": b"new"})
+    assert store.junk == {}
     assert (tree(root / "models" / KEY), len(store.aside())) == ({"config.json": b"new"}, 1)
 
 
@@ -855,3 +861,57 @@ def test_copies_of_an_earlier_version_with_read_only_folders_move_and_go(root: P
     store.margin_s = -1.0
     store.empty_trash()
     assert (names(own(root, "trash")), names(root / "models")) == ([], [])
+
+
+NOTES: dict[str, Callable[[], dict[str, Any]]] = {
+    "marker": lambda: a_marker().to_json(),
+    "record": lambda: json.loads(Record.fresh(a_marker(), 1 << 20).to_json()),
+    "eviction": lambda: {"at": 1.0, "size_bytes": 3, "for_key": "0" * 16, "for_uri": "hf://a/b", "for_bytes": 5},
+}
+ODD = [
+    None, True, -1, 0, 1 << 63, 1 << 70, 1.5, float("inf"), float("nan"), "", "\ud800", "../..", "a\0b", [], [1], {},
+    {"a": 1}, "9" * 5000,
+]  # fmt: skip
+
+
+def mutated(data: dict[str, Any], rng: random.Random) -> bytes:
+    """One or a few values are others, or gone; or the text is cut, or has another bit."""
+    for _ in range(rng.randint(1, 3)):
+        at: Any = data
+        while at:
+            name = rng.choice(list(at) if isinstance(at, dict) else range(len(at)))
+            if isinstance(at[name], dict | list) and at[name] and rng.random() < 0.7:
+                at = at[name]
+                continue
+            if rng.random() < 0.15:
+                del at[name]
+            else:
+                at[name] = json.loads(json.dumps(rng.choice(ODD)))
+            break
+    content = bytearray(json.dumps(data).encode())
+    if rng.random() < 0.1:
+        del content[rng.randrange(len(content)) :]
+    elif rng.random() < 0.1:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_change_to_what_we_have_noted_makes_us_stumble(seed: int, root: Path, store: Store) -> None:
+    rng = random.Random(seed)
+    for _ in range(50):
+        for kind, make in NOTES.items():
+            content = mutated(make(), rng)
+            if kind == "marker":
+                try:
+                    marker = parse_marker(content)
+                except DamagedMarker:
+                    continue
+                assert parse_marker(marker.content) == marker, content
+                assert all(file.size >= 0 and not file.path.startswith(("/", "..")) for file in marker.manifest.files)
+            elif kind == "record":
+                Record.from_json(content, a_marker())
+            else:
+                store.evicted_notes.write(KEY, content)
+                entry = Ledger(store.evicted_notes).get(KEY)
+                assert entry is None or entry.error().reason == "Evicted"
