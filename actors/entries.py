@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.buckets import described
 from actors.errors import SourceError, SourceUnsupported
-from actors.manifest import ManifestFile, ModelSource
+from actors.manifest import ManifestFile, ModelSource, check_relative, is_ours
 from actors.numbers import count
 from actors.origin import redact, wanted
 from actors.refusals import archived
@@ -113,6 +113,10 @@ def _refused(name: str, path: str, info: Mapping[str, Any]) -> str | None:
         count(info["size"])
     except ValueError as error:
         return f"its size: {error}"
+    try:
+        check_relative(path)
+    except SourceError as error:
+        return None if is_ours(path) else str(error)
     return None
 
 

@@ -17,7 +17,7 @@ from actors.chunks import Chunk
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceThrottled
 from actors.files import Cancelled, Files
 from actors.manifest import Resolved
-from actors.origin import redact
+from actors.origin import EXPIRED, redact
 from actors.quota import Quota, Quotas
 from actors.retry import RateLimit, RetryPolicy
 from actors.traffic import Traffic
@@ -251,4 +251,5 @@ def _is_expired(error: SourceError, read: Resolved) -> bool:
 
 def _denied(error: SourceError) -> SourceDenied:
     error = error.refusal if isinstance(error, Crowded) else error
-    return SourceDenied(f"{error}. So were fresh locations: what they are asked with may not read it")
+    said = str(error).removesuffix(EXPIRED)
+    return SourceDenied(f"{said}. So were fresh locations: a policy does not allow it to what they are asked with")

@@ -45,6 +45,8 @@ from actors.trust import UNRESTRICTED, Trust
 MAX_RETRY_AFTER_S = 3600.0
 """An origin that asks for more is asked again after this: a wrong header must not stop a node for a day."""
 
+EXPIRED = ": it expired or was revoked"
+
 PRIVATE_REDIRECTS = "LOCALMODEL_PRIVATE_REDIRECTS"
 """Set to 1 where an origin is public, and what it redirects to is not. See `actors.reach`."""
 
@@ -275,7 +277,7 @@ def translate_status(status: int, url: str, headers: Mapping[str, str], body: by
         if error is not None and not unsure:
             return error
     if status in (400, 401, 403) and signed(url):  # S3 answers 400 when the session token behind the signature expired
-        return SourceExpired(f"{where} refused its signed URL with HTTP {status}{code}: it expired or was revoked")
+        return SourceExpired(f"{where} refused its signed URL with HTTP {status}{code}{EXPIRED}")
     match status:
         case 401 | 403 | 407 | 451:
             return SourceDenied(

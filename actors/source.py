@@ -29,6 +29,7 @@ from actors.errors import (
     SourceChanged,
     SourceDenied,
     SourceError,
+    SourceExpired,
     SourceNotFound,
     SourceThrottled,
     SourceUnsupported,
@@ -263,7 +264,10 @@ def _translated(url: str, opened: str = "") -> Iterator[None]:
 def _said(where: str, error: Exception) -> SourceError | None:
     """What the code of an object store stands for, of which libraries make something less. None: there is none."""
     refusal = code_in(error)
-    return error_of(where, "answered", refusal) if refusal is not None else None
+    found = error_of(where, "answered", refusal) if refusal is not None else None
+    if isinstance(found, SourceExpired):  # not a link of ours, then, but the credentials
+        return SourceDenied(f"{found}: renew the credentials (of S3: the session token)", reason="CredentialsExpired")
+    return found
 
 
 def _meant(where: str, scheme: str, error: Exception) -> SourceError:

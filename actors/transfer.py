@@ -53,8 +53,8 @@ BLOCK_BYTES = 512 << 10
 FSSPEC_BLOCK_BYTES = 4 << 20
 MAX_CONNECTIONS_KEPT = 4
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
-_UNSATISFIED = re.compile(r"bytes \*/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes[ =] *([0-9]{1,19})-([0-9]{1,19}) */ *([0-9]{1,19}|\*)", re.IGNORECASE)
+_UNSATISFIED = re.compile(r"bytes[ =] *\* */ *([0-9]{1,19})", re.IGNORECASE)
 _STORED_ENCODING = "x-goog-stored-content-encoding"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SMALL_BODY_BYTES = 64 << 10

@@ -42,7 +42,7 @@ MAX_COUNTING_S = 100.0
 
 _NO_RANGES = frozenset({206, 400, 403, 405, 406, 416, 501})
 """What servers that know no ranges answer to one; a 206 that does not say which bytes, or of how many, among it."""
-_CONTENT_RANGE = re.compile(r"bytes (?:[0-9]+-[0-9]+|\*)/([0-9]{1,19})")
+_CONTENT_RANGE = re.compile(r"bytes[ =] *(?:[0-9]+-[0-9]+|\*) */ *([0-9]{1,19})", re.IGNORECASE)
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _REPR_DIGEST = re.compile(r"sha-256=:?([A-Za-z0-9+/]{43}=)", re.IGNORECASE)  # RFC 9530, and RFC 3230's Digest before it
 

@@ -115,7 +115,7 @@ def test_links_that_are_refused_at_once_are_denied_and_not_renewed_for_ever(
     signed: bool, links: Callable[..., Links], tmp_path: Path
 ) -> None:
     origin = links(0)
-    with pytest.raises(SourceDenied, match=r"HTTP 403.* So were fresh locations: "):
+    with pytest.raises(SourceDenied, match=r"HTTP 403.* So were fresh locations: a policy"):
         fill(tmp_path, origin.resolved(signed), lambda: origin.resolved(signed), connections=1)
     assert origin.handed_out == 1 + RENEWALS_IN_VAIN
 

@@ -180,7 +180,7 @@ def test_what_a_library_makes_of_an_answer_keeps_its_code() -> None:
         (403, "InvalidAccessKeyId", "", "CredentialsInvalid"),
         (403, "SignatureDoesNotMatch", "", "CredentialsInvalid"),
         (403, "RequestTimeTooSkewed", "", "ClockSkewed"),
-        (400, "ExpiredToken", "", "SourceExpired"),
+        (400, "ExpiredToken", "", "CredentialsExpired"),
         (404, "NoSuchBucket", "", "SourceNotFound"),
         (400, "AuthorizationHeaderMalformed", "", "WrongRegion"),
     ],

@@ -89,6 +89,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case "total206":
                 span = (wanted or "").removeprefix("bytes=")
                 self.ranged(Content_Range=f"bytes {span}/*") if wanted else self.send(200, DATA)
+            case "loose206":
+                first, _, last = (wanted or "").removeprefix("bytes=").partition("-")
+                stop = min(int(last or size), size - 1)
+                self.ranged(Content_Range=f"Bytes={first}-{stop} / {size}") if wanted else self.send(500)
+            case "multipart206":
+                parts = b"--x\r\nContent-Range: bytes 0-0/9\r\n\r\n1\r\n--x--"
+                media = "multipart/byteranges; boundary=x"
+                self.send(206, parts, Content_Type=media) if wanted else self.send(200, DATA)
             case "wrong206":
                 self.ranged(Content_Range=f"bytes 7-9/{size}") if wanted else self.send(200, DATA)
             case "ignored" | "none":
@@ -174,7 +182,7 @@ def server() -> Iterator[Server]:
 
 KINDS = {
     **dict.fromkeys(["plain", "ignored", "none", "early", "etags", "weak"], DATA),
-    **dict.fromkeys(["whole206", "bare206", "total206", "wrong206"], DATA),
+    **dict.fromkeys(["whole206", "bare206", "total206", "wrong206", "loose206", "multipart206"], DATA),
     **dict.fromkeys(["no400", "no403", "no405", "no406", "no416", "no501"], DATA),
     **dict.fromkeys(["to301", "to302", "to303", "to307", "to308", "utf8", "space", "relative", "query"], DATA),
     **dict.fromkeys(["limit403", "limit429", "limit503", "limitrst"], DATA),
