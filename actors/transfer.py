@@ -194,7 +194,7 @@ class RangeReader:
                     raise SourceError(f"{where} broke off at byte {position}, before {stop}")
                 position += count
                 yield view[:count]
-            if endless and response.status == 200 and response.read(1):
+            if endless and response.status == 200 and not _ends(response):
                 raise SourceChanged(f"{where} is longer than the {size} bytes it had when it was listed")
             complete = True
             self._redirects.servers.served(location.url)
@@ -367,6 +367,13 @@ class RangeReader:
         if not response.isclosed():
             self._drop(url)
         response.close()
+
+
+def _ends(response: http.client.HTTPResponse) -> bool:
+    """Whether nothing more comes of a body of which nobody said how long it is; a break says so, too."""
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
+        return not response.read(1)
+    return True
 
 
 def _expected(
