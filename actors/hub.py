@@ -41,6 +41,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._http import hf_raise_for_status
 
 from actors.bounds import decoded
+from actors.causes import cause_of
 from actors.connections import tls_context
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.guard import carried, check_name
@@ -80,7 +81,7 @@ def resolve_hub(
     token = options.get("HF_TOKEN")
     page = f"{endpoint}/{repo}"
     api, timeout_s = HfApi(endpoint=endpoint, token=token or False), options.timeout_s
-    with _translated(repo, pinned_revision or revision, page, token):
+    with _translated(repo, pinned_revision or revision, page, token, timeout_s):
         info = api.model_info(repo, revision=pinned_revision or revision, timeout=timeout_s)
         if info.gated and token is None:
             raise SourceDenied(f"{page} is gated: ask for access there, and put a token that has it into HF_TOKEN")
@@ -100,7 +101,7 @@ def resolve_hub(
     urls = [hf_hub_url(repo, file.path, revision=sha, endpoint=endpoint) for file in manifest.files]
     if token is None or not (info.gated or info.private):
         return Resolved(manifest, tuple(Location(url) for url in urls))
-    with _translated(repo, sha, page, token):
+    with _translated(repo, sha, page, token, timeout_s):
         return _with_token(manifest, urls, token, options, time.time() if now is None else now)
 
 
@@ -240,7 +241,7 @@ def _read(url: str, token: str, size: int, timeout_s: float) -> bytes:
 
 
 @contextmanager
-def _translated(repo: str, revision: str | None, page: str, token: str | None) -> Iterator[None]:
+def _translated(repo: str, revision: str | None, page: str, token: str | None, timeout_s: float) -> Iterator[None]:
     """Whatever the library and its HTTP client raise inside becomes the SourceError it stands for.
 
     The client is another package with every major version of the library, hence the last clause.
@@ -263,4 +264,7 @@ def _translated(repo: str, revision: str | None, page: str, token: str | None) -
     except HfHubHTTPError as error:
         raise translate_status(error.response.status_code, page, error.response.headers) from error
     except Exception as error:
-        raise SourceError(f"{page} could not be read: {str(error) or type(error).__name__}") from error
+        known = cause_of(page, error, timeout_s)
+        raise known or SourceError(
+            f"{page} answers with something else than a hub does: {error}", reason="InvalidAnswer"
+        ) from error

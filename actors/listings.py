@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from actors.bounds import Bounds, current, decoded
+from actors.errors import SourceError
 from actors.filesystems import s3_session
 
 MAX_DEPTH = 100
@@ -25,9 +26,12 @@ _BLOCK_BYTES = 64 << 10
 
 
 @contextmanager
-def watched(filesystem: Any, root: str, bounds: Bounds) -> Iterator[None]:
-    """What `filesystem`, which has asked nothing yet, lists below `root` is held to the bounds, also after this."""
-    _watch(filesystem, root, bounds)
+def watched(filesystem: Any, root: str, bounds: Bounds, timeout_s: float = 30.0) -> Iterator[None]:
+    """What `filesystem`, which has asked nothing yet, lists below `root` is held to the bounds, also after this.
+
+    Of libraries that have no patience of their own, `timeout_s` is how long they wait for an answer.
+    """
+    _watch(filesystem, root, bounds, timeout_s)
     try:
         yield
     finally:
@@ -41,7 +45,7 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
     return named if isinstance(named, tuple) else (named,)
 
 
-def _watch(filesystem: Any, root: str, bounds: Bounds) -> None:
+def _watch(filesystem: Any, root: str, bounds: Bounds, timeout_s: float) -> None:
     protocols = _protocols(filesystem)
     if "s3" in protocols:
         _watch_s3(filesystem, bounds)
@@ -51,7 +55,7 @@ def _watch(filesystem: Any, root: str, bounds: Bounds) -> None:
         _watch_google(filesystem, bounds)
     session = getattr(filesystem, "session", None)
     if "webhdfs" in protocols and session is not None:
-        _watch_requests(session)
+        _watch_requests(session, timeout_s)
 
 
 def _watch_folders(filesystem: Any, root: str, bounds: Bounds) -> None:
@@ -119,7 +123,7 @@ def _watch_google(filesystem: Any, bounds: Bounds) -> None:
     filesystem._call = counted
 
 
-def _watch_requests(session: Any) -> None:
+def _watch_requests(session: Any, timeout_s: float) -> None:
     """Reads what a `requests.Session` is answered before it does, in bounded pieces."""
 
     def read(response: Any, **_: Any) -> None:
@@ -131,6 +135,8 @@ def _watch_requests(session: Any) -> None:
             response.raw.close()
             raise
 
+    request = session.request
+    session.request = lambda *arguments, **options: request(*arguments, **{"timeout": timeout_s, **options})
     session.headers["Accept-Encoding"] = "identity"
     session.hooks["response"].append(read)
 
@@ -148,10 +154,21 @@ def _s3_session() -> type:
             finally:
                 request.stream_output = streamed
             if not streamed:
-                response._content = await _document(response.raw.content)
+                try:
+                    response._content = content = await _document(response.raw.content)
+                except BaseException:
+                    response.raw.close()
+                    raise
+                if request.method == "GET" and response.status_code == 200 and not _is_xml(content):
+                    raise SourceError("the answer is not XML", reason="InvalidAnswer")  # botocore says HTTP 500
             return response
 
     return BoundedSession
+
+
+def _is_xml(content: bytes) -> bool:
+    start = content[:100].lstrip().lower()
+    return start.startswith(b"<") and not start.startswith((b"<!doctype html", b"<html"))
 
 
 @cache

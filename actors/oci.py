@@ -28,6 +28,7 @@ from enum import Enum, auto
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+from actors.bounds import current
 from actors.challenges import challenges
 from actors.connections import opener
 from actors.docker_config import is_docker_hub, login_for
@@ -87,9 +88,9 @@ def resolve_image(source: ModelSource, options: SourceOptions, pinned_revision: 
         if document.get("schemaVersion") == 1:
             raise SourceUnsupported(f"{source.uri} is an image of docker's first schema, which has no digests of files")
         files = _files(document.get("layers") or [], source.uri)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         message = f"{source.uri}: the registry's answer cannot be understood: {type(error).__name__}: {error}"
-        raise SourceError(message, reason="InvalidManifest") from error
+        raise SourceError(message, reason="InvalidAnswer") from error
     manifest = make_manifest(source, revision, select(source, files))
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="oci") as pool:
         found = list(pool.map(carried(lambda file: registry.locate(str(file.digest))), manifest.files))
@@ -253,7 +254,9 @@ class _Registry:
         if len(content) > MAX_DOCUMENT_BYTES:
             if "/blobs/" in url:  # a registry that knows no ranges
                 return status, {}, b""
-            raise SourceError(f"{url} is larger than {MAX_DOCUMENT_BYTES} bytes", reason="InvalidManifest")
+            current().document(len(content), MAX_DOCUMENT_BYTES)
+        if getattr(answer, "length", None):
+            raise http.client.IncompleteRead(content, answer.length)
         found: dict[str, str] = {}
         for name, value in answer.headers.items():  # what comes in several lines is one list
             found[name.lower()] = f"{found[name.lower()]}, {value}" if name.lower() in found else value

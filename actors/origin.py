@@ -19,6 +19,7 @@ URLs in messages are redacted: what signs a URL is a credential, and messages en
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -307,8 +308,12 @@ def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
             return SourceError(f"{where} {error}", reason="SourceStalled")
         case TimeoutError():
             return SourceError(f"{where} did not answer within {timeout_s:g} s", reason="SourceStalled")
+        case http.client.BadStatusLine() if not isinstance(error, ConnectionError):
+            return SourceError(f"{where} does not speak HTTP: {error}", reason="InvalidAnswer")
         case ssl.SSLCertVerificationError():
-            why = f"{where} has a certificate that is not accepted: {error.verify_message}"
+            # aiohttp's, which is one of these, has only a text
+            said = getattr(error, "verify_message", "") or str(error)
+            why = f"{where} has a certificate that is not accepted: {said}"
             return SourceError(why, reason="SourceUntrusted")
         case socket.gaierror():
             why = f"{where} could not be reached: its host name does not resolve: {error.strerror}"

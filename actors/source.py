@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from actors import reach
 from actors.bounds import Limits, bounded, current
 from actors.buckets import code_in, dialect_of, in_azure, s3_head, wants_identity
+from actors.causes import cause_of
 from actors.entries import files_of, listing
 from actors.errors import (
     LocalModelError,
@@ -152,13 +153,13 @@ def _resolve_web(source: ModelSource, options: SourceOptions) -> Resolved:
 def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
     """What fsspec lists below the URI, or the one file it names."""
     dialect = dialect_of(source.uri, options)
-    with _asking(dialect.url, dialect.storage_options), _translated(source.uri, dialect.url):
+    with _asking(dialect.url, dialect.storage_options), _translated(source.uri, dialect.url, options.timeout_s):
         _check_endpoints(dialect.storage_options)
         # A fresh instance: nothing listed earlier, and no credentials that outlive this call.
         ambient = OTHER_STORES in options.ambient
         filesystem, root = open_filesystem(dialect.url, dialect.storage_options, fresh=True, ambient=ambient)
         root, local = root.rstrip("/"), dialect.url.partition("://")[0] in LOCAL
-        with watched(filesystem, root, current()):
+        with watched(filesystem, root, current(), options.timeout_s):
             listed = files_of(source, local_listing(source, root) if local else listing(filesystem, root), root)
         names, etags = listed.names, listed.etags
         if local:
@@ -246,7 +247,7 @@ def _guarded(url: str, trust: Trust, origin: str = "", private: bool = True) -> 
 
 
 @contextmanager
-def _translated(url: str, opened: str = "") -> Iterator[None]:
+def _translated(url: str, opened: str = "", timeout_s: float = 30.0) -> Iterator[None]:
     """Whatever fsspec and its filesystems raise inside becomes the SourceError it stands for.
 
     `opened` is what fsspec is asked to open for `url`. It has no error contract, hence the last clause.
@@ -258,7 +259,8 @@ def _translated(url: str, opened: str = "") -> Iterator[None]:
     except SourceError:
         raise
     except Exception as error:
-        raise _said(where, error) or _meant(where, scheme, error) from error
+        said = _said(where, error) or _meant(where, scheme, error)
+        raise said or cause_of(where, error, timeout_s) or _unknown(where, error) from error
 
 
 def _said(where: str, error: Exception) -> SourceError | None:
@@ -270,8 +272,9 @@ def _said(where: str, error: Exception) -> SourceError | None:
     return found
 
 
-def _meant(where: str, scheme: str, error: Exception) -> SourceError:
-    text = (str(error) or type(error).__name__).splitlines()[0]  # what follows may be new every time
+def _meant(where: str, scheme: str, error: Exception) -> SourceError | None:
+    """What a class of Python's, or a text, stands for where libraries keep to nothing else."""
+    text = _first_line(error)
     match error:
         case FileNotFoundError():
             return SourceNotFound(f"{where} does not exist")
@@ -291,4 +294,12 @@ def _meant(where: str, scheme: str, error: Exception) -> SourceError:
         return SourceDenied(f"{where} wants credentials: {text}")
     if "InvalidRange" in text:  # s3fs hands S3's code on as the text of an OSError
         return SourceChanged(f"{where} is shorter than it was when it was listed")
-    return SourceError(f"{where} could not be read: {text}")
+    return None
+
+
+def _unknown(where: str, error: Exception) -> SourceError:
+    return SourceError(f"{where} could not be read: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]  # what follows may be new every time

@@ -7,6 +7,7 @@ import http.server
 import io
 import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -391,8 +392,6 @@ def test_an_operator_can_allow_more_files(text: str, files: int) -> None:
 
 PROGRAM = """
 import json, sys
-from actors.guard import carried
-from actors.listings import watch
 from actors.manifest import ModelSource
 from actors.origin import SourceOptions
 from actors.source import resolve
@@ -408,11 +407,13 @@ print(json.dumps([said, peak() - before]))
 """
 
 
-def measured(kind: str, place: str) -> tuple[Any, int]:
-    """What came of it, and the MiB that it took at most."""
+def measured(kind: str, place: str, files: int = 100_000) -> tuple[Any, int]:
+    """What came of it, and the MiB that it took at most, where so many files are allowed."""
     uri, env = asked(kind, place)
     command = [sys.executable, "-c", PROGRAM, uri, json.dumps(env)]
-    said, mib = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+    allowed = {**os.environ, "LOCALMODEL_MAX_FILES": str(files)}
+    done = subprocess.run(command, capture_output=True, check=True, timeout=120, env=allowed)
+    said, mib = json.loads(done.stdout)
     return said, mib
 
 
@@ -423,14 +424,37 @@ def test_a_bomb_takes_little_memory() -> None:
     assert mib < 150
 
 
-def test_a_repository_of_as_many_files_as_may_be_takes_bounded_memory() -> None:
-    files = [
-        {"rfilename": f"folder-{n % 100:03}/some-longer-name-of-a-file-{n:06}.bin", "size": n, "blobId": f"{n:040x}"}
-        for n in range(100_000)
-    ]
-    body = json.dumps({"id": "owner/name", "sha": "0" * 40, "gated": False, "siblings": files}).encode()
-    assert len(body) < MAX_DOCUMENT_BYTES
-    with server(sends(body)) as place:
+def tree_of(count: int) -> Answer:
+    """A repository of so many files, a thousand to a page, as the hub lists it."""
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        if "/tree/" not in request.path:
+            described = {"id": "owner/name", "sha": "0" * 40, "gated": False, "siblings": []}
+            sends(json.dumps(described).encode())(request)
+            return
+        start = int(request.path.partition("cursor=")[2] or 0)
+        entries = [
+            {"type": "file", "path": f"folder-{n % 100:03}/a-longer-name-of-a-file-{n:06}.bin", "size": n}
+            | {"oid": f"{n:040x}", "lfs": {"oid": f"{n:064x}", "size": n, "pointerSize": 134}}
+            for n in range(start, min(start + 1000, count))
+        ]
+        following = f"{request.path.partition('&cursor=')[0]}&cursor={start + 1000}"
+        link = {"Link": f'<{following}>; rel="next"'} if start + 1000 < count else {}
+        sends(json.dumps(entries).encode(), **link)(request)
+
+    return answer
+
+
+@pytest.mark.parametrize("files", [100_000, 101_000])
+def test_a_repository_of_as_many_files_as_may_be_takes_bounded_memory(files: int) -> None:
+    with server(tree_of(files)) as place:
         said, mib = measured("hf", place)
-    assert said == 100_000
-    assert mib < 400
+    assert said == (files if files <= 100_000 else "ListingTooLarge")
+    assert mib < 250, mib
+
+
+def test_an_endless_bucket_takes_memory_for_as_many_files_as_may_be() -> None:
+    with server(s3_endless(1000, str)) as place:
+        said, mib = measured("s3", place, 10_000)
+    assert said == "ListingTooLarge"
+    assert mib < 100, mib
