@@ -210,6 +210,10 @@ def _degraded(tally: Tally, problems: Sequence[Problem], trouble: _Trouble | Non
         return Verdict("Degraded", True, "DuplicateSource", message)
     if tally.orphans:
         return Verdict("Degraded", True, "Orphaned", _orphans(tally))
+    if tally.strays:
+        where = name_nodes(name for name, _ in tally.strays)
+        message = f"an earlier copy on {where} stays for now in {tally.strays[0][1]}, where the node group's path was"
+        return Verdict("Degraded", True, "Orphaned", message)
     return Verdict("Degraded", False, "AsExpected", "")
 
 

@@ -24,7 +24,7 @@ from coordinator.access import Access, asks_itself, of_report
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.members import Members, Placement, Slot
-from coordinator.orphans import orphaned_since
+from coordinator.orphans import orphaned_since, strays
 from coordinator.snapshot import Cache, LocalNode, Resolution, Snapshot
 from coordinator.status import agent_detail, local_node_status, model_detail, rfc3339
 from coordinator.tally import Cell, SourceState, Tally, is_earlier
@@ -286,6 +286,8 @@ def fold(
         cells: list[Cell] = []
         words: dict[StatusKey, ModelStatus] = {}
         lacking = missing[name] = []
+        lying = strays(view.report, [root.path for root in placement.roots])
+        behind: dict[StatusKey, str] = {}
         for lane in lanes:
             report = reports.get(lane.storage_key)
             if report is not None and report.root and report.root != lane.slot.root is not None:
@@ -300,6 +302,12 @@ def fold(
                 cell = NodeStatus.PENDING, broken.get(lane.slot.root or ""), None, cell[3]
             if lane.asks and report is not None and cell[3] is None:
                 lane.tally.barred = True
+            if lying and lane.slot.root is not None:
+                earlier = next((root for root in lying.get(lane.storage_key, ()) if root != lane.slot.root), None)
+                if earlier is not None:
+                    behind[lane.key] = earlier
+                    lane.tally.strays.append((name, earlier))
+                    cell = _beside(cell, earlier, lane.slot.root)
             lane.tally.add(name, cell)
             if lane.slot.orphan is not None:
                 lane.tally.orphans.append((name, lane.slot.orphan))
@@ -326,15 +334,28 @@ def fold(
             wanted = turn is None or name in turn.progress
         if wanted:
             details: list[Mapping[str, Any]] = [
-                model_detail(lane.key, cell) | _times_of_orphan(snapshot, lane.slot, local, now)
+                model_detail(lane.key, cell) | _times_of_orphan(snapshot, lane, local, now, lane.key in behind)
                 for lane, cell in zip(lanes, cells, strict=True)
             ]
             nodes[name] = local_node_status(words, details, view, local)
     return Fold(nodes, tallies, missing, failed, foreign)
 
 
-def _times_of_orphan(snapshot: Snapshot, slot: Slot, local: LocalNode | None, now: float) -> dict[str, Any]:
-    if slot.orphan is None:
+def _beside(cell: Cell, earlier: str, root: str) -> Cell:
+    """The same of a node that has a copy in the folder of an earlier path, too."""
+    word, failure, retry_at, report = cell
+    stays = f"a copy stays in {earlier} for now, where the node group's path was before it was {root}"
+    if failure is None:
+        return word, Failure("Orphaned", stays) if word is NodeStatus.DOWNLOADED else None, retry_at, report
+    stays += "; it is used again, and nothing is fetched, if that is put right"
+    return word, replace(failure, message=f"{failure.message}; {stays}"), retry_at, report
+
+
+def _times_of_orphan(
+    snapshot: Snapshot, lane: _Lane, local: LocalNode | None, now: float, beside: bool
+) -> dict[str, Any]:
+    slot = lane.slot
+    if slot.orphan is None and not beside:
         return {}
     since = orphaned_since(local, slot.cache.key, now)
     times = {"orphanedSince": rfc3339(since)}

@@ -11,7 +11,7 @@ Of several caches with one URI, one accident is enough to keep the copy they sha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.manifest import StorageKey
@@ -44,6 +44,20 @@ def copies_of(report: NodeReport | None) -> Iterator[ModelReport]:
     for model in report.models if report is not None else ():
         if model.phase is Phase.READY or model.earlier is not None or model.damage is not None:
             yield model
+
+
+def strays(report: NodeReport | None, roots: Collection[str]) -> dict[StorageKey, list[str]]:
+    """In which folders the copies of each model lie, if any may lie elsewhere than in the one folder of `roots`.
+
+    An edited path of a node group leaves a copy behind: it is an orphan beside the one that is wanted now.
+    """
+    if report is None or (len(roots) < 2 and {root.path for root in report.roots if root.used_bytes} <= set(roots)):
+        return {}
+    found: dict[StorageKey, list[str]] = {}
+    for model in copies_of(report):
+        if model.root:
+            found.setdefault(model.key, []).append(model.root)
+    return found
 
 
 def stays(

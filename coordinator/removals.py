@@ -83,13 +83,15 @@ def _on_node(
     orphans = {
         slot.cache.storage_key: slot.owner for slot in (placement.slots if placement is not None else ()) if slot.orphan
     }
+    roots = {slot.cache.storage_key: slot.root for slot in (placement.slots if placement is not None else ())}
     users: Mapping[StorageKey, list[Pod]] | None = None
     looked = False
     for copy in copies_of(report):
-        if copy.key in kept and copy.key not in orphans:
+        stray = bool(copy.root) and roots.get(copy.key) not in (None, copy.root)
+        if copy.key in kept and copy.key not in orphans and not stray:
             continue
         caches = by_key.get(copy.key, ())
-        reason = _expired(snapshot, name, caches, now) if copy.key in orphans else None
+        reason = _expired(snapshot, name, caches, now) if copy.key in orphans or stray else None
         if copy.key not in kept:
             leaving = placement is not None and copy.key in placement.leaving
             reason = "NodeGroupsChanged" if leaving else _deleted(snapshot, name, caches, readable)

@@ -45,6 +45,7 @@ class Tally:
     `earlier` counts those of the `available` that hold what the spec asked for before; `coming` is the revision that is
     being fetched. `barred`: on some node is a copy that is not shown to be this cache's to take.
     `orphans`: the nodes that hold a copy and should not any more, each with the reason; they count like the others.
+    `strays`: those with a copy in the folder of an earlier path, each with that folder; they do not count.
     """
 
     cache: Cache
@@ -70,6 +71,7 @@ class Tally:
     finished_at: float | None = None
     troubles: list[tuple[NodeName, Failure, float | None]] = field(default_factory=list)
     orphans: list[tuple[NodeName, str]] = field(default_factory=list)
+    strays: list[tuple[NodeName, str]] = field(default_factory=list)
     wrong_peers: Counter[NodeName] = field(default_factory=Counter)
     wrong_readers: Counter[NodeName] = field(default_factory=Counter)
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 
 from actors.errors import Failure
-from actors.messages import NodeName, Phase, RootReport
+from actors.messages import ModelReport, NodeName, Phase, Removal, RootReport
 from coordinator.pods import Look
 from coordinator.snapshot import DELETE_IN_USE, ORPHAN_GRACE_S
 from coordinator.status import rfc3339
@@ -66,13 +66,16 @@ class Scene:
         details: list[dict[str, Any]] = local["status"].get("models", [])
         return next((detail for detail in details if detail["name"] == self.cache.key), {})
 
-    def ordered(self, now: float = NOW) -> list[tuple[str, str]]:
+    def removals(self, now: float = NOW) -> list[Removal]:
         """What is removed, and why, once everything that will be written is and the node's pods were looked at."""
         self.world.looked_at = frozenset()
         self.world.settle(now)
         self.world.looked_at = frozenset({N1})
         state = self.world.settle(now).desired.get(N1)
-        return [(order.key, order.reason) for order in state.remove] if state else []
+        return list(state.remove) if state else []
+
+    def ordered(self, now: float = NOW) -> list[tuple[str, str]]:
+        return [(order.key, order.reason) for order in self.removals(now)]
 
 
 WISHES: dict[str, tuple[str, Callable[[Scene], object]]] = {
@@ -374,13 +377,49 @@ def test_an_orphan_is_a_source_for_the_nodes_that_fill() -> None:
     assert {member.name: member.seed for member in company.members} == {"n1": True, "n2": False}
 
 
-def test_a_copy_in_the_folder_of_an_earlier_path_is_neither_taken_for_the_new_one_nor_removed() -> None:
+def a_moved_group() -> tuple[Scene, ModelReport]:
+    """The group's path has been edited, and the agents have both folders."""
     scene = Scene()
     scene.gpu.at("/data")
     old = replace(a_report(scene.cache), root="/models")
     scene.world.reporting("n1", old, roots=(RootReport("/models", GIB, GIB), RootReport("/data", GIB)))
-    assert scene.ordered(NOW + 100 * ORPHAN_GRACE_S) == []
+    return scene, old
+
+
+def test_a_copy_in_the_folder_of_an_earlier_path_is_not_taken_for_the_new_one_and_stays() -> None:
+    scene, old = a_moved_group()
+    assert scene.ordered() == []
     assert scene.cache.json["status"]["nodeStatus"] == {"n1": "NodeDownloadPending"}
+    assert [(model.root, model.kept) for model in scene.world.plan().desired[N1].models] == [("/data", False)]
+    new = replace(a_report(scene.cache), root="/data")
+    roots = (RootReport("/models", GIB, GIB), RootReport("/data", GIB, GIB))
+    scene.world.reporting("n1", old, new, roots=roots)
+    assert scene.ordered() == []
+    assert scene.condition("Ready")["status"] == "True"
+    assert (scene.condition("Degraded")["reason"], "/models" in scene.condition("Degraded")["message"]) == (
+        "Orphaned",
+        True,
+    )
+    assert scene.detail()["orphanedSince"] == rfc3339(NOW)
+    (order,) = scene.removals(NOW + ORPHAN_GRACE_S)
+    assert (order.root, order.key, order.reason) == ("/models", key_of(scene.cache), "OrphanExpired")
+
+
+def test_it_is_used_again_when_the_path_is_put_right() -> None:
+    scene, _ = a_moved_group()
+    mismatch = Failure("PathMismatch", "the node group's volume is at /data, but the agent holds models in /models")
+    old = replace(a_report(scene.cache), root="/models")
+    roots = (RootReport("/models", GIB, GIB), RootReport("/data", failure=mismatch))
+    scene.world.reporting("n1", old, roots=roots).settle()
+    assert scene.condition("Degraded")["reason"] == "PathMismatch"
+    assert "a copy stays in /models for now" in scene.condition("Degraded")["message"]
+    scene.gpu.at("/models")
+    made = scene.world.reporting("n1", old).settle()
+    assert (made.wants, scene.condition("Ready")["status"], "reason" in scene.detail()) == ({}, "True", False)
+
+
+def test_it_goes_with_the_cache() -> None:
+    scene, _ = a_moved_group()
     scene.cache.deleted(DELETED)
     assert scene.ordered() == [(key_of(scene.cache), "CacheDeleted")]
 

@@ -107,6 +107,8 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
         {},
         replace(DEFAULT, eviction=Policy(604800.0, dry_run=True)),
     ),
+    "a grace for orphans": (["--orphan-grace-seconds=3600"], {}, replace(DEFAULT, orphan_grace_s=3600.0)),
+    "orphans that are kept for ever": (["--orphan-grace-seconds=0"], {}, replace(DEFAULT, orphan_grace_s=None)),
     "eviction that is off has no idle time": (["--eviction=off", "--eviction-idle-seconds=1"], {}, DEFAULT),
     "what all nodes may ask of an origin": (
         ["--origin-requests=16", "--origin-bandwidth=500M", "--origin-budgets=https://hub.test=4/10Mi,s3://bucket=8"],
@@ -143,6 +145,7 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
 REFUSED: dict[str, tuple[list[str], str]] = {
     "an unknown flag": (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     "an eviction policy that is none": (["--eviction=fifo"], "invalid choice: 'fifo'"),
+    "a grace that is over before it begins": (["--orphan-grace-seconds=-1"], "'-1' is not a number of seconds"),
     "evicting what is in use": (["--eviction-idle-seconds=0"], "'0' is not a number of seconds above 0"),
     "half of a flag": (["--metrics"], "unrecognized arguments"),
     "a boolean that is neither": (["--leader-elect=maybe"], "'maybe' is neither true nor false"),
