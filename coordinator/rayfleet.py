@@ -110,8 +110,8 @@ class _Stage(Enum):
 class _Slot:
     """One node's actor, as the polling thread knows it. Monotonic seconds; `call` is under way since `called_at`.
 
-    `lost_at`: since when it has not answered though it did before, `lost_since` the same for people. `ended`: when it
-    was found to have ended.
+    `lost_at`: since when it has not answered though it did before, `lost_since` the same for people. `ended`: when
+    another was found in its place.
     """
 
     node: NodeName
@@ -335,6 +335,9 @@ class RayFleet:
             case _:
                 slot.backoff.reset()
                 slot.lost_at = None
+                before = slot.view.report
+                if before is not None and before.incarnation != answer.incarnation:
+                    slot.ended = [at for at in slot.ended if now - at < OFTEN_S] + [now]
                 slot.view = AgentView(answer, self._clock())
                 slot.not_before = slot.called_at + (POLL_S if _moving(answer) else IDLE_POLL_S)
 
@@ -353,7 +356,6 @@ class RayFleet:
             slot.fail(raised(f"{type(cause).__name__}: {_in_a_line(cause)}", starting=False))
             _log.warning("agent failed", extra={"node": slot.node, "error": str(error)[-2000:]})
         elif isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError):
-            slot.ended = [at for at in slot.ended if now - at < OFTEN_S] + [now]
             unborn = "creation task" in str(error)
             slot.fail(raised(line, starting=True) if unborn else self._away(slot, now))
             slot.handle, slot.stage = None, _Stage.ABSENT
