@@ -73,10 +73,10 @@ def _line(outcome: Outcome) -> str:
     if outcome.skipped:
         said = f"not run: {outcome.skipped}"
     else:
-        ready = "never" if outcome.ready_s is None else f"{outcome.ready_s:.1f} s"
+        ready = "" if outcome.ready_s is None else f"  Ready {outcome.ready_s:.1f} s"
         reason = "" if outcome.reason is None else f"  {outcome.reason} after {outcome.reason_s:.1f} s"
         twice = f"{outcome.twice_bytes / (1 << 20):.1f} of {outcome.twice_bound_bytes >> 20} MiB twice"
-        said = f"at {outcome.struck_at:4.0%}  {outcome.corrupt} corrupt  {twice}  Ready {ready}{reason}"
+        said = f"at {outcome.struck_at:4.0%}  {outcome.corrupt} corrupt  {twice}{ready}{reason}"
     mark = "  " if outcome.good or outcome.skipped else "! "
     error = f"\n    {outcome.error}" if outcome.error else ""
     return f"{mark}{outcome.party:8}{outcome.name} #{outcome.seed}: {said}{error}"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from actors.store import MARKER
 from tests.killmatrix.nodes import SIZE, Nodes, in_flight_mib
 from tests.killmatrix.trial import MIB, Fault, NotHere
 
@@ -165,7 +166,7 @@ def junk_everywhere(nodes: Nodes) -> None:
 
 
 def a_marker_of_junk(nodes: Nodes) -> None:
-    marker = nodes.folder(VICTIM) / ".localmodel/manifest.json"
+    marker = nodes.folder(VICTIM) / MARKER
     marker.parent.chmod(0o755)
     marker.chmod(0o644)
     marker.write_bytes(b'{"version": 1, "manifest": [')

@@ -22,7 +22,7 @@ from actors.messages import ModelReport, Phase
 from actors.origin import SourceOptions
 from actors.pace import Pace
 from actors.source import resolve
-from actors.store import remove_tree
+from actors.store import MARKER, remove_tree
 from benchmarks import namespaces
 from benchmarks.namespaces import Host, Network
 from coordinator.dev.faults import Fault as OriginFault
@@ -165,10 +165,12 @@ class Nodes:
     def until_ready(self) -> None:
         self._until(self._all_ready)
 
-    def count(self) -> None:
-        """Every byte of every copy is compared with the origin's, as the disk has it."""
+    def count(self, *, everywhere: bool) -> None:
+        """Every byte of every copy is compared with the origin's, as the disk has it. `everywhere`: each node has one."""
         for name in NAMES:
             folder = self.folder(name)
+            if not everywhere and not (folder / MARKER).exists():
+                continue
             for path, digest in self._truth.items():
                 if not (folder / path).is_file() or _digest(folder / path) != digest:
                     self.corrupt += 1
@@ -245,7 +247,7 @@ class Nodes:
             if report is not None and report.damage is not None:
                 continue  # a fault has taken something away, and it is said
             folder = self.folder(name)
-            if (folder / ".localmodel/manifest.json").exists():
+            if (folder / MARKER).exists():
                 self.corrupt += sum(not _has_size(folder / path, self.sample / path) for path in self._truth)
 
 
@@ -269,9 +271,10 @@ def run(fault: Fault[Nodes], seed: int, work: Path) -> Outcome:
                 if fault.reason is not None:
                     nodes.until_reason(fault.reason, timed=fault.timed)
                     outcome.reason, outcome.reason_s = fault.reason, round(time.monotonic() - began, 1)
-            nodes.until_ready()
-            outcome.ready_s = round(time.monotonic() - began, 1)
-            nodes.count()
+            if fault.recovers:
+                nodes.until_ready()
+                outcome.ready_s = round(time.monotonic() - began, 1)
+            nodes.count(everywhere=fault.recovers)
             outcome.twice_bytes = max(0, nodes.served - SIZE)
     except NotHere as error:
         outcome.skipped = str(error)

@@ -34,7 +34,7 @@ def _row(party: str, name: str, trials: Sequence[Outcome]) -> tuple[str, ...]:
         str(sum(trial.corrupt for trial in run)),
         f"{twice:.1f} of {bound}",
         max(reasons, default=""),
-        f"{max(ready):.0f}" if ready else "never",
+        f"{max(ready):.0f}" if ready else "",
         verdict,
     )
 

@@ -23,9 +23,9 @@ class Fault(Generic[Stage]):
     """A row of the matrix. `strikes` causes the fault when it is entered and takes it away when it is left.
 
     `reason`: what a report says while it lasts; None where the fill simply goes on. `timed`: that report names when it
-    is tried again. `twice_mib`: how much the origin may have given more than once, in MiB. `at`: which part of the
-    bytes is there when it strikes, drawn from this range; 1.0: the model is Ready everywhere. `short`: CI runs it.
-    `environment` is of the agents. `prepare` is called before anything runs.
+    is tried again. `recovers`: the fill ends soon after the fault does. `twice_mib`: how much the origin may have given
+    more than once, in MiB. `at`: which part of the bytes is there when it strikes, drawn from this range; 1.0: the model
+    is Ready everywhere. `short`: CI runs it. `environment` is of the agents. `prepare` is called before anything runs.
     """
 
     party: str
@@ -33,6 +33,7 @@ class Fault(Generic[Stage]):
     strikes: Callable[[Stage], AbstractContextManager[None]]
     reason: str | None = None
     timed: bool = True
+    recovers: bool = True
     twice_mib: int = 0
     at: tuple[float, float] = (0.1, 0.8)
     short: bool = False
