@@ -166,7 +166,7 @@ class Nodes:
         self._until(self._all_ready)
 
     def count(self, *, everywhere: bool) -> None:
-        """Every byte of every copy is compared with the origin's, as the disk has it. `everywhere`: each node has one."""
+        """Every byte of every copy is compared with the origin's, as the disk has it. `everywhere`: all have one."""
         for name in NAMES:
             folder = self.folder(name)
             if not everywhere and not (folder / MARKER).exists():

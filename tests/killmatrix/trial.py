@@ -24,8 +24,8 @@ class Fault(Generic[Stage]):
 
     `reason`: what a report says while it lasts; None where the fill simply goes on. `timed`: that report names when it
     is tried again. `recovers`: the fill ends soon after the fault does. `twice_mib`: how much the origin may have given
-    more than once, in MiB. `at`: which part of the bytes is there when it strikes, drawn from this range; 1.0: the model
-    is Ready everywhere. `short`: CI runs it. `environment` is of the agents. `prepare` is called before anything runs.
+    more than once, in MiB. `at`: which part of the bytes is there when it strikes, drawn from this range; 1.0: all is
+    Ready. `short`: CI runs it. `environment` is of the agents. `prepare` is called before anything runs.
     """
 
     party: str
