@@ -241,11 +241,11 @@ def test_a_time_that_runs_out_is_a_reason(folder: Path) -> None:
 
 
 def test_a_disk_without_room_is_a_reason_before_anything_starts(folder: Path) -> None:
-    dev = Dev(folder, "--once", "--json", "--size", "9Ei")
+    dev = Dev(folder, "--once", "--json", "--size", "5Ei")
     code, out, err = dev.finish(30)
     summary = json.loads(out.splitlines()[-1])
     assert (code, summary["ready"], summary["reason"]) == (1, False, "InsufficientStorage"), err
-    assert re.search(r"3 nodes need 36Ei in .*, where \S+ are free: take fewer --nodes", summary["message"])
+    assert re.search(r"3 nodes need 20Ei in .*, where \S+ are free: take fewer --nodes", summary["message"])
     assert list(folder.iterdir()) == []
 
 
