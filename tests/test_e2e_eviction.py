@@ -82,7 +82,7 @@ def test_a_model_that_nobody_uses_makes_room_for_another(laptop: Laptop) -> None
     assert (old.exists(), new.exists()) == (False, True)
     laptop.until_reason("old", "Evicted")
     eventually(lambda: said(laptop, "Evicted"), seen=lambda: laptop.explain("old"))
-    for word in (str(node), str(size), OTHER_URI, "spec.pinned"):
+    for word in (str(node), say_bytes(size), OTHER_URI, "spec.pinned"):
         assert word in said(laptop, "Evicted")[0]
 
     laptop.delete("new")
