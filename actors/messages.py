@@ -271,6 +271,15 @@ class RootReport:
     junk: tuple[str, ...] = ()
 
 
+MAX_PAUSE_S = 3600.0
+"""An origin is asked again after this, whatever it, a node or the coordinator says."""
+
+
+def heeded_s(pause_s: float) -> float:
+    """A pause as it is heeded, in [0, MAX_PAUSE_S]; 0 for what is no number."""
+    return min(pause_s, MAX_PAUSE_S) if pause_s > 0 else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class OriginReport:
     """One origin as one node reads it. `requests` are under way, `wanted` would be if they might, `granted` may be.

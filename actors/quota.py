@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from actors.errors import Failure, SourceThrottled
 from actors.files import Cancelled
 from actors.manifest import OriginName
-from actors.messages import OriginReport, OriginShare
+from actors.messages import OriginReport, OriginShare, heeded_s
 from actors.retry import RateLimit, RateMeter
 
 NOTHING = OriginShare(0)
@@ -67,13 +67,13 @@ class Quota:
             self._limit.bytes_per_s = share.bytes_per_s if share is not None else None
             if share is not None and share.pause and share.pause != self._heeded:
                 self._heeded = share.pause
-                self._quiet_until = max(self._quiet_until, self._clock() + share.pause_s)
+                self._quiet_until = max(self._quiet_until, self._clock() + heeded_s(share.pause_s))
             self._changed.notify_all()
 
     def quiet(self, pause_s: float) -> None:
         """The origin asked this node for a pause."""
         with self._changed:
-            self._asked_until = max(self._asked_until, self._clock() + pause_s)
+            self._asked_until = max(self._asked_until, self._clock() + heeded_s(pause_s))
             self._quiet_until = max(self._quiet_until, self._asked_until)
 
     def hindrance(self) -> tuple[Failure, float] | None:

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.manifest import OriginName, StorageKey
-from actors.messages import NodeName, OriginReport, OriginShare
+from actors.messages import NodeName, OriginReport, OriginShare, heeded_s
 from coordinator.api import StatusKey
 from coordinator.budget import Budget, OriginUse
 from coordinator.company import DEAD_S, Companies, is_held_up
@@ -237,8 +237,8 @@ def _pauses(snapshot: Snapshot, now: float) -> dict[OriginName, float]:
     for view in snapshot.agents.values():
         if view.report is not None and view.received_at is not None:
             for report in view.report.origins:
-                if report.pause_s:
-                    until = view.received_at + report.pause_s
+                if pause_s := heeded_s(report.pause_s):
+                    until = view.received_at + pause_s
                     latest[report.origin] = max(latest.get(report.origin, 0.0), until)
     known = {origin: was.quiet_until for origin, was in snapshot.governed.items()}
     for origin, until in latest.items():

@@ -197,6 +197,12 @@ def test_a_pause_that_one_node_was_asked_for_is_told_to_all_and_once() -> None:
     assert {share.pause for share in shares(over).values()} == {""}
 
 
+@pytest.mark.parametrize(("said", "told"), [(1e16, 3600.0), (-5.0, 0.0), (float("nan"), 0.0)])
+def test_a_pause_that_a_node_speaks_of_is_told_as_one_of_an_hour_at_most(said: float, told: float) -> None:
+    made = planned({"a": reading("a", wanted=8, pause_s=said), "b": an_agent("b")})
+    assert shares(made)["b"].pause_s == told
+
+
 def test_a_pause_outlives_the_node_that_was_asked_for_it() -> None:
     agents = {"a": dead(reading("a", pause_s=60.0)), "b": an_agent("b")}
     left_s = 60.0 - DEAD_S - 1

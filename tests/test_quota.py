@@ -9,7 +9,7 @@ import pytest
 from actors.errors import SourceThrottled
 from actors.files import Cancelled
 from actors.manifest import OriginName
-from actors.messages import OriginReport, OriginShare
+from actors.messages import MAX_PAUSE_S, OriginReport, OriginShare
 from actors.quota import NotOurTurn, Quota, Quotas
 from tests.waiting import eventually
 
@@ -148,6 +148,17 @@ def test_a_pause_that_is_told_again_is_not_prolonged() -> None:
     assert quota.pause_s == 0
     quota.allow(OriginShare(2, pause="second", pause_s=5))
     assert quota.pause_s == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "heeded"), [(1e16, MAX_PAUSE_S), (float("inf"), MAX_PAUSE_S), (-5.0, 0.0), (float("nan"), 0.0)]
+)
+def test_no_pause_is_longer_than_an_hour_whoever_speaks_of_it(said: float, heeded: float) -> None:
+    clock = Clock()
+    assert a_quota(OriginShare(1, pause="told", pause_s=said), clock).pause_s == heeded
+    quota = a_quota(OriginShare(1), clock)
+    quota.quiet(said)
+    assert (quota.pause_s, quota.report(0).pause_s) == (heeded, heeded)
 
 
 def test_only_the_pause_that_the_origin_asked_for_is_reported() -> None:
