@@ -654,7 +654,10 @@ class Mesh:
         lacking = self._all & ~self.have
         claiming = [each for each in owing if each[1].have & lacking or each[0] in self.membership.seeds]
         found = False
-        for _, peer, since in claiming or owing:  # others may wait for the same as we, and read after that
+        if not claiming and now < (due := self._idle_since + 2 * patience_s):
+            self._later(due)  # an owner may wait for the same as we, and acts for whoever that is by now
+            return
+        for _, peer, since in claiming or owing:
             if now >= since + patience_s / 2:
                 peer.default(now, self.pace.quarantine_s)
                 found = True

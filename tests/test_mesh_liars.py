@@ -24,7 +24,7 @@ from tests.mesh_world import PACE, Liar, World
 
 CHUNKS = 40
 READ_S = 0.05
-STALL_S = 6 * PACE.takeover_s
+STALL_S = 8 * PACE.takeover_s
 """All that one liar costs, in all: to be found out, and found out again when it is given another chance."""
 DRIP_S = {"gives a chunk every second": 1.0 * CHUNKS, "is another incarnation every second": 2 * STALL_S}
 """More where the liar does deliver, slowly, or is a new member all the time."""
