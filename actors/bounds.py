@@ -24,8 +24,10 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from actors.errors import SourceError, SourceUnsupported
 
@@ -39,6 +41,7 @@ MAX_PAGES = 5_000
 _LOOK_S = 0.2
 _TCP_INFO_BYTES_RECEIVED = 128  # `tcpi_bytes_received` in `struct tcp_info`; linux/tcp.h, since 4.1
 _BLOCK_BYTES = 64 << 10
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Bounds:
         self._lock = threading.Lock()
         self._sockets: dict[int, int] = {}  # inode by descriptor: a descriptor is used again, an inode is not
         self._received: dict[int, int] = {}  # by inode
+        self._waiting: set[Future[Any]] = set()
         self._files = 0
         self._pages = 0
         self._next: set[object] = set()
@@ -158,12 +162,26 @@ class Bounds:
         with self._lock:
             if self.broken is None:
                 self.broken = error
-            sockets = list(self._sockets.items())
+            sockets, waiting = list(self._sockets.items()), list(self._waiting)
+        for future in waiting:
+            future.cancel()
         for descriptor, inode in sockets:
             with _same(descriptor, inode) as connection:
                 if connection is not None:
                     with contextlib.suppress(OSError):
                         connection.shutdown(socket.SHUT_RDWR)
+
+    def result_of(self, future: Future[T]) -> T:
+        """What comes of a task in another thread, which is cancelled at the end: it may be asleep before it retries."""
+        with self._lock:
+            self._waiting.add(future)
+        try:
+            if self.broken is not None:
+                future.cancel()
+            return future.result()
+        finally:
+            with self._lock:
+                self._waiting.discard(future)
 
     def connects(self, connection: socket.socket) -> None:
         """Called before a connection is made. Raises OSError when it is too late for one."""

@@ -10,6 +10,7 @@ It is counted where the library passes by, on this one instance: what it asks, a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -47,6 +48,9 @@ def _protocols(filesystem: Any) -> tuple[str, ...]:
 
 def _watch(filesystem: Any, root: str, bounds: Bounds, timeout_s: float) -> None:
     protocols = _protocols(filesystem)
+    if getattr(filesystem, "async_impl", False):
+        for name in ("find", "info"):
+            setattr(filesystem, name, _cancelled_at_the_end(filesystem, name, bounds))
     if "s3" in protocols:
         _watch_s3(filesystem, bounds)
         return
@@ -56,6 +60,16 @@ def _watch(filesystem: Any, root: str, bounds: Bounds, timeout_s: float) -> None
     session = getattr(filesystem, "session", None)
     if "webhdfs" in protocols and session is not None:
         _watch_requests(session, timeout_s)
+
+
+def _cancelled_at_the_end(filesystem: Any, name: str, bounds: Bounds) -> Callable[..., Any]:
+    """What runs in fsspec's own thread, and may sleep there before it tries again, ends with the bounds."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        task = getattr(filesystem, f"_{name}")(*arguments, **options)
+        return bounds.result_of(asyncio.run_coroutine_threadsafe(task, filesystem.loop))
+
+    return call
 
 
 def _watch_folders(filesystem: Any, root: str, bounds: Bounds) -> None:

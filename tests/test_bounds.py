@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import http.server
 import io
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem
 from huggingface_hub import close_session
 
 from actors.bounds import (
@@ -354,6 +356,19 @@ def test_redirects_without_end_are_not_followed_without_end(kind: str) -> None:
     with server(answer) as place:
         failure(kind, place)
     assert next(count) < 200
+
+
+def test_a_library_that_sleeps_before_it_tries_again_is_not_waited_for() -> None:
+    class Sleeps(AsyncFileSystem):  # type: ignore[misc]  # has no types
+        async def _find(self, path: str, **_: Any) -> dict[str, Any]:
+            await asyncio.sleep(60)
+            return {}
+
+    filesystem = Sleeps(skip_instance_cache=True)
+    began = time.monotonic()
+    with pytest.raises(ListingTooSlow), bounded("it", QUICK) as bounds, watched(filesystem, "root", bounds):
+        filesystem.find("root", detail=True)
+    assert time.monotonic() - began < 5
 
 
 # What is bounded by whom
