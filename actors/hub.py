@@ -142,7 +142,8 @@ def _trust(context: ssl.SSLContext) -> None:
             "follow_redirects": True,
             "timeout": None,
             "cookies": none,
-            "headers": {"Connection": "close"},  # a connection that another resolution made has other bounds
+            # A connection that another resolution made has other bounds. Only what `decoded` reads is asked for.
+            "headers": {"Connection": "close", "Accept-Encoding": "gzip, deflate"},
         }
         set_client_factory(lambda: client(transport=transport_for(client, context), **settings))
         _trusted[:] = [context]

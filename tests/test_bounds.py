@@ -281,6 +281,23 @@ def test_a_compressed_answer_that_breaks_off_is_no_answer(cut: int) -> None:
         list(decoded([gzip.compress(b"text" * 1000)[:cut]], "gzip"))
 
 
+@pytest.mark.parametrize("kind", ["hf", "s3", "oci", "hdfs"])
+def test_no_encoding_is_asked_for_that_is_not_read_in_bounded_pieces(kind: str) -> None:
+    found: list[str | None] = []
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        found.append(request.headers.get("Accept-Encoding"))
+        sends(b"{}")(request)
+
+    with server(answer) as place:
+        failure(kind, place)
+    assert {encoding.strip() for each in found for encoding in (each or "").split(",")} <= {
+        "gzip",
+        "deflate",
+        "identity",
+    }
+
+
 def test_all_that_comes_counts_whoever_reads_it() -> None:
     def gives(request: http.server.BaseHTTPRequestHandler) -> None:
         sends(page(1000, True, str(time.monotonic_ns())), "application/xml")(request)
