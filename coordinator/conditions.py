@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from actors.errors import Failure
 from actors.messages import NodeName
+from actors.redaction import redacted
 from coordinator.quantity import format_bytes, format_duration
 from coordinator.snapshot import DELETE_IN_USE, Cache, Problem
 from coordinator.status import rfc3339
@@ -111,7 +112,7 @@ def conditions(cache: Cache, wanted: Iterable[Verdict], now: float) -> list[Mapp
                 "type": verdict.type,
                 "status": status,
                 "reason": verdict.reason,
-                "message": verdict.message,
+                "message": redacted(verdict.message),
                 "lastTransitionTime": since or rfc3339(now),
                 "observedGeneration": cache.generation,
             }

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from actors.redaction import redacted
 from actors.service import Service
 from coordinator.backoff import Backoff
 from coordinator.kube import EVENTS, Conflict, Kube, KubeError, NotFound, ResourceType, Unreachable
@@ -129,7 +130,8 @@ class Recorder:
             return
         self._service.start()  # does nothing for one that runs
         try:
-            self._queue.put_nowait(_News(ref, type_, reason, _shorten(message), self._now(), uuid.uuid4().hex[:16]))
+            text = _shorten(redacted(message))
+            self._queue.put_nowait(_News(ref, type_, reason, text, self._now(), uuid.uuid4().hex[:16]))
         except queue.Full:
             _log.debug("dropped an event: the queue is full", extra={"reason": reason, "object": ref.name})
 

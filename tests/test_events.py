@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors.origin import SourceOptions
 from coordinator import events as events_module
 from coordinator.events import Quota, Recorder
 from coordinator.kube import EVENTS, Denied, Object, Unreachable
@@ -167,3 +168,13 @@ def test_names_and_messages_are_cut_to_what_the_api_server_takes(kube: FakeKube,
     (found,) = written(kube, recorder)
     assert (len(found["metadata"]["name"]), len(found["message"])) == (253, 1024)
     assert found["involvedObject"]["name"] == "a" * 253
+
+
+def test_an_event_shows_no_secret_whoever_words_it(kube: FakeKube, recorder: Recorder) -> None:
+    SourceOptions({"HF_TOKEN": "a-token-of-somebody"})
+    text = (
+        "spec.storage: input_value={'session_token': 'its-own', 'note': 'a-token-of-somebody'}; https://u:p@h/x?sig=1"
+    )
+    recorder.event(LLAMA, "Warning", "InvalidObject", text)
+    (found,) = written(kube, recorder)
+    assert found["message"] == "spec.storage: input_value={'session_token': …, 'note': '…'}; https://h/x"
