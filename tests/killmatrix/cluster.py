@@ -70,12 +70,18 @@ class Cluster:
 
     def until_filled(self, part: float) -> None:
         if part >= 1.0:
-            self.laptop.until_ready(CACHE, PATIENCE_S)
+            self.until_ready()
             return
         eventually(lambda: self.done() >= part * SIZE * len(self.cluster.nodes), timeout_s=PATIENCE_S, seen=self.seen)
 
     def until_ready(self) -> None:
-        self.laptop.until_ready(CACHE, PATIENCE_S)
+        """The cache is Ready, and so is every node's copy: of a node that is not registered the cache says nothing."""
+
+        def ready() -> bool:
+            phases = {self.laptop.detail(node, CACHE).get("phase") for node in self.cluster.nodes}
+            return self.laptop.condition(CACHE)["status"] == "True" and phases == {"Ready"}
+
+        eventually(ready, timeout_s=PATIENCE_S, seen=self.seen)
 
     def until_reason(self, reason: str) -> None:
         def said() -> bool:
