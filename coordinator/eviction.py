@@ -1,7 +1,8 @@
 """Which copies make room for models that wait for space. Pure: `--eviction=dry-run` prints it, `lru` carries it out.
 
     may go     nobody uses its cache, and has not for the idle time, during which the copy was there
-               no cache in its folder is pinned, and no pod mounts the node's whole folder
+               no cache in its folder is pinned, and no pod mounts the node's whole folder, or was seen to use the copy
+             when the node was last looked at
                no node is downloading its cache, perhaps from this copy
     for whom   a model on the same disk, at least as important, that does not fit and would fit by it
     in order   of priority, then the longest unused first; none that is not needed for it
@@ -12,7 +13,7 @@ beside what it made room for. So two models never take turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from actors.manifest import StorageKey
@@ -23,7 +24,7 @@ from coordinator.members import Members, Placement, Slot, priority
 from coordinator.quantity import say_bytes
 from coordinator.snapshot import Snapshot
 from coordinator.status import rfc3339
-from coordinator.usage import Usage
+from coordinator.usage import Usage, users_on
 
 ORDER_S = 5.0
 """How long after the decision an agent may carry it out."""
@@ -153,8 +154,10 @@ def evictions(snapshot: Snapshot, members: Members, folded: Fold, use: Usage, no
         view = snapshot.agents.get(name, STARTING)
         if view.failure is None and view.report and any(m.lacking_bytes is not None for m in view.report.models):
             reports = models_of(view.report)
+            open_here = users_on(snapshot, name) or {}
             for root in placement.roots:
-                found += _on_disk(name, root.path, placement, reports, folded, use, now - snapshot.evict_idle_s)
+                idle_before = now - snapshot.evict_idle_s
+                found += _on_disk(name, root.path, placement, reports, folded, use, open_here, idle_before)
     return tuple(found)
 
 
@@ -174,6 +177,7 @@ def _on_disk(
     reports: dict[StorageKey, ModelReport],
     folded: Fold,
     use: Usage,
+    open_here: Container[StorageKey],
     idle_before: float,
 ) -> Iterator[Eviction]:
     sharing: dict[StorageKey, list[Slot]] = {}
@@ -187,7 +191,7 @@ def _on_disk(
             continue
         important = priority(slots)
         if report.phase is Phase.READY and report.damage is None:
-            busy = mounted or any(folded.caches[slot.cache.key].downloading for slot in slots)
+            busy = mounted or key in open_here or any(folded.caches[slot.cache.key].downloading for slot in slots)
             since = None if busy or not may_go(slots, use) else _unused_since(slots, report, use)
             copies.append(Copy(key, report.bytes_total, important, since))
         elif report.lacking_bytes is not None:

@@ -66,6 +66,8 @@ SECRETS = ResourceType("", "v1", "secrets", "Secret", namespaced=True)
 SERVICE_ACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount", namespaced=True)
 CONFIG_MAPS = ResourceType("", "v1", "configmaps", "ConfigMap", namespaced=True)
 PODS = ResourceType("", "v1", "pods", "Pod", namespaced=True)
+CLAIMS = ResourceType("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", namespaced=True)
+VOLUMES = ResourceType("", "v1", "persistentvolumes", "PersistentVolume")
 LEASES = ResourceType("coordination.k8s.io", "v1", "leases", "Lease", namespaced=True)
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 
 from actors.messages import NodeName
+from coordinator.claims import Known, followed
 from coordinator.kube import PODS, Kube, KubeError
 from coordinator.pods import Look, read_pod
 from coordinator.snapshot import Snapshot
@@ -48,6 +49,7 @@ class Looks:
         self._lock = threading.Lock()
         self._looks: dict[NodeName, Look] = {}
         self._looking: set[NodeName] = set()
+        self._claims: dict[NodeName, Known] = {}
         self._failure: str | None = None
         self._tokens, self._filled_at = LOOKS_PER_S, 0.0
 
@@ -56,6 +58,7 @@ class Looks:
         with self._lock:
             self._looks = {node: look for node, look in self._looks.items() if 0 <= now - look.at <= KEPT_S}
             looks = dict(self._looks)
+            self._claims = {node: known for node, known in self._claims.items() if node in looks}
         fresh = frozenset(node for node, look in looks.items() if look.failure is None and now - look.at <= FRESH_S)
         return replace(snapshot, looks=looks, looked_at=fresh)
 
@@ -77,9 +80,11 @@ class Looks:
     def _look(self, node: NodeName) -> None:
         """In another thread. What fails is tried again for as long as somebody wants it."""
         asked_at = self._clock()
+        claims = self._claims.get(node, {})
         try:
             found, _ = self._kube.list(PODS, field_selector=f"spec.nodeName={node}")
-            pods = tuple(pod for each in found if (pod := read_pod(each, self._home)) is not None)
+            read = (read_pod(each, self._home) for each in found)
+            pods, claims = followed(self._kube, (pod for pod in read if pod is not None), claims)
             look = Look(asked_at, pods)
         except (KubeError, ValueError) as error:
             look = Look(asked_at, failure=str(error))
@@ -87,7 +92,7 @@ class Looks:
             with self._lock:
                 self._looking.discard(node)
         with self._lock:
-            self._looks[node] = look
+            self._looks[node], self._claims[node] = look, claims
             failure, self._failure = self._failure, look.failure
         if look.failure is not None and look.failure != failure:
             _log.warning("cannot look at the pods of a node", extra={"node": node, "error": look.failure})

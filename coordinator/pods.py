@@ -7,7 +7,7 @@ storage key in it. A pod that has ended uses nothing; one that no node runs yet 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,7 +25,8 @@ class Pod:
     """One that has not ended. `labelled` is the cache that KServe gave it; `words` are the parts of all it mounts.
 
     `folders` are the hostPaths it mounts, none for pods of the coordinator's own namespace: they are the node agents.
-    `created` is epoch seconds; 0 where it is not known. `daemon`: it belongs to a DaemonSet.
+    `created` is epoch seconds; 0 where it is not known. `daemon`: it belongs to a DaemonSet. `mounts` are its claims,
+    each with a path within it that some container mounts; "": the whole of it, or what only the container knows.
     """
 
     namespace: str
@@ -37,6 +38,15 @@ class Pod:
     created: float = 0.0
     name: str = ""
     daemon: bool = False
+    uid: str = field(default="", compare=False)
+    mounts: frozenset[tuple[str, str]] = field(default=frozenset(), compare=False)
+
+    def over(self, paths: Mapping[str, str]) -> Pod:
+        """The same with what it mounts by way of claims, of which `paths` has the folder on the node."""
+        mounted = [(paths[claim], inside) for claim, inside in self.mounts if claim in paths]
+        whole = {path.rstrip("/") or "/" for path, inside in mounted if not inside}
+        words = {word for path, inside in mounted for word in PurePosixPath(path, inside).parts if word != "/"}
+        return replace(self, words=self.words | words, folders=self.folders | whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,7 @@ def read_pod(raw: Object, home: str = "") -> Pod | None:
         for mount in _items(_mapping(container).get("volumeMounts"))
     ]
     inside = [str(mount[name]) for mount in mounts for name in ("subPath", "subPathExpr") if mount.get(name)]
+    claimed = {} if namespace == home else _claims_by_volume(volumes, metadata["name"])
     return Pod(
         namespace=namespace,
         node=NodeName(str(spec["nodeName"])) if spec.get("nodeName") else None,
@@ -80,7 +91,25 @@ def read_pod(raw: Object, home: str = "") -> Pod | None:
         created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
         name=str(metadata["name"]),
         daemon=any(_mapping(owner).get("kind") == "DaemonSet" for owner in _items(metadata.get("ownerReferences"))),
+        uid=str(metadata.get("uid") or ""),
+        mounts=frozenset(
+            (claimed[mount["name"]], str(mount.get("subPath") or ""))
+            for mount in mounts
+            if isinstance(mount.get("name"), str) and mount["name"] in claimed
+        ),
     )
+
+
+def _claims_by_volume(volumes: Iterable[Mapping[str, Any]], pod: object) -> dict[str, str]:
+    """The PersistentVolumeClaim behind each of the pod's volumes that has one."""
+    found = {}
+    for volume in volumes:
+        name, claim = volume.get("name"), _mapping(volume.get("persistentVolumeClaim")).get("claimName")
+        if isinstance(name, str) and isinstance(claim, str) and claim:
+            found[name] = claim
+        elif isinstance(name, str) and _mapping(volume.get("ephemeral")):
+            found[name] = f"{pod}-{name}"
+    return found
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -21,7 +21,20 @@ from coordinator.company import DEAD_S
 from coordinator.controller import WATCHED_ANEW_S, Controller
 from coordinator.fleet import AgentView, Fleet
 from coordinator.informers import Informers
-from coordinator.kube import NAMESPACES, PODS, Conflict, Denied, Invalid, Kube, KubeError, NotFound, Object, Unreachable
+from coordinator.kube import (
+    CLAIMS,
+    NAMESPACES,
+    PODS,
+    VOLUMES,
+    Conflict,
+    Denied,
+    Invalid,
+    Kube,
+    KubeError,
+    NotFound,
+    Object,
+    Unreachable,
+)
 from coordinator.metrics import Metrics
 from coordinator.plan import Verb, Want, Write
 from coordinator.pods import read_pod
@@ -92,6 +105,8 @@ class WorldKube:
         return [raw for raw in found if field_selector == f"spec.nodeName={raw['spec'].get('nodeName')}"], "1"
 
     def get(self, resource: Any, name: str, *, namespace: str | None = None) -> Object:
+        if resource in (CLAIMS, VOLUMES):  # of a pod that says by name what it uses
+            raise NotFound(f"{resource.plural} {name} not found")
         assert resource == NAMESPACES
         return {"metadata": {"name": name, "uid": OWNER}}
 

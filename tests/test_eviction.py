@@ -13,6 +13,7 @@ from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import DesiredModel, ModelReport, NodeName, Phase, Removal
 from coordinator.eviction import ORDER_S, Copy, Eviction, Waiting, choose
+from coordinator.pods import Look, read_pod
 from coordinator.quantity import parse_time
 from coordinator.status import rfc3339
 from tests.builders import (
@@ -340,6 +341,17 @@ def test_what_is_ordered_is_what_is_decided() -> None:
     world.looked_at = frozenset({N1})
     made = world.plan()
     assert [each.order(NOW) for each in made.evictions] == list(made.desired[N1].remove)
+
+
+def test_what_only_a_look_at_the_node_shows_to_be_used_stays() -> None:
+    """As a volume of somebody's own over the model's folder: the watch of pods does not follow claims."""
+    world = a_full_world()
+    read = read_pod(a_pod().on("n1").claiming("mine").json)
+    assert read is not None
+    world.looked_at = frozenset({N1})
+    world.look_failures = {N1: Look(NOW, (read.over({"mine": f"/models/models/{key_of(HERE)}"}),))}
+    assert going(world) == []
+    assert orders(world) == ()
 
 
 def model_of(world: World, cache: CacheBuilder) -> DesiredModel:

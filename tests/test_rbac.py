@@ -26,12 +26,14 @@ from coordinator.eviction import Policy
 from coordinator.fleet import AgentView
 from coordinator.informers import Informers
 from coordinator.kube import (
+    CLAIMS,
     EVENTS,
     NAMESPACES,
     NODES,
     PODS,
     SECRETS,
     SERVICE_ACCOUNTS,
+    VOLUMES,
     HttpKube,
     NotFound,
     Object,
@@ -238,8 +240,14 @@ def a_life(cluster: Cluster) -> None:
     admin.delete(NODES, "n2")
     soon(lambda: set((cluster.find(CACHES, "keyed") or {})["status"]["nodeStatus"]) == {"n1"})
 
+    path = f"/models/models/{storage_key('hf://models/gated')}"
+    admin.create(VOLUMES, {"metadata": {"name": "v"}, "spec": {"local": {"path": path}}})
+    admin.create(CLAIMS, {"metadata": {"name": "own"}, "spec": {"volumeName": "v"}}, namespace=TEAM)
+    cluster.create(PODS, a_pod(namespace=TEAM).on("n1").claiming("own"), TEAM)
     for resource, name, namespace in caches:
         admin.delete(resource, name, namespace=namespace)
+    soon(lambda: cluster.was_said("gated", "InUse", 1))
+    admin.patch(PODS, "server", {"status": {"phase": "Succeeded"}}, namespace=TEAM, subresource="status")
     for cache in caches:
         soon(partial(cluster.is_gone, *cache))
 
