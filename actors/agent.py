@@ -169,6 +169,7 @@ class NodeAgent:
                 manifests=self._manifests(),
                 origins=self._quotas.report(),
                 aside=frozenset(each.key for name in self._roots for each in self._aside(name)),
+                at=self._clock(),
             )
 
     def close(self, timeout_s: float = 10.0) -> None:

@@ -172,10 +172,10 @@ class DesiredState:
     `origins` is this node's share of every origin that it may read: of another it reads nothing. None: nobody governs,
     and it reads as it likes. `trust`: what may be read at all, whatever a location says.
     `used` maps every model that a pod on this node may have open to when the oldest such pod was created (epoch
-    seconds). A model without an entry is open in no pod; None: not known, so any may be open. It comes from a list of
-    the node's pods that is seconds old. So a folder that was moved aside at T may be unlinked iff `used` is not None, T
-    is longer ago than a margin for that list's age and for clocks that differ, and the model has no entry or one later
-    than T and that margin.
+    seconds, by the agent's clock). A model without an entry is open in no pod; None: not known, so any may be open. It
+    comes from a list of the node's pods that is seconds old. So a folder that was moved aside at T may be unlinked iff
+    `used` is not None, T is longer ago than a margin for that list's age and for clocks that differ, and the model has
+    no entry or one later than T and that margin.
     """
 
     owner: str
@@ -303,7 +303,8 @@ class NodeReport:
     `peer_address`: where other nodes can ask for chunks; None: nowhere, so it fills alone. `link_bytes_per_s`: what its
     network carries, if somebody said so. `manifests`: of the committed models that were asked for. `aside`: the models
     of which a folder was moved aside and is kept, because a pod may have it open; while there are any, the coordinator
-    looks at the node's pods from time to time and says in `DesiredState.used` what it found.
+    looks at the node's pods from time to time and says in `DesiredState.used` what it found. `at` (epoch seconds): when
+    this was made, by the agent's clock; 0 from an agent that does not say.
     """
 
     node: NodeName
@@ -319,3 +320,4 @@ class NodeReport:
     manifests: Mapping[StorageKey, Manifest] = field(default_factory=dict)
     origins: tuple[OriginReport, ...] = ()
     aside: frozenset[StorageKey] = frozenset()
+    at: float = field(default=0.0, compare=False)

@@ -83,6 +83,7 @@ class Eviction:
         )
 
     def order(self, now: float) -> Removal:
+        """`now` by the agent's clock."""
         return Removal(
             self.root,
             self.key,
@@ -166,7 +167,8 @@ def orders_of(snapshot: Snapshot, going: Iterable[Eviction], now: float) -> dict
     orders: dict[NodeName, tuple[Removal, ...]] = {}
     for each in going:
         if each.node in snapshot.looked_at:
-            orders[each.node] = (*orders.get(each.node, ()), each.order(now))
+            at = snapshot.agents[each.node].by_its_clock(now)
+            orders[each.node] = (*orders.get(each.node, ()), each.order(at))
     return orders
 
 

@@ -37,6 +37,12 @@ class AgentView:
     received_at: float | None = None
     failure: Failure | None = None
 
+    def by_its_clock(self, at: float) -> float:
+        """A time of ours (epoch seconds) as the agent's clock had it: earlier by what the report took, never later."""
+        if self.report is None or self.received_at is None or not self.report.at:
+            return at
+        return at + self.report.at - self.received_at
+
 
 class Fleet(Protocol):
     """Level-triggered: give it what every node should hold, read what every node holds. Neither call blocks."""

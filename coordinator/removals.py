@@ -43,6 +43,7 @@ class Leaving:
     users: tuple[Pod, ...] | None = None
 
     def order(self, now: float) -> Removal:
+        """`now` by the agent's clock."""
         return Removal(self.root, self.key, self.reason, now, ORDER_S, forced=self.forced)
 
 
@@ -66,7 +67,8 @@ def orders_of(snapshot: Snapshot, leaving: Sequence[Leaving], now: float) -> dic
     orders: dict[NodeName, tuple[Removal, ...]] = {}
     for each in leaving:
         if each.forced or (each.node in snapshot.looked_at and each.users == ()):
-            orders[each.node] = (*orders.get(each.node, ()), each.order(now))
+            at = snapshot.agents[each.node].by_its_clock(now)
+            orders[each.node] = (*orders.get(each.node, ()), each.order(at))
     return orders
 
 

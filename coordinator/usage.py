@@ -95,9 +95,16 @@ def users_on(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, list[Pod]] 
 
 
 def oldest_users(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, float] | None:
-    """What pods on this node may have open, with the oldest such pod's creation. None: nobody has just looked."""
+    """What pods on this node may have open, with the oldest such pod's creation by the clock of the node's agent.
+
+    None: nobody has just looked.
+    """
     users = users_on(snapshot, node) if node in snapshot.looked_at else None
-    return None if users is None else {key: min(pod.created for pod in pods) for key, pods in users.items()}
+    if users is None:
+        return None
+    view = snapshot.agents.get(node)
+    oldest = {key: min(pod.created for pod in pods) for key, pods in users.items()}
+    return oldest if view is None else {key: view.by_its_clock(at) for key, at in oldest.items()}
 
 
 def used(caches: Mapping[StatusKey, Cache], groups: Iterable[str], pods: Iterable[Pod]) -> set[StatusKey]:

@@ -528,3 +528,20 @@ def test_a_failure_of_the_agent_keeps_everything() -> None:
     view = scene.world.agents["n1"]
     scene.world.agents["n1"] = replace(view, failure=Failure("AgentUnavailable", "gone"))
     assert scene.ordered() == []
+
+
+@pytest.mark.parametrize("ahead_s", [-3600.0, -4.0, 0.0, 3600.0])
+def test_an_order_and_the_age_of_pods_are_by_the_clock_of_the_agent(ahead_s: float) -> None:
+    scene = Scene()
+    user = a_pod().on("n1").claiming("llama-gpu").created(rfc3339(NOW - 100))
+    scene.world.add(user)
+    view = scene.world.agents["n1"]
+    assert view.report is not None
+    took_s = 0.25
+    scene.world.agents["n1"] = replace(view, report=replace(view.report, at=NOW + ahead_s - took_s), received_at=NOW)
+    scene.cache.deleted(DELETED)
+    assert scene.removals() == []
+    assert scene.world.plan().desired[N1].used == {key_of(scene.cache): NOW - 100 + ahead_s - took_s}
+    user.ended()
+    (order,) = scene.removals(NOW + 3)
+    assert order.at == NOW + 3 + ahead_s - took_s
