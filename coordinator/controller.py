@@ -248,6 +248,7 @@ class Controller:
             self._story.begin()
             if not acting:
                 self._resolver.want({}, self._load_options)
+                self._metrics.show([], {})  # they are for whoever acts to show
         return acting
 
     def _caught_up(self, now: float) -> bool:

@@ -367,9 +367,11 @@ def test_only_a_leader_acts() -> None:
     rig.leading = True
     rig.tick()
     assert rig.fleet.desired is not None
+    assert b"localmodel_cache_nodes{" in rig.metrics.render()
     rig.leading = False
     rig.tick()
     assert rig.resolver.wants == {}
+    assert b"localmodel_cache_nodes{" not in rig.metrics.render()
 
 
 def test_a_write_that_was_waiting_when_leadership_ended_is_not_sent() -> None:
