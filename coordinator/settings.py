@@ -148,9 +148,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _address,
         "ADDR",
     )
-    _flag(serving, "webhook-port", "port of the admission webhook", default.webhook_port, _port, "PORT")
-    _flag(serving, "tls-min-version", "oldest TLS the webhook speaks", "", str, choices=("", *TLS_VERSIONS))
-    _flag(serving, "tls-cipher-suites", "TLS 1.2 cipher suites of the webhook, by comma", "", str, "NAMES")
+    _flag(
+        serving, "webhook-port", "accepted as KServe's; no webhook is served yet", default.webhook_port, _port, "PORT"
+    )
+    _flag(serving, "tls-min-version", "accepted, as --webhook-port", "", str, choices=("", *TLS_VERSIONS))
+    _flag(serving, "tls-cipher-suites", "accepted, as --webhook-port", "", str, "NAMES")
 
     cluster = parser.add_argument_group("cluster")
     _flag(
