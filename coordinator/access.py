@@ -72,6 +72,21 @@ def has_standing(cache: Cache, resolution: Resolution | None) -> bool:
     return not asks_itself(cache) or is_answered(cache, resolution) or proof_of(cache) is not None
 
 
+def forsaken(caches: Iterable[Cache], resolutions: Mapping[StatusKey, Resolution]) -> frozenset[StorageKey]:
+    """The models that a cache is deleted of and that nobody is left to have: the sources refuse all others.
+
+    Who has been shown to have a right to a copy keeps it, whatever the source says later.
+    """
+    deleted, kept = set[StorageKey](), set[StorageKey]()
+    for cache in caches:
+        resolution = resolutions.get(cache.key)
+        if cache.deleted_at is not None:
+            deleted.add(cache.storage_key)
+        elif has_standing(cache, resolution) or resolution is None or not is_refused(resolution.failure):
+            kept.add(cache.storage_key)
+    return frozenset(deleted - kept)
+
+
 def rank(cache: Cache, resolution: Resolution | None) -> int:
     """Whose request decides what is in a shared folder, and where; the lowest first, and of equals the oldest.
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from actors.errors import Failure
 from actors.messages import NodeName
 from actors.redaction import redacted
+from coordinator.pods import Pod
 from coordinator.quantity import format_bytes, format_duration
 from coordinator.snapshot import DELETE_IN_USE, Cache, Problem
 from coordinator.status import rfc3339
@@ -43,6 +44,9 @@ WAITING = frozenset(
 """Reasons that explain a delay and are not worth attention by themselves."""
 
 
+Users = Mapping[NodeName, Sequence[Pod]]
+
+
 class Verdict(NamedTuple):
     """A condition without its times."""
 
@@ -63,7 +67,7 @@ def verdicts(tally: Tally, problems: Sequence[Problem], duplicate: Cache | None)
 
 
 def deleting(
-    waiting: Sequence[NodeName], until: float | None, users: Mapping[NodeName, Sequence[str]], unknown: str | None
+    cache: Cache, waiting: Sequence[NodeName], until: float | None, users: Users, unknown: str | None
 ) -> tuple[Verdict, Verdict, Verdict]:
     """The conditions of a cache whose copies are being removed. `waiting`: nodes with no agent to confirm it.
 
@@ -71,19 +75,17 @@ def deleting(
     """
     reason, message, warn = "Deleting", "copies are being removed", False
     if users:
-        pods = sorted({pod for of_node in users.values() for pod in of_node})
-        verb = "uses" if len(pods) == 1 else "use"
+        pods, foreign = _named_pods(cache, users)
+        verb = "uses" if len(pods) == 1 and not foreign else "use"
         reason = "InUse"
-        message = (
-            f"{name_nodes(pods)} {verb} the copy on {name_nodes(users)}; it is removed when no pod does, or at once"
-            f" with the annotation {DELETE_IN_USE}=true"
-        )
+        message = f"{name_nodes(pods)} {verb} the copy on {name_nodes(users)}; it is removed when no pod does"
+        if not foreign and not cache.delete_in_use:
+            message += f", or at once with the annotation {DELETE_IN_USE}=true"
     elif unknown is not None:
         reason, warn = "PodsUnknown", True
-        message = (
-            f"cannot list the pods that may use the copies: {unknown}; they are removed when that is possible, or at"
-            f" once with the annotation {DELETE_IN_USE}=true"
-        )
+        message = f"cannot list the pods that may use the copies: {unknown}; they are removed when that is possible"
+        if cache.ref.namespace is None:
+            message += f", or at once with the annotation {DELETE_IN_USE}=true"
     if waiting:
         silent = f"waiting for the node agent on {name_nodes(waiting)} to remove its copy"
         if until is not None:
@@ -95,6 +97,15 @@ def deleting(
         Verdict("Progressing", True, reason, message),
         Verdict("Degraded", bool(waiting) or warn, degraded, message if waiting or warn else ""),
     )
+
+
+def _named_pods(cache: Cache, users: Users) -> tuple[list[str], bool]:
+    """The pods as the cache's author may know them, and whether there are some of which only that."""
+    all_pods = {pod for of_node in users.values() for pod in of_node}
+    own = {pod for pod in all_pods if cache.ref.namespace in (None, pod.namespace)}
+    named = sorted(f"{pod.namespace}/{pod.name}" for pod in own)
+    foreign = len(own) < len(all_pods)
+    return [*named, *(["pods of other namespaces"] if foreign else [])], foreign
 
 
 def conditions(cache: Cache, wanted: Iterable[Verdict], now: float) -> list[Mapping[str, Any]]:

@@ -48,10 +48,11 @@ def desired_states(
     orders: Mapping[NodeName, tuple[Removal, ...]],
     asked: Mapping[NodeName, frozenset[StorageKey]],
     shares: Shares,
+    nobodys: frozenset[StorageKey] = frozenset(),
 ) -> dict[NodeName, DesiredState]:
     """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet.
 
-    `asked`: the models whose manifests nodes are asked for.
+    `asked`: the models whose manifests nodes are asked for. `nobodys` are wanted only by caches that may not have them.
     """
     desired: dict[NodeName, DesiredState] = {}
     shared: dict[int, tuple[DesiredModel, ...]] = {}
@@ -61,7 +62,7 @@ def desired_states(
     for name, placement in members.placements.items():
         models = shared.get(id(placement))
         if models is None:
-            models = shared[id(placement)] = _models(placement, sources, use)
+            models = shared[id(placement)] = _models(placement, sources, use, nobodys)
         report = report_of(snapshot, name)
         named, unheard = together.of_nodes.get(name, {}), together.unheard.get(name, frozenset())
         if named or unheard:
@@ -93,7 +94,9 @@ def desired_states(
     return desired
 
 
-def _models(placement: Placement, sources: Mapping[StatusKey, SourceState], use: Usage) -> tuple[DesiredModel, ...]:
+def _models(
+    placement: Placement, sources: Mapping[StatusKey, SourceState], use: Usage, nobodys: frozenset[StorageKey]
+) -> tuple[DesiredModel, ...]:
     """One per folder; who shares it lends it the highest priority."""
     sharing: dict[StorageKey, list[Slot]] = {}
     for slot in placement.slots:
@@ -110,7 +113,7 @@ def _models(placement: Placement, sources: Mapping[StatusKey, SourceState], use:
             kept=slot.orphan is not None,
         )
         for slot in placement.slots
-        if slot.owner is slot.cache and slot.root is not None
+        if slot.owner is slot.cache and slot.root is not None and slot.cache.storage_key not in nobodys
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from actors.manifest import Manifest, StorageKey
 from actors.messages import Company, DesiredState, ModelReport, NodeName
-from coordinator.access import veiled
+from coordinator.access import forsaken, veiled
 from coordinator.api import NodeStatus, StatusKey
 from coordinator.company import companies
 from coordinator.conditions import conditions, deleting, verdicts
@@ -109,9 +109,10 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     sources = veiled(snapshot.caches.values(), sources)
     folded = fold(snapshot, members, sources, turn, now)
     use = usage(snapshot, now)
-    leaving = removals(snapshot, members, now)
+    nobodys = forsaken(snapshot.caches.values(), snapshot.resolutions)
+    leaving = removals(snapshot, members, now, nobodys)
     writes = [
-        *_cache_writes(snapshot, members, folded, use, leaving, now),
+        *_cache_writes(snapshot, members, folded, use, leaving, nobodys, now),
         *_node_writes(snapshot, members, folded),
         *_group_writes(snapshot, members),
     ]
@@ -122,7 +123,7 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         for name, evicted in eviction_orders(snapshot, going, now).items():
             orders[name] = (*orders.get(name, ()), *evicted)
     shares = govern(snapshot, members, folded, together, now)
-    desired = desired_states(snapshot, members, sources, folded, together, use, orders, copies.asked, shares)
+    desired = desired_states(snapshot, members, sources, folded, together, use, orders, copies.asked, shares, nobodys)
     return Plan(
         writes=tuple(writes),
         desired=desired,
@@ -146,7 +147,13 @@ def _looks(snapshot: Snapshot, leaving: Sequence[Leaving], going: Sequence[Evict
 
 
 def _cache_writes(
-    snapshot: Snapshot, members: Members, folded: Fold, use: Usage, leaving: Sequence[Leaving], now: float
+    snapshot: Snapshot,
+    members: Members,
+    folded: Fold,
+    use: Usage,
+    leaving: Sequence[Leaving],
+    nobodys: frozenset[StorageKey],
+    now: float,
 ) -> Iterator[Write]:
     reported = None
     for cache in snapshot.caches.values():
@@ -154,7 +161,7 @@ def _cache_writes(
             if cache.finalizer in cache.finalizers:
                 if reported is None:
                     reported = {name: models_of(report_of(snapshot, name)) for name in snapshot.nodes}
-                yield from _deletion(snapshot, members, cache, reported, leaving, now)
+                yield from _deletion(snapshot, members, cache, reported, leaving, nobodys, now)
         elif cache.finalizer not in cache.finalizers and cache.problem is None:  # junk never gets a copy to clean up
             yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
         else:
@@ -190,6 +197,7 @@ def _deletion(
     cache: Cache,
     reported: Mapping[NodeName, Mapping[StorageKey, ModelReport]],
     leaving: Sequence[Leaving],
+    nobodys: frozenset[StorageKey],
     now: float,
 ) -> Iterator[Write]:
     """Releases the finalizer once no node lists or reports the copy. What cannot be asked does not block for ever."""
@@ -200,7 +208,7 @@ def _deletion(
         placement = members.placements.get(name)
         if local is not None and cache.key in local.listed:
             holding.append(name)
-        elif placement is not None and cache.storage_key in placement.keys:
+        elif placement is not None and cache.storage_key in placement.keys - nobodys:
             continue  # another cache of the same URI keeps the folder
         elif view.failure is None:
             if cache.storage_key in reported[name]:
@@ -218,10 +226,10 @@ def _deletion(
     available = sum(word == NodeStatus.DOWNLOADED for word in left.values())
     failed = sum(word == NodeStatus.ERROR for word in left.values())
     going = [each for each in leaving if each.key == cache.storage_key and not each.forced]
-    users = {each.node: [f"{pod.namespace}/{pod.name}" for pod in each.users] for each in going if each.users}
+    users = {each.node: each.users for each in going if each.users}
     failures = (snapshot.looks[each.node].failure for each in going if each.node in snapshot.looks)
     unknown = next((failure for failure in failures if failure is not None), None)
-    judged = deleting(silent, until if silent else None, users, unknown)
+    judged = deleting(cache, silent, until if silent else None, users, unknown)
     copies = {"available": available, "failed": failed, "total": len(left)}
     wanted = {
         "nodeStatus": left,

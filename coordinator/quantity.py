@@ -21,6 +21,8 @@ _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "
 _BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
 _YEAR_10000 = 253402300800.0
+LATEST = _YEAR_10000 - 1
+"""The last second that an RFC 3339 time can name."""
 
 
 def parse_bytes(quantity: int | str) -> int:

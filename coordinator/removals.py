@@ -1,6 +1,7 @@
 """What removes a copy: orders to node agents, each for a reason that somebody can be told. Pure.
 
-    CacheDeleted         no cache of its URI exists any more, or only such as do not want it on this node
+    CacheDeleted         no cache of its URI exists any more, or only such as do not want it on this node, or that were
+                         never shown to have a right to it and are refused (`access.forsaken`)
     NodeGroupsChanged    its cache names other groups now (see `orphans`)
     OrphanExpired        it has been an orphan for the whole grace period, and nobody pinned it
 
@@ -31,7 +32,7 @@ ORDER_S = 5.0
 class Leaving:
     """A copy that is to go. `caches` are those it was for, as far as they still exist. `users` None: not known.
 
-    `forced`: it goes whoever uses it.
+    `forced`: it goes whoever uses it, as whoever may say so has said.
     """
 
     node: NodeName
@@ -47,18 +48,21 @@ class Leaving:
         return Removal(self.root, self.key, self.reason, now, ORDER_S, forced=self.forced)
 
 
-def removals(snapshot: Snapshot, members: Members, now: float) -> tuple[Leaving, ...]:
-    """Every copy that is to go, on every node whose agent answers."""
+def removals(
+    snapshot: Snapshot, members: Members, now: float, forsaken: frozenset[StorageKey] = frozenset()
+) -> tuple[Leaving, ...]:
+    """Every copy that is to go, on every node whose agent answers. `forsaken`: the models that nobody is left for."""
     by_key: dict[StorageKey, list[Cache]] = {}
     for cache in snapshot.caches.values():
-        by_key.setdefault(cache.storage_key, []).append(cache)
+        if cache.deleted_at is not None or cache.storage_key not in forsaken:
+            by_key.setdefault(cache.storage_key, []).append(cache)
     readable = all(cache.source.uri for cache in snapshot.caches.values() if cache.deleted_at is None)
     readable = readable and not any(kind == "caches" for kind, _ in snapshot.left_out)
     found: list[Leaving] = []
     for name in snapshot.nodes:
         view = snapshot.agents.get(name, STARTING)
         if view.failure is None and view.report is not None:
-            found += _on_node(snapshot, members, name, by_key, readable, now)
+            found += _on_node(snapshot, members, name, by_key, forsaken, readable, now)
     return tuple(found)
 
 
@@ -77,11 +81,12 @@ def _on_node(
     members: Members,
     name: NodeName,
     by_key: Mapping[StorageKey, Sequence[Cache]],
+    forsaken: frozenset[StorageKey],
     readable: bool,
     now: float,
 ) -> Iterator[Leaving]:
     placement, report = members.placements.get(name), snapshot.agents[name].report
-    kept = placement.keys if placement is not None else frozenset()
+    kept = placement.keys - forsaken if placement is not None else frozenset()
     orphans = {
         slot.cache.storage_key: slot.owner for slot in (placement.slots if placement is not None else ()) if slot.orphan
     }
@@ -101,16 +106,24 @@ def _on_node(
             continue
         if not looked:
             users, looked = users_on(snapshot, name), True
-        deleting = [cache for cache in caches if cache.deleted_at is not None]
+        using = None if users is None else tuple(users.get(copy.key, ()))
         yield Leaving(
             node=name,
             root=copy.root or _root(snapshot, name),
             key=copy.key,
             reason=reason,
             caches=tuple(sorted(cache.key for cache in caches if was_here(snapshot, name, cache) or len(caches) == 1)),
-            forced=bool(deleting) and len(deleting) == len(caches) and all(c.delete_in_use for c in deleting),
-            users=None if users is None else tuple(users.get(copy.key, ())),
+            forced=_is_forced(caches, using if name in snapshot.looked_at else None),
+            users=using,
         )
+
+
+def _is_forced(caches: Sequence[Cache], users: Sequence[Pod] | None) -> bool:
+    """All that the copy was for are deleted and do not wait for pods; a namespaced one only not for those beside it."""
+    if not caches or not all(cache.deleted_at is not None and cache.delete_in_use for cache in caches):
+        return False
+    namespaces = {cache.ref.namespace for cache in caches}
+    return None in namespaces or (users is not None and all(pod.namespace in namespaces for pod in users))
 
 
 def _deleted(snapshot: Snapshot, name: NodeName, caches: Sequence[Cache], readable: bool) -> str | None:

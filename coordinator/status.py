@@ -14,7 +14,7 @@ from actors.messages import NodeName, NodeReport, Phase, RootReport
 from coordinator.access import Access, asks_itself
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
-from coordinator.quantity import format_bytes, format_duration, format_percent
+from coordinator.quantity import LATEST, format_bytes, format_duration, format_percent
 from coordinator.snapshot import LocalNode
 from coordinator.tally import Cell, Tally, remaining_seconds
 
@@ -201,5 +201,6 @@ def _at_least(counts: Mapping[NodeName, int], written: Mapping[str, int] | None)
 
 @lru_cache(maxsize=65536)
 def rfc3339(seconds: float) -> str:
-    """Whole seconds, UTC, as Kubernetes writes `metav1.Time`."""
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Whole seconds, UTC, as Kubernetes writes `metav1.Time`; the nearest that can be written: clocks may be wild."""
+    whole = 0 if not seconds >= 0 else int(min(seconds, LATEST))
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from actors.manifest import StorageKey
 from actors.messages import DesiredState, NodeName, NodeReport
+from coordinator.access import forsaken
 from coordinator.conditions import name_nodes
 from coordinator.plan import Plan
 from coordinator.snapshot import Snapshot
@@ -105,6 +106,8 @@ def _why(snapshot: Snapshot, node: NodeName, key: StorageKey) -> str:
         return "the node is gone"
     if not any(cache.storage_key == key and cache.deleted_at is None for cache in snapshot.caches.values()):
         return "no cache wants it any more"
+    if key in forsaken(snapshot.caches.values(), snapshot.resolutions):
+        return "no cache is left that may read its source"
     return "no node group of its caches selects the node, or names its folder, any more"
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 import pytest
 
 from actors.errors import Failure
+from actors.manifest import storage_key
 from actors.messages import ModelReport, NodeName, Phase, Removal, RootReport
 from coordinator.pods import Look
 from coordinator.snapshot import DELETE_IN_USE, ORPHAN_GRACE_S
@@ -493,6 +494,92 @@ def test_with_the_annotation_it_is_deleted_under_its_users() -> None:
     (order,) = scene.world.settle().desired[N1].remove
     assert order.forced
     assert scene.condition("Ready")["reason"] == "Deleting"
+
+
+URI = "hf://models/private"
+FORCED = {DELETE_IN_USE: "true"}
+
+
+def a_tenants_scene(*pods: PodBuilder) -> tuple[Scene, CacheBuilder]:
+    """The copy was for the namespaced caches a/mine and b/mine, and is for b/mine alone now."""
+    mine, other = (a_namespace_cache(namespace, "mine", URI) for namespace in "ab")
+    scene = Scene(cache=other)
+    scene.world.add(mine, *(pod.on("n1") for pod in pods)).resolved(mine).settle()
+    mine.deleted(DELETED)
+    scene.world.settle()
+    assert scene.world.find("LocalModelNamespaceCache", "mine", "a") is None
+    return scene, other
+
+
+def test_the_annotation_of_a_namespaced_cache_is_for_pods_of_its_namespace() -> None:
+    path = f"/models/models/{storage_key(URI)}"
+    theirs, own = a_pod("theirs", "a").mounting(path), a_pod("own", "b").mounting(path)
+    scene, cache = a_tenants_scene(theirs, own)
+    cache.with_metadata(annotations=FORCED).deleted(DELETED)
+    assert scene.removals() == []
+    message = scene.condition("Ready")["message"]
+    for word in ("b/own", "pods of other namespaces", "when no pod does"):
+        assert word in message
+    for secret in ("a/theirs", "theirs", DELETE_IN_USE):
+        assert secret not in message
+    scene.drop(theirs)
+    (order,) = scene.removals()
+    assert order.forced
+
+
+def test_the_annotation_of_a_namespaced_cache_waits_for_a_look_at_the_pods() -> None:
+    scene, cache = a_tenants_scene()
+    cache.with_metadata(annotations=FORCED).deleted(DELETED)
+    assert scene.world.settle().desired[N1].remove == ()
+    scene.world.look_failures = {N1: Look(NOW, failure="pods is forbidden")}
+    scene.world.settle()
+    assert DELETE_IN_USE not in scene.condition("Ready")["message"]
+    scene.world.look_failures = {}
+    assert scene.ordered() == [(storage_key(URI), "CacheDeleted")]
+
+
+REFUSED = Failure("SourceDenied", "401", retryable=False)
+
+
+def test_a_cache_that_is_refused_does_not_keep_what_another_leaves() -> None:
+    mine, refused = (a_namespace_cache(namespace, "mine", URI) for namespace in "ab")
+    scene = Scene(cache=mine)
+    scene.world.add(refused).unresolved(refused, REFUSED).settle()
+    assert scene.condition("Ready")["status"] == "True"
+    mine.deleted(DELETED)
+    assert scene.ordered() == [(storage_key(URI), "CacheDeleted")]
+    assert scene.world.plan().removals[0].caches == ("a/mine",), "the other is not told of it"
+    assert scene.world.plan().desired[N1].models == (), "an agent removes nothing that is wanted"
+    scene.world.reporting("n1").settle()
+    assert scene.world.find("LocalModelNamespaceCache", "mine", "a") is None
+    assert [model.key for model in scene.world.plan().desired[N1].models] == [storage_key(URI)]
+
+
+KEEPERS: dict[str, Callable[[World, CacheBuilder], object]] = {
+    "has read its source": lambda world, cache: world.resolved(cache),
+    "has not heard from its source": lambda world, cache: world.resolutions.pop(cache.key, None),
+    "has a source that is down": lambda world, cache: world.unresolved(cache, Failure("SourceError", "reset")),
+    "had a right to it, and is refused since": lambda world, cache: (
+        world.resolved(cache),
+        world.settle(),
+        world.unresolved(cache, REFUSED),
+    ),
+    "has another typo than that of credentials": lambda world, cache: world.unresolved(
+        cache, Failure("RevisionNotFound", "no", retryable=False)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KEEPERS)
+def test_a_copy_is_kept_for_a_cache_that(case: str) -> None:
+    mine, keeper = (a_namespace_cache(namespace, "mine", URI) for namespace in "ab")
+    scene = Scene(cache=mine)
+    scene.world.add(keeper).settle()
+    KEEPERS[case](scene.world, keeper)
+    scene.world.settle()
+    mine.deleted(DELETED)
+    assert scene.ordered() == []
+    assert scene.world.find("LocalModelNamespaceCache", "mine", "a") is None, "and it is not waited for"
 
 
 def test_the_wait_is_announced_once() -> None:

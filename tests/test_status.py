@@ -9,6 +9,7 @@ import pytest
 from actors.errors import Failure
 from actors.messages import Phase, RootReport
 from coordinator.api import LocalModelCacheStatus, LocalModelNodeStatus
+from coordinator.quantity import parse_time
 from tests.builders import (
     GIB,
     NOW,
@@ -499,3 +500,13 @@ def test_what_an_archive_holds_is_the_size_and_not_the_archive() -> None:
     status = status_of(world, cache)
     assert (status["bytes"]["total"], status["bytes"]["cached"]) == (3 * GIB, 6 * GIB)
     assert status["progress"] == "100%"
+
+
+@pytest.mark.parametrize("at", [-1e18, -1.0, 0.0, 1.5, 1e12, 1e20, float("inf"), float("nan")])
+def test_a_node_whose_clock_is_wild_is_written_once_with_times_that_can_be_read(at: float) -> None:
+    cache = a_cache()
+    for phase in (Phase.READY, Phase.FAILED):
+        report = a_report(cache, phase, started_at=at, finished_at=at, retry_at=at, verified_at=at, failure=RESET)
+        world = a_world(cache, a_group(), a_node("n1")).reporting("n1", report)
+        status = status_of(world, cache)
+        assert {parse_time(status[name]) >= 0 for name in ("startedAt", "completedAt") if name in status} <= {True}
