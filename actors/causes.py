@@ -45,6 +45,9 @@ def cause_of(where: str, error: Exception, timeout_s: float) -> SourceError | No
     """What `error` about the URL `where` comes from; None if nothing in it says so."""
     chain = list(_chain(error))
     for each in chain:
+        if isinstance(each, SourceError):  # ours, from below a library
+            return each
+    for each in chain:
         if isinstance(each, ssl.SSLError | socket.gaierror):
             return unanswered(where, each, timeout_s)
     for each in chain:

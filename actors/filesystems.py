@@ -9,19 +9,22 @@ the home folder, other filesystems inside of a URL or of the options, and logins
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from actors.errors import SourceDenied
+from actors.errors import SourceDenied, SourceNotFound
 from actors.guard import check_name
 
 PEM = "-----BEGIN "
+MAX_REDIRECTS = 20
+"""Of one client of S3: a bucket in another region redirects once for each of the requests that are under way."""
 
 _ADLFS = ["CONNECTION_STRING", "ACCOUNT_KEY", "SAS_TOKEN", "CLIENT_ID", "CLIENT_SECRET", "TENANT_ID"]
 _BLOB_ENDPOINT = re.compile(r"(?i)(?:^|;)\s*(?:Blob(?:Secondary)?Endpoint|HttpProxy|HttpsProxy)\s*=\s*([^;]+)")
@@ -69,20 +72,32 @@ def s3_session() -> type:
     from aiobotocore.httpsession import AIOHTTPSession
 
     class StayingSession(AIOHTTPSession):  # type: ignore[misc]  # has no types
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._redirects = itertools.count(1)
+
         async def _get_session(self, proxy_url: Any) -> Any:
-            return _Staying(await super()._get_session(proxy_url))
+            return _Staying(await super()._get_session(proxy_url), self._redirects)
 
     return StayingSession
 
 
 class _Staying:
-    """An `aiohttp.ClientSession` but for that."""
+    """An `aiohttp.ClientSession` but for that. `redirects` counts those that the whole client was answered with.
 
-    def __init__(self, session: Any) -> None:
+    botocore asks for the bucket's region on every one, and on the redirect that comes of that again.
+    """
+
+    def __init__(self, session: Any, redirects: Iterator[int]) -> None:
         self._session = session
+        self._redirects = redirects
 
-    def request(self, *arguments: Any, **options: Any) -> Any:
-        return self._session.request(*arguments, **{**options, "allow_redirects": False})
+    async def request(self, *arguments: Any, **options: Any) -> Any:
+        answer = await self._session.request(*arguments, **{**options, "allow_redirects": False})
+        if answer.status in (301, 302, 303, 307, 308) and next(self._redirects) > MAX_REDIRECTS:
+            answer.close()
+            raise SourceNotFound(f"{answer.url.host} redirects more than {MAX_REDIRECTS} times", reason="RedirectLoop")
+        return answer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -142,5 +157,6 @@ def _confine(session: Any) -> None:
         if "Authorization" in prepared.headers and session.should_strip_auth(response.request.url, prepared.url):
             del prepared.headers["Authorization"]
 
+    session.max_redirects = MAX_REDIRECTS
     session.auth = session.auth or (lambda request: request)
     session.rebuild_auth = rebuild_auth

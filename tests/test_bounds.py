@@ -372,7 +372,7 @@ def test_redirects_without_end_are_not_followed_without_end(kind: str) -> None:
 
     with server(answer) as place:
         failure(kind, place)
-    assert next(count) < 200
+    assert next(count) < 80
 
 
 def test_a_library_that_sleeps_before_it_tries_again_is_not_waited_for() -> None:
