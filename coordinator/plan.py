@@ -46,7 +46,7 @@ from coordinator.usage import Usage, usage
 
 UNREACHABLE_GRACE_S = 600.0
 """How long the deletion of a cache waits for an agent that does not answer on a node that is Ready. Its copy is then
-left for the agent to remove when it comes back, which it does because no desired state lists it any more."""
+ordered away when the agent is back, because nothing is left that it was for: see `removals`."""
 
 
 class Verb(Enum):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import shlex
+from collections import Counter
 from collections.abc import Iterator
+from fnmatch import filter as matching
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ from coordinator.budget import Budget, OriginUse
 from coordinator.fold import FINAL
 from coordinator.metrics import CacheSample, Metrics
 from tests.code_reasons import reasons
+from tests.killmatrix import cluster
+from tests.killmatrix.__main__ import OF_NODES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -229,9 +234,12 @@ def pages() -> list[Path]:
 
 
 def anchors(text: str) -> set[str]:
-    """Those that GitHub gives to the headings of a page."""
+    """Those that GitHub gives to the headings of a page: the second of one name ends with -1, and so on."""
     headings = re.findall(r"^#+ +(.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    seen: Counter[str] = Counter()
+    for heading in headings:
+        seen[re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")] += 1
+    return {f"{name}-{number}" if number else name for name, count in seen.items() for number in range(count)}
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -243,3 +251,26 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         there = (page.parent / path).resolve() if path else page
         assert there.exists(), target
         assert not anchor or anchor in anchors(there.read_text()), target
+
+
+def test_every_choice_of_faults_that_a_page_names_is_one() -> None:
+    names = [*(fault.name for fault in OF_NODES), *(fault.name for fault in cluster.FAULTS)]
+    named = [
+        shlex.split(glob)[0] for page in pages() for glob in re.findall(r"--only ('[^']+'|[^\s`']+)", page.read_text())
+    ]
+    assert named
+    for glob in named:
+        assert matching(names, glob), glob
+
+
+# --- modules ---
+
+
+def test_every_module_has_its_place_in_the_architecture_and_no_other_has() -> None:
+    tables = (DOCS / "architecture.md").read_text().split("\n## Modules\n")[1].split("\n## ")[0]
+    for package in ("actors", "coordinator"):
+        table = tables.split(f"| `{package}/` |", 1)[1].split("\n\n", 1)[0]
+        named = [name for cells in rows(table) if len(cells) == 2 for name in re.findall(r"`(\w+)`", cells[1])]
+        there = [path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__"]
+
+        assert sorted(named) == sorted(there)
