@@ -75,7 +75,7 @@ def deleting(
     """
     reason, message, warn = "Deleting", "copies are being removed", False
     if users:
-        pods, foreign = _named_pods(cache, users)
+        pods, foreign = name_pods(cache.ref.namespace, users)
         verb = "uses" if len(pods) == 1 and not foreign else "use"
         reason = "InUse"
         message = f"{name_nodes(pods)} {verb} the copy on {name_nodes(users)}; it is removed when no pod does"
@@ -99,10 +99,10 @@ def deleting(
     )
 
 
-def _named_pods(cache: Cache, users: Users) -> tuple[list[str], bool]:
-    """The pods as the cache's author may know them, and whether there are some of which only that."""
+def name_pods(namespace: str | None, users: Users) -> tuple[list[str], bool]:
+    """The pods as whoever reads an object of this namespace may know them, and whether there are others."""
     all_pods = {pod for of_node in users.values() for pod in of_node}
-    own = {pod for pod in all_pods if cache.ref.namespace in (None, pod.namespace)}
+    own = {pod for pod in all_pods if namespace in (None, pod.namespace)}
     named = sorted(f"{pod.namespace}/{pod.name}" for pod in own)
     foreign = len(own) < len(all_pods)
     return [*named, *(["pods of other namespaces"] if foreign else [])], foreign
@@ -248,13 +248,15 @@ def _wanted(tally: Tally) -> str:
 def _no_nodes(tally: Tally) -> str:
     groups = ", ".join(tally.cache.node_groups)
     message = f"no node matches the node affinity of LocalModelNodeGroup {groups}"
-    return message + (f"; {_orphans(tally)}" if tally.orphans else "")
+    step = ": look at its nodeAffinity and at the nodes' labels"
+    return message + (f"; {_orphans(tally)}" if tally.orphans else step)
 
 
 def _problems(tally: Tally, problems: Sequence[Problem]) -> str:
     message = "; ".join(problem.message for problem in problems)
     if not tally.orphans:
-        return message
+        missing = any(problem.reason == "NodeGroupNotFound" for problem in problems)
+        return message + (": correct spec.nodeGroups, or create it" if missing else "")
     return f"{message}; {_copies(tally)} for now, and nothing is fetched again once this is put right"
 
 

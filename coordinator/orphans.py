@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from actors.manifest import StorageKey
+from actors.manifest import StorageKey, storage_key
 from actors.messages import ModelReport, NodeName, NodeReport, Phase
 from coordinator.api import ModelStatus, StatusKey
 from coordinator.quantity import seconds_of
@@ -113,6 +113,28 @@ def _of_copy(
             group = _group(cache, entry or {})
             found.append(Stay(cache, group, root, _accident(snapshot, cache, group, member_of)))
     return found if found or wish else others[:1]
+
+
+def traces(snapshot: Snapshot, node: NodeName) -> list[Mapping[str, object]]:
+    """The lines of the node's list for caches that are gone without a trace but this, while what they were for is here.
+
+    Somebody took their finalizer away. Only these lines tell which pods may have the copy open.
+    """
+    local, view = snapshot.local_nodes.get(node), snapshot.agents.get(node)
+    if local is None or local.listed.keys() <= snapshot.caches.keys():
+        return []
+    report = view.report if view is not None else None
+    here = {model.key for model in copies_of(report)}
+    return [
+        entry
+        for key, entry in local.listed.items()
+        if key not in snapshot.caches and (report is None or key_of(entry) in here)
+    ]
+
+
+def key_of(entry: Mapping[str, object]) -> StorageKey:
+    """The model that a line of a node's list is about."""
+    return storage_key(str(entry.get("sourceModelUri") or ""))
 
 
 def was_here(snapshot: Snapshot, node: NodeName, cache: Cache) -> bool:

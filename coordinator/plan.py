@@ -34,7 +34,7 @@ from coordinator.fold import STARTING, Fold, Turn, fold, models_of, report_of, s
 from coordinator.governor import Shares, govern
 from coordinator.kube import Object
 from coordinator.members import Members, Placement, place
-from coordinator.orphans import group_problem
+from coordinator.orphans import group_problem, traces
 from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_patch
 from coordinator.quantity import format_bytes, parse_bytes
 from coordinator.removals import Leaving, orders_of, removals
@@ -268,7 +268,8 @@ def _node_writes(snapshot: Snapshot, members: Members, folded: Fold) -> Iterator
         if local is None:
             yield _created(node, placement)
         else:
-            yield from _updated(snapshot, node, local, placement.entries, folded.nodes.get(name))
+            entries = [*placement.entries, *traces(snapshot, name)]
+            yield from _updated(snapshot, node, local, entries, folded.nodes.get(name))
     for name, local in snapshot.local_nodes.items():
         gone = snapshot.nodes.get(name)
         if ("nodes", name) in snapshot.left_out:
@@ -279,7 +280,7 @@ def _node_writes(snapshot: Snapshot, members: Members, folded: Fold) -> Iterator
             view = snapshot.agents.get(name, STARTING)
             empty = view.failure is None and view.report is not None and not view.report.models
             status = {} if empty and not local.models else local_node_status({}, [], view, local)
-            yield from _updated(snapshot, gone, local, [], status)
+            yield from _updated(snapshot, gone, local, traces(snapshot, name), status)
 
 
 def _created(node: Node, placement: Placement) -> Write:

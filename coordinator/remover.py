@@ -1,7 +1,7 @@
 """What is removed is announced: before it happens, and when the node no longer reports it.
 
 An Event on every cache that loses a copy, one for many nodes, on the LocalModelNode where no cache exists any more; and
-a line in the log for every copy. What waits for pods is logged too, once. Belongs to the controller's thread.
+a line in the log for every copy. What waits for pods is said too, once. Belongs to the controller's thread.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from actors.manifest import StorageKey
 from actors.messages import DesiredState, NodeName
-from coordinator.conditions import name_nodes
+from coordinator.conditions import name_nodes, name_pods
 from coordinator.fold import STARTING
 from coordinator.orphans import copies_of
+from coordinator.pods import Pod
 from coordinator.removals import Leaving
 from coordinator.snapshot import LOCAL_NODES, Ref, Snapshot
 from coordinator.transitions import Announcement
@@ -45,6 +46,7 @@ class Remover:
             if copy not in self._waiting:
                 pods = ", ".join(sorted(f"{pod.namespace}/{pod.name}" for pod in each.users or ()))
                 _log.info("a removal waits for pods that use the copy", extra=_fields(each) | {"pods": pods})
+        self._say_waiting(snapshot, [each for copy, each in waiting.items() if copy not in self._waiting])
         self._waiting = frozenset(waiting)
         ordered = {
             (node, order.root, order.key) for node, state in desired.items() for order in state.remove
@@ -61,6 +63,20 @@ class Remover:
         for copy in [copy for copy in self._ordered if copy not in found]:
             if copy[0] not in snapshot.nodes or _answers(snapshot, copy[0]):  # wanted again, or gone
                 del self._ordered[copy]
+
+    def _say_waiting(self, snapshot: Snapshot, copies: Sequence[Leaving]) -> None:
+        """Where no condition of a cache says so: that is one that exists on, or one that is gone."""
+        alike: dict[tuple[Ref, str], dict[NodeName, Sequence[Pod]]] = {}
+        for each in copies:
+            for ref in _refs(snapshot, each) if each.reason != "CacheDeleted" or not each.caches else ():
+                alike.setdefault((ref, each.reason), {})[each.node] = each.users or ()
+        for (ref, why), users in alike.items():
+            pods, _ = name_pods(ref.namespace, users)
+            message = (
+                f"the copy on {name_nodes(users)} is to be removed ({_WHY[why]}) and stays while pods use it:"
+                f" {name_nodes(pods)}"
+            )
+            self._announce([Announcement(ref, True, "InUse", message)])
 
     def _say(self, reason: str, words: str, copies: Sequence[Leaving]) -> None:
         """One Event for all nodes of a cache that lose it at once."""

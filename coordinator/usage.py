@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from actors.manifest import StorageKey
 from actors.messages import NodeName
 from coordinator.api import StatusKey
+from coordinator.orphans import key_of
 from coordinator.pods import Pod
 from coordinator.snapshot import Cache, Snapshot
 
@@ -84,14 +85,25 @@ def users_on(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, list[Pod]] 
     everything = {model.key for model in report.models} | report.aside if report is not None else frozenset()
     roots = [root.path for root in report.roots] if report is not None else []
     users: dict[StorageKey, list[Pod]] = {}
+    local = snapshot.local_nodes.get(node)
+    listed = local.listed if local is not None else {}
     for pod in {*look.pods, *(pod for pod in snapshot.pods or () if pod.node == node)}:
         keys = {snapshot.caches[key].storage_key for key in used(snapshot.caches, snapshot.groups, [pod])}
         keys |= {key for key in everything if key in pod.words}
+        keys |= {key_of(entry) for name, entry in listed.items() if _came_for(pod, name, entry)}
         if pod.folders and any(whole_folders([pod]).covers(node, root) for root in roots):
             keys |= everything
         for key in keys:
             users.setdefault(key, []).append(pod)
     return users
+
+
+def _came_for(pod: Pod, name: StatusKey, entry: Mapping[str, object]) -> bool:
+    """Whether the pod uses by name what a line of its node is about, also where the cache or its group is gone."""
+    if pod.labelled == name:
+        return True
+    claim = f"{entry.get('modelName')}-{entry.get('nodeGroup')}"
+    return claim in pod.claims and entry.get("namespace") in (None, "", pod.namespace)
 
 
 def oldest_users(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, float] | None:

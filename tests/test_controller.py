@@ -184,8 +184,10 @@ class WorldResolver:
 @dataclass
 class Told:
     events: list[tuple[str, str, str]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def event(self, ref: Ref, type_: str, reason: str, message: str) -> None:
+        self.messages.append(message)
         self.events.append((ref.name, type_, reason))
 
 

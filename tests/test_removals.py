@@ -488,6 +488,37 @@ def test_a_cache_is_deleted_beside(case: str) -> None:
     assert scene.ordered() == [(KEY, "CacheDeleted")]
 
 
+@pytest.mark.parametrize(
+    "user", [a_pod().claiming("llama-gpu"), a_pod().labelled(localmodel="llama")], ids=["claim", "label"]
+)
+@pytest.mark.parametrize("group_too", [False, True])
+def test_it_stays_while_a_pod_uses_it_by_the_name_of_a_cache_that_is_gone(group_too: bool, user: PodBuilder) -> None:
+    """Somebody took the finalizer away."""
+    scene = Scene()
+    scene.world.add(user.on("n1"))
+    scene.drop(scene.cache, *([scene.gpu] if group_too else []))
+    assert scene.ordered() == []
+    local = scene.world.find("LocalModelNode", "n1")
+    assert local is not None
+    assert [entry["modelName"] for entry in local["spec"]["localModels"]] == ["llama"]
+    scene.drop(user)
+    assert scene.ordered() == [(KEY, "CacheDeleted")]
+    scene.world.reporting("n1").settle()
+    assert local["spec"]["localModels"] == []
+
+
+def test_what_a_cache_without_a_trace_left_stays_listed_while_nobody_can_be_asked() -> None:
+    scene = Scene()
+    view = scene.world.agents["n1"]
+    scene.drop(scene.cache).world.agents["n1"] = a_silent_agent()
+    local = scene.world.find("LocalModelNode", "n1")
+    assert local is not None
+    scene.world.settle()
+    assert [entry["modelName"] for entry in local["spec"]["localModels"]] == ["llama"]
+    scene.world.agents["n1"] = view
+    assert scene.ordered() == [(KEY, "CacheDeleted")]
+
+
 def test_with_the_annotation_it_is_deleted_under_its_users() -> None:
     scene = a_scene_with(a_pod().claiming("llama-gpu"), "/models")
     scene.cache.with_metadata(annotations={DELETE_IN_USE: "true"})

@@ -124,6 +124,30 @@ def test_a_pod_that_uses_the_copy_is_waited_for(caplog: pytest.LogCaptureFixture
     assert ordered(rig) == [key_of(cache)] or said(rig)[-1] == ("llama", "Removing")
 
 
+WAITS: dict[str, tuple[str, Callable[[Rig, CacheBuilder], object]]] = {
+    "of a cache that wants it elsewhere": ("llama", WISHES["another node group"]),
+    "of a cache that is gone without a trace": ("n1", lambda rig, cache: rig.world.objects.remove(cache)),
+}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_a_copy_that_stays_for_a_pod_is_said_to(case: str) -> None:
+    named, wish = WAITS[case]
+    cache, pod = a_cache(), a_pod().on("n1").claiming("llama-gpu")
+    rig = Rig(a_fleet(cache).add(pod))
+    rig.tick(5)
+    wish(rig, cache)
+    rig.tick(60)
+    assert ordered(rig) == []
+    assert said(rig) == [(named, "InUse")]
+    (message,) = (message for message in rig.told.messages if "stays while pods use it" in message)
+    for word in ("n1", "default/server"):
+        assert word in message
+    rig.world.objects.remove(pod)
+    rig.tick(int(AGAIN_S) + 2)
+    assert (named, "Removing") in said(rig)
+
+
 def test_where_pods_cannot_be_listed_nothing_goes_and_it_is_said() -> None:
     cache = a_cache()
     rig = Rig(a_fleet(cache))
