@@ -10,14 +10,17 @@ from collections import Counter
 from collections.abc import Iterator
 from fnmatch import filter as matching
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
 from actors import errors
+from actors.errors import LocalModelError
 from actors.manifest import OriginName
 from actors.settings import AgentSettings
 from coordinator import cli
 from coordinator.budget import Budget, OriginUse
+from coordinator.conditions import WAITING
 from coordinator.fold import FINAL
 from coordinator.metrics import CacheSample, Metrics
 from tests.code_reasons import reasons
@@ -191,12 +194,45 @@ def test_what_only_an_edit_ends_is_described_so() -> None:
     assert described == errors._FINAL | FINAL
 
 
-def test_whether_a_class_of_errors_is_tried_again_is_described() -> None:
-    described = described_reasons()
-    for name, error in vars(errors).items():
-        if isinstance(error, type) and issubclass(error, errors.LocalModelError) and name in described:
-            again = described[name][0][1]
-            assert again.startswith("yes") if error.retryable else again in ("slowly", "edit"), name
+def is_error(each: object) -> TypeGuard[type[LocalModelError]]:
+    return isinstance(each, type) and issubclass(each, LocalModelError)
+
+
+def retryable() -> dict[str, set[bool]]:
+    """By reason, whether trying again can help, of the classes that are raised with it, and of the failures made so."""
+    classes = {name: each.retryable for name, each in vars(errors).items() if is_error(each)}
+    found = {name: {helps} for name, helps in classes.items()}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                continue
+            match node.func.id, node.args:
+                case ("Meaning", [ast.Name(id=name), _, ast.Constant(value=str(reason))]):
+                    found.setdefault(reason, set()).add(classes[name])
+                case ("Failure", [ast.Constant(value=str(reason)), *_]):
+                    said = {each.arg: ast.unparse(each.value) for each in node.keywords}
+                    found.setdefault(reason, set()).add(said.get("retryable") != "False")
+                case (name, _) if name in classes:
+                    for each in node.keywords:
+                        given = each.value.value if isinstance(each.value, ast.Constant) else None
+                        if each.arg == "reason" and isinstance(given, str):
+                            found.setdefault(given, set()).add(classes[name])
+    return found
+
+
+def test_whether_a_reason_is_tried_again_is_described() -> None:
+    found, tried = retryable(), 0
+    for reason, rows_of in described_reasons().items():
+        again = rows_of[0][1] if len(rows_of[0]) == 3 else ""
+        if reason not in found or not again.startswith(("yes", "slowly", "edit")):
+            continue
+        tried += 1
+        assert ("yes" in again) == (True in found[reason]), f"{reason}: {again}, but retryable is {found[reason]}"
+    assert tried > 50
+
+
+def test_what_is_a_mere_delay_is_described_so() -> None:
+    assert {reason for reason, rows_of in described_reasons().items() if "Quiet." in rows_of[0][0]} == WAITING
 
 
 @pytest.mark.parametrize(
