@@ -7,12 +7,15 @@ A reason is a CamelCase word that
 
 Where it is not written out, it is followed through conditional expressions, local names, tables of the module and the
 functions of the module that return it.
+
+    python -m tests.code_reasons [REASON]       prints which modules give it
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -174,3 +177,16 @@ def _pairs(targets: Iterable[ast.expr], value: ast.expr) -> Iterator[tuple[ast.e
 
 def _named(target: ast.expr) -> str:
     return target.id if isinstance(target, ast.Name) else getattr(target, "attr", "")
+
+
+def main(wanted: list[str]) -> int:
+    root = Path(__file__).parent.parent
+    files = [path for package in ("actors", "coordinator") for path in (root / package).rglob("*.py")]
+    found = {name: places for name, places in reasons(files, root).items() if not wanted or name in wanted}
+    for name, places in sorted(found.items()):
+        print(f"{name:24} {' '.join(sorted(places))}")
+    return 0 if found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
