@@ -4,8 +4,9 @@
     spec.serviceAccountName  every Secret the ServiceAccount lists, each understood by its keys and annotations
     neither                  what the coordinator itself was started with; of namespaced caches not who it is
 
-As KServe does it, with three differences: a missing Secret is an error (KServe goes on without credentials),
-`type: hf` works, and a credential goes only where the same Secret, or the operator, says (`coordinator.provenance`).
+As KServe does it, with four differences: a missing Secret is an error (KServe goes on without credentials), `type: hf`
+works, a credential goes only where the same Secret, or the operator, says (`coordinator.provenance`), and the
+annotation NAMESPACES says whose caches may use it, because anybody may name any Secret of the one namespace.
 What the names mean is in `actors.origin.SourceOptions` and `actors.source`.
 """
 
@@ -25,6 +26,9 @@ from coordinator.provenance import FIELDS, check_endpoint, completed, joined, pl
 from coordinator.snapshot import Credentials
 
 STORAGE_CONFIG_SECRET = "storage-config"  # noqa: S105  # the name of the Secret, as KServe has it
+
+NAMESPACES = "localmodel.kserve.io/namespaces"
+"""Annotation of a Secret or ServiceAccount: the namespaces, with commas, whose caches may use it. Without it: all."""
 
 Read = Callable[[str, str], Mapping[str, Any] | None]
 """`read("Secret" or "ServiceAccount", name)`: the object as JSON, from the credentials' namespace; None if absent."""
@@ -70,6 +74,7 @@ def load_options(
     `namespace` is only for messages. `namespaced_own`: caches of a namespace may use the coordinator's own identity.
     Raises SourceDenied, with the reason CredentialsMissing or CredentialsInvalid, and whatever `read` raises.
     """
+    read = _allowed(read, credentials.namespace, namespace)
     if credentials.storage_key is not None or credentials.parameters:
         found = _from_storage(credentials, read, f"Secret {namespace}/{secret_name}", secret_name, own.env)
     elif credentials.service_account is not None:
@@ -85,6 +90,23 @@ def load_options(
     _check_bundle(found.get("AWS_CA_BUNDLE"), own.get("AWS_CA_BUNDLE"))
     env, ambient = completed(found, own.env, own_identity=own_identity)
     return replace(own, env=env, ambient=own.ambient & ambient)
+
+
+def _allowed(read: Read, of_cache: str | None, namespace: str) -> Read:
+    """`read`, of what a cache in `of_cache` may use. A cluster cache may use all."""
+
+    def read_allowed(kind: str, name: str) -> Mapping[str, Any] | None:
+        found = read(kind, name)
+        annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
+        allowed = annotations.get(NAMESPACES)
+        if of_cache is None or allowed is None or of_cache in {each.strip() for each in str(allowed).split(",")}:
+            return found
+        raise _invalid(
+            f"{kind} {namespace}/{name} is not for caches of namespace {of_cache}: name another, or have its annotation"
+            f" {NAMESPACES} name {of_cache}"
+        )
+
+    return read_allowed
 
 
 def _check_bundle(given: str | None, own: str | None) -> None:

@@ -82,11 +82,12 @@ class Credentials:
     parameters: tuple[tuple[str, str], ...] = ()
     namespaced: bool = False
     """Of a cache in a namespace, whose author the coordinator does not speak for."""
+    namespace: str | None = None
 
     @property
     def name(self) -> str:
-        """Tells these from others, and nothing else of them."""
-        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]
+        """Tells these from others in the same namespace, and nothing else of them."""
+        return hashlib.sha256(repr(astuple(self)[:-1]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -288,6 +289,7 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
             storage.key if storage else None,
             tuple(sorted((storage.parameters or {}).items())) if storage else (),
             namespaced=ref.namespace is not None,
+            namespace=ref.namespace,
         ),
         selection=source.selection,
         problem=problem,

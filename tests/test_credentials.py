@@ -20,7 +20,7 @@ from actors.origin import OTHER_STORES, PRIVATE_REDIRECTS, STORES, SourceOptions
 from actors.origin import S3 as S3_STORE
 from actors.source import resolve
 from actors.trust import STRICT
-from coordinator.credentials import load_options
+from coordinator.credentials import NAMESPACES, load_options
 from coordinator.snapshot import Credentials
 from tests.witness import Witness
 
@@ -752,3 +752,47 @@ def test_a_credential_does_not_follow_a_redirect_to_another_host(uri: str, env: 
         assert named.asked
         assert other.authorizations == set()
         assert "theirs" not in repr(other.asked)
+
+
+FOR_A = {NAMESPACES: "team-a, team-c"}
+OWNED: dict[str, tuple[Credentials, World]] = {
+    "a ServiceAccount": (
+        READER,
+        {("ServiceAccount", "reader"): account("s", annotations=FOR_A), ("Secret", "s"): secret({"HF_TOKEN": "t"})},
+    ),
+    "a Secret of a ServiceAccount": (
+        READER,
+        {("ServiceAccount", "reader"): account("s"), ("Secret", "s"): secret({"HF_TOKEN": "t"}, FOR_A)},
+    ),
+    "a key of the storage Secret": (
+        Credentials(storage_key="k"),
+        {("Secret", "storage-config"): secret({"k": json.dumps({"type": "hf", "token": "t"})}, FOR_A)},
+    ),
+    "the storage Secret's default": (
+        Credentials(parameters=(("type", "hf"),)),
+        {("Secret", "storage-config"): secret({"default_hf": json.dumps({"type": "hf", "token": "t"})}, FOR_A)},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OWNED)
+def test_a_namespace_uses_only_what_is_for_it(case: str) -> None:
+    named, world = OWNED[case]
+    for namespace in ("team-a", "team-c", None):
+        credentials = replace(named, namespaced=namespace is not None, namespace=namespace)
+        assert load(credentials, world)["HF_TOKEN"] == "t"
+    for namespace in ("team-b", "team", "team-a,team-c", ""):
+        with pytest.raises(SourceDenied) as caught:
+            load(replace(named, namespaced=True, namespace=namespace), world)
+        assert caught.value.reason == "CredentialsInvalid"
+        assert "team-c" not in str(caught.value).replace(namespace or "-", "")
+
+
+def test_what_nobody_claims_is_for_all_as_in_kserve() -> None:
+    world = {("ServiceAccount", "reader"): account("s"), ("Secret", "s"): secret({"HF_TOKEN": "t"})}
+    assert load(replace(READER, namespaced=True, namespace="team-b"), world)["HF_TOKEN"] == "t"
+
+
+def test_the_name_of_credentials_is_what_it_was_before_they_knew_their_namespace() -> None:
+    """It stands in the status of caches as the proof of what they may read."""
+    assert replace(READER, namespace="team-a").name == READER.name
