@@ -38,6 +38,8 @@ MAX_VALUES = 2_000_000
 """In one JSON document: a value of three bytes takes up to a hundred in memory."""
 MAX_PAGES = 5_000
 
+_BYTES_PER_FILE = 1600
+"""What listings say of a file, generously."""
 _LOOK_S = 0.2
 _TCP_INFO_BYTES_RECEIVED = 128  # `tcpi_bytes_received` in `struct tcp_info`; linux/tcp.h, since 4.1
 _BLOCK_BYTES = 64 << 10
@@ -47,7 +49,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`seconds` from the first question to the last answer, and `seconds_per_file` for each one listed: of some sources
-    each is asked about, eight at a time. `received_bytes` over all connections.
+    each is asked about, eight at a time. `received_bytes` over all connections; `document_bytes` in all documents
+    together, as they are after decompression: names in them may be as long as an origin likes, and are kept.
     """
 
     seconds: float = 120.0
@@ -55,6 +58,7 @@ class Limits:
     files: int = MAX_FILES
     pages: int = MAX_PAGES
     received_bytes: int = 512 << 20
+    document_bytes: int = 160 << 20
 
     @property
     def longest_s(self) -> float:
@@ -96,7 +100,9 @@ class Bounds:
         self._waiting: set[Future[Any]] = set()
         self._files = 0
         self._pages = 0
-        self._next: set[object] = set()
+        self._document_bytes = 0
+        self._next: set[int] = set()
+        """Their hashes: a link may be as long as a document."""
 
     # --- for readers: each raises what is broken ---
 
@@ -127,8 +133,8 @@ class Bounds:
         """A page was read, and `following` names the next one. Raises SourceError for one that was there before."""
         with self._lock:
             self._pages += 1
-            pages, again = self._pages, following is not None and following in self._next
-            self._next.add(following)
+            pages, again = self._pages, following is not None and hash(following) in self._next
+            self._next.add(hash(following))
         if again:
             raise SourceError(
                 f"{self._what}: the listing goes in a circle, page {pages} leads back to an earlier one",
@@ -138,10 +144,15 @@ class Bounds:
             self._too_large(f"is listed in more than {self.limits.pages} pages")
         self.check()
 
-    def document(self, count: int, limit: int = MAX_DOCUMENT_BYTES) -> None:
-        """A document has come to so many bytes."""
+    def document(self, more: int, count: int, limit: int = MAX_DOCUMENT_BYTES) -> None:
+        """So many further bytes of a document were read, which has come to `count`."""
         if count > limit:
             self._too_large(f"answers with more than {limit >> 20} MiB in one document")
+        with self._lock:
+            self._document_bytes += more
+            read = self._document_bytes
+        if read > self.limits.document_bytes:
+            self._too_large(f"answers with more than {self.limits.document_bytes >> 20} MiB in all documents together")
         self.check()
 
     def values(self, count: int) -> None:
@@ -254,7 +265,12 @@ def current() -> Bounds:
 def limits_of(env: os._Environ[str] | dict[str, str]) -> Limits:
     text = env.get("LOCALMODEL_MAX_FILES", "").strip()
     if text.isascii() and text.isdecimal() and 0 < int(text[:12]) <= 100_000_000:
-        return Limits(files=int(text), pages=max(MAX_PAGES, int(text) // 20))
+        files, least = int(text), Limits()
+        return Limits(
+            files=files,
+            pages=max(MAX_PAGES, files // 20),
+            document_bytes=max(least.document_bytes, files * _BYTES_PER_FILE),
+        )
     return Limits()
 
 
@@ -266,7 +282,7 @@ def decoded(blocks: Iterable[bytes], encoding: str = "", limit: int = MAX_DOCUME
     bounds, count, values = current(), 0, 0
     for block in _inflated(blocks, encoding.strip().lower()):
         count += len(block)
-        bounds.document(count, limit)
+        bounds.document(len(block), count, limit)
         values += block.count(b",") + block.count(b"[") + block.count(b"{")
         bounds.values(values)
         yield block

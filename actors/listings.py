@@ -41,6 +41,16 @@ def watched(filesystem: Any, root: str, bounds: Bounds, timeout_s: float = 30.0)
             session.close()
 
 
+def bound_answers(filesystem: Any, timeout_s: float = 30.0) -> None:
+    """No answer takes more memory than a document may, also where nothing is listed: what is read is in small parts."""
+    session = getattr(filesystem, "session", None)
+    if "webhdfs" in _protocols(filesystem) and session is not None and not session.hooks["response"]:
+        _watch_requests(session, timeout_s)
+    google = "gs" in _protocols(filesystem) and hasattr(filesystem, "session_kwargs")
+    if google and "response_class" not in (filesystem.session_kwargs or {}):
+        _bound_google(filesystem)
+
+
 def _protocols(filesystem: Any) -> tuple[str, ...]:
     named = filesystem.protocol
     return named if isinstance(named, tuple) else (named,)
@@ -114,8 +124,7 @@ def _watch_s3(filesystem: Any, bounds: Bounds) -> None:
     filesystem.s3.meta.events.register("after-call.s3.ListObjectsV2", page)
 
 
-def _watch_google(filesystem: Any, bounds: Bounds) -> None:
-    """https://cloud.google.com/storage/docs/json_api/v1/objects/list"""
+def _bound_google(filesystem: Any) -> None:
     sent = filesystem.session_kwargs or {}
     headers = {**(sent.get("headers") or {}), "Accept-Encoding": "identity"}
     filesystem.session_kwargs = {
@@ -124,6 +133,11 @@ def _watch_google(filesystem: Any, bounds: Bounds) -> None:
         "auto_decompress": False,
         "response_class": _google_response(),
     }
+
+
+def _watch_google(filesystem: Any, bounds: Bounds) -> None:
+    """https://cloud.google.com/storage/docs/json_api/v1/objects/list"""
+    _bound_google(filesystem)
     call = filesystem._call
 
     async def counted(*arguments: Any, **options: Any) -> Any:
@@ -203,5 +217,5 @@ async def _document(stream: Any) -> bytes:
     async for piece in stream.iter_chunked(_BLOCK_BYTES):
         pieces.append(piece)
         count += len(piece)
-        bounds.document(count)
+        bounds.document(len(piece), count)
     return b"".join(pieces)

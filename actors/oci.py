@@ -254,7 +254,7 @@ class _Registry:
         if len(content) > MAX_DOCUMENT_BYTES:
             if "/blobs/" in url:  # a registry that knows no ranges
                 return status, {}, b""
-            current().document(len(content), MAX_DOCUMENT_BYTES)
+            current().document(len(content), len(content), MAX_DOCUMENT_BYTES)
         if getattr(answer, "length", None):
             raise http.client.IncompleteRead(content, answer.length)
         found: dict[str, str] = {}

@@ -51,6 +51,7 @@ from actors.origin import (
     select,
     translate_status,
 )
+from actors.parts import part_of
 from actors.reach import Reach, keeps_credentials, reach_of_url
 from actors.refusals import error_of
 from actors.schemes import LOCAL
@@ -127,7 +128,9 @@ def read_range(
     with _guarded(url, trust), _asking(url, storage_options), _translated(url):
         _check_endpoints(storage_options)
         filesystem, path = open_filesystem(url, storage_options)
-        data: bytes = filesystem.cat_file(path, start=start, end=stop)
+        data = part_of(filesystem, path, start, stop)
+    if len(data) > stop - start:
+        raise SourceError(f"{redact(url)} sends more than the bytes {start} to {stop} that it was asked for")
     if len(data) != stop - start:
         end = start + len(data)
         raise SourceChanged(f"{redact(url)} ends at byte {end}, before {stop}: it changed since it was listed")

@@ -490,3 +490,77 @@ def test_an_endless_bucket_takes_memory_for_as_many_files_as_may_be() -> None:
         said, mib = measured("s3", place, 10_000)
     assert said == "ListingTooLarge"
     assert mib < 100, mib
+
+
+LONG = 4 << 20
+"""Of one name: a few of them in each of many pages are more memory than files."""
+
+
+def long_names_on_the_hub(request: http.server.BaseHTTPRequestHandler) -> None:
+    if "/tree/" not in request.path:
+        tree_of(0)(request)
+        return
+    number = int(request.path.partition("cursor=")[2] or 0)
+    entry = {"type": "file", "path": f"{number}{'a' * LONG}", "size": 1, "oid": "0" * 40}
+    following = f"{request.path.partition('&cursor=')[0]}&cursor={number + 1}"
+    body = gzip.compress(json.dumps([entry]).encode(), 1)
+    sends(body, Content_Encoding="gzip", Link=f'<{following}>; rel="next"')(request)
+
+
+def long_fields_in_a_bucket() -> Answer:
+    count = itertools.count()
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        number = next(count)
+        body = page(1, True, str(number), number).replace(b"<ETag>", b"<ETag>" + b"e" * LONG)
+        sends(body, "application/xml")(request)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [("hf", long_names_on_the_hub), ("s3", long_fields_in_a_bucket())],
+    ids=["names in a repository", "fields in a bucket"],
+)
+def test_what_a_listing_says_of_few_files_is_bounded_in_all(kind: str, answer: Answer) -> None:
+    with server(answer) as place:
+        said, mib = measured(kind, place)
+    assert said == "ListingTooLarge"
+    assert mib < 450, mib
+
+
+RANGE = """
+import json, sys
+from actors.source import read_range
+def peak():
+    return next(int(line.split()[1]) >> 10 for line in open('/proc/self/status') if line.startswith('VmHWM'))
+try:
+    said = len(read_range(sys.argv[1], json.loads(sys.argv[2]), 0, 1 << 20))
+except Exception as error:
+    said = str(error)
+print(json.dumps([said, peak()]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["s3", "hdfs"])
+def test_a_range_that_is_answered_without_end_takes_little_memory(kind: str) -> None:
+    with server(endless) as place:
+        host, _, port = place.partition(":")
+        uri, storage = {
+            "s3": ("s3://bucket/k", {"anon": True, "endpoint_url": f"http://{place}"}),
+            "hdfs": ("webhdfs:///k", {"host": host, "port": int(port)}),
+        }[kind]
+        command = [sys.executable, "-c", RANGE, uri, json.dumps(storage)]
+        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    said, mib = json.loads(done.stdout)
+    assert "more than" in said
+    assert mib < 250, mib
+
+
+def test_a_page_is_known_again_by_a_link_of_any_length() -> None:
+    with bounded("it", Limits()) as bounds:
+        bounds.page("a" * LONG)
+        bounds.page("b")
+        with pytest.raises(SourceError, match="circle"):
+            bounds.page("a" * LONG)
