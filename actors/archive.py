@@ -83,7 +83,7 @@ def unpack(
                             unpacker.write(zip_members(archive))
                         else:
                             below = IMAGE_FOLDER if image else ""
-                            members = tar_members(archive, packed.path, below=below, limit_bytes=2 * limit)
+                            members = tar_members(archive, below=below, limit_bytes=2 * limit)
                             unpacker.write(_below(members, below) if image else members, layer=layers)
                 unpacker.follow_links()
             unpacked = make_manifest(manifest.source, manifest.revision, unpacker.files.values())

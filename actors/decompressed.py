@@ -1,9 +1,11 @@
-"""The tar within a compressed tar, by its name: read forwards, a bounded piece at a time, in bounded memory.
+"""The tar within a compressed tar: read forwards, a bounded piece at a time, in bounded memory.
 
-.tar                  as it is
-.tar.gz .tgz          gzip, in one or several members
-.tar.bz2 .tbz2 .tbz   bzip2, the same
-.tar.xz .txz          xz, the same; with a dictionary of up to MAX_DICTIONARY_BYTES, which is twice that of `xz -9`
+By how it begins, as GNU tar does it: what is called .tar.gz was often unpacked on its way, or never packed.
+
+1f 8b              gzip, in one or several members; what comes after the last is no part of it
+"BZh"              bzip2, the same
+fd "7zXZ"          xz, the same; with a dictionary of up to MAX_DICTIONARY_BYTES, which is twice that of `xz -9`
+anything else      as it is
 """
 
 from __future__ import annotations
@@ -19,15 +21,32 @@ MAX_DICTIONARY_BYTES = 128 << 20
 _READ_BYTES = 64 << 10
 
 
-def decompressed(file: IO[bytes], name: str) -> IO[bytes]:
+def decompressed(file: IO[bytes]) -> IO[bytes]:
     """Closing it leaves `file` open. Reads raise EOFError for what is cut off, and gzip's, bz2's and lzma's errors."""
-    if name.endswith("gz"):
-        return gzip.open(file)  # type: ignore[return-value]  # it is one for all that is done with it
-    if name.endswith((".bz2", ".tbz2", ".tbz")):
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return _Gzip(fileobj=file)  # type: ignore[return-value]  # it is one for all that is done with it
+    if start.startswith(b"BZh"):
         return bz2.open(file)
-    if name.endswith((".xz", ".txz")):
+    if start == b"\xfd7zXZ\0":
         return io.BufferedReader(_Xz(file))  # type: ignore[type-var]  # of `readinto`, see there
     return file
+
+
+class _Gzip(gzip.GzipFile):
+    """Ends where gzip does, which takes no notice of what comes after a whole member. `followed`: something came."""
+
+    followed = False
+
+    def read(self, size: int | None = -1) -> bytes:
+        try:
+            return super().read(size)
+        except gzip.BadGzipFile as error:
+            if self.tell() and str(error).startswith("Not a gzipped file"):
+                self.followed = True
+                return b""
+            raise
 
 
 class _Xz(io.RawIOBase):

@@ -1,7 +1,7 @@
 """What an archive lists, member by member: a tar or a zip, read forwards, a bounded piece at a time.
 
     tar    files, sparse ones too; hard and symbolic links; GNU's and pax's long names; with or without an end mark;
-           compressed: see `actors.decompressed`
+           compressed, whatever its name says: see `actors.decompressed`
     zip    files, stored or deflated; symbolic links; names with backslashes, as Windows writes them; zip64
 
 Names are as GNU tar makes them on extraction: without `.` and empty parts, and without a leading `/`. What cannot be a
@@ -62,19 +62,20 @@ class Member:
     target: str = ""
 
 
-def tar_members(file: IO[bytes], name: str, *, limit_bytes: int, below: str = "") -> Iterator[Member]:
-    """Folders are left out, and what is not `below` one, whatever that is. The name tells how it is compressed.
+def tar_members(file: IO[bytes], *, limit_bytes: int, below: str = "") -> Iterator[Member]:
+    """Folders are left out, and what is not `below` one, whatever that is.
 
     Raises RefusedArchive, tarfile's errors and those of `actors.decompressed`.
     """
-    with decompressed(file, name) as plain:
+    with decompressed(file) as plain:
         bounded = Bounded(plain, limit_bytes)
         with tarfile.open(fileobj=bounded, mode="r:") as tar:
             while (entry := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # documented, if not declared: it keeps them all
                 if _plain(entry.name).startswith(below) and (member := _of_tar(tar, entry)) is not None:
                     yield member
-            if bounded.last not in (bytes(_TAR_BLOCK), b""):  # tarfile takes a broken header for the end
+            cut = bounded.last == b"" and getattr(plain, "followed", False)  # it may have been a damaged part of it
+            if cut or bounded.last not in (bytes(_TAR_BLOCK), b""):  # tarfile takes a broken header for the end
                 raise tarfile.ReadError("it breaks off")
             while bounded.read(1 << 20):  # the checksum of the compression comes last
                 pass
@@ -106,6 +107,8 @@ def zip_members(file: IO[bytes]) -> Iterator[Member]:
             path = safe_path(name)
             if kind not in (0, stat.S_IFREG, stat.S_IFLNK):
                 raise RefusedArchive(f"{entry.filename!r} in it is neither a file nor a link")
+            if entry.volume:
+                raise RefusedArchive("it is one of several parts: join them there (`zip -s 0 --out one.zip`)")
             if entry.flag_bits & 1:
                 raise RefusedArchive(f"{entry.filename!r} in it is encrypted")
             if entry.compress_type not in _ZIP_METHODS:

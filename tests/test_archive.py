@@ -109,6 +109,13 @@ def encrypted() -> bytes:
     return bytes(made)
 
 
+def part() -> bytes:
+    """The last one of a zip in several: its directory says that the file is in another."""
+    made = bytearray(zipped({"x": b"y"}))
+    made[made.index(b"PK\x01\x02") + 34] = 1
+    return bytes(made)
+
+
 class Unpacked:
     """The archive `content`, as a fill leaves it, and what came of unpacking it."""
 
@@ -233,6 +240,11 @@ ACCEPTED: dict[str, tuple[str, bytes, dict[str, bytes]]] = {
     "no end mark, compressed": ("m.tgz", gzip.compress(unended(ONE)), ONE),
     "one block of the end mark": ("m.tar", unended(ONE) + bytes(512), ONE),
     "zeros behind gzip": ("m.tar.gz", gzip.compress(tar(ONE)) + bytes(700), ONE),
+    "something else behind gzip": ("m.tar.gz", gzip.compress(tar(ONE)) + b"junk" * 200, ONE),
+    "no gzip, whatever its name says": ("m.tar.gz", tar(ONE), ONE),
+    "no bzip2, whatever its name says": ("m.tar.bz2", tar(ONE), ONE),
+    "gzip, whatever its name says": ("m.tar", gzip.compress(tar(ONE)), ONE),
+    "xz, whatever its name says": ("m.tgz", lzma.compress(tar(ONE)), ONE),
     "several members of gzip": ("m.tar.gz", gzip.compress(tar(ONE)[:700]) + gzip.compress(tar(ONE)[700:]), ONE),
     "several streams of xz": ("m.txz", lzma.compress(tar(ONE)[:700]) + bytes(8) + lzma.compress(tar(ONE)[700:]), ONE),
     "several streams of bzip2": ("m.tbz2", bz2.compress(tar(ONE)[:700]) + bz2.compress(tar(ONE)[700:]), ONE),
@@ -390,6 +402,7 @@ REFUSED = {
     "zip: a symbolic link": ("m.zip", zip_link("/etc/passwd"), "'link' .* outside of it"),
     "zip: a device": ("m.zip", zip_link("", stat.S_IFCHR), "neither a file nor a link"),
     "zip: encrypted": ("m.zip", encrypted(), "'x' in it is encrypted"),
+    "zip: a part": ("m.zip", part(), "it is one of several parts: join them"),
     "zip: a bomb": ("m.zip", zipped({"a": bytes(70 << 20)}), "100 times its size"),
     "zip: another method": ("m.zip", zipped({"a": b"x"}, zipfile.ZIP_BZIP2), "'a' in it is compressed with bzip2"),
 }
@@ -412,11 +425,10 @@ DAMAGED = {
     "tar: no tar at all": ("m.tar", b"<html>" * 1000),
     "tar.gz: cut": ("m.tar.gz", tar(FILES, "w:gz")[:-20]),
     "tar.gz: a wrong byte": ("m.tar.gz", damaged(gzip.compress(tar(FILES), 0), 200_000)),
-    "tar.gz: not compressed": ("m.tar.gz", tar(FILES)),
+    "tar.gz: a second part that is none": ("m.tar.gz", gzip.compress(tar(ONE)[:1024]) + b"junk" * 200),
     "tar.xz: cut": ("m.tar.xz", tar(FILES, "w:xz")[:-20]),
     "tar.xz: a wrong byte": ("m.tar.xz", damaged(tar(FILES, "w:xz"), 200_000)),
     "tar.bz2: cut": ("m.tar.bz2", tar(FILES, "w:bz2")[:-20]),
-    "tar.bz2: not compressed": ("m.tar.bz2", tar(FILES)),
     "tar.xz: another dictionary than is good for us": (
         "m.tar.xz",
         lzma.compress(tar(FILES), filters=[{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 512 << 20}]),
