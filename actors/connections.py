@@ -30,6 +30,8 @@ from actors.errors import SourceUnsupported
 from actors.guard import check_name
 from actors.no_proxy import is_direct, no_proxy
 
+AGENT = "localmodel"
+"""What every client calls itself: many servers refuse who says nothing, and Python's own name."""
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE")
 _REPLACING = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _making = threading.Lock()
@@ -65,6 +67,7 @@ def is_proxied(connection: http.client.HTTPConnection) -> bool:
 def opener(redirects: urllib.request.HTTPRedirectHandler) -> urllib.request.OpenerDirector:
     """For http(s) and nothing else, over connections as above. What is neither followed nor a success is raised."""
     director = urllib.request.OpenerDirector()
+    director.addheaders = [("User-agent", AGENT)]
     errors = (urllib.request.HTTPErrorProcessor(), urllib.request.HTTPDefaultErrorHandler())
     for handler in (_Http(), redirects, *errors, urllib.request.UnknownHandler()):
         director.add_handler(handler)

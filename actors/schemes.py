@@ -57,16 +57,19 @@ class Schemes:
             raise ValueError(f"{name} opens other filesystems, whatever their scheme, and cannot be allowed")
         return cls(names | ({"file"} if roots else set()), roots)
 
-    def scheme_of(self, uri: str) -> str:
-        """The scheme of a URI that may be read. Raises SourceUnsupported and SourceDenied, without quoting the URI."""
-        scheme = self.check(uri)
+    def scheme_of(self, uri: str, *, listed: bool = False) -> str:
+        """The scheme of a URI that may be read. Raises SourceUnsupported and SourceDenied, without quoting the URI.
+
+        `listed`: it is the location of a file that a source lists, whose name may have any character.
+        """
+        scheme = self.check(uri, listed=listed)
         if scheme in LOCAL:
             self.check_path(uri.partition("://")[2])
         return scheme
 
-    def check(self, uri: str) -> str:
+    def check(self, uri: str, *, listed: bool = False) -> str:
         """As `scheme_of`, without a look at the disk. Pure."""
-        scheme = check_form(uri)
+        scheme = check_form(uri, listed=listed)
         if scheme not in STANDARD | self.more:
             more = "" if self.file_roots is None else "; whoever runs the coordinator can allow more (--allow-schemes)"
             raise SourceUnsupported(
@@ -93,8 +96,10 @@ ANY_FILE = Schemes(frozenset({"file"}), None)
 """Of a person's own command: whoever starts it may read these files anyway."""
 
 
-def check_form(uri: str) -> str:
-    """The scheme of what has the form of a source's URI. Raises SourceUnsupported, without quoting it."""
+def check_form(uri: str, *, listed: bool = False) -> str:
+    """The scheme of what has the form of a source's URI, or of a file that one lists. Raises SourceUnsupported, without
+    quoting it.
+    """
     if "::" in _LITERAL.sub("://", uri):
         raise SourceUnsupported("a source is one URI: chains of them (::) are not read", reason="InvalidURI")
     match = _SCHEME.match(uri)
@@ -103,7 +108,7 @@ def check_form(uri: str) -> str:
             f"the source has no scheme such as hf:// or s3://{_hint(uri)}: it must begin with one in lower case",
             reason="InvalidURI",
         )
-    unseen = _UNSEEN.search(uri)
+    unseen = _UNSEEN.search(uri) if not listed or match[1] not in LOCAL else None
     if unseen is not None and (unseen[0] != " " or match[1] not in _BLANKS_ARE_NAMES or uri != uri.strip()):
         raise SourceUnsupported(
             f"the source has the character {unseen[0]!r} at position {unseen.start()}: remove it, or write it as "

@@ -124,7 +124,7 @@ def read_range(
     """
     if start >= stop:
         return b""
-    trust.schemes.scheme_of(url)
+    trust.schemes.scheme_of(url, listed=True)
     with _guarded(url, trust), _asking(url, storage_options), _translated(url):
         _check_endpoints(storage_options)
         filesystem, path = open_filesystem(url, storage_options)

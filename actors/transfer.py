@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from actors.connections import connection_to, is_proxied
+from actors.connections import AGENT, connection_to, is_proxied
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
 from actors.guard import guarded
 from actors.manifest import Location
@@ -110,7 +110,7 @@ class RangeReader:
         min_bytes_per_s: float = 0.0,
         private_redirects: bool = False,
         redirects: Redirects | None = None,
-        agent: str = "localmodel",
+        agent: str = AGENT,
         trust: Trust = UNRESTRICTED,
     ) -> None:
         """`private_redirects`: an origin may redirect to addresses that are less public than its own.

@@ -42,6 +42,7 @@ MAX_COUNTING_S = 100.0
 
 _NO_RANGES = frozenset({206, 400, 403, 405, 406, 416, 501})
 """What servers that know no ranges answer to one; a 206 that does not say which bytes, or of how many, among it."""
+_FOLLOWED = frozenset({301, 302, 303, 307, 308})
 _CONTENT_RANGE = re.compile(r"bytes[ =] *(?:[0-9]+-[0-9]+|\*) */ *([0-9]{1,19})", re.IGNORECASE)
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _REPR_DIGEST = re.compile(r"sha-256=:?([A-Za-z0-9+/]{43}=)", re.IGNORECASE)  # RFC 9530, and RFC 3230's Digest before it
@@ -72,11 +73,11 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
                 reason="CredentialsInvalid",
             )
     where = escaped(source.uri)
-    size, answer = _ask(where, headers, options)
+    size, answer, first = _ask(where, headers, options)
     name = _name(url, answer)
     if not name:
         raise SourceUnsupported(f"{redact(source.uri)} does not name a file", reason="InvalidURI")
-    if answer.get("content-type", "").startswith("text/html") and not name.endswith((".html", ".htm")):
+    if _is_page(answer, first) and not name.endswith((".html", ".htm")):
         raise SourceNotFound(f"{redact(source.uri)} is a web page, not a file to download")
     digest, etag = _digest(answer), answer.get("etag")
     if size is None:
@@ -100,38 +101,45 @@ def is_public(url: str, options: SourceOptions) -> bool:
 
 def _ask(
     uri: str, headers: Mapping[str, str], options: SourceOptions, etag: str | None = None
-) -> tuple[int | None, Mapping[str, str]]:
-    """The size, if it is said, and the headers of the answer, by lower-case name.
+) -> tuple[int | None, Mapping[str, str], bytes]:
+    """The size, if it is said, the headers of the answer, by lower-case name, and of what may be a page its first byte.
 
     `x-linked-etag` also of a redirect on the way. With an `etag` the range is asked for only of what has it.
     """
     condition = {"If-Range": etag} if etag else {}
-    status, answer, error = _get(uri, {**headers, **condition, "Range": "bytes=0-0"}, options)
+    status, answer, error, first = _get(uri, {**headers, **condition, "Range": "bytes=0-0"}, options)
     ranged = _CONTENT_RANGE.fullmatch(answer.get("content-range", ""))
     if ranged and (status in (200, 206) or (status == 416 and ranged[1] == "0")):
-        return decimal(ranged[1]), answer
+        return decimal(ranged[1]), answer, first
     if status in _NO_RANGES:
-        status, plain, _ = _get(uri, headers, options)
+        status, plain, _, first = _get(uri, headers, options)
         if status >= 300 and error is not None:
             raise error
         answer = plain
     elif error is not None:
         raise error
-    return None if "transfer-encoding" in answer else decimal(answer.get("content-length", "")), answer
+    size = None if "transfer-encoding" in answer else decimal(answer.get("content-length", ""))
+    return size, answer, first
 
 
 def _get(
     uri: str, headers: Mapping[str, str], options: SourceOptions
-) -> tuple[int, Mapping[str, str], SourceError | None]:
-    """Status and headers, and what they mean if they are a refusal. The body of a success is not read."""
+) -> tuple[int, Mapping[str, str], SourceError | None, bytes]:
+    """Status and headers, and what they mean if they are a refusal. Of a success only what calls itself a page is read,
+    for its first byte.
+    """
     with _answered(uri, headers, options) as (status, answer, body):
         if status < 300:
-            return status, answer, None
+            return status, answer, None, body.read(1) if _says_page(answer) else b""
         if 300 <= status < 400:
-            target = target_of(uri, answer.get("location", ""))
+            if not answer.get("location") or status not in _FOLLOWED:
+                raise SourceError(
+                    f"{redact(uri)} answered HTTP {status} and does not say where the file is", reason="InvalidAnswer"
+                )
+            target = target_of(uri, answer["location"])
             check_target(uri, target)
             raise SourceNotFound(f"{redact(uri)} redirects in a circle", reason="RedirectLoop")
-        return status, answer, translate_status(status, uri, answer, body.read(MAX_BODY_BYTES))
+        return status, answer, translate_status(status, uri, answer, body.read(MAX_BODY_BYTES)), b""
 
 
 def _count(uri: str, headers: Mapping[str, str], options: SourceOptions) -> tuple[int, Digest]:
@@ -173,6 +181,15 @@ def _answered(
 
 def _lower(headers: Message) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
+
+
+def _says_page(answer: Mapping[str, str]) -> bool:
+    return answer.get("content-type", "").startswith("text/html")
+
+
+def _is_page(answer: Mapping[str, str], first: bytes) -> bool:
+    """Many servers call what they do not know text/html: a page begins with a tag, a blank or a byte order mark."""
+    return _says_page(answer) and first in (b"", b"<", b" ", b"\t", b"\r", b"\n", b"\xef", b"\xff", b"\xfe")
 
 
 def _name(url: SplitResult, answer: Mapping[str, str]) -> str:

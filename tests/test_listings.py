@@ -67,6 +67,14 @@ def test_links_are_followed(name: str, target: str, more: dict[str, bytes], tree
     assert filled(f"file://{tree}", tmp_path / "to") == PLAIN | more
 
 
+@pytest.mark.parametrize(
+    "name", ["a ", " b", "c\nd", "e\tf", "g?h", "i#j", "%41", "-k", "~", "*", "[l]", "...", "\u2028m"]
+)
+def test_names_are_taken_as_they_are(name: str, tree: Path, tmp_path: Path) -> None:
+    (tree / name).write_bytes(b"odd")
+    assert filled(f"file://{tree}", tmp_path / "to") == PLAIN | {name: b"odd"}
+
+
 def test_links_to_links_and_a_linked_root_are_followed(tree: Path, tmp_path: Path) -> None:
     (tree / "a").symlink_to("b")
     (tree / "b").symlink_to("../out/blob")

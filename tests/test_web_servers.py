@@ -142,6 +142,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send(416, Content_Range="bytes */0") if wanted else self.send(200)
             case "empty200":
                 self.send(200)
+            case "html" | "page":
+                self.ranged(DATA if kind == "html" else b"<html>log in</html>", Content_Type="text/html; charset=utf-8")
+            case "picky":
+                self.ranged() if self.headers.get("User-Agent") == "localmodel" else self.send(403)
+            case "picky302":
+                self.send(302 if self.headers.get("User-Agent") == "localmodel" else 403, Location="/picky/model.bin")
+            case _ if kind.startswith("nowhere"):
+                self.send(int(kind[7:]))
+            case "noise":
+                self.wfile.write(b"\x1b[2J\x07" * 1000)
+                self.close_connection = True
             case "early":
                 self.wfile.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
                 self.ranged()
@@ -181,7 +192,7 @@ def server() -> Iterator[Server]:
 
 
 KINDS = {
-    **dict.fromkeys(["plain", "ignored", "none", "early", "etags", "weak"], DATA),
+    **dict.fromkeys(["plain", "ignored", "none", "early", "etags", "weak", "html", "picky", "picky302"], DATA),
     **dict.fromkeys(["whole206", "bare206", "total206", "wrong206", "loose206", "multipart206"], DATA),
     **dict.fromkeys(["no400", "no403", "no405", "no406", "no416", "no501"], DATA),
     **dict.fromkeys(["to301", "to302", "to303", "to307", "to308", "utf8", "space", "relative", "query"], DATA),
@@ -198,6 +209,26 @@ def test_what_curl_gets_is_had(kind: str, server: Server, tmp_path: Path, capsys
     code = cli.main(["fill", f"{server.url}/{kind}/model.bin", str(target)])
     assert code == 0, capsys.readouterr().err
     assert (target / "model.bin").read_bytes() == KINDS[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("page", "is a web page, not a file to download"),
+        ("nowhere302", "answered HTTP 302 and does not say where the file is"),
+        ("nowhere300", "answered HTTP 300 and does not say where the file is"),
+        ("nowhere304", "answered HTTP 304 and does not say where the file is"),
+        ("noise", r"does not speak HTTP: '\x1b[2J"),
+    ],
+)
+def test_what_is_no_file_is_said(
+    kind: str, said: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["fill", f"{server.url}/{kind}/model.bin", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err
+    assert said in err
+    assert (len(err.splitlines()), len(err) < 300, err.rstrip("\n").isprintable()) == (1, True, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_small_file_of_a_server_without_ranges_comes_in_one_request(server: Server) -> None:
