@@ -83,11 +83,11 @@ def satisfies(marker: Marker, model: DesiredModel) -> bool:
     return same and model.expected_digest in (None, marker.manifest.digest)
 
 
-def check_digest(digest: str | None, expected: str | None) -> None:
+def check_digest(digest: str | None, expected: str | None, named: str = "spec.digest") -> None:
     """Raises IntegrityError if the digest is known and is not the expected one. Nothing expected: anything will do."""
     if expected is not None and digest is not None and digest != expected:
         raise IntegrityError(
-            f"the model's digest is {digest}, but {expected} is expected (spec.digest)", reason="DigestMismatch"
+            f"the model's digest is {digest}, but {expected} is expected ({named})", reason="DigestMismatch"
         )
 
 

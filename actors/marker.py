@@ -27,6 +27,7 @@ from actors.numbers import count, moment
 
 MARKER = ".localmodel/manifest.json"
 OWN = ".localmodel"
+VERSION = 1
 MARKER_BYTES = 256 << 20
 """No marker is larger: a million files take about 200 MiB."""
 
@@ -36,6 +37,10 @@ _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 class DamagedMarker(ValueError):
     """There is something where the marker should be, and it is none. The message says what is wrong with it."""
+
+
+class NewerMarker(DamagedMarker):
+    """It is one that a later version of this program has written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Marker:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "version": 1,
+            "version": VERSION,
             "owner": self.owner,
             "selection": self.manifest.source.selection,
             "manifestDigest": self.manifest.digest,
@@ -73,8 +78,11 @@ class Marker:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Marker:
         """Raises KeyError, TypeError, ValueError or AttributeError for anything `to_json` did not make."""
-        if data.get("version", 1) != 1:
-            raise ValueError(f"version {data['version']!r} is not one we know")
+        version = data.get("version", VERSION)
+        if type(version) is int and version > VERSION:
+            raise NewerMarker(f"it is of version {version}, and {VERSION} is the latest that is known here")
+        if version != VERSION:
+            raise ValueError(f"version {version!r} is not one we know")
         return cls(
             owner=_text(data["owner"]),
             manifest=_manifest(data["manifest"]),
@@ -89,6 +97,8 @@ def parse_marker(content: bytes) -> Marker:
     """Raises DamagedMarker for anything that `Marker.content` is not."""
     try:
         return Marker.from_json(json.loads(content))
+    except NewerMarker:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, LocalModelError) as error:
         raise DamagedMarker(f"{type(error).__name__}: {str(error)[:200]}") from error
 
@@ -165,16 +175,25 @@ def misfit(folder: Folder, file: ManifestFile) -> str | None:
 
 
 def files_below(folder: Folder, *, most: int | None = None) -> Iterator[str]:
-    """Every path below an open folder that is no folder itself, but for those of ours; `most` of them at most."""
+    """Every path below an open folder that is no folder itself, but for those of ours; `most` of them at most.
+
+    A folder that cannot be looked into is given, too: what is in it is not known.
+    """
     pending, given = [name for name in folder.names() if name != OWN], 0
     while pending and given != most:
         path = pending.pop()
-        if not stat.S_ISDIR(folder.lstat(path).st_mode):
-            given += 1
-            yield path
+        try:
+            if stat.S_ISDIR(folder.lstat(path).st_mode):
+                with folder.enter(path) as inner:
+                    pending += [f"{path}/{name}" for name in inner.names()]
+                continue
+        except FileNotFoundError:  # it has just gone
             continue
-        with folder.enter(path) as inner:
-            pending += [f"{path}/{name}" for name in inner.names()]
+        except OSError as error:
+            if error.errno != errno.EACCES:
+                raise
+        given += 1
+        yield path
 
 
 def _missing(error: OSError) -> str:

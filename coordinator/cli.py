@@ -10,10 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 
 from actors.redaction import guard_output
+from coordinator import output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code. A subcommand is imported when it is run, so that `--help` does not wait for Ray."""
+    output.prepare()
     guard_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -35,30 +36,36 @@ from actors.fill import Fill, verified_how
 from actors.handles import Folder
 from actors.ingest import Ingest, open_ingest
 from actors.manifest import Manifest, ModelSource, Resolved
-from actors.marker import OWN, DamagedMarker, Marker, files_below, misfits
+from actors.marker import OWN, DamagedMarker, Marker, misfits
 from actors.moved import Moved
 from actors.numbers import decimal
 from actors.origin import SourceOptions
 from actors.publish import FILE_MODE
 from actors.settings import MAX_CONNECTIONS
 from actors.source import resolve
+from coordinator.output import print_json, printable, say, tell
 from coordinator.quantity import format_bytes, format_duration
 from coordinator.target import Target
-from coordinator.verify import examine, fill_command, print_json, printable
+from coordinator.verify import examine, extra_files, fill_command, marker_trouble, named_folder
 
 OWNER = "localmodel fill"
 _NAMED = 3
+_USELESS = frozenset({"ArchiveRefused", "ArchiveDamaged"})
+"""After these nothing of what was fetched is used again."""
+_DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
 
 
 def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("uri", metavar="URI", help="hf://owner/name[:revision], s3://…, gs://…, https://…, file:///…")
     parser.add_argument(
-        "directory", metavar="DIR", type=_folder, help="where the model is to be; must not exist, or be empty"
+        "directory", metavar="DIR", type=_absolute, help="where the model is to be; must not exist, or be empty"
     )
     parser.add_argument("--revision", help="of a Hugging Face repository: a branch, tag or commit")
     parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="only these files; repeatable")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="not these files; repeatable")
-    parser.add_argument("--digest", metavar="sha256:HEX", help="the manifest digest it must have")
+    parser.add_argument(
+        "--digest", metavar="sha256:HEX", type=_digest, help="the manifest digest it must have, as an earlier fill said"
+    )
     most = FillSettings().connections
     parser.add_argument(
         "--connections", type=_positive, default=most, metavar="N", help=f"at most so many (default: {most})"
@@ -76,31 +83,32 @@ def fill(args: argparse.Namespace) -> int:
     began = time.monotonic()
     target: Target | None = None
     try:
-        target = Target.of(args.directory)
-        done = _present(target, source, args)
-        if done is None:
-            with target.sole_writer():
-                done = _Done(_resolving(source, partial(_fill, target, args)))
-        left = target.clear()  # also what a process that died right after its rename has left
-        if left is not None:
-            sys.stderr.write(f"localmodel: cannot remove what is left of the fill: {printable(left)}\n")
-        check_digest(done.marker.manifest.digest, args.digest)
+        with _ending_on_signals():
+            target = Target.of(args.directory)
+            done = _present(target, source, args)
+            if done is None:
+                with target.sole_writer(), _staged(target):
+                    done = _Done(_resolving(source, partial(_fill, target, args)))
+            left = target.clear()  # also what a process that died right after its rename has left
+            if left is not None:
+                tell(f"localmodel: cannot remove what is left of the fill: {printable(left)}")
+            _check_digest(done.marker.manifest, args)
     except LocalModelError as error:
         return _fail(args, error, target)
-    except Cancelled:
-        sys.stderr.write("localmodel: interrupted; the same command goes on from here\n")
+    except (Cancelled, KeyboardInterrupt):
+        tell("localmodel: interrupted; the same command goes on from here")
         if args.json:
             print_json({"ok": False, "reason": "Interrupted", "error": "the same command goes on from here"})
         return 130
     seconds = time.monotonic() - began
     for path in done.extra:
-        sys.stderr.write(f"extra: {printable(path)} is no part of the model, and was left where it is\n")
+        tell(f"extra: {printable(path)} is no part of the model, and was left where it is")
     if args.json:
         print_json(_summary(done.marker, seconds) | done.to_json())
     else:
         manifest = done.marker.manifest
         size = f"{len(manifest.files)} files, {format_bytes(manifest.total_bytes)}B"
-        sys.stdout.write(f"{printable(args.directory)}: {size} {done.how(seconds)}, {manifest.digest}\n")
+        say(f"{printable(args.directory)}: {size} {done.how(seconds)}, {manifest.digest}")
     return 0
 
 
@@ -140,10 +148,8 @@ def _present(target: Target, source: ModelSource, args: argparse.Namespace) -> _
         marker = target.look()
     except DamagedMarker as error:
         if not args.verify:
-            raise StoreError(
-                f"the marker of {target.path} is damaged ({error}): `{command}` reads every file and makes it anew",
-                reason="MarkerDamaged",
-            ) from error
+            reason, message = marker_trouble(target.path, error, command)
+            raise StoreError(message, reason=reason) from error
         marker = None
     else:
         if marker is None:
@@ -186,7 +192,7 @@ def _verified(
     if wrong:
         revision = known.manifest.revision
         again = partial(_mend, target, folder, known, frozenset(wrong), args)
-        with target.sole_writer():
+        with target.sole_writer(), _staged(target):
             if resolved is not None:
                 again(SourceOptions.from_environ(), resolved)
             else:
@@ -195,8 +201,7 @@ def _verified(
         with folder.enter(OWN, make=True) as own:
             own.remove("manifest.json")
             own.write("manifest.json", known.content, mode=FILE_MODE, sync=True)
-    extra = sorted(set(files_below(folder)) - states.keys())
-    return _Done(known, checked=True, repaired=wrong, extra=tuple(extra))
+    return _Done(known, checked=True, repaired=wrong, extra=extra_files(folder, known.manifest))
 
 
 def _mend(
@@ -222,7 +227,7 @@ def _mend(
         raise changed
     wanted = resolved if packed else repair.narrowed(resolved)
     _check_room(target, wanted)
-    with _staged(target), contextlib.closing(_ingest(target, wanted)) as ingest:
+    with contextlib.closing(_ingest(target, wanted)) as ingest:
         sealed, _ = _run(ingest, wanted, lambda new: new if packed else repair.narrowed(new), options, args)
         if packed and _unpacked(ingest, target, sealed)[0].digest != marker.manifest.digest:
             ingest.discard()
@@ -248,16 +253,16 @@ def _resolving(
 
 
 def _fill(target: Target, args: argparse.Namespace, options: SourceOptions, resolved: Resolved) -> Marker:
-    check_digest(resolved.manifest.digest, args.digest)
+    _check_digest(resolved.manifest, args)
     started_at = time.time()
     _check_room(target, resolved)
-    with _staged(target), contextlib.closing(_ingest(target, resolved)) as ingest:
+    with contextlib.closing(_ingest(target, resolved)) as ingest:
         manifest, moved = _run(ingest, resolved, lambda new: new, options, args)
         verified = verified_how(resolved.manifest)
         if manifest.packed:
             manifest, verified = _unpacked(ingest, target, manifest)
         try:
-            check_digest(manifest.digest, args.digest)
+            _check_digest(manifest, args)
         except IntegrityError:
             ingest.discard()  # no second attempt would come to another one
             raise
@@ -271,6 +276,10 @@ def _fill(target: Target, args: argparse.Namespace, options: SourceOptions, reso
         )
         ingest.publish(marker, target.path, trash=target.staging / "trash")
     return marker
+
+
+def _check_digest(manifest: Manifest, args: argparse.Namespace) -> None:
+    check_digest(manifest.digest, args.digest, "--digest")
 
 
 def _check_room(target: Target, resolved: Resolved) -> None:
@@ -326,11 +335,15 @@ def _unpacked(ingest: Ingest, target: Target, manifest: Manifest) -> tuple[Manif
 
 @contextlib.contextmanager
 def _staged(target: Target) -> Iterator[None]:
-    """What is staged stays after an error only if the same command can go on from it. A full disk is not left full."""
+    """What is staged stays after an error only if the same command can go on from it. A full disk is not left full.
+
+    Around all attempts: the folder is needed as long as there is another.
+    """
     try:
         yield
-    except LocalModelError as error:
-        if isinstance(error, InsufficientStorage) or not target.began:
+    except (LocalModelError, Cancelled, KeyboardInterrupt) as error:
+        useless = isinstance(error, LocalModelError) and error.reason in _USELESS
+        if useless or isinstance(error, InsufficientStorage) or not target.began:
             target.clear()
         raise
 
@@ -341,7 +354,7 @@ def _fail(args: argparse.Namespace, error: LocalModelError, target: Target | Non
     message = str(error)
     if target is not None and kept:
         message += f"; what came of it is kept in {target.staging}, and the same command goes on from there"
-    sys.stderr.write(f"localmodel: {printable(message)}\n")
+    tell(f"localmodel: {printable(message)}")
     if args.json:
         said = {"ok": False, "reason": error.reason, "error": printable(message)}
         print_json(said | ({"kept": printable(target.staging)} if target is not None and kept else {}))
@@ -349,11 +362,19 @@ def _fail(args: argparse.Namespace, error: LocalModelError, target: Target | Non
 
 
 @contextlib.contextmanager
-def _interruptible(work: Fill) -> Iterator[None]:
-    """SIGINT and SIGTERM end the fill in good order."""
-    if threading.current_thread() is not threading.main_thread():
+def _ending_on_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP unless somebody has it ignored, end what is done here as SIGINT does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled(stop):
         yield
-        return
+
+
+@contextlib.contextmanager
+def _interruptible(work: Fill) -> Iterator[None]:
+    """The same signals end the fill in good order."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         try:
@@ -361,7 +382,19 @@ def _interruptible(work: Fill) -> Iterator[None]:
         except RuntimeError as error:  # there is no thread to be had
             raise Cancelled from error
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _handled(stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` leaves it
+        ends.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in ends}
     try:
         yield
     finally:
@@ -422,10 +455,17 @@ def _max_rss_bytes() -> int:
 # --- arguments ---
 
 
-def _folder(text: str) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("is empty: name a folder")
-    return Path(os.path.abspath(text))  # noqa: PTH100  links in it are the user's
+def _absolute(text: str) -> Path:
+    try:
+        return Path(os.path.abspath(named_folder(text)))  # noqa: PTH100  links in it are the user's
+    except FileNotFoundError as error:
+        raise argparse.ArgumentTypeError("is relative to a folder that is no longer there") from error
+
+
+def _digest(text: str) -> str:
+    if _DIGEST.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not sha256: and 64 hexadecimal digits")
+    return text.lower()
 
 
 def _positive(text: str) -> int:

@@ -1,32 +1,35 @@
 """`localmodel verify DIR`: every byte of DIR is hashed again, and compared with what was recorded when it was filled.
 
 Ends with 0 if every file is as it was and there is no other, else with 1: standard error names what is not so, and
-what to run next.
+what to run next; with 130 when it was interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
-import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Set
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from actors.digest import Digester, algorithm_of
 from actors.handles import Folder
 from actors.manifest import Manifest, ManifestFile, ModelSource
-from actors.marker import MARKER, DamagedMarker, files_below, load_marker
+from actors.marker import MARKER, DamagedMarker, NewerMarker, files_below, load_marker
+from coordinator.output import print_json, printable, say, tell
 
 _READ_BYTES = 1 << 20
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path)
+    parser.add_argument("directory", metavar="DIR", type=named_folder)
     parser.add_argument("--json", action="store_true", help="the last line of standard output says what was found")
-    parser.epilog = "ends with 0 if all is well, 1 if not (standard error says what to run next), 2 for a wrong command"
+    parser.epilog = (
+        "ends with 0 if all is well, 1 if not (standard error says what to run next), 2 for a wrong command, 130 when"
+        " it was interrupted"
+    )
 
 
 def verify(args: argparse.Namespace) -> int:
@@ -35,41 +38,81 @@ def verify(args: argparse.Namespace) -> int:
         with Folder.at(directory) as folder:
             marker = load_marker(folder)
             states = examine(folder, marker.manifest)
-            extra = sorted(set(files_below(folder)) - states.keys())
+            extra = extra_files(folder, marker.manifest)
     except DamagedMarker as error:
         again = f"localmodel fill --verify URI {shlex.quote(str(directory))}"
-        return _fail(
-            args, f"the marker of {directory} is damaged ({error}): `{again}` reads every file and makes it anew"
-        )
-    except OSError as error:
+        return _fail(args, *marker_trouble(directory, error, again))
+    except FileNotFoundError:
         why = "it was not filled by localmodel, or not completely"
-        missing = isinstance(error, FileNotFoundError)
-        return _fail(args, f"{directory} holds no {MARKER}: {why}" if missing else f"{directory}: {error.strerror}")
+        return _fail(args, "NotAModel", f"{directory} holds no {MARKER}: {why}")
+    except OSError as error:
+        return _fail(args, "Unreadable", f"{directory} cannot be read: {error.strerror}")
+    except KeyboardInterrupt:
+        return _fail(args, "Interrupted", f"interrupted before every byte of {directory} was read", code=130)
     wrong = {state: [path for path, each in states.items() if each == state] for state in ("damaged", "missing")}
-    wrong["extra"] = extra
+    wrong["extra"] = list(extra)
     for state, paths in wrong.items():
         for path in paths:
-            sys.stderr.write(f"{state}: {printable(path)}\n")
+            tell(f"{state}: {printable(path)}")
     good, step = not any(wrong.values()), next_step(wrong, marker.manifest.source, directory)
     if step is not None:
-        sys.stderr.write(f"{step}\n")
+        tell(step)
     if args.json:
         counts = {"files": len(states), "bytes": marker.manifest.total_bytes}
         said = {"ok": good, **counts, "manifestDigest": marker.manifest.digest, **wrong}
         print_json(said | ({"next": step} if step is not None else {}))
     elif good:
         written = f"{len(states)} files are as they were filled, {marker.manifest.digest}"
-        sys.stdout.write(f"{printable(directory)}: {written}\n")
+        say(f"{printable(directory)}: {written}")
     return 0 if good else 1
+
+
+def named_folder(text: str) -> Path:
+    """What an argument names."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: name a folder")
+    return Path(text)
+
+
+def marker_trouble(directory: Path, error: DamagedMarker, command: str) -> tuple[str, str]:
+    """The reason and the message. `command` makes the marker anew."""
+    if isinstance(error, NewerMarker):
+        return "MarkerNewer", (
+            f"the marker of {directory} was written by a newer localmodel ({error}): use that one, or make the marker"
+            f" anew with `{command}`, which reads every file"
+        )
+    return "MarkerDamaged", (
+        f"the marker of {directory} is damaged ({error}): `{command}` reads every file and makes it anew"
+    )
 
 
 def examine(folder: Folder, manifest: Manifest) -> dict[str, str]:
     """By path, whether each file is `good`, `damaged` or `missing`. Every byte is read, files in parallel."""
     from concurrent.futures import ThreadPoolExecutor  # here, because `fill` would wait for it
 
+    ended = threading.Event()
+    state = partial(_state, folder, ended)
     with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="verify") as pool:
-        states = list(pool.map(lambda file: _state(folder, file), manifest.files))
-    return {file.path: state for file, state in zip(manifest.files, states, strict=True)}
+        try:
+            states = list(pool.map(state, manifest.files))
+        except RuntimeError:  # there is no thread to be had
+            states = list(map(state, manifest.files))
+        except BaseException:
+            ended.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {file.path: each for file, each in zip(manifest.files, states, strict=True)}
+
+
+def extra_files(folder: Folder, manifest: Manifest) -> tuple[str, ...]:
+    """What is there and no part of the model."""
+    known = {file.path for file in manifest.files}
+    return tuple(sorted(path for path in files_below(folder) if path not in known and not _above(path, known)))
+
+
+def _above(path: str, known: Set[str]) -> bool:
+    """Whether it is a folder, which could not be looked into, of files of the model."""
+    return any(each.startswith(f"{path}/") for each in known)
 
 
 def next_step(wrong: Mapping[str, list[str]], source: ModelSource, directory: Path) -> str | None:
@@ -90,27 +133,14 @@ def fill_command(source: ModelSource, directory: Path) -> str:
     return printable(shlex.join([*words, source.uri, str(directory)]))
 
 
-def printable(text: str | Path) -> str:
-    """Names need not be UTF-8."""
-    return os.fsencode(text).decode(errors="backslashreplace") if isinstance(text, Path) else _decoded(text)
-
-
-def print_json(document: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document) + "\n")
-
-
-def _decoded(text: str) -> str:
-    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _fail(args: argparse.Namespace, message: str) -> int:
-    sys.stderr.write(f"localmodel: {printable(message)}\n")
+def _fail(args: argparse.Namespace, reason: str, message: str, code: int = 1) -> int:
+    tell(f"localmodel: {printable(message)}")
     if args.json:
-        print_json({"ok": False, "error": printable(message)})
-    return 1
+        print_json({"ok": False, "reason": reason, "error": printable(message)})
+    return code
 
 
-def _state(folder: Folder, file: ManifestFile) -> str:
+def _state(folder: Folder, ended: threading.Event, file: ManifestFile) -> str:
     try:
         descriptor = folder.open(file.path)
     except OSError as error:
@@ -119,7 +149,7 @@ def _state(folder: Folder, file: ManifestFile) -> str:
         digester = Digester(algorithm_of(file.digest), file.size)
         with open(descriptor, "rb", buffering=0) as content:  # noqa: PTH123  # a descriptor
             buffer = bytearray(_READ_BYTES)
-            while count := content.readinto(buffer):
+            while not ended.is_set() and (count := content.readinto(buffer)):
                 digester.update(memoryview(buffer)[:count])
     except OSError:
         return "damaged"

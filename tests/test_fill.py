@@ -158,7 +158,7 @@ def test_a_folder_with_something_in_it_is_left_alone(
     ("arguments", "message"),
     [
         (["hf://no/such"], "there is no repository"),
-        ([URI, "--digest", "sha256:00"], "sha256:00 is expected"),
+        ([URI, "--digest", "sha256:" + "0" * 64], "is expected (--digest)"),
         ([URI, "--revision", "nightly"], "nightly"),
         (["model"], "scheme"),
     ],

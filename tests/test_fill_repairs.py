@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -10,10 +11,13 @@ import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from actors.handles import Folder
 from actors.marker import MARKER
+from actors.source import resolve
 from coordinator.dev.faults import Fault
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample
@@ -130,6 +134,33 @@ def test_a_damaged_marker_is_said_and_made_anew_without_fetching_what_is_right(
     assert (damage.tree(model) == damage.tree(sample), run(capsys, "verify", model)[0]) == (True, 0)
 
 
+def test_a_marker_of_a_newer_version_is_not_called_damaged(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = json.loads((model / MARKER).read_text())
+    damage.text(json.dumps({**said, "version": 2}))(model / MARKER)
+    for command in (("verify", model, "--json"), ("fill", URI, model, "--json")):
+        code, out, err = run(capsys, *command)
+        assert (code, json.loads(out)["reason"]) == (1, "MarkerNewer")
+        assert "was written by a newer localmodel (it is of version 2, and 1 is the latest that is known here)" in err
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named_unless_it_is_of_the_model(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def closed(folder: Folder, path: str, *, make: bool = False) -> Folder:
+        if path in ("original", "mine"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return enter(folder, path, make=make)
+
+    (model / "mine").mkdir()
+    enter = Folder.enter
+    monkeypatch.setattr(Folder, "enter", closed)
+    code, _, err = run(capsys, "verify", model)
+    assert (code, [line for line in err.splitlines() if not line.startswith("next")]) == (
+        1,
+        ["damaged: original/params.json", "extra: mine"],
+    )
+
+
 def test_a_repair_whose_source_has_other_files_by_now_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,10 +200,45 @@ def test_after_a_digest_that_is_not_the_expected_nothing_is_left(
     source.mkdir()
     (source / "w.bin").write_bytes(os.urandom(100_000))
     target = tmp_path / "there" / "model"
-    code, out, err = run(capsys, "fill", f"file://{source}", target, "--digest", "sha256:00", "--json")
-    assert (code, "sha256:00 is expected" in err, "kept" in err) == (1, True, False)
+    code, out, err = run(capsys, "fill", f"file://{source}", target, "--digest", "sha256:" + "0" * 64, "--json")
+    assert (code, "0000 is expected (--digest)" in err, "kept" in err) == (1, True, False)
     assert json.loads(out).items() >= {"ok": False, "reason": "DigestMismatch"}.items()
     assert names(tmp_path) == ["source"], "also the folders on the way there are gone"
+
+
+@pytest.mark.parametrize(("content", "reason"), [(b"no archive", "ArchiveDamaged"), (None, "ArchiveRefused")])
+def test_of_an_archive_that_is_not_unpacked_nothing_is_left(
+    content: bytes | None, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "source" / "m.tar"
+    archive.parent.mkdir()
+    archive.write_bytes(content or b"")
+    if content is None:
+        with tarfile.open(archive, "w") as made:
+            made.addfile(tarfile.TarInfo("../evil"))
+    code, out, err = run(capsys, "fill", f"file://{archive}", tmp_path / "model", "--json")
+    assert (code, json.loads(out)["reason"], "kept" in err) == (1, reason, False)
+    assert names(tmp_path) == ["source"]
+
+
+def test_a_source_that_changes_meanwhile_is_listed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "w.bin").write_bytes(b"old")
+    times = list[str]()
+
+    def changing(*arguments: Any, **options: Any) -> Any:
+        resolved = resolve(*arguments, **options)
+        if not times:
+            (source / "w.bin").write_bytes(b"n")
+        times.append("listed")
+        return resolved
+
+    monkeypatch.setattr("coordinator.fill.resolve", changing)
+    code, _, err = run(capsys, "fill", f"file://{source}", tmp_path / "model")
+    assert (code, err, (tmp_path / "model/w.bin").read_bytes(), len(times)) == (0, "", b"n", 2)
 
 
 def test_what_can_be_gone_on_from_is_named(origin: Origin, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,12 +298,13 @@ def test_what_lies_there_from_before_is_counted(
 ) -> None:
     uri = a_source(tmp_path / "source", *[MIB] * 3)
 
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+    def killed(*_: object) -> None:
+        raise SystemExit
 
     with monkeypatch.context() as once:
-        once.setattr("coordinator.fill._run", interrupted)
-        assert run(capsys, "fill", uri, small_disk / "m")[0] == 130
+        once.setattr("coordinator.fill._run", killed)
+        with pytest.raises(SystemExit):
+            run(capsys, "fill", uri, small_disk / "m")
     status = os.statvfs(small_disk)
     assert status.f_bavail * status.f_frsize < 2 * MIB
     assert run(capsys, "fill", uri, small_disk / "m")[0] == 0
