@@ -318,9 +318,9 @@ def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
         case socket.gaierror():
             why = f"{where} could not be reached: its host name does not resolve: {error.strerror}"
             return SourceError(why, reason="SourceUnreachable")
-    return SourceError(
-        f"{where} could not be reached: {str(error) or type(error).__name__}", reason="SourceUnreachable"
-    )
+    said = error.strerror if isinstance(error, OSError) else None
+    why = f"{where} could not be reached: {said or str(error) or type(error).__name__}"
+    return SourceError(why, reason="SourceUnreachable")
 
 
 def not_allowed(url: str, refused: Refused) -> SourceDenied:

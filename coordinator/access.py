@@ -2,7 +2,9 @@
 
 A folder is shared by all caches of one URI. The bytes are there once; the right to them is each cache's own:
 
-    cluster cache without credentials    goes by the coordinator's identity, and needs no proof
+    cluster cache without credentials    goes by the coordinator's identity, and needs no proof, unless it is contested:
+                                         a cache that asks with its own also says where, so what it brought under the
+                                         same URI may be other content
     any other                            asks the source itself, with its own credentials ──► `Proof`, in its status
                                          until then a copy is not its copy: not counted, not measured, not described
 
@@ -40,8 +42,40 @@ class Proof:
 
 
 def asks_itself(cache: Cache) -> bool:
+    """Whether a copy is its copy only once its own source has said so."""
+    return _is_of_others(cache) or cache.contested
+
+
+def _is_of_others(cache: Cache) -> bool:
     """Whether it goes by an identity that is not the coordinator's."""
     return cache.ref.namespace is not None or cache.credentials != Credentials()
+
+
+_CONTESTED = frozenset({"SourceConflict", "Unproven"})
+"""What stands in the status of a cache that is contested until it has its own copy, also when the others are gone.
+
+Caches that want other files of a URI than each other have a conflict that is none about who has read what.
+"""
+
+
+def with_contested(caches: Mapping[StatusKey, Cache]) -> Mapping[StatusKey, Cache]:
+    """The same, with those marked that go by the coordinator's identity, and share their URI with such as do not."""
+    shared = {cache.storage_key for cache in caches.values() if _is_of_others(cache)}
+    asked_for = defaultdict[StorageKey, set[str]](set)
+    for cache in caches.values():
+        asked_for[cache.storage_key].add(cache.selection)
+    contested = {
+        key: replace(cache, contested=True)
+        for key, cache in caches.items()
+        if not _is_of_others(cache)
+        and (cache.storage_key in shared or (len(asked_for[cache.storage_key]) == 1 and _was_contested(cache)))
+    }
+    return {**caches, **contested} if contested else caches
+
+
+def _was_contested(cache: Cache) -> bool:
+    conditions = cache.status.get("conditions") or ()
+    return any(each.get("type") == "Ready" and each.get("reason") in _CONTESTED for each in conditions)
 
 
 def proof_of(cache: Cache) -> Proof | None:
@@ -49,7 +83,8 @@ def proof_of(cache: Cache) -> Proof | None:
     status = cache.status
     selection, revision, digest = (status.get(name) for name in ("selection", "revision", "manifestDigest"))
     if selection is not None:
-        return Proof(selection, revision, digest, status.get("resolvedAs") == cache.credentials.name)
+        current = not _is_of_others(cache) or status.get("resolvedAs") == cache.credentials.name
+        return Proof(selection, revision, digest, current)
     held = NodeStatus.DOWNLOADED in (status.get("nodeStatus") or {}).values()
     return Proof(None, current=False) if held and status.get("observedGeneration") is None else None
 
@@ -153,19 +188,23 @@ class Access:
         return self.asks and (self.proof is None or not self.proof.current)
 
     def permits(self, copy: ModelReport | Earlier) -> bool:
-        """Whether it could have fetched this content: it has read the same digest or commit at its source."""
+        """Whether it could have fetched this content: it has read the same digest at its source.
+
+        Where no digest is known, the same commit; but a commit is only what whoever answered has called it.
+        """
         if not self.asks:
             return True
         cache, source, proof, digest = self.cache, self.source, self.proof, copy.manifest_digest
         if source.answered:
-            if digest is not None and digest == source.manifest_digest:
-                return True
-            if copy.selection == cache.selection and _is_alike(copy, source):
+            if digest is not None and source.manifest_digest is not None:
+                if digest == source.manifest_digest:
+                    return True
+            elif copy.selection == cache.selection and _is_alike(copy, source):
                 return True
         if proof is None:
             return False
-        if digest is not None and digest == proof.manifest_digest:
-            return True
+        if digest is not None and proof.manifest_digest is not None:
+            return digest == proof.manifest_digest
         if proof.selection is None:
             return copy.selection == cache.selection
         known = proof.revision is not None and copy.revision == proof.revision

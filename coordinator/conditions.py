@@ -38,6 +38,7 @@ WAITING = frozenset(
         "Evicted",
         "NodeCordoned",
         "NodeNotReady",
+        "Unproven",
         "WaitingForOrigin",
     }
 )

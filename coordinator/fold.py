@@ -162,13 +162,20 @@ def _is_open(access: Access, report: ModelReport) -> bool:
     return unknown and report.selection == access.cache.selection
 
 
+_UNPROVEN = Failure(
+    "Unproven",
+    "the node holds a copy that a cache with credentials of its own may have brought from elsewhere; it is this cache's"
+    " once its own source has been read and has the same",
+)
+
+
 def _barred(access: Access, view: AgentView) -> Cell:
     """Whatever the node holds or fetches, this cache has not been shown to have a right to it."""
     cache, source = access.cache, access.source
     if source.failure is not None:
         return NodeStatus.ERROR, source.failure, source.retry_at, None
     if not source.answered:
-        return NodeStatus.PENDING, view.failure, None, None
+        return NodeStatus.PENDING, view.failure or (_UNPROVEN if cache.contested else None), None, None
     found = source.revision or source.manifest_digest or "other files"
     message = (
         f"the node holds other content of {cache.source.uri} for another cache; for this one the source has {found}."

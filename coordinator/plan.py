@@ -20,7 +20,7 @@ from typing import Any
 
 from actors.manifest import Manifest, StorageKey
 from actors.messages import Company, DesiredState, ModelReport, NodeName
-from coordinator.access import forsaken, veiled
+from coordinator.access import forsaken, veiled, with_contested
 from coordinator.api import NodeStatus, StatusKey
 from coordinator.company import companies
 from coordinator.conditions import conditions, deleting, verdicts
@@ -98,6 +98,7 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
 
     `turn` bounds for how many LocalModelNodes a status is made; None: for all.
     """
+    snapshot = replace(snapshot, caches=with_contested(snapshot.caches))
     members = place(snapshot)
     copies = known_from_copies(snapshot, members)
     snapshot = replace(snapshot, resolutions=copies.resolutions)

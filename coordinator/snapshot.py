@@ -96,7 +96,8 @@ class Cache:
 
     `entry` is its line in `LocalModelNode.spec.localModels`, without the node group. `created` is epoch seconds, and so
     is `unused_since`, as it was last written. `served`: its status lists services that KServe ties to it.
-    `delete_in_use`: its deletion does not wait for pods.
+    `delete_in_use`: its deletion does not wait for pods. `contested`: others of its URI ask with credentials of their
+    own, so that a copy need not be what the coordinator's own would have been given (see `access`).
     """
 
     ref: Ref
@@ -121,6 +122,7 @@ class Cache:
     credentials: Credentials = Credentials()
     selection: str = ""
     problem: Problem | None = None
+    contested: bool = False
 
     @property
     def age_order(self) -> tuple[float, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -365,3 +366,84 @@ def test_a_copy_of_an_earlier_request_is_nobodys_who_has_not_read_it() -> None:
     world.settle()
     assert status_of(a)["nodeStatus"] == {"n1": "NodeDownloadPending"}
     assert "0ddba11" not in repr(status_of(a))
+
+
+# --- a cache that says where to ask may have brought anything under the URI ---
+
+
+def plain(**status: Any) -> CacheBuilder:
+    """A cluster cache that goes by the coordinator's identity."""
+    return a_cache("plain", URI).created("2026-03-01T00:00:00Z").with_status(**status)
+
+
+@pytest.mark.parametrize("victim", [plain, theirs])
+@pytest.mark.parametrize("commit", ["c0ffee", None, "0ddba11"])
+def test_what_another_endpoint_calls_the_same_commit_is_not_the_same(
+    victim: Callable[[], CacheBuilder], commit: str | None
+) -> None:
+    b, a = mine().created("2025-01-01T00:00:00Z"), victim()
+    world = tenants(b).reporting("n1", a_copy(b, "e", commit))
+    world.resolutions = {b.key: an_answer(b, "e", commit)}
+    world.settle()
+    assert ready(b)[0] == "True"
+    world.add(a).settle()
+    assert ready(a)[0] == "False", "not before its own source has said so"
+    assert a.key in world.plan().wants
+    world.resolutions[a.key] = an_answer(a)
+    world.settle()
+    assert ready(a) == ("False", "SourceConflict")
+    assert ready(b)[0] == "True", "which is its author's affair"
+    assert digest_of(an_answer(b, "e")) not in str(a.json["status"])
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_nor_is_it_when_the_other_cache_is_gone(answered: bool) -> None:
+    b, a = mine().created("2025-01-01T00:00:00Z"), plain()
+    world = tenants(b).reporting("n1", a_copy(b, "e"))
+    world.resolutions = {b.key: an_answer(b, "e")}
+    world.settle()
+    world.add(a).settle()
+    if answered:
+        world.resolutions[a.key] = an_answer(a)
+        world.settle()
+    b.deleted()
+    world.settle()
+    assert world.find("LocalModelNamespaceCache", "p", "team-b") is None
+    assert ready(a)[0] == "False"
+    world.resolutions = {a.key: an_answer(a)}
+    world.settle()
+    assert the_model(world).expected_digest == digest_of(an_answer(a)), "it is replaced"
+    world.reporting("n1", a_copy(a)).settle()
+    assert ready(a) == ("True", "AllNodesReady")
+
+
+def test_a_cluster_cache_loses_nothing_by_others_that_share_its_uri() -> None:
+    a, b = plain(), mine()
+    world = tenants(a).reporting("n1", a_copy(a))
+    world.resolutions = {a.key: an_answer(a)}
+    world.settle()
+    for answer in (None, an_answer(b, "e"), an_answer(b)):
+        for failure in (None, REFUSED, DOWN):
+            world.resolutions = {} if answer is None else {b.key: answer}
+            if failure is not None:
+                world.unresolved(a, failure)
+            world.add(b).settle()
+            assert ready(a) == ("True", "AllNodesReady")
+            assert a.key not in world.plan().wants, "what status proves is not asked for again"
+            world.objects.remove(b)
+            world.settle()
+
+
+def test_a_cluster_cache_shares_what_its_own_source_has_too() -> None:
+    b, a = mine(), plain()
+    world = tenants(b).reporting("n1", a_copy(b))
+    world.resolutions = {b.key: an_answer(b)}
+    world.settle()
+    world.add(a)
+    world.resolutions[a.key] = an_answer(a)
+    world.settle()
+    assert ready(a) == ("True", "AllNodesReady")
+    world.resolutions = {}
+    world.settle()
+    assert ready(a) == ("True", "AllNodesReady"), "after a restart, too"
+    assert world.plan().wants == {}

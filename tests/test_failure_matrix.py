@@ -375,7 +375,7 @@ def disk_call(name: str, number: int) -> Callable[[World], AbstractContextManage
 
 
 ROWS = {
-    "unreachable": Row(unreachable, "SourceUnreachable", "could not be reached: [Errno 111] Connection refused"),
+    "unreachable": Row(unreachable, "SourceUnreachable", "could not be reached: Connection refused"),
     "the name does not resolve": Row(without_dns, "SourceUnreachable", "its host name does not resolve: Name or"),
     "TLS: untrusted": Row(untrusted, "SourceUntrusted", "unable to get local issuer certificate"),
     "TLS: expired": Row(
