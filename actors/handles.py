@@ -16,6 +16,7 @@ import errno
 import os
 import stat
 import uuid
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,9 @@ from actors.filesystem import set_mode, sync_folder
 
 FOLDER_MODE = 0o755
 """Pods read as any user; the owner may delete with `rm -rf`."""
+
+DEEPEST = 200
+"""Folders within each other. No listing of a source has so many: see `actors.listings`."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -131,6 +135,40 @@ class Folder:
         if len(content) > most:
             raise OSError(errno.EFBIG, f"has more than {most} bytes", str(self.path / path))
         return content
+
+    def walk(self, *, but: str = "", strict: bool = True) -> Generator[tuple[str, os.stat_result, bool], None, None]:
+        """Everything below but what `but` at the top names: its path, what it is, whether what is in it comes next.
+
+        It does not of what is no folder, of one that nobody may look into, nor of one that lies DEEPEST below. What has
+        just gone is left out. Other errors are raised if `strict`. As many folders are open as lie within each other:
+        to reach each by its path would take time with the square of their depth, and anybody can make a deep one.
+        """
+        stack = [(self.again(), "", iter(self.names()))]
+        try:
+            while stack:
+                folder, above, names = stack[-1]
+                name = next(names, None)
+                if name is None:
+                    stack.pop()[0].close()
+                    continue
+                status = folder.status(name) if above or name != but else None
+                if status is None:
+                    continue
+                inner: Folder | None = None
+                if stat.S_ISDIR(status.st_mode) and len(stack) < DEEPEST:
+                    try:
+                        inner = folder.enter(name)
+                        stack.append((inner, f"{above}{name}/", iter(())))
+                        stack[-1] = (inner, f"{above}{name}/", iter(inner.names()))
+                    except OSError as error:
+                        if error.errno in (errno.ENOENT, *NOT_A_FOLDER):
+                            continue
+                        if strict and error.errno != errno.EACCES:
+                            raise
+                yield above + name, status, inner is not None
+        finally:
+            for folder, _, _ in stack:
+                folder.close()
 
     # --- changing it ---
 

@@ -174,26 +174,14 @@ def misfit(folder: Folder, file: ManifestFile) -> str | None:
     return None if status.st_size == file.size else f"has {status.st_size} bytes, not {file.size}"
 
 
-def files_below(folder: Folder, *, most: int | None = None) -> Iterator[str]:
-    """Every path below an open folder that is no folder itself, but for those of ours; `most` of them at most.
+def files_below(folder: Folder) -> Iterator[str]:
+    """Every path below an open folder that is no folder itself, but for those of ours.
 
     A folder that cannot be looked into is given, too: what is in it is not known.
     """
-    pending, given = [name for name in folder.names() if name != OWN], 0
-    while pending and given != most:
-        path = pending.pop()
-        try:
-            if stat.S_ISDIR(folder.lstat(path).st_mode):
-                with folder.enter(path) as inner:
-                    pending += [f"{path}/{name}" for name in inner.names()]
-                continue
-        except FileNotFoundError:  # it has just gone
-            continue
-        except OSError as error:
-            if error.errno != errno.EACCES:
-                raise
-        given += 1
-        yield path
+    for path, _, within in folder.walk(but=OWN):
+        if not within:
+            yield path
 
 
 def _missing(error: OSError) -> str:

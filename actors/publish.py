@@ -29,7 +29,8 @@ FILE_MODE = 0o444
 NOTE = "publishing"
 """In an ingest: the folder, by device and inode, that its files are being moved into."""
 _NOTE_BYTES = 1 << 10
-_MOST_FOLDERS = 10_000
+MOST_FOLDERS = 10_000
+"""A folder with more in it is not taken for one that waits for a model."""
 _IGNORED = frozenset({OWN, "lost+found"})
 """At the top of a folder, these do not make it a folder with something in it."""
 
@@ -104,17 +105,16 @@ def holds_nothing(folder: Folder) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOENT, *NOT_A_FOLDER):
             raise
-    seen, pending = 0, [each for each in folder.names() if each not in _IGNORED]
     own = folder.status(OWN)
     if own is not None and not stat.S_ISDIR(own.st_mode):
         return False
-    while pending:
-        path = pending.pop()
+    seen = 0
+    for path, _, within in folder.walk(but=OWN):
+        if path.partition("/")[0] in _IGNORED:
+            continue
         seen += 1
-        if seen > _MOST_FOLDERS or not stat.S_ISDIR(folder.lstat(path).st_mode):
+        if seen > MOST_FOLDERS or not within:
             return False
-        with folder.enter(path) as inner:
-            pending += [f"{path}/{each}" for each in inner.names()]
     return True
 
 

@@ -46,7 +46,6 @@ from actors.marker import (
     OWN,
     DamagedMarker,
     Marker,
-    files_below,
     is_complete,
     load_marker,
     misfit,
@@ -55,7 +54,7 @@ from actors.marker import (
     read_marker,
 )
 from actors.notes import Notes
-from actors.publish import FILE_MODE, holds_nothing, is_half_published, withdraw
+from actors.publish import FILE_MODE, MOST_FOLDERS, holds_nothing, is_half_published, withdraw
 
 __all__ = [
     "MARKER",
@@ -642,9 +641,13 @@ def _of_key(ingests: Folder, key: StorageKey) -> list[str]:
 
 def _holds_only(folder: Folder, manifest: Manifest) -> bool:
     """Whether there are files in the folder, and none that is not one of the manifest's by name."""
-    known = {file.path for file in manifest.files}
-    found = list(files_below(folder, most=len(known) + 1))
-    return bool(found) and known.issuperset(found)
+    known, found, folders = {file.path for file in manifest.files}, False, 0
+    for path, _, within in folder.walk(but=OWN):
+        folders += within
+        found = found or not within
+        if folders > len(known) + MOST_FOLDERS or (not within and path not in known):
+            return False
+    return found
 
 
 def _below(root: Path, path: Path) -> str:

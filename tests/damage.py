@@ -95,3 +95,18 @@ def folder(path: Path) -> None:
 def locked(path: Path) -> None:
     folder(path)
     path.chmod(0)
+
+
+def deep(levels: int) -> Damage:
+    """A folder within a folder within …"""
+
+    def plant(path: Path) -> None:
+        path.mkdir(parents=True)
+        below = os.open(path, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir("a", dir_fd=below)
+            above, below = below, os.open("a", os.O_RDONLY, dir_fd=below)
+            os.close(above)
+        os.close(below)
+
+    return plant

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.handles import Folder, remove_tree
+from actors.handles import DEEPEST, Folder, remove_tree
 from tests import damage
 from tests.damage import names
 
@@ -236,3 +236,20 @@ def test_a_folder_that_becomes_a_link_while_it_is_removed_takes_nobody_outside(t
         over.set()
         swapper.join()
     assert [path.read_text() for path in sorted(outside.rglob("precious"))] == ["precious"] * 4
+
+
+def test_a_walk_names_everything_but_does_not_go_too_deep(here: Folder, outside: Path) -> None:
+    (here.path / "b" / "c").mkdir(parents=True)
+    (here.path / "b" / "c" / "d").touch()
+    (here.path / "own").mkdir()
+    (here.path / "own" / "marker").touch()
+    (here.path / "b" / "link").symlink_to(outside)
+    assert sorted(path for path, *_ in here.walk(but="own")) == ["b", "b/c", "b/c/d", "b/link"]
+    damage.deep(3 * DEEPEST)(here.path / "deep")
+    levels = [path.count("/") + 1 for path, *_ in here.walk() if path.startswith("deep")]
+    assert max(levels) == DEEPEST
+    opened = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # no path on a disk
+    walk = here.walk()
+    next(walk)
+    walk.close()
+    assert len(os.listdir("/proc/self/fd")) == opened  # noqa: PTH208

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from actors import handles
 from actors.chunks import Chunk
 from actors.errors import StoreError
 from actors.evicted import Ledger
-from actors.handles import Folder
+from actors.handles import DEEPEST, Folder
 from actors.ingest import Ingest
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, make_manifest, storage_key
 from actors.marker import MARKER, DamagedMarker, Marker, load_marker, parse_marker, read_marker
@@ -915,3 +916,17 @@ def test_no_change_to_what_we_have_noted_makes_us_stumble(seed: int, root: Path,
                 store.evicted_notes.write(KEY, content)
                 entry = Ledger(store.evicted_notes).get(KEY)
                 assert entry is None or entry.error().reason == "Evicted"
+
+
+def test_a_tree_of_any_depth_is_not_looked_through(tmp_path: Path) -> None:
+    """Each level that is reached by its path takes as many calls as it is deep: minutes for a few thousand."""
+    store, plant = Store(tmp_path, "one"), damage.deep(5 * DEEPEST)
+    plant(tmp_path / "models" / KEY)
+    plant(tmp_path / f".localmodel/trash/{KEY}.1700000000.000.abcd")
+    plant(tmp_path / f".localmodel/ingest/{KEY}.two")
+    began = time.process_time()
+    assert store.standing(KEY, "us") is Standing.UNMARKED
+    assert [each.size_bytes for each in store.aside()] == [0]
+    assert store.ingested_bytes(KEY) == 0
+    assert store.committed() == {}
+    assert time.process_time() - began < 5
