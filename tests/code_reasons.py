@@ -5,8 +5,8 @@ A reason is a CamelCase word that
     is assigned to something named `reason`, or is the value of the key "reason" of a dictionary, or
     names a class below LocalModelError, unless the class gives another reason.
 
-Where it is not written out, it is followed through conditional expressions, local names, tables of the module and the
-functions of the module that return it.
+Where it is not written out, it is followed through conditional expressions, local names, tables of the module, and the
+functions that return it, alone or in a tuple.
 
     python -m tests.code_reasons [REASON]       prints which modules give it
 """
@@ -34,6 +34,7 @@ class _Code:
     positions: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     """Of the argument `reason`, by the name of the function or class."""
     bases: dict[str, set[str]] = field(default_factory=dict)
+    functions: dict[str, list[tuple[_Search, _Function]]] = field(default_factory=lambda: defaultdict(list))
 
 
 def reasons(files: Iterable[Path], root: Path) -> Mapping[str, frozenset[str]]:
@@ -45,8 +46,9 @@ def reasons(files: Iterable[Path], root: Path) -> Mapping[str, frozenset[str]]:
     for tree in modules.values():
         _declare(code, tree)
     found: dict[str, set[str]] = defaultdict(set)
-    for name, tree in modules.items():
-        for reason in _Search(code, tree).found():
+    searches = {name: _Search(code, tree) for name, tree in modules.items()}
+    for name, search in searches.items():
+        for reason in search.found():
             found[reason].add(name)
     return {reason: frozenset(places) for reason, places in found.items()}
 
@@ -81,7 +83,9 @@ class _Search:
     def __init__(self, code: _Code, tree: ast.Module) -> None:
         self._code = code
         self._tree = tree
-        self._functions = {each.name: each for each in ast.walk(tree) if isinstance(each, _Function)}
+        for each in ast.walk(tree):
+            if isinstance(each, _Function):
+                code.functions[each.name].append((self, each))
         self._scope_of = {
             id(node): scope for scope in ast.walk(tree) if isinstance(scope, _Function) for node in ast.walk(scope)
         }
@@ -100,8 +104,7 @@ class _Search:
                 yield from (each.value for each in keywords if each.arg == "reason")
                 name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
                 for position in self._code.positions.get(name, ()):
-                    if position < len(arguments) and not any(isinstance(a, ast.Starred) for a in arguments[:position]):
-                        yield arguments[position]
+                    yield from _argument(arguments, position)
             case ast.Assign(targets=targets, value=value):
                 yield from (right for left, right in _pairs(targets, value) if _named(left) == "reason")
             case ast.Dict(keys=keys, values=values):
@@ -137,10 +140,22 @@ class _Search:
                 yield from self._words(table, seen)
                 for each in default:
                     yield from self._words(each, seen)
-            case ast.Call(func=ast.Name(id=name)) if name in self._functions and name not in seen:
-                for node in ast.walk(self._functions[name]):
-                    if isinstance(node, ast.Return) and node.value is not None:
-                        yield from self._words(node.value, seen | {name})
+            case ast.Call(func=ast.Name(id=name)) if name not in seen:
+                yield from self._returned(name, None, seen)
+            case ast.Subscript(value=ast.Call(func=ast.Name(id=name)), slice=ast.Constant(value=int(index))):
+                if name not in seen:
+                    yield from self._returned(name, index, seen)
+
+    def _returned(self, function: str, index: int | None, seen: set[str]) -> Iterator[str]:
+        """By the functions of this name: what they return, or one place of it."""
+        for search, definition in self._code.functions[function]:
+            for node in ast.walk(definition):
+                value = node.value if isinstance(node, ast.Return) else None
+                if index is not None:
+                    places = value.elts if isinstance(value, ast.Tuple) else []
+                    value = places[index] if index < len(places) else None
+                if value is not None:
+                    yield from search._words(value, seen | {function})
 
     def _assigned(self, at: ast.AST, name: str) -> Iterator[ast.expr]:
         """What `name` can be: as the function assigns it, else as the module does."""
@@ -167,10 +182,23 @@ def _assignments(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
         yield node.target, node.value
 
 
+def _argument(arguments: list[ast.expr], position: int) -> Iterator[ast.expr]:
+    """The one at this position, also out of what a `*call(…)` before it, or there, returns."""
+    for index, each in enumerate(arguments[: position + 1]):
+        if isinstance(each, ast.Starred):
+            yield ast.Subscript(each.value, ast.Constant(position - index), ast.Load())
+            return
+    if position < len(arguments):
+        yield arguments[position]
+
+
 def _pairs(targets: Iterable[ast.expr], value: ast.expr) -> Iterator[tuple[ast.expr, ast.expr]]:
     for target in targets:
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
             yield from zip(target.elts, value.elts, strict=True)
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Call):
+            for index, each in enumerate(target.elts):
+                yield each, ast.copy_location(ast.Subscript(value, ast.Constant(index), ast.Load()), value)
         else:
             yield target, value
 

@@ -14,15 +14,19 @@ from typing import TypeGuard
 
 import pytest
 
-from actors import errors
+from actors import errors, files, gossip, ingest, pace, peers, standing, transfer, wire
 from actors.errors import LocalModelError
 from actors.manifest import OriginName
+from actors.marker import MARKER_BYTES
+from actors.membership import NEIGHBOURS
+from actors.pace import Pace
 from actors.settings import AgentSettings
-from coordinator import cli
+from coordinator import cli, looks, removals, resolver
 from coordinator.budget import Budget, OriginUse
 from coordinator.conditions import WAITING
 from coordinator.fold import FINAL
-from coordinator.metrics import CacheSample, Metrics
+from coordinator.metrics import MAX_REASONS, CacheSample, Metrics
+from coordinator.transitions import SIZE_TOLERANCE
 from tests.code_reasons import reasons
 from tests.killmatrix import cluster
 from tests.killmatrix.__main__ import OF_NODES
@@ -249,6 +253,8 @@ def test_what_is_a_mere_delay_is_described_so() -> None:
         ('def say(text, reason): ...\nsay("Words", "NoDisk")', {"NoDisk"}),
         ('def say(text, reason="NoDisk"): ...', {"NoDisk"}),
         ('print({"ok": False, "reason": "NoDisk", "error": "Words"})', {"NoDisk"}),
+        ('def why(): return "NoDisk", "Words"\nreason, message = why()\nx = Note(1, reason=reason)', {"NoDisk"}),
+        ('def why(): return "NoDisk", "Words"\ndef say(x, reason, y): ...\nsay(1, *why())', {"NoDisk"}),
         ('raise ValueError("Words")\nx = y.reason == "NoDisk"', set()),
     ],
 )
@@ -310,3 +316,56 @@ def test_every_module_has_its_place_in_the_architecture_and_no_other_has() -> No
         there = [path.stem for path in (ROOT / package).glob("*.py") if path.stem != "__init__"]
 
         assert sorted(named) == sorted(there)
+
+
+# --- numbers ---
+
+_PACE, _AGENT = Pace(slots=2), AgentSettings()
+
+NUMBERS = {
+    "peer-protocol.md": (
+        f"{pace.MIN_CHUNK_BYTES >> 20} to {pace.FAST_CHUNK_BYTES >> 20} MiB",
+        f"more than {pace.MAX_CHUNKS:,} of them, up to {pace.MAX_CHUNK_BYTES >> 20} MiB",
+        f"at most {_PACE.unpassed} chunks that nobody has taken",
+        f"up to {NEIGHBOURS} neighbours",
+        f"every {_PACE.news_s:g} s, a sign of life after {gossip.SIGN_OF_LIFE_S:g} s. Nothing for"
+        f" {3 * gossip.SIGN_OF_LIFE_S:g} s",
+        f"at least {_PACE.takeover_s:g} s",
+        f"quarantined for {_PACE.quarantine_s:g} s, doubling to {standing.QUARANTINE_MAX_S / 3600:g} h",
+        f"after {_PACE.quarantine_s:g} s, doubling to {standing.DEFAULT_MAX_S / 60:g} min",
+        f"heeded for {_PACE.takeover_s:g} s in all",
+        f"no byte for {_PACE.silence_s:g} s, or a chunk slower than {wire.SLOWEST_BYTES_PER_S >> 10} KiB/s after"
+        f" {wire.time_for(0):g} s",
+        f"read at {gossip.FRAMES_PER_S:g} a second",
+        f"{gossip.MAX_FRAME_BYTES >> 10} KiB or the size of the fill's bitmap, {wire.MAX_HEAD_BYTES:,} bytes",
+        f"{peers.MAX_CONNECTIONS} in all, {peers.MAX_PER_ADDRESS} of one address",
+        f"{peers.FIRST_HEAD_S:g} s to a first request, {peers.IDLE_S:g} s between two",
+        f"{wire.HEAD_TIMEOUT_S:g} s for a head that has begun, {peers.STUCK_S:g} s without taking a byte",
+    ),
+    "reasons.md": (
+        f"up to {_AGENT.chunk_tries} times without progress | {_AGENT.chunk_backoff_first_s:g} s,"
+        f" doubling to {_AGENT.chunk_backoff_max_s:g} s",
+        f"{_AGENT.backoff_first_s:g} s, doubling to {_AGENT.backoff_max_s:g} s",
+        f"{resolver.FIRST_RETRY_S:g} s, doubling to {resolver.SLOWEST_RETRY_S:g} s, ±{resolver.JITTER * 100:g} %",
+        f"credentials every {resolver.CREDENTIALS_LOOK_S:g} s",
+        f"than {SIZE_TOLERANCE} times",
+    ),
+    "on-disk.md": (
+        f"one buffer of {transfer.BLOCK_BYTES >> 10}Ki per connection",
+        f"files up to {ingest.LATE_FILE_BYTES >> 10}Ki when they are written",
+        f"files up to {files.SMALL_FILE_BYTES >> 20}Mi all together",
+        f"at most {MARKER_BYTES >> 20}Mi",
+    ),
+    "metrics.md": (f"after {MAX_REASONS} different ones",),
+    "architecture.md": (
+        f"at most {looks.FRESH_S:g} s old",
+        f"valid for {removals.ORDER_S:g} s",
+        f"for {_PACE.takeover_s:g} s at most",
+    ),
+}
+"""What pages say in numbers, made from the numbers of the code."""
+
+
+@pytest.mark.parametrize(("page", "said"), [(page, said) for page, each in NUMBERS.items() for said in each])
+def test_the_numbers_of_a_page_are_those_of_the_code(page: str, said: str) -> None:
+    assert said in " ".join((DOCS / page).read_text().replace("└", "").replace("│", "").split())
