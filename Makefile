@@ -49,7 +49,7 @@ run: $(VENV)/run.stamp  ## the laptop cluster; ARGS="--once --json" passes flags
 test: $(VENV)/test.stamp  ## the whole suite: unit, Ray, end to end
 	@exec $(BIN)/pytest $(ARGS)
 
-unit: $(VENV)/test.stamp  ## the part that runs in seconds, offline
+unit: $(VENV)/test.stamp  ## the part that needs neither Ray nor a cluster, offline
 	@exec $(BIN)/pytest -m 'not ray and not e2e' $(ARGS)
 
 lint: $(VENV)/test.stamp  ## style, types, import contracts, generated files
