@@ -24,7 +24,8 @@ from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import Earlier, ModelReport, Phase
 from coordinator.api import NodeStatus, StatusKey
-from coordinator.snapshot import Cache, Credentials, Resolution
+from coordinator.orphans import key_of
+from coordinator.snapshot import Cache, Resolution, Snapshot
 from coordinator.tally import SourceState
 
 _NO_REFUSAL = frozenset({"DigestMismatch", "InvalidURI", "RevisionNotFound"})
@@ -48,7 +49,12 @@ def asks_itself(cache: Cache) -> bool:
 
 def _is_of_others(cache: Cache) -> bool:
     """Whether it goes by an identity that is not the coordinator's."""
-    return cache.ref.namespace is not None or cache.credentials != Credentials()
+    return cache.ref.namespace is not None or _names_credentials(cache)
+
+
+def _names_credentials(cache: Cache) -> bool:
+    named = cache.credentials
+    return named.service_account is not None or named.storage_key is not None or bool(named.parameters)
 
 
 _CONTESTED = frozenset({"SourceConflict", "Unproven"})
@@ -58,9 +64,18 @@ Caches that want other files of a URI than each other have a conflict that is no
 """
 
 
-def with_contested(caches: Mapping[StatusKey, Cache]) -> Mapping[StatusKey, Cache]:
-    """The same, with those marked that go by the coordinator's identity, and share their URI with such as do not."""
-    shared = {cache.storage_key for cache in caches.values() if _is_of_others(cache)}
+def with_contested(snapshot: Snapshot) -> Mapping[StatusKey, Cache]:
+    """Its caches, with those marked that go by the coordinator's identity, and share their URI with such as do not.
+
+    Who names no credentials asks as nobody, but where the coordinator does. Of a cache that is gone without a trace but
+    the line of a node's list, that line tells.
+    """
+    caches = snapshot.caches
+    shared = {cache.storage_key for cache in caches.values() if _names_credentials(cache)}
+    for local in snapshot.local_nodes.values():
+        if not local.listed.keys() <= caches.keys():
+            lines = (entry for key, entry in local.listed.items() if key not in caches)
+            shared |= {key_of(line) for line in lines if line.get("serviceAccountName") or line.get("storage")}
     asked_for = defaultdict[StorageKey, set[str]](set)
     for cache in caches.values():
         asked_for[cache.storage_key].add(cache.selection)

@@ -118,17 +118,19 @@ def _of_copy(
 def traces(snapshot: Snapshot, node: NodeName) -> list[Mapping[str, object]]:
     """The lines of the node's list for caches that are gone without a trace but this, while what they were for is here.
 
-    Somebody took their finalizer away. Only these lines tell which pods may have the copy open.
+    Somebody took their finalizer away. Only these lines tell which pods may have the copy open, and who brought it. A
+    cache that is there, and whose status says what it has, needs no such line beside its own.
     """
     local, view = snapshot.local_nodes.get(node), snapshot.agents.get(node)
     if local is None or local.listed.keys() <= snapshot.caches.keys():
         return []
     report = view.report if view is not None else None
     here = {model.key for model in copies_of(report)}
+    known = {cache.storage_key for key, cache in snapshot.caches.items() if cache.status.get("selection")}
     return [
         entry
         for key, entry in local.listed.items()
-        if key not in snapshot.caches and (report is None or key_of(entry) in here)
+        if key not in snapshot.caches and (report is None or key_of(entry) in here - known)
     ]
 
 

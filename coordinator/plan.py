@@ -98,7 +98,7 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
 
     `turn` bounds for how many LocalModelNodes a status is made; None: for all.
     """
-    snapshot = replace(snapshot, caches=with_contested(snapshot.caches))
+    snapshot = replace(snapshot, caches=with_contested(snapshot))
     members = place(snapshot)
     copies = known_from_copies(snapshot, members)
     snapshot = replace(snapshot, resolutions=copies.resolutions)

@@ -417,6 +417,24 @@ def test_nor_is_it_when_the_other_cache_is_gone(answered: bool) -> None:
     assert ready(a) == ("True", "AllNodesReady")
 
 
+def test_nor_when_its_author_took_the_finalizer_away() -> None:
+    b, a = mine(), plain()
+    world = tenants(b).reporting("n1", a_copy(b, "e"))
+    world.resolutions = {b.key: an_answer(b, "e")}
+    world.settle()
+    world.objects.remove(b)
+    world.add(a).settle()
+    assert ready(a) == ("False", "Unproven")
+    world.resolutions = {a.key: an_answer(a)}
+    world.settle()
+    assert the_model(world).expected_digest == digest_of(an_answer(a)), "it is replaced"
+    world.reporting("n1", a_copy(a)).settle()
+    assert ready(a) == ("True", "AllNodesReady")
+    local = world.find("LocalModelNode", "n1")
+    assert local is not None
+    assert [line["modelName"] for line in local["spec"]["localModels"]] == ["plain"]
+
+
 def test_a_cluster_cache_loses_nothing_by_others_that_share_its_uri() -> None:
     a, b = plain(), mine()
     world = tenants(a).reporting("n1", a_copy(a))
@@ -447,3 +465,12 @@ def test_a_cluster_cache_shares_what_its_own_source_has_too() -> None:
     world.settle()
     assert ready(a) == ("True", "AllNodesReady"), "after a restart, too"
     assert world.plan().wants == {}
+
+
+def test_a_cluster_cache_shares_with_who_asks_as_nobody_but_where_it_does() -> None:
+    b, a = a_namespace_cache("team-b", "p", URI), plain()
+    world = tenants(b).reporting("n1", a_copy(b))
+    world.resolutions = {b.key: an_answer(b)}
+    world.settle()
+    world.add(a).settle()
+    assert ready(a) == ("True", "AllNodesReady")
