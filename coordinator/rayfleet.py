@@ -224,6 +224,8 @@ class RayFleet:
             self._ray_nodes.start()  # does nothing for one that runs
             return
         host = self._address.rpartition(":")[0]
+        if not _log.isEnabledFor(logging.DEBUG):
+            logging.getLogger("ray").setLevel(logging.ERROR)  # it speaks of its own insides at INFO and WARNING
         own = {"_node_ip_address": host} if host.startswith("127.") else {}  # else Ray looks for its node on another
         ray.init(address=self._address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False, **own)
         self._slots = {}
