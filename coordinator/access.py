@@ -16,8 +16,9 @@ refuses. Where KServe's own CRDs drop the proof, a node that is written as Downl
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from actors.errors import Failure
@@ -263,6 +264,25 @@ def _is_alike(copy: ModelReport | Earlier, source: SourceState) -> bool:
     if source.revision is not None:
         return copy.revision == source.revision
     return source.manifest_digest is None and source.total_bytes in (None, copy.bytes_total)
+
+
+_OF_OTHERS = (
+    (re.compile(r"(made room at \S+ for )(.+?), which needs .+?;"), r"\1another model;"),
+    (
+        re.compile(r"(goes after )(.+?)(, which has priority \S+ over \S+) and waits for .+? in "),
+        r"\1another model\3 in ",
+    ),
+)
+"""What agents say of a model that is in the way of another: its URI, and how large it is."""
+
+
+def discreet(failure: Failure, own: Container[str]) -> Failure:
+    """The same without what it says of models that are none of `own`, the URIs of the reader's namespace."""
+    for pattern, without in _OF_OTHERS:
+        found = pattern.search(failure.message)
+        if found is not None and found[2] not in own:
+            return replace(failure, message=pattern.sub(without, failure.message))
+    return failure
 
 
 def veiled(caches: Iterable[Cache], sources: Mapping[StatusKey, SourceState]) -> dict[StatusKey, SourceState]:

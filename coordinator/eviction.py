@@ -14,7 +14,7 @@ beside what it made room for. So two models never take turns.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actors.manifest import StorageKey
 from actors.messages import ModelReport, NodeName, Phase, Removal
@@ -80,6 +80,20 @@ class Eviction:
             f"{self.node}: {', '.join(self.caches)} ({say_bytes(self.size_bytes)}), unused since"
             f" {rfc3339(self.unused_since)}, makes room for {', '.join(self.for_caches)}, which needs"
             f" {say_bytes(self.for_bytes, up=True)}"
+        )
+
+    def said_to(self, namespace: str | None) -> str:
+        """`reason`, as whoever reads an object of this namespace may know it."""
+        if namespace is None:
+            return self.reason
+        here, there = (
+            tuple(key for key in keys if key.rpartition("/")[0] == namespace) for keys in (self.caches, self.for_caches)
+        )
+        if there:
+            return replace(self, caches=here, for_caches=there).reason
+        return (
+            f"{self.node}: {', '.join(here)} ({say_bytes(self.size_bytes)}), unused since"
+            f" {rfc3339(self.unused_since)}, makes room for another model"
         )
 
     def order(self, now: float) -> Removal:

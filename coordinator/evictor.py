@@ -50,5 +50,5 @@ class Evictor:
             _log.info(verb, extra={**fields, "for": ", ".join(each.for_caches), "why": each.reason})
             if self._policy.dry_run:
                 refs = [snapshot.caches[key].ref for key in each.caches]
-                self._announce(Announcement(ref, False, "WouldEvict", each.reason) for ref in refs)
+                self._announce(Announcement(ref, False, "WouldEvict", each.said_to(ref.namespace)) for ref in refs)
         self._said = frozenset(going)

@@ -20,7 +20,7 @@ from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import Earlier, ModelReport, NodeName, NodeReport, Phase
 from coordinator.absence import explained
-from coordinator.access import Access, asks_itself, of_report
+from coordinator.access import Access, asks_itself, discreet, of_report
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.members import Members, Placement, Slot
@@ -45,6 +45,8 @@ FINAL = frozenset(
     }
 )
 """Nothing but an edit, or another version of this software, ends these, so no next try is announced."""
+_ABOUT_OTHERS = frozenset({"Evicted", "InsufficientStorage"})
+"""Failures of which an agent tells what other model is the reason."""
 STARTING = AgentView(failure=Failure("AgentStarting", "the node agent has not reported yet"))
 
 
@@ -281,6 +283,10 @@ def fold(
     failed: list[tuple[Cache, ModelReport]] = []
     foreign: dict[NodeName, frozenset[StorageKey]] = {}
     news = turn.news if turn else len(members.placements)
+    uris: dict[str, set[str]] = {}
+    for cache in snapshot.caches.values():
+        if cache.ref.namespace is not None:
+            uris.setdefault(cache.ref.namespace, set()).add(cache.source.uri)
     for name, placement in sorted(members.placements.items(), key=_name):
         lanes = lanes_of.get(id(placement))
         if lanes is None:
@@ -303,6 +309,9 @@ def fold(
             cell = judge(lane.slot, view, report, lane.source, held, lane.access)
             if cell[1] is not None and cell[2] is not None and cell[1].reason in FINAL:
                 cell = cell[0], cell[1], None, cell[3]
+            namespace = lane.cache.ref.namespace
+            if namespace is not None and cell[1] is not None and cell[1].reason in _ABOUT_OTHERS:
+                cell = cell[0], discreet(cell[1], uris[namespace]), cell[2], cell[3]
             if not ready:
                 cell = overlay_not_ready(cell, view, lane.before.get(name, ""))
             if broken and cell[0] is NodeStatus.PENDING and cell[1] is None:  # nothing can start in that folder

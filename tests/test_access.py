@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from actors.errors import Failure
-from actors.manifest import Digest, Location, ManifestFile, Resolved, make_manifest
+from actors.errors import Failure, InsufficientStorage
+from actors.evicted import Entry
+from actors.manifest import Digest, Location, ManifestFile, Resolved, make_manifest, storage_key
 from actors.messages import DesiredModel, Earlier, ModelReport, NodeName, Phase
+from actors.room import Room, Waiting
 from coordinator.access import Proof, asks_itself, proof_of
 from coordinator.members import place
 from coordinator.snapshot import Resolution
@@ -474,3 +476,42 @@ def test_a_cluster_cache_shares_with_who_asks_as_nobody_but_where_it_does() -> N
     world.settle()
     world.add(a).settle()
     assert ready(a) == ("True", "AllNodesReady")
+
+
+# --- what is said of the models of others ---
+
+OTHERS = "hf://acme/secret project"
+NEEDED = 30 * GIB
+
+
+def in_its_way(uri: str, reason: str) -> Failure:
+    """What an agent says, in its own words."""
+    if reason == "Evicted":
+        return Entry(NOW, GIB, storage_key(uri), uri, NEEDED).error().failure()
+    with pytest.raises(InsufficientStorage) as caught:
+        Room("/models", 100 * GIB, 0, 0).check_turn(0, [Waiting(uri, 7, NEEDED)])
+    return caught.value.failure()
+
+
+@pytest.mark.parametrize("reason", ["Evicted", "InsufficientStorage"])
+def test_a_tenant_is_not_told_whose_model_is_in_the_way_nor_how_large_it_is(reason: str) -> None:
+    b, other = mine(), a_namespace_cache("team-a", "s", OTHERS)
+    for uri, told in ((OTHERS, False), (URI, True), ("hf://acme/gone", False)):
+        world = tenants(b, other).reporting("n1", a_report(b, Phase.PENDING, failure=in_its_way(uri, reason)))
+        world.resolutions = {b.key: an_answer(b)}
+        heard = [event.message for _ in range(4) for write in world.step().writes for event in write.events]
+        local = world.find("LocalModelNode", "n1")
+        assert local is not None
+        detail = next(each for each in local["status"]["models"] if each["name"] == b.key)
+        assert detail["reason"] == reason
+        text = str([b.json["status"]["conditions"], detail["message"], heard])
+        assert [uri in text, "30Gi" in text, "another model" in text] == [told, told, not told]
+
+
+@pytest.mark.parametrize("reason", ["Evicted", "InsufficientStorage"])
+def test_whoever_reads_cluster_caches_is_told(reason: str) -> None:
+    a = plain()
+    failure = in_its_way(OTHERS, reason)
+    world = tenants(a).reporting("n1", a_report(a, Phase.PENDING, failure=failure))
+    world.settle()
+    assert OTHERS in str(a.json["status"]["conditions"])

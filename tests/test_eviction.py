@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import DesiredModel, ModelReport, NodeName, Phase, Removal
+from coordinator.api import StatusKey
 from coordinator.eviction import ORDER_S, Copy, Eviction, Waiting, choose
 from coordinator.pods import Look, read_pod
 from coordinator.quantity import parse_time
@@ -352,6 +353,25 @@ def test_what_only_a_look_at_the_node_shows_to_be_used_stays() -> None:
     world.look_failures = {N1: Look(NOW, (read.over({"mine": f"/models/models/{key_of(HERE)}"}),))}
     assert going(world) == []
     assert orders(world) == ()
+
+
+def test_a_tenant_is_told_of_its_own_caches_only() -> None:
+    eviction = Eviction(
+        N1,
+        "/models",
+        key_of(HERE),
+        tuple(StatusKey(key) for key in ("a/mine", "b/theirs", "plain")),
+        GIB,
+        LONG_AGO,
+        key_of(NEW),
+        (StatusKey("b/big"),),
+        NEW.uri,
+        30 * GIB,
+    )
+    assert all(word in eviction.said_to(None) for word in ("a/mine", "b/theirs", "plain", "b/big", "30Gi"))
+    assert "a/mine" in eviction.said_to("a")
+    assert not any(word in eviction.said_to("a") for word in ("b/", "plain", "30Gi"))
+    assert all(word in eviction.said_to("b") for word in ("b/theirs", "b/big", "30Gi"))
 
 
 def model_of(world: World, cache: CacheBuilder) -> DesiredModel:
