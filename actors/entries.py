@@ -30,6 +30,7 @@ class Listed:
     names: dict[str, str] = field(default_factory=dict)
     files: list[ManifestFile] = field(default_factory=list)
     etags: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 def listing(filesystem: Any, root: str) -> Mapping[str, Mapping[str, Any]]:
@@ -81,6 +82,8 @@ def files_of(source: ModelSource, found: Mapping[str, Mapping[str, Any]], root: 
         listed.files.append(ManifestFile(path, count(info["size"]), digest, checksum))
         if etag is not None:
             listed.etags[path] = etag
+        if (version := info.get("version")) is not None:
+            listed.versions[path] = str(version)
     folders = _folders(names)
     listed.files = [file for file in listed.files if file.size or file.path not in folders]
     listed.names = {file.path: listed.names[file.path] for file in listed.files}

@@ -216,7 +216,7 @@ class Fetcher:
         with self._renewing:
             if self.resolved is read:
                 fresh = renew()
-                if fresh.manifest != read.manifest:
+                if fresh.manifest != read.manifest or fresh.versions != read.versions:
                     uri = redact(read.manifest.source.uri)
                     raise SourceChanged(f"{uri} consists of other files than when it was listed")
                 self.resolved = fresh

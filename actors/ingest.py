@@ -1,6 +1,6 @@
 """A fill's folder: the files at their full size, the journal of what of them is written, and what it is a fill of.
 
-    <ingest>/manifest.json    whose fill of which manifest it is, and since which boot
+    <ingest>/manifest.json    whose fill of which manifest it is, of which versions of its files, and since which boot
              journal          see `actors.journal`
              data/…           what becomes the model
              publishing       only while it becomes one: see `actors.publish`
@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +39,27 @@ _log = logging.getLogger(__name__)
 class Ingest:
     """A fill's folder, open until `close`."""
 
-    def __init__(self, parent: Folder, handle: Folder, folder: Path, manifest: Manifest, *, continued: bool) -> None:
-        """Use `open_ingest`. Takes the handle over."""
+    def __init__(
+        self,
+        parent: Folder,
+        handle: Folder,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        continued: bool,
+        stale: Container[str] = (),
+    ) -> None:
+        """Use `open_ingest`. Takes the handle over. What is there of `stale` files is of another version."""
         self._parent = parent.again()
         self._handle = handle
         self.folder = folder
         self.data = folder / "data"
         self.manifest = manifest
         self.journal = Journal.open(handle.here / "journal", [file.size for file in manifest.files])
-        if not continued:
-            for index, file in enumerate(manifest.files):
-                if file.vouched is None and self.journal.done.pop(index, None) is not None:
-                    self.journal.forget(index)
+        for index, file in enumerate(manifest.files):
+            doubtful = file.path in stale or (not continued and file.vouched is None)
+            if doubtful and self.journal.done.pop(index, None) is not None:
+                self.journal.forget(index)
 
     def opened(self) -> Folder:
         """The folder of the data, open. The caller closes it."""
@@ -207,21 +216,26 @@ class Ingest:
                 parent.enter(parts[count - 1], make=True).close()
 
 
-def open_ingest(folder: Path, manifest: Manifest, owner: str) -> Ingest:
+def open_ingest(folder: Path, manifest: Manifest, owner: str, versions: Mapping[str, str] | None = None) -> Ingest:
     """The ingest in `folder`: what is there, if it is of the same manifest; else a new one.
 
+    `versions` as `Resolved.versions`. Of a file without a digest that was begun in another version nothing is kept:
+    nobody would notice that it is of both.
     After a reboot a journal may speak of bytes that never reached the disk. That is found by digest; files that have
     none are fetched again.
     """
     with disk_errors(f"preparing {folder}"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with Folder.at(folder.parent) as parent:
-            return open_ingest_in(parent, folder.name, folder, manifest, owner)
+            return open_ingest_in(parent, folder.name, folder, manifest, owner, versions)
 
 
-def open_ingest_in(parent: Folder, name: str, folder: Path, manifest: Manifest, owner: str) -> Ingest:
+def open_ingest_in(
+    parent: Folder, name: str, folder: Path, manifest: Manifest, owner: str, versions: Mapping[str, str] | None = None
+) -> Ingest:
     """The same, in an open folder. `folder` is what people are told. Raises OSError."""
-    identity = {"owner": owner, "manifest": manifest.to_json(), "boot": _boot_id()}
+    now = dict(versions or {})
+    identity = {"owner": owner, "manifest": manifest.to_json(), "boot": _boot_id(), "versions": now}
     before = read_identity(parent, name)
     if before is None or before.get("manifest") != json.loads(json.dumps(identity["manifest"])):
         parent.remove(name)
@@ -234,9 +248,17 @@ def open_ingest_in(parent: Folder, name: str, folder: Path, manifest: Manifest, 
         if journal is not None and not _is_journal(journal):
             handle.remove("journal")
         handle.enter("data", make=True).close()
-        handle.write(_IDENTITY, json.dumps(identity).encode())
         continued = before is not None and before.get("boot") == identity["boot"]
-        return Ingest(parent, handle, folder, manifest, continued=continued)
+        earlier = before.get("versions") if before is not None else None
+        earlier = earlier if isinstance(earlier, dict) else now
+        stale = {path for path in {*now, *earlier} if now.get(path) != earlier.get(path)}
+        ingest = Ingest(parent, handle, folder, manifest, continued=continued, stale=stale)
+        try:
+            handle.write(_IDENTITY, json.dumps(identity).encode())  # once nothing is left of another version
+        except BaseException:
+            ingest.journal.close()
+            raise
+        return ingest
     except BaseException:
         handle.close()
         raise

@@ -20,7 +20,7 @@ from typing import Any
 
 from actors.bounds import current
 from actors.entries import refused
-from actors.errors import SourceDenied, SourceNotFound
+from actors.errors import SourceChanged, SourceDenied, SourceNotFound
 from actors.manifest import ModelSource, is_ours
 from actors.origin import left_out, redact, wanted
 
@@ -88,8 +88,27 @@ def _below(
             raise refused(source, name, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
 
 
+class Reading:
+    """The files of this machine that a fill reads, each in one version. Any thread."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def check(self, url: str, size: int) -> None:
+        """Raises SourceChanged for a file of another size, or that was written to since it was looked at first."""
+        try:
+            status = Path(url.partition("://")[2]).stat()
+        except OSError:  # reading it says why
+            return
+        remedy = "somebody writes to it: wait until that is done, or leave it out with include/exclude"
+        if status.st_size != size:
+            raise SourceChanged(f"{url} has {status.st_size} bytes, it had {size} when it was listed: {remedy}")
+        if self._seen.setdefault(url, status.st_mtime_ns) != status.st_mtime_ns:
+            raise SourceChanged(f"{url} changed while it was read: {remedy}")
+
+
 def _file(name: str, status: os.stat_result) -> Mapping[str, Any]:
-    return {"name": name, "type": "file", "size": status.st_size}
+    return {"name": name, "type": "file", "size": status.st_size, "version": str(status.st_mtime_ns)}
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

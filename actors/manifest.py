@@ -247,13 +247,15 @@ class Location:
 
     `http(s)` urls are read by the range engine with `headers`; any other url is read through fsspec with
     `Resolved.storage_options`. `content` is set instead when the whole file travels with the message (small files
-    that only the coordinator's credentials can read). `etag` pins the version where the origin has one.
+    that only the coordinator's credentials can read). `etag` pins the version where the origin has one. `version`
+    tells apart, where there is no `etag`, what was there at different times: a date, as the origin says it.
     """
 
     url: str
     etag: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     content: bytes | None = field(default=None, repr=False)
+    version: str | None = None
 
     @property
     def origin(self) -> OriginName | None:
@@ -284,6 +286,13 @@ class Resolved:
     def carries_options(self) -> bool:
         """Whether agents read with what the source was asked with, credentials among it: there is nothing to sign."""
         return bool(self.storage_options) or any(location.headers for location in self.locations)
+
+    @cached_property
+    def versions(self) -> dict[str, str]:
+        """By path, which version of a file is meant where no digest would tell, as far as the origin does."""
+        pairs = zip(self.manifest.files, self.locations, strict=True)
+        found = {file.path: place.etag or place.version for file, place in pairs if file.vouched is None}
+        return {path: version for path, version in found.items() if version}
 
     @cached_property
     def content(self) -> str:

@@ -182,7 +182,11 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
         return Resolved(manifest, tuple(map(Location, urls, kept_etags)), min(expiries, default=None))
     base = dialect.url.rstrip("/")
     urls = [f"{base}{name[len(root) :]}" for name in in_order]
-    return Resolved(manifest, tuple(map(Location, urls, kept_etags)), storage_options=dialect.storage_options)
+    locations = tuple(
+        Location(url, etag, version=listed.versions.get(file.path))
+        for url, etag, file in zip(urls, kept_etags, manifest.files, strict=True)
+    )
+    return Resolved(manifest, locations, storage_options=dialect.storage_options)
 
 
 def _look_up(

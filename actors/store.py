@@ -312,8 +312,13 @@ class Store:
 
     # --- what is being filled ---
 
-    def ingest(self, key: StorageKey, manifest: Manifest, owner: str) -> Ingest:
-        """The fill of `manifest`; continues what an earlier incarnation began, if that was the same."""
+    def ingest(
+        self, key: StorageKey, manifest: Manifest, owner: str, versions: Mapping[str, str] | None = None
+    ) -> Ingest:
+        """The fill of `manifest`; continues what an earlier incarnation began, if that was the same.
+
+        `versions` as in `open_ingest`.
+        """
         self.check_fence()
         name = f"{key}.{self._incarnation}"
         with disk_errors(f"preparing {self._own / 'ingest' / name}"), self._folder("ingest") as ingests:
@@ -326,7 +331,7 @@ class Store:
                     ingests.move(earlier, ingests, name)
                 else:
                     self._discard(ingests, earlier)
-            return open_ingest_in(ingests, name, self._own / "ingest" / name, manifest, owner)
+            return open_ingest_in(ingests, name, self._own / "ingest" / name, manifest, owner, versions)
 
     def ingests(self, owner: str) -> set[StorageKey]:
         """The models of which `owner` has something half-done here."""

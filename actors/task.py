@@ -197,6 +197,9 @@ class Task:
             return
         if resolved.unreadable is not None and self._resolved.unreadable is None:
             return
+        if resolved.versions != self._resolved.versions:
+            self.cancel(keep=True)
+            return
         self._resolved_name, self._resolved = name, resolved
         if self._fill is not None:
             self._fill.renew(self._wanted(resolved))
@@ -253,7 +256,8 @@ class Task:
     def _run(self, store: Store, resolved: Resolved, owner: str, limit: RateLimit, rng: random.Random) -> Ended:
         ingest: Ingest | None = None
         try:
-            ingest = store.ingest(self.place.key, self._wanted(resolved).manifest, owner)
+            wanted = self._wanted(resolved)
+            ingest = store.ingest(self.place.key, wanted.manifest, owner, wanted.versions)
             ingest.allocate()
             self.allocated = True
             if self._repair is not None:

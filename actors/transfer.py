@@ -39,10 +39,12 @@ from urllib.parse import SplitResult, urlsplit
 from actors.connections import AGENT, connection_to, is_proxied
 from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
 from actors.guard import guarded
+from actors.local_files import Reading
 from actors.manifest import Location
 from actors.origin import expires_at, redact, translate_status, unanswered
 from actors.reach import Reach, check_target, inwards, reach_of, reach_of_url, target_of
 from actors.refusals import MAX_BODY_BYTES
+from actors.schemes import LOCAL
 from actors.servers import Servers
 from actors.source import read_range
 from actors.stall import MinSpeed, TooSlow, WatchedResponse
@@ -78,12 +80,13 @@ class Crowded(SourceThrottled):
 
 
 class Redirects:
-    """Where URLs led to, and what is known of `servers`. Shared by the readers of a fill; any thread."""
+    """Where URLs led to, and what is known of `servers` and of files. Shared by the readers of a fill; any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._targets: dict[str, tuple[str, Reach]] = {}
         self.servers = Servers()
+        self.reading = Reading()
 
     def get(self, url: str) -> tuple[str, Reach] | None:
         """The target, and how public its address must be."""
@@ -149,9 +152,16 @@ class RangeReader:
         elif location.url.startswith(("http://", "https://")):
             yield from self._http_blocks(location, size, start, stop)
         else:
+            local = location.url.partition("://")[0] in LOCAL
             for position in range(start, stop, FSSPEC_BLOCK_BYTES):
                 end = min(stop, position + FSSPEC_BLOCK_BYTES)
-                yield memoryview(read_range(location.url, storage_options, position, end, self._trust))
+                if local and position == start:
+                    self._trust.schemes.scheme_of(location.url, listed=True)  # nothing is said of other files
+                    self._redirects.reading.check(location.url, size)
+                block = read_range(location.url, storage_options, position, end, self._trust)
+                if local:
+                    self._redirects.reading.check(location.url, size)
+                yield memoryview(block)
 
     def close(self) -> None:
         with self._lock:

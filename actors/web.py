@@ -85,7 +85,7 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
         digest = digest or counted
     if etag and (etag.startswith("W/") or _ask(where, headers, options, etag)[1].get("etag") != etag):
         etag = None
-    location = Location(where, etag=etag or None, headers=headers)
+    location = Location(where, etag=etag or None, headers=headers, version=answer.get("last-modified"))
     files = select(source, [ManifestFile(name, size, digest)])
     return Resolved(make_manifest(source, None, files), (location,), expires_at(where))
 

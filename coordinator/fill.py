@@ -298,7 +298,7 @@ def _check_room(target: Target, resolved: Resolved) -> None:
 
 def _ingest(target: Target, resolved: Resolved) -> Ingest:
     """The space is reserved where the filesystem can promise that: a quota is found out here, too."""
-    ingest = open_ingest(target.staging / "ingest", resolved.manifest, OWNER)
+    ingest = open_ingest(target.staging / "ingest", resolved.manifest, OWNER, resolved.versions)
     try:
         ingest.allocate()
     except BaseException:
