@@ -44,6 +44,7 @@ from actors.ingest import Ingest
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, is_image, is_ours, make_manifest
 from actors.members import Kind, Member, RefusedArchive, tar_members, zip_members
 from actors.origin import wanted
+from actors.sizes import say_bytes
 
 MAX_FILES = 100_000
 MAX_RATIO = 100
@@ -334,7 +335,8 @@ class _Unpacker:
         needed = self._written - self._freed + more
         if needed > self._room_bytes:
             raise InsufficientStorage(
-                f"what the archive holds needs {needed} bytes and more, there is room for {self._room_bytes}"
+                f"what the archive holds needs {say_bytes(needed, up=True)} and more, there is room for"
+                f" {say_bytes(self._room_bytes)}"
             )
 
 

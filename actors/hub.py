@@ -50,6 +50,7 @@ from actors.hub_tree import files_of_commit
 from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.origin import SourceOptions, expires_at, select, signed, translate_status
 from actors.reach import check_link
+from actors.sizes import say_bytes
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 LINK_TTL_S = 600.0
@@ -216,9 +217,10 @@ def _check_bounds(files: Sequence[ManifestFile], source: ModelSource) -> None:
     largest = max(files, key=lambda file: file.size, default=None)
     if total > MAX_CARRIED_BYTES or (largest is not None and largest.size > MAX_CARRIED_FILE_BYTES):
         raise SourceDenied(
-            f"{source.uri} has {total} bytes in {len(files)} files that only the token can read and the hub does not "
-            f"sign (the largest: {largest.path if largest else '-'}); at most {MAX_CARRIED_BYTES}, and "
-            f"{MAX_CARRIED_FILE_BYTES} each, can be passed on. Leave them out with spec.exclude",
+            f"{source.uri} has {say_bytes(total, up=True)} in {len(files)} files that only the token can read and the "
+            f"hub does not sign (the largest: {largest.path if largest else '-'}); at most "
+            f"{say_bytes(MAX_CARRIED_BYTES)}, and {say_bytes(MAX_CARRIED_FILE_BYTES)} each, can be passed on. Leave "
+            "them out with spec.exclude",
             reason="NotSignable",
         )
 
