@@ -56,7 +56,7 @@ def removals(
     for cache in snapshot.caches.values():
         if cache.deleted_at is not None or cache.storage_key not in forsaken:
             by_key.setdefault(cache.storage_key, []).append(cache)
-    readable = all(cache.source.uri for cache in snapshot.caches.values() if cache.deleted_at is None)
+    readable = all(cache.readable for cache in snapshot.caches.values() if cache.deleted_at is None)
     readable = readable and not any(kind == "caches" for kind, _ in snapshot.left_out)
     found: list[Leaving] = []
     for name in snapshot.nodes:

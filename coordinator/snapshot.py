@@ -97,7 +97,8 @@ class Cache:
     `entry` is its line in `LocalModelNode.spec.localModels`, without the node group. `created` is epoch seconds, and so
     is `unused_since`, as it was last written. `served`: its status lists services that KServe ties to it.
     `delete_in_use`: its deletion does not wait for pods. `contested`: others of its URI ask with credentials of their
-    own, so that a copy need not be what the coordinator's own would have been given (see `access`).
+    own, so that a copy need not be what the coordinator's own would have been given (see `access`). `readable`: it says
+    what its URI is, if only that it is empty.
     """
 
     ref: Ref
@@ -123,6 +124,7 @@ class Cache:
     selection: str = ""
     problem: Problem | None = None
     contested: bool = False
+    readable: bool = True
 
     @property
     def age_order(self) -> tuple[float, str]:
@@ -295,6 +297,7 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         ),
         selection=source.selection,
         problem=problem,
+        readable=isinstance(_mapping(raw.get("spec")).get("sourceModelUri"), str),
     )
 
 

@@ -312,6 +312,14 @@ def test_a_copy_is_kept_while_a_cache_cannot_be_read_that_may_be_its() -> None:
     assert scene.ordered() == []
 
 
+def test_a_cache_whose_uri_is_empty_keeps_nothing_of_others() -> None:
+    """Anybody may create one: the schema has nothing against it."""
+    scene = Scene()
+    scene.world.add(a_namespace_cache("team", "empty").with_spec(sourceModelUri="", modelSize="junk"))
+    scene.drop(scene.cache)
+    assert scene.ordered() == [(key_of(scene.cache), "CacheDeleted")]
+
+
 def test_of_two_caches_with_one_uri_an_accident_of_one_keeps_the_copy() -> None:
     scene = Scene()
     second = a_namespace_cache("team", "second", scene.cache.uri)
