@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from actors.errors import SourceError, SourceUnsupported
+from actors.redaction import redacted
 
 MAX_FILES = 100_000
 MAX_DOCUMENT_BYTES = 32 << 20
@@ -294,7 +295,7 @@ def _inflated(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise SourceError(
-            f"the answer is encoded as {encoding[:40]!r}, which was not asked for", reason="InvalidAnswer"
+            f"the answer is encoded as {redacted(encoding)[:40]!r}, which was not asked for", reason="InvalidAnswer"
         )
     inflating = zlib.decompressobj(zlib.MAX_WBITS | (32 if encoding != "deflate" else 0))
     try:

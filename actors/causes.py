@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 
 from actors.errors import SourceError
 from actors.origin import translate_status, unanswered
+from actors.redaction import redacted
 
 _BROKEN = frozenset(
     {
@@ -80,7 +81,7 @@ def _is_no_http(error: BaseException) -> bool:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return redacted(lines[0])[:200] if lines else type(error).__name__  # half a secret would not be known again
 
 
 def _chain(error: BaseException) -> Iterator[Exception]:

@@ -19,6 +19,7 @@ from actors.entries import refused
 from actors.errors import SourceError, SourceUnsupported
 from actors.manifest import Digest, ManifestFile, ModelSource
 from actors.origin import wanted
+from actors.redaction import redacted
 
 WHOLE_DESCRIPTION = 1_000
 """Fewer files than this in a description are all there are."""
@@ -54,7 +55,7 @@ def files_of_commit(
             raise _not_a_hub(endpoint, repo)
         if kind != "file":
             if wanted(source, path):
-                raise refused(source, path, f"it is neither a file nor a folder ({str(kind)[:40]!r})")
+                raise refused(source, path, f"it is neither a file nor a folder ({redacted(str(kind))[:40]!r})")
             continue
         found[path] = _file(endpoint, repo, path, entry)
     return list(found.values())

@@ -232,11 +232,11 @@ def check_relative(path: str) -> None:
     parts = path.split("/")
     unsafe = any(part in ("", ".", "..") for part in parts)
     if unsafe or is_ours(path) or _FORBIDDEN.search(path):
-        raise SourceError(f"refusing the unsafe file name {path[:200]!r}", reason="InvalidManifest")
+        raise SourceError(f"refusing the unsafe file name {redacted(path)[:200]!r}", reason="InvalidManifest")
     if len(path.encode()) > MAX_PATH_BYTES or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
         raise SourceError(
-            f"refusing the file name {path[:80]!r}…: no disk takes a path of more than {MAX_PATH_BYTES} bytes, or a"
-            f" name of more than {MAX_NAME_BYTES} in it",
+            f"refusing the file name {redacted(path)[:80]!r}…: no disk takes a path of more than {MAX_PATH_BYTES} "
+            f"bytes, or a name of more than {MAX_NAME_BYTES} in it",
             reason="InvalidManifest",
         )
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 import re
 
+from actors.redaction import redacted
+
 LARGEST = (1 << 63) - 1
 """Of sizes and counts: what files, and Kubernetes' API, can have."""
 
@@ -25,7 +27,7 @@ _DECIMAL = re.compile(r"[0-9]{1,19}")
 def count(value: object) -> int:
     """A number of bytes or things. Raises ValueError for what is none."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-        raise ValueError(f"{str(value)[:40]!r} is no whole number from 0 on")
+        raise ValueError(f"{redacted(str(value))[:40]!r} is no whole number from 0 on")
     return value
 
 
@@ -34,7 +36,7 @@ def moment(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > LATEST:
-        raise ValueError(f"{str(value)[:40]!r} is no time")
+        raise ValueError(f"{redacted(str(value))[:40]!r} is no time")
     return float(value) if isinstance(value, float) else value
 
 
@@ -48,5 +50,5 @@ def within(name: str, text: str, least: int, most: int) -> int:
     """A whole number. Raises ValueError, which names the setting and what it may be."""
     value = decimal(text)
     if value is None or not least <= value <= most:
-        raise ValueError(f"{name}: {text[:40]!r} is not a number from {least} to {most}")
+        raise ValueError(f"{name}: {redacted(text)[:40]!r} is not a number from {least} to {most}")
     return value

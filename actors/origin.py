@@ -38,7 +38,7 @@ from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpire
 from actors.guard import Refused
 from actors.manifest import ManifestFile, ModelSource, Resolved, is_ours, is_packed
 from actors.numbers import moment
-from actors.redaction import remember
+from actors.redaction import redacted, remember
 from actors.refusals import error_of, refusal_of
 from actors.stall import TooSlow
 from actors.trust import UNRESTRICTED, Trust
@@ -309,7 +309,7 @@ def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
         case TimeoutError():
             return SourceError(f"{where} did not answer within {timeout_s:g} s", reason="SourceStalled")
         case http.client.BadStatusLine() if not isinstance(error, ConnectionError):
-            return SourceError(f"{where} does not speak HTTP: {str(error)[:40]!r}", reason="InvalidAnswer")
+            return SourceError(f"{where} does not speak HTTP: {redacted(str(error))[:40]!r}", reason="InvalidAnswer")
         case ssl.SSLCertVerificationError():
             # aiohttp's, which is one of these, has only a text
             said = getattr(error, "verify_message", "") or str(error)

@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from types import TracebackType
 from urllib.parse import quote, quote_plus
 
@@ -28,8 +29,14 @@ MARK = "…"
 MAX_TEXT = 16_384
 """The most that is looked at, and kept, of one text. What is longer is some document, not a message."""
 
-MAX_KNOWN = 2048
-"""So many secrets are remembered, the latest: credentials are read again and again, and rotate."""
+MAX_KNOWN = 8192
+"""So many forms of secrets are remembered, the latest: credentials are read again and again, and rotate."""
+
+MAX_AT_ONCE = 1024
+"""Of these, what one set of credentials adds: it must not make others forgotten."""
+
+MAX_SECRET = 4096
+"""Of a longer one its beginning is known. Keys and tokens are shorter; a Secret may hold a megabyte of anything."""
 
 _MIN_LENGTH = 3
 _MIN_WITHIN_A_WORD = 8
@@ -63,24 +70,34 @@ _TOKEN = re.compile(
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 _BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)+\1""")
 """Libraries print what they refuse to send, such as a header's value, as bytes."""
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Terminals obey control characters, and show text in another order after others. A name may have them in it."""
 
 _lock = threading.Lock()
 _known: dict[str, None] = {}
-_pattern: list[re.Pattern[str] | None] = [None]
+_compiled: list[tuple[tuple[str, ...], re.Pattern[str]] | None] = [None]
+"""What is known: long ones, the longest first, and a pattern of short ones."""
 
 
 def redacted(text: str) -> str:
-    """`text` without what may be secret in it; unchanged when there is nothing. Never raises, bounded in time."""
-    if len(text) > MAX_TEXT:
-        text = text[:MAX_TEXT] + MARK
+    """`text` without what may be secret in it, and without what a terminal obeys; unchanged when there is nothing.
+
+    Never raises, bounded in time.
+    """
     with _lock:
-        known = _pattern[0] or _compile()
-    return _redacted(text, known)
+        known = _compiled[0] or _compile()
+    # More than is kept, so that no secret is cut in two before it is looked for.
+    return _redacted(text[: MAX_TEXT + MAX_SECRET], known)
 
 
 @lru_cache(maxsize=256)  # the same failure is told at every tick
-def _redacted(text: str, known: re.Pattern[str]) -> str:
-    text = known.sub(MARK, text)
+def _redacted(text: str, known: tuple[tuple[str, ...], re.Pattern[str]]) -> str:
+    long, short = known
+    for secret in long:
+        text = text.replace(secret, MARK)
+    text = short.sub(MARK, text)
+    if len(text) > MAX_TEXT:
+        text = text[:MAX_TEXT] + MARK
     text = _PEM.sub(MARK, text)
     text = _URL.sub(_bare, text)
     text = _QUERY.sub("", text)
@@ -88,7 +105,8 @@ def _redacted(text: str, known: re.Pattern[str]) -> str:
     text = _SCHEME.sub(lambda found: f"{found[1] or found[2]} {MARK}", text)
     text = _FIELD.sub(rf"\1\2{MARK}", text)
     text = _TOKEN.sub(MARK, text)
-    return _BYTES.sub(MARK, text)
+    text = _BYTES.sub(MARK, text)
+    return _OBEYED.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def _bare(match: re.Match[str]) -> str:
@@ -102,7 +120,9 @@ def _bare(match: re.Match[str]) -> str:
 
 def remember(values: Iterable[object]) -> None:
     """From now on these, and the strings inside of mappings and lists among them, are secrets of this process."""
-    found = [form for value in values for secret in _strings(value) for form in forms(secret)]
+    found = list(
+        islice((form for value in values for secret in _strings(value) for form in forms(secret)), MAX_AT_ONCE)
+    )
     with _lock:
         if all(each in _known for each in found):
             return
@@ -111,18 +131,19 @@ def remember(values: Iterable[object]) -> None:
             _known[each] = None
         for each in list(_known)[: max(0, len(_known) - MAX_KNOWN)]:
             del _known[each]
-        _pattern[0] = None
+        _compiled[0] = None
 
 
 def forget() -> None:
     """Nothing is known to be a secret any more. For tests, which share a process."""
     with _lock:
         _known.clear()
-        _pattern[0] = None
+        _compiled[0] = None
 
 
 def forms(secret: str) -> Iterator[str]:
     """How a library may print it: as it is, cut at line ends, quoted for a URL, escaped, in base64."""
+    secret = secret[:MAX_SECRET]
     pieces = {secret, secret.strip(), *(piece.strip() for piece in re.split(r"[\r\n\0]+", secret))}
     if re.match(r"(?i)(bearer|basic|token|aws4-hmac-sha256)\s", secret.strip()):
         pieces |= set(secret.split()[1:])
@@ -173,13 +194,12 @@ def stack_of(error: BaseException) -> str:
     return "".join(redacted(line) for line in traceback.format_exception(error))
 
 
-def _compile() -> re.Pattern[str]:
+def _compile() -> tuple[tuple[str, ...], re.Pattern[str]]:
     """With the lock held. Longer ones first: one may be part of another."""
-    parts = []
-    for secret in sorted(_known, key=len, reverse=True):
-        within = len(secret) >= _MIN_WITHIN_A_WORD
-        parts.append(re.escape(secret) if within else rf"(?<!\w){re.escape(secret)}(?!\w)")
-    _pattern[0] = made = re.compile("|".join(parts) or r"(?!)")
+    ordered = sorted(_known, key=len, reverse=True)
+    words = [rf"(?<!\w){re.escape(each)}(?!\w)" for each in ordered if len(each) < _MIN_WITHIN_A_WORD]
+    long = tuple(each for each in ordered if len(each) >= _MIN_WITHIN_A_WORD)
+    _compiled[0] = made = (long, re.compile("|".join(words) or r"(?!)"))
     return made
 
 

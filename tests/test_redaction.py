@@ -29,8 +29,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors import redaction
+from actors.bounds import decoded
+from actors.causes import cause_of
 from actors.errors import Failure, LocalModelError, SourceDenied, SourceError
-from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved
+from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, check_relative
+from actors.numbers import count
 from actors.origin import SourceOptions, remember_options
 from actors.redaction import forget, forms, redacted, stack_of
 from actors.source import resolve
@@ -308,3 +311,47 @@ def test_a_field_of_a_log_line_keeps_its_kind() -> None:
     stream = io.StringIO(Formatter(LogSettings()).format(record))
     line: dict[str, Any] = json.load(stream)
     assert (line["count"], line["ok"], line["names"]) == (3, True, ["a", "https://h/"])
+
+
+def test_a_secret_without_end_takes_no_time_and_no_memory() -> None:
+    """A Secret may hold a megabyte, and its author chooses of what."""
+    began = time.process_time()
+    secret = "é\n" * 100_000 + "k" * 500_000
+    SourceOptions({"HF_TOKEN": secret, "STORAGE_OPTIONS": json.dumps({"password": secret})})
+    assert redacted("hello") == "hello"
+    assert time.process_time() - began < 2
+
+
+def test_credentials_of_many_fields_make_no_others_forgotten() -> None:
+    SourceOptions({"HF_TOKEN": "abcdefgh-of-somebody"})
+    for number in range(3):
+        fields = {f"field-{n}": f"value-{number}-{n}-of-another" for n in range(5000)}
+        SourceOptions({"STORAGE_OPTIONS": json.dumps(fields)})
+    assert "somebody" not in redacted("it said abcdefgh-of-somebody")
+
+
+@pytest.mark.parametrize("before", [redaction.MAX_TEXT - 5, redaction.MAX_TEXT - 20])
+def test_a_secret_is_known_also_where_the_text_is_cut(before: int) -> None:
+    SourceOptions({"HF_TOKEN": "abcdefgh-of-somebody"})
+    assert "abcd" not in redacted("x " * (before // 2) + "abcdefgh-of-somebody" + " x" * 100)
+
+
+def test_what_is_shown_in_part_shows_no_part_of_a_secret() -> None:
+    secret = "s" * 60
+    SourceOptions({"HF_TOKEN": secret})
+    with pytest.raises(SourceError) as encoded:
+        list(decoded([b""], secret))
+    with pytest.raises(ValueError, match="no whole number") as sized:
+        count(secret)
+    with pytest.raises(SourceError) as named:
+        check_relative(f"../{'x' * 180}{secret}")
+    caused = cause_of("hf://a/b", requests.ConnectionError(f"{'x' * 180}{secret}"), 1)
+    for text in (encoded.value, sized.value, named.value, caused):
+        assert "sss" not in str(text)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2Jall is well", "a\rb", "a\x08b", "a\x9bb", "a\u202eb", "a\x00b", "\x7f"])
+def test_a_terminal_obeys_nothing_in_a_text(text: str) -> None:
+    for shown in (redacted(text), str(SourceError(text)), Failure("X", text).message):
+        assert shown.isprintable()
+    assert redacted("one\ntwo\tthree") == "one\ntwo\tthree"
