@@ -33,6 +33,8 @@ from actors.errors import SourceError, SourceUnsupported
 from actors.redaction import redacted
 
 MAX_FILES = 100_000
+MOST_FILES = 500_000
+"""Nobody can allow more: see `actors.documents`."""
 MAX_DOCUMENT_BYTES = 32 << 20
 """Of one answer, as it is after decompression: the names, sizes and digests of 100,000 files take about 30 MB."""
 MAX_VALUES = 2_000_000
@@ -266,7 +268,7 @@ def current() -> Bounds:
 def limits_of(env: os._Environ[str] | dict[str, str]) -> Limits:
     text = env.get("LOCALMODEL_MAX_FILES", "").strip()
     if text.isascii() and text.isdecimal() and 0 < int(text[:12]) <= 100_000_000:
-        files, least = int(text), Limits()
+        files, least = min(int(text), MOST_FILES), Limits()
         return Limits(
             files=files,
             pages=max(MAX_PAGES, files // 20),

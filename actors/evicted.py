@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from actors.documents import parsed
 from actors.errors import Evicted, LocalModelError
 from actors.manifest import StorageKey
 from actors.notes import Notes
@@ -92,7 +93,7 @@ def _read(notes: Notes) -> Mapping[StorageKey, Entry]:
 
 
 def _parse(content: bytes) -> Entry:
-    data = json.loads(content)
+    data = parsed(content)
     at, size, needed = moment(data["at"]), count(data["size_bytes"]), count(data["for_bytes"])
     if at is None or not isinstance(data["for_uri"], str) or not isinstance(data["for_key"], str):
         raise ValueError("a field has another type")

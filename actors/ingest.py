@@ -19,6 +19,7 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.documents import parsed
 from actors.errors import StoreError
 from actors.filesystem import clash, disk_errors, folds_case, reserve, set_mode
 from actors.handles import Folder
@@ -268,7 +269,7 @@ def read_identity(parent: Folder, name: str) -> Mapping[str, Any] | None:
     """Whose fill of what the ingest is; None if that cannot be read."""
     try:
         with parent.enter(name) as folder:
-            identity = json.loads(folder.read(_IDENTITY, MARKER_BYTES))
+            identity = parsed(folder.read(_IDENTITY, MARKER_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return identity if isinstance(identity, dict) else None

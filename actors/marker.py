@@ -19,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from actors.documents import MOST_BYTES, parsed
 from actors.errors import LocalModelError
 from actors.handles import Folder
 from actors.manifest import Manifest, ManifestFile, make_manifest
@@ -28,8 +29,7 @@ from actors.numbers import count, moment
 MARKER = ".localmodel/manifest.json"
 OWN = ".localmodel"
 VERSION = 1
-MARKER_BYTES = 256 << 20
-"""No marker is larger: a million files take about 200 MiB."""
+MARKER_BYTES = MOST_BYTES
 
 _DIGEST = re.compile(r"(sha256|git-sha1|md5|md5-[1-9]\d{0,18}|crc64nvme|crc32c|crc32):[0-9a-f]{1,128}(-\d{1,9})?")
 _MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -96,7 +96,7 @@ class Marker:
 def parse_marker(content: bytes) -> Marker:
     """Raises DamagedMarker for anything that `Marker.content` is not."""
     try:
-        return Marker.from_json(json.loads(content))
+        return Marker.from_json(parsed(content))
     except NewerMarker:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, LocalModelError) as error:

@@ -10,12 +10,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from actors.documents import MOST_BYTES
 from actors.errors import LocalModelError
 from actors.filesystem import disk_errors
 from actors.handles import Folder
 from actors.manifest import StorageKey
-
-NOTE_BYTES = 256 << 20
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class Notes:
             if folder.status(name) is None:
                 return None
             try:
-                return folder.read(name, NOTE_BYTES)
+                return folder.read(name, MOST_BYTES)
             except OSError as error:
                 self._set_aside(folder, name, str(error.strerror))
         return None

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Self, TypeVar
 
+from actors.documents import parsed
 from actors.marker import Marker
 from actors.numbers import count, moment
 
@@ -55,7 +56,7 @@ class Record:
     def from_json(cls, content: bytes, marker: Marker) -> Self | None:
         """The record in `content`, if it is one of this very copy. Never raises for what it finds inside."""
         try:
-            data = json.loads(content)
+            data = parsed(content)
             record = cls(
                 copy=data["copy"],
                 chunk_bytes=count(data["chunk_bytes"]),

@@ -930,3 +930,17 @@ def test_a_tree_of_any_depth_is_not_looked_through(tmp_path: Path) -> None:
     assert store.ingested_bytes(KEY) == 0
     assert store.committed() == {}
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("place", [f"models/{KEY}/{MARKER}", f".localmodel/ingest/{KEY}.two/manifest.json"])
+def test_a_document_that_a_pod_plants_takes_little_memory(place: str, tmp_path: Path) -> None:
+    """A value of three bytes takes many times that in memory: an agent has a limit, and starts over and over."""
+    Store(tmp_path, "one")
+    damage.text(b'{"a":[' + b"[]," * (40 << 20) + b"[]]}")(tmp_path / place)
+    program = (
+        "import resource, sys; from pathlib import Path; from actors.store import Store\n"
+        "store = Store(Path(sys.argv[1]), 'one'); store.committed(); store.ingests('us')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, check=True, timeout=60)
+    assert int(done.stdout) < 300
