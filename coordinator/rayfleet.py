@@ -52,6 +52,8 @@ CALL_TIMEOUT_S = 10.0
 DRAIN_TIMEOUT_S = 20.0
 LEAVE_TIMEOUT_S = 5.0
 REPLACED_AT_ONCE = 4
+MOST_PATIENCE_S = 5.0
+"""After so long, at most, Ray is tried again when it cannot be used."""
 
 _log = logging.getLogger(__name__)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -198,7 +200,7 @@ class RayFleet:
     # --- the polling thread ---
 
     def _run(self) -> None:
-        patience = Backoff(self._rng, first_s=1.0)
+        patience, said = Backoff(self._rng, first_s=1.0, max_s=MOST_PATIENCE_S), ""
         while not self._closing.is_set():
             try:
                 self._connect()
@@ -206,15 +208,20 @@ class RayFleet:
                     self._rest()
                 elif self._told:
                     self._turn(time.monotonic())
+                if said:
+                    _log.info("Ray can be used again", extra={"address": self._address})
                 patience.reset()
-                wait_s = self._pause_s(time.monotonic())
+                wait_s, said = self._pause_s(time.monotonic()), ""
             except Exception as error:  # noqa: BLE001  Ray raises whatever it likes; the fleet outlives it
-                wait_s = patience.next_s()
-                _log.warning("Ray cannot be used", extra={"address": self._address, "error": _in_a_line(error)})
-                failure = no_ray(self._address)
+                line = _in_a_line(error)
+                if line != said:
+                    _log.warning("Ray cannot be used", extra={"address": self._address, "error": line})
+                said, failure = line, no_ray(self._address)
                 self._publish(
                     {node: replace(self._views.get(node, _UNKNOWN), failure=failure) for node in self._desired}
                 )
+                self._closing.wait(patience.next_s())  # a tick is no reason to ask again
+                continue
             self._woken.wait(wait_s)
             self._woken.clear()
         self._disconnect()
