@@ -49,6 +49,12 @@ Bytes = Annotated[int, WithJsonSchema({"type": "integer", "format": "int64"})]
 Time = Annotated[datetime, WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
+Globs = Annotated[
+    tuple[str, ...],
+    WithJsonSchema({"type": "array", "maxItems": 500, "items": {"type": "string", "maxLength": 1024}}),
+]
+"""Each is tried on every file that a source lists."""
+
 Digest = Annotated[str, WithJsonSchema({"type": "string", "pattern": "^sha256:[a-f0-9]{64}$"})]
 
 
@@ -131,8 +137,8 @@ class LocalModelCacheSpec(ApiModel):
     storage: LocalModelStorageSpec | None = None
     # Ours, all optional.
     revision: str | None = Field(None, description="Branch, tag or commit; pinned to a commit when first resolved.")
-    include: tuple[str, ...] | None = Field(None, description="Only files that match one of these globs.")
-    exclude: tuple[str, ...] | None = Field(None, description="No file that matches one of these globs.")
+    include: Globs | None = Field(None, description="Only files that match one of these globs.")
+    exclude: Globs | None = Field(None, description="No file that matches one of these globs.")
     digest: Digest | None = Field(None, description="Expected manifest digest. Any other content is refused.")
     priority: Annotated[int, WithJsonSchema({"type": "integer", "format": "int32"})] | None = Field(
         None, description="Larger goes first where bandwidth or space is short. Default 0."

@@ -133,7 +133,7 @@ def _from_storage(
         raise _missing(f"{where} has no key {key!r}, which spec.storage.key names")
     held = _object(text or "{}", f"key {key!r} of {where}")
     fields = {**held, **parameters}
-    kind = fields.get("type", "")
+    kind = str(fields.get("type", ""))
     if held.get("type", kind) != kind:
         raise _invalid(
             f"spec.storage.parameters says type {kind!r}, and key {key!r} of {where} {held['type']!r}: leave it out"
@@ -201,12 +201,16 @@ def _from_annotations(owner: Mapping[str, Any]) -> dict[str, str]:
 
 def _hdfs(fields: Mapping[str, Any], where: str) -> dict[str, str]:
     """KServe speaks WebHDFS for both types; these are the arguments of fsspec's `webhdfs`."""
-    namenode = urlsplit(str(fields.get("HDFS_NAMENODE", "")))
-    if not namenode.hostname:
+    try:
+        namenode = urlsplit(str(fields.get("HDFS_NAMENODE", "")))
+        host, port = namenode.hostname, namenode.port or 9870
+    except ValueError:
+        host = None
+    if not host:
         raise _invalid(f"{where} has no usable HDFS_NAMENODE (expected http[s]://host:port)")
     arguments = {
-        "host": namenode.hostname,
-        "port": namenode.port or 9870,
+        "host": host,
+        "port": port,
         "use_https": namenode.scheme == "https",
         "proxy_to": fields.get("USER_PROXY"),
     }
@@ -225,7 +229,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
     """A JSON object. Errors do not quote it: it is a secret."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise _invalid(f"{where} is not a JSON object")

@@ -796,3 +796,19 @@ def test_what_nobody_claims_is_for_all_as_in_kserve() -> None:
 def test_the_name_of_credentials_is_what_it_was_before_they_knew_their_namespace() -> None:
     """It stands in the status of caches as the proof of what they may read."""
     assert replace(READER, namespace="team-a").name == READER.name
+
+
+@pytest.mark.parametrize(
+    "held",
+    ["[" * 100_000, '{"a":' * 100_000, '{"type":[]}', '{"type":{}}', '{"type":null}', '{"type":1}', "1e400"]
+    + [json.dumps({"type": "hdfs", "HDFS_NAMENODE": url}) for url in ("http://n:99999", "http://[", "http://n:x")],
+    ids=lambda held: held[:50],
+)
+def test_junk_in_a_secret_is_refused_by_name(held: str) -> None:
+    for credentials, world in (
+        (by_key("k"), storage_config(k=held)),
+        (READER, by_account({"gcloud-application-credentials.json": held + "]"})),
+    ):
+        with pytest.raises(SourceDenied, match="Secret ") as caught:
+            load(credentials, world)
+        assert caught.value.reason == "CredentialsInvalid"

@@ -963,3 +963,13 @@ def test_an_unreachable_bucket_can_be_tried_again() -> None:
     with pytest.raises(SourceError, match="could not be reached") as caught:
         resolve(ModelSource("s3://bucket/model"), SourceOptions(env))
     assert caught.value.retryable
+
+
+def test_hundreds_of_globs_on_as_many_files_as_may_be_take_seconds() -> None:
+    files = [ManifestFile(f"folder/{number:06}-with-a-longer-name.bin", 1) for number in range(100_000)]
+    globs = tuple(f"*{number}-x" for number in range(500))
+    began = time.process_time()
+    with pytest.raises(SourceNotFound, match="none of its 100000 files"):
+        select(ModelSource("s3://b/m", None, globs), files)
+    assert len(select(ModelSource("s3://b/m", None, (), globs), files)) == 100_000
+    assert time.process_time() - began < 60
