@@ -166,7 +166,8 @@ class Recorder:
                     return
             except KubeError as error:
                 fields = {"reason": news.reason, "object": news.ref.name, "error": str(error)}
-                _log.warning("the API server refused an event", extra=fields)
+                level = logging.DEBUG if _is_going(news.ref, error) else logging.WARNING
+                _log.log(level, "the API server refused an event", extra=fields)
                 return
             else:
                 return
@@ -226,3 +227,8 @@ def _shorten(message: str) -> str:
 
 def _time(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _is_going(ref: Ref, error: KubeError) -> bool:
+    """Whether the object's namespace is being deleted, or gone, which nobody needs to be warned of."""
+    return ref.namespace is not None and (isinstance(error, NotFound) or "is being terminated" in str(error))

@@ -11,7 +11,7 @@ import pytest
 from actors.origin import SourceOptions
 from coordinator import events as events_module
 from coordinator.events import Quota, Recorder
-from coordinator.kube import EVENTS, Denied, Object, Unreachable
+from coordinator.kube import EVENTS, Denied, KubeError, NotFound, Object, Unreachable
 from coordinator.snapshot import CACHES, NAMESPACE_CACHES, Ref
 from tests.fake_kube import FakeKube
 from tests.waiting import eventually
@@ -144,6 +144,25 @@ def test_a_refused_event_is_dropped_and_the_next_is_written(kube: FakeKube, reco
     kube.fail(None)
     recorder.event(LLAMA, "Normal", "Ready", "second")
     assert [found["message"] for found in written(kube, recorder)] == ["second"]
+
+
+@pytest.mark.parametrize(
+    ("ref", "error", "warns"),
+    [
+        (TEAM, Denied("unable to create new content in namespace team because it is being terminated", status=403), 0),
+        (TEAM, NotFound('namespaces "team" not found', status=404), 0),
+        (TEAM, Denied("events is forbidden", status=403), 1),
+        (LLAMA, NotFound('namespaces "default" not found', status=404), 1),
+    ],
+)
+def test_a_namespace_that_goes_is_no_reason_to_warn(
+    kube: FakeKube, recorder: Recorder, caplog: pytest.LogCaptureFixture, ref: Ref, error: KubeError, warns: int
+) -> None:
+    kube.fail(error)
+    with caplog.at_level("INFO"):
+        recorder.event(ref, "Normal", "Removed", "the copy has gone")
+        recorder.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * warns
 
 
 def test_closing_during_an_outage_does_not_wait_for_its_end(kube: FakeKube, recorder: Recorder) -> None:
