@@ -162,7 +162,12 @@ def _place_of(url: str) -> Place | None:
         host, port = parts.hostname, parts.port
     except ValueError:
         return None
-    if not host or (parts.path.strip("/") and not parts.scheme) or any(c.isspace() or c in "*,@" for c in host):
+    if (
+        not host
+        or port == 0
+        or (parts.path.strip("/") and not parts.scheme)
+        or any(c.isspace() or c in "*,@" for c in host)
+    ):
         return None
     port = port or _PORTS.get(parts.scheme)
     try:

@@ -417,13 +417,16 @@ class Mesh:
         self._log.add(chunk, fresh=False)
 
     def settle(self, chunks: Iterable[int], now: float) -> dict[int, NodeName]:
-        """The file is right now. By chunk, the reader whose bytes were not: each is quarantined."""
+        """The file is right now. By chunk, the reader whose bytes were not: each is quarantined.
+
+        Who it was is on the word of whoever passed the chunk on; a name of no member is nobody's.
+        """
         blamed: dict[int, NodeName] = {}
         for chunk in chunks:
             doubted, now_right = self._doubted.pop(chunk, None), self.origins.get(chunk)
             if doubted is None or now_right is None or not doubted.digest:  # without a digest nobody vouched for it
                 continue
-            if doubted.digest != now_right.digest:
+            if doubted.digest != now_right.digest and doubted.reader in self.membership.members:
                 blamed[chunk] = doubted.reader
         for name in set(blamed.values()) - {self.me}:
             self._standing(name).lied(now, self.pace.quarantine_s)

@@ -114,7 +114,8 @@ def test_what_an_operators_list_allows(listed: str, address: str, port: int, all
 
 
 @pytest.mark.parametrize(
-    "listed", ["10.0.0.1/8", "10.0.0.0/33", "host:99999", "host:x", "*.example", "a b", "user@host", "host/path"]
+    "listed",
+    ["10.0.0.1/8", "10.0.0.0/33", "host:99999", "host:x", "*.example", "a b", "user@host", "host/path", "host:0"],
 )
 def test_an_entry_that_cannot_be_understood_is_named(listed: str) -> None:
     with pytest.raises(ValueError, match="is neither") as caught:

@@ -83,7 +83,7 @@ def subschemas(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str,
 @each_kind
 def test_every_schema_is_structural(resource: type[Resource]) -> None:
     known = {
-        "type", "format", "enum", "pattern", "description", "default", "minItems",
+        "type", "format", "enum", "pattern", "description", "default", "minItems", "maxItems", "maxLength",
         "properties", "required", "items", "additionalProperties", "anyOf",
         "x-kubernetes-int-or-string", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
         "x-kubernetes-map-type", "x-kubernetes-validations",

@@ -384,3 +384,15 @@ def test_a_peer_that_asks_but_cannot_be_reached_is_tried_again_soon_and_stays_su
     peer.lied(1.0, first_s=30.0)
     peer.asks(1.0)
     assert (peer.ready(30.9), peer.ready(31.0)) == (False, True)
+
+
+@pytest.mark.parametrize(("reader", "blamed"), [(B, {0: B}), (NodeName("nobody \x1b[2J"), {})])
+def test_only_a_member_is_blamed_for_wrong_bytes(reader: NodeName, blamed: dict[int, NodeName]) -> None:
+    """A peer could name another for each chunk, and all of them would end in a status."""
+    mesh = node(have=1)
+    mesh.origins[0] = Origin(reader, b"wrong")
+    mesh.withdraw(range(1))
+    mesh.put_back(0, RIGHT)
+    known = len(mesh._peers)
+    assert mesh.settle(range(1), 0.0) == blamed
+    assert len(mesh._peers) == known
