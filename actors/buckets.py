@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 
 from actors import numbers
 from actors.digest import CHECKSUMS
-from actors.errors import SourceDenied, SourceError
+from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.manifest import Digest
 from actors.no_proxy import is_direct, no_proxy
 from actors.origin import OTHER_STORES, S3, SourceOptions
@@ -59,9 +59,14 @@ class Dialect:
     public: Callable[[str], str] | None = None
 
 
+_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs"})
+
+
 def dialect_of(uri: str, options: SourceOptions) -> Dialect:
     """Raises SourceDenied for options that cannot be understood."""
     scheme, _, rest = uri.partition("://")
+    if scheme in _BUCKETS and not rest.partition("/")[0]:
+        raise SourceUnsupported(f"{scheme}:/// names no bucket: write {scheme}://BUCKET/PREFIX", reason="InvalidURI")
     match scheme:
         case "s3" | "s3a":
             s3 = s3_options(in_role(options))

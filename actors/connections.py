@@ -103,7 +103,7 @@ def tls_context() -> ssl.SSLContext:
 def _tls_context(trusted: tuple[tuple[str, str, int], ...]) -> ssl.SSLContext:
     context = ssl.create_default_context()
     for name, path, _ in trusted:
-        if name in _BUNDLES and path:
+        if path and name != "SSL_CERT_DIR":  # OpenSSL says nothing of an SSL_CERT_FILE that it cannot read
             try:
                 if Path(path).is_dir():
                     context.load_verify_locations(capath=path)
@@ -162,6 +162,11 @@ def proxy_for(origin: SplitResult) -> SplitResult | None:
     if not named or is_direct(no_proxy(), origin.hostname or "", port):
         return None
     proxy = urlsplit(named if "://" in named else f"http://{named}")
+    try:
+        _ = proxy.port
+    except ValueError as error:
+        where = proxy.netloc.rpartition("@")[2]
+        raise SourceUnsupported(f"the proxy for {origin.scheme} is {where}: {error}", reason="InvalidProxy") from error
     if proxy.scheme != "http" or not proxy.hostname:
         what = f"{proxy.scheme}://{proxy.hostname or ''}"
         raise SourceUnsupported(

@@ -55,6 +55,7 @@ def login_for(config: Mapping[str, Any], host: str, name: str) -> Login | None:
     Raises SourceDenied for an entry that is the registry's and cannot be understood.
     """
     auths = config.get("auths", config)
+    auths = {} if auths is None else auths  # as Go writes an empty one
     if not isinstance(auths, Mapping):
         raise _invalid("its auths are not an object")
     wanted = (_canonical(host), *name.split("/"))

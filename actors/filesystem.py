@@ -41,6 +41,12 @@ def disk_errors(what: str) -> Iterator[None]:
         reason = error.strerror or str(error)
         if error.errno in FULL:
             raise InsufficientStorage(f"the disk is full: {what}: {reason}") from error
+        if error.errno == errno.EFBIG:
+            raise StoreError(
+                f"{what}: {reason}: the filesystem, or a limit of this process (`ulimit -f`), takes no file of this"
+                " size: use another filesystem, or raise the limit",
+                reason="FileTooLarge",
+            ) from error
         raise StoreError(f"{what}: {reason}", reason=_REASONS.get(error.errno or 0)) from error
 
 

@@ -42,7 +42,7 @@ from huggingface_hub.utils._http import hf_raise_for_status
 
 from actors.bounds import decoded
 from actors.causes import cause_of
-from actors.connections import tls_context
+from actors.connections import proxy_for, tls_context
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.guard import carried, check_name
 from actors.hub_client import transport_for
@@ -77,8 +77,9 @@ def resolve_hub(
     `now` (epoch seconds) dates links that do not say when they expire. Raises the SourceError family only.
     """
     repo, revision = parse_uri(source)
-    _trust(tls_context())
     endpoint = (options.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+    proxy_for(urlsplit(endpoint))  # what cannot be used is said before the library says it in its own words
+    _trust(tls_context())
     token = options.get("HF_TOKEN")
     page = f"{endpoint}/{repo}"
     api, timeout_s = HfApi(endpoint=endpoint, token=token or False), options.timeout_s
@@ -131,7 +132,11 @@ def _trust(context: ssl.SSLContext) -> None:
     with _trusting:
         if _trusted == [context]:
             return
-        before = get_session()
+        try:
+            before = get_session()
+        except Exception as error:  # the library reads all variables of proxies, whomever they are for
+            what = f"the proxies of the environment cannot be used: {error}"
+            raise SourceUnsupported(what, reason="InvalidProxy") from error
         client, hooks = type(before), before.event_hooks
         if _check_request not in hooks["request"]:
             hooks["request"].append(_check_request)

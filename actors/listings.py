@@ -19,6 +19,7 @@ from typing import Any
 from actors.bounds import Bounds, current, decoded
 from actors.errors import SourceError
 from actors.filesystems import s3_session
+from actors.origin import redact
 
 MAX_DEPTH = 100
 """Of folders within folders: more is a link that leads back up, or somebody's joke."""
@@ -188,7 +189,10 @@ def _s3_session() -> type:
                     response.raw.close()
                     raise
                 if request.method == "GET" and response.status_code == 200 and not _is_xml(content):
-                    raise SourceError("the answer is not XML", reason="InvalidAnswer")  # botocore says HTTP 500
+                    raise SourceError(  # botocore says HTTP 500
+                        f"{redact(request.url)} answers with something else than a bucket does: it is not XML",
+                        reason="InvalidAnswer",
+                    )
             return response
 
     return BoundedSession

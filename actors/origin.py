@@ -25,6 +25,7 @@ import os
 import re
 import socket
 import ssl
+import string
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,15 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceNotFound, SourceThrottled
+from actors.errors import (
+    LocalModelError,
+    SourceChanged,
+    SourceDenied,
+    SourceError,
+    SourceExpired,
+    SourceNotFound,
+    SourceThrottled,
+)
 from actors.guard import Refused
 from actors.manifest import ManifestFile, ModelSource, Resolved, is_ours, is_packed
 from actors.numbers import moment
@@ -70,6 +79,9 @@ STORES = frozenset({S3, OTHER_STORES})
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_AROUND = "\ufeff\u200b" + string.whitespace + "\x85\xa0\u2028\u2029"
+_KEYS = re.compile(r"HF_TOKEN|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN)")
+_NO_KEY = re.compile(r"[^\x21-\x7e]|[\"'`]")
 _DOCUMENTS = re.compile(r"STORAGE_OPTIONS|DOCKER_CONFIG_JSON|.*-headers")
 _PUBLIC = re.compile(
     r".*_ENDPOINT(_URL)?|AWS_(DEFAULT_REGION|CA_BUNDLE|ROLE_ARN)|S3_.*|awsAnonymousCredential|LOCALMODEL_.*"
@@ -86,8 +98,8 @@ _PUBLIC_FIELDS = re.compile(
 class SourceOptions:
     """What a source is asked with. `env` uses the names of environment variables, and is never printed.
 
-    White space around a value is dropped: `echo TOKEN | base64` adds a line break. What is secret of it is remembered,
-    so that no message of this process shows it.
+    White space around a value is dropped, and a byte order mark: `echo TOKEN | base64` adds a line break. What is
+    secret of it is remembered, so that no message of this process shows it.
 
     Two that are not self-explanatory: `{host}-headers` is a JSON object of headers for http(s) on that host (KServe's),
     `STORAGE_OPTIONS` a JSON object of fsspec options for any other scheme (ours).
@@ -100,7 +112,7 @@ class SourceOptions:
     """Of which stores the libraries may look for an identity of this process, where `env` has none for them."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "env", {name: str(value).strip() for name, value in self.env.items()})
+        object.__setattr__(self, "env", {name: str(value).strip(_AROUND) for name, value in self.env.items()})
         remember(_secrets(self.env))
 
     @classmethod
@@ -114,7 +126,14 @@ class SourceOptions:
         value = self.env.get(name) or None
         if value is not None and not _DOCUMENTS.fullmatch(name):
             _check_text(name, value)
+            if _KEYS.fullmatch(name):
+                _check_key(name, value)
         return value
+
+    def check_endpoint(self, name: str) -> None:
+        """Returns if it is not set, or the URL of a server. Raises SourceDenied."""
+        if (value := self.get(name)) is not None:
+            _check_endpoint(name, value)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean as KServe writes them: `0`, `false` and `no` in any case are False."""
@@ -172,6 +191,30 @@ def _check_text(name: str, value: str) -> None:
         raise SourceDenied(
             f"{name} in the credentials has a line break or another control character within: it was put together, or "
             "copied, in a wrong way",
+            reason="CredentialsInvalid",
+        )
+
+
+def _check_key(name: str, value: str) -> None:
+    """Raises SourceDenied without the value for what no cloud gives: it was copied with something around it."""
+    if (found := _NO_KEY.search(value)) is not None:
+        raise SourceDenied(
+            f"{name} in the credentials has the character {found[0]!a}, which no such key has: put there what was given"
+            " to you, without quotes, and nothing else",
+            reason="CredentialsInvalid",
+        )
+
+
+def _check_endpoint(name: str, value: str) -> None:
+    """Raises SourceDenied for what is no URL of a server."""
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 0) >= 0
+    except ValueError:
+        good = False
+    if not good:
+        raise SourceDenied(
+            f"{name} is {redact(value)[:200]!r}, which is no URL: it begins with https:// or http://, and names a host",
             reason="CredentialsInvalid",
         )
 
@@ -326,8 +369,19 @@ def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
             why = f"{where} could not be reached: its host name does not resolve: {error.strerror}"
             return SourceError(why, reason="SourceUnreachable")
     said = error.strerror if isinstance(error, OSError) else None
-    why = f"{where} could not be reached: {said or str(error) or type(error).__name__}"
+    why = f"{where} could not be reached{_by_way_of(url)}: {said or str(error) or type(error).__name__}"
     return SourceError(why, reason="SourceUnreachable")
+
+
+def _by_way_of(url: str) -> str:
+    """The proxy that stands before it: it may be what does not answer."""
+    from actors.connections import proxy_for  # here, because most that use this module connect to nothing
+
+    try:
+        proxy = proxy_for(urlsplit(url))
+    except (LocalModelError, ValueError):
+        return ""
+    return f" by way of the proxy {proxy.netloc.rpartition('@')[2]}" if proxy is not None else ""
 
 
 def not_allowed(url: str, refused: Refused) -> SourceDenied:

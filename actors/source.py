@@ -65,6 +65,7 @@ _EXTRAS = {"gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "
 _DENIED = frozenset({"NoCredentialsError", "PartialCredentialsError", "ClientAuthenticationError"})
 """Of botocore and Azure, by name: not worth an import."""
 _PARALLEL_REQUESTS = 8
+_ENDPOINTS = {"hf": "HF_ENDPOINT", "s3": "AWS_ENDPOINT_URL", "s3a": "AWS_ENDPOINT_URL"}
 
 
 def resolve(
@@ -78,6 +79,8 @@ def resolve(
     """
     scheme = options.trust.schemes.scheme_of(source.uri)
     uri = redact(source.uri)
+    if scheme in _ENDPOINTS:
+        options.check_endpoint(_ENDPOINTS[scheme])
     with bounded(uri, limits) as bounds:
         try:
             with _guarded(source.uri, options.trust, _origin(scheme, source.uri, options), options.private_redirects):

@@ -28,7 +28,15 @@ from types import FrameType
 from typing import Any
 
 from actors.diff import check_digest
-from actors.errors import InsufficientStorage, IntegrityError, LocalModelError, SourceChanged, StoreError
+from actors.errors import (
+    InsufficientStorage,
+    IntegrityError,
+    LocalModelError,
+    SourceChanged,
+    SourceError,
+    SourceThrottled,
+    StoreError,
+)
 from actors.fetch import FillSettings
 from actors.files import Cancelled
 from actors.filesystem import disk_errors
@@ -52,6 +60,9 @@ OWNER = "localmodel fill"
 _NAMED = 3
 _USELESS = frozenset({"ArchiveRefused", "ArchiveDamaged"})
 """After these nothing of what was fetched is used again."""
+_WAITS_S = (0.5, 2.0)
+MAX_WAIT_S = 30.0
+"""An origin that asks for a longer pause when it is to list its files ends the fill: it says how long."""
 _DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
 
 
@@ -247,9 +258,23 @@ def _resolving(
     """Once more from the list of files if the source changes under us; a second change is an error."""
     options = SourceOptions.from_environ()
     try:
-        return then(options, resolve(source, options, pinned_revision=revision))
+        return then(options, _listed(source, options, revision))
     except SourceChanged:
-        return then(options, resolve(source, options, pinned_revision=revision))
+        return then(options, _listed(source, options, revision))
+
+
+def _listed(source: ModelSource, options: SourceOptions, revision: str | None) -> Resolved:
+    """What the source consists of. An origin that is busy, or fails, for a moment is asked again."""
+    for wait_s in _WAITS_S:
+        try:
+            return resolve(source, options, pinned_revision=revision)
+        except SourceError as error:
+            failed = isinstance(error, SourceThrottled) or error.reason == "SourceError"
+            pause_s = wait_s if error.retry_after_s is None else error.retry_after_s
+            if not failed or pause_s > MAX_WAIT_S:
+                raise
+            time.sleep(pause_s)
+    return resolve(source, options, pinned_revision=revision)
 
 
 def _fill(target: Target, args: argparse.Namespace, options: SourceOptions, resolved: Resolved) -> Marker:

@@ -245,3 +245,19 @@ def test_killed_again_and_again_it_still_ends_complete_in_little_memory(tmp_path
         [sys.executable, "-m", "coordinator.cli", "verify", target], capture_output=True, check=False
     )
     assert verified.returncode == 0, verified.stderr
+
+
+@pytest.mark.parametrize(("status", "pause"), [(503, None), (429, "1"), (500, None)])
+def test_an_origin_that_cannot_list_its_files_for_a_moment_is_asked_again(
+    status: int, pause: str | None, origin: Origin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin.faults.set(Fault(path="/api/*", times=1, status=status, retry_after=pause))
+    assert run(capsys, "fill", URI, tmp_path / "model")[0] == 0
+
+
+def test_an_origin_that_asks_for_a_long_pause_is_not_waited_for(
+    origin: Origin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    origin.faults.set(Fault(path="/api/*", status=429, retry_after="60"))
+    code, _, err = run(capsys, "fill", URI, tmp_path / "model")
+    assert (code, "try again in 60s" in err) == (1, True)
