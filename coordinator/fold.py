@@ -45,6 +45,8 @@ FINAL = frozenset(
     }
 )
 """Nothing but an edit, or another version of this software, ends these, so no next try is announced."""
+SETTLING_S = 15.0
+"""For so long a coordinator that begins to act does not say of agents that it has not heard yet that they start."""
 _ABOUT_OTHERS = frozenset({"Evicted", "InsufficientStorage"})
 """Failures of which an agent tells what other model is the reason."""
 STARTING = AgentView(failure=Failure("AgentStarting", "the node agent has not reported yet"))
@@ -283,6 +285,7 @@ def fold(
     failed: list[tuple[Cache, ModelReport]] = []
     foreign: dict[NodeName, frozenset[StorageKey]] = {}
     news = turn.news if turn else len(members.placements)
+    settling = now < snapshot.acting_since + SETTLING_S
     uris: dict[str, set[str]] = {}
     for cache in snapshot.caches.values():
         if cache.ref.namespace is not None:
@@ -344,7 +347,7 @@ def fold(
         if any(lane.asks for lane in lanes):
             foreign[name] = _foreign(lanes, cells, reports)
         written = local.status if local else {}
-        if words != written.get("modelStatus") or agent_detail(view) != written.get("agent"):
+        if words != written.get("modelStatus") or agent_detail(view, local, settling=settling) != written.get("agent"):
             wanted, news = news > 0, news - 1
         else:
             wanted = turn is None or name in turn.progress
@@ -353,7 +356,7 @@ def fold(
                 model_detail(lane.key, cell) | _times_of_orphan(snapshot, lane, local, now, lane.key in behind)
                 for lane, cell in zip(lanes, cells, strict=True)
             ]
-            nodes[name] = local_node_status(words, details, view, local)
+            nodes[name] = local_node_status(words, details, view, local, settling=settling)
     return Fold(nodes, tallies, missing, failed, foreign)
 
 

@@ -23,15 +23,30 @@ SETTLE = 0.01
 
 
 def local_node_status(
-    words: Mapping[StatusKey, ModelStatus], details: list[Mapping[str, Any]], view: AgentView, local: LocalNode | None
+    words: Mapping[StatusKey, ModelStatus],
+    details: list[Mapping[str, Any]],
+    view: AgentView,
+    local: LocalNode | None,
+    *,
+    settling: bool = False,
 ) -> dict[str, Any]:
-    """The whole status of one LocalModelNode."""
+    """The whole status of one LocalModelNode. `settling`: as in `agent_detail`."""
     current = (local.status.get("roots") if local else None) or ()
     roots = list(current) if view.report is None else root_details(view.report, current)
-    return {"modelStatus": words, "models": details, "roots": roots, "agent": agent_detail(view)}
+    return {
+        "modelStatus": words,
+        "models": details,
+        "roots": roots,
+        "agent": agent_detail(view, local, settling=settling),
+    }
 
 
-def agent_detail(view: AgentView) -> dict[str, Any]:
+def agent_detail(view: AgentView, local: LocalNode | None = None, *, settling: bool = False) -> Mapping[str, Any]:
+    """`settling`: this coordinator has just begun to act, so what the last one knew of an agent still stands."""
+    written = local.status.get("agent") if local is not None else None
+    silent = view.report is None and view.failure is not None and view.failure.reason == "AgentStarting"
+    if settling and silent and isinstance(written, Mapping) and written.get("ready") is True:
+        return written
     agent: dict[str, Any] = {"ready": view.failure is None}
     if view.report is not None:
         agent |= {"incarnation": view.report.incarnation, "version": view.report.version}

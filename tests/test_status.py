@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ import pytest
 from actors.errors import Failure
 from actors.messages import Phase, RootReport
 from coordinator.api import LocalModelCacheStatus, LocalModelNodeStatus
+from coordinator.fold import SETTLING_S
+from coordinator.plan import Plan, plan
 from coordinator.quantity import parse_time
+from coordinator.snapshot import LOCAL_NODES
 from tests.builders import (
     GIB,
     NOW,
@@ -510,3 +514,28 @@ def test_a_node_whose_clock_is_wild_is_written_once_with_times_that_can_be_read(
         world = a_world(cache, a_group(), a_node("n1")).reporting("n1", report)
         status = status_of(world, cache)
         assert {parse_time(status[name]) >= 0 for name in ("startedAt", "completedAt") if name in status} <= {True}
+
+
+def test_a_coordinator_that_begins_takes_no_agent_for_new_that_the_last_one_knew() -> None:
+    cache = a_cache()
+    world = a_world(cache, a_group(), a_node("n1")).reporting("n1", a_report(cache))
+    world.settle()
+    world.agents.clear()
+    begun = replace(world.snapshot(), acting_since=NOW)
+    starting = {"reason": "AgentStarting", "message": "the node agent has not reported yet"}
+    assert "agent" not in patched(plan(begun, NOW + SETTLING_S - 1))
+    assert patched(plan(begun, NOW + SETTLING_S))["agent"] == {"ready": False, **starting}
+    world.agents["n1"] = a_silent_agent("AgentUnavailable")
+    begun = replace(world.snapshot(), acting_since=NOW)
+    assert patched(plan(begun, NOW + 1))["agent"]["reason"] == "AgentUnavailable", "what it does know it says"
+
+
+def patched(made: Plan) -> dict[str, Any]:
+    """What is written to the status of the only LocalModelNode; a merge patch, without what it removes."""
+    statuses = [write.body["status"] for write in made.writes if write.ref.resource == LOCAL_NODES]
+    found: dict[str, Any] = {}
+    for status in statuses:
+        found |= status
+    if "agent" in found:
+        found["agent"] = {name: value for name, value in found["agent"].items() if value is not None}
+    return found
