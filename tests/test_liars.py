@@ -30,8 +30,8 @@ from tests.peers import Peer, a_company, all_ready, running, wants
 CHUNK = 256 << 10
 SIZE = 24 * CHUNK
 EVERYTHING = (1 << (SIZE // CHUNK)) - 1
-STALL_S = 30.0
-"""Six times `Pace.takeover_s`, for two nodes beside one that does not do its part."""
+STALL_S = 40.0
+"""Eight times `Pace.takeover_s`, for two nodes beside one that does not do its part."""
 URI = "hf://x/m"
 
 Sends = Callable[[socket.socket], None]
