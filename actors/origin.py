@@ -359,7 +359,7 @@ def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:
         case TimeoutError():
             return SourceError(f"{where} did not answer within {timeout_s:g} s", reason="SourceStalled")
         case http.client.BadStatusLine() if not isinstance(error, ConnectionError):
-            return SourceError(f"{where} does not speak HTTP: {redacted(str(error))[:40]!r}", reason="InvalidAnswer")
+            return SourceError(f"{where} does not speak HTTP: {redacted(str(error))[:60]}", reason="InvalidAnswer")
         case ssl.SSLCertVerificationError():
             # aiohttp's, which is one of these, has only a text
             said = getattr(error, "verify_message", "") or str(error)

@@ -218,7 +218,7 @@ def test_what_curl_gets_is_had(kind: str, server: Server, tmp_path: Path, capsys
         ("nowhere302", "answered HTTP 302 and does not say where the file is"),
         ("nowhere300", "answered HTTP 300 and does not say where the file is"),
         ("nowhere304", "answered HTTP 304 and does not say where the file is"),
-        ("noise", r"does not speak HTTP: '\x1b[2J"),
+        ("noise", r"does not speak HTTP: \x1b[2J"),
     ],
 )
 def test_what_is_no_file_is_said(
