@@ -60,6 +60,7 @@ MAX_CARRIED_BYTES = 64 << 20
 """Bounds on what travels inside a message. The hub itself keeps everything from 10 MB on in LFS."""
 
 _URI = re.compile(r"hf://(?P<repo>[^/:@]+/[^/:@]+?)/?(?:[:@](?P<revision>.+))?")
+_COMMIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _PARALLEL_REQUESTS = 8
 
 _trusted: list[ssl.SSLContext] = []
@@ -89,6 +90,8 @@ def resolve_hub(
             raise SourceDenied(f"{page} is gated: ask for access there, and put a token that has it into HF_TOKEN")
         if (sha := info.sha) is None:
             raise SourceError(f"{page} was described without its commit: {endpoint} is not a full hub")
+        if not _COMMIT.fullmatch(str(sha)):  # it stands in every file's URL
+            raise SourceError(f"{page} was described with a commit that is none", reason="InvalidAnswer")
         own = {"Authorization": f"Bearer {token}"} if token else {}
         files = files_of_commit(
             source,

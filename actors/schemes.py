@@ -25,6 +25,9 @@ LOCAL = frozenset({"file", "local"})
 _OPENING_OTHERS = frozenset(
     "reference simplecache filecache blockcache cached dir generic async_wrapper zip tar libarchive".split(" ")  # noqa: SIM905
 )
+MAX_URI = 4096
+"""A part of it stands in the URL of every file."""
+
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://.", re.ASCII)
 _NAME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 _LITERAL = re.compile(r"://(?:[^/?#]*@)?\[[0-9A-Fa-f:.%]*\]")
@@ -100,6 +103,8 @@ def check_form(uri: str, *, listed: bool = False) -> str:
     """The scheme of what has the form of a source's URI, or of a file that one lists. Raises SourceUnsupported, without
     quoting it.
     """
+    if len(uri) > MAX_URI:
+        raise SourceUnsupported(f"the source has {len(uri)} characters, and may have {MAX_URI}", reason="InvalidURI")
     if "::" in _LITERAL.sub("://", uri):
         raise SourceUnsupported("a source is one URI: chains of them (::) are not read", reason="InvalidURI")
     match = _SCHEME.match(uri)

@@ -51,6 +51,9 @@ KINDS = (
     Kind(frozenset({"DOCKER_CONFIG_JSON"})),
 )
 
+MAX_ENDPOINT = 1024
+"""It stands in the URL of every file."""
+
 _BUNDLED = frozenset().union(*(kind.identity | kind.place for kind in KINDS))
 _ENDPOINTS = frozenset({"HF_ENDPOINT", "AWS_ENDPOINT_URL", "AZURE_STORAGE_ACCOUNT_NAME", "STORAGE_OPTIONS"})
 _PUBLIC = {
@@ -165,7 +168,7 @@ def check_endpoint(value: str, field: str) -> str:
         plain = parts.username is None and not parts.query and not parts.fragment and value.strip().isprintable()
     except ValueError:
         good = plain = False
-    if not good or not plain or " " in value.strip():
+    if not good or not plain or len(value) > MAX_ENDPOINT or " " in value.strip():
         raise SourceDenied(
             f"{field} is not an address such as https://minio.example:9000, without user, query or fragment",
             reason="CredentialsInvalid",

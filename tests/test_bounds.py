@@ -564,3 +564,10 @@ def test_a_page_is_known_again_by_a_link_of_any_length() -> None:
         bounds.page("b")
         with pytest.raises(SourceError, match="circle"):
             bounds.page("a" * LONG)
+
+
+@pytest.mark.parametrize("sha", ["a" * 50_000, "../../x", "\x1b[2J", "", 5, ["x"], "a/b"])
+def test_a_commit_that_is_none_is_refused(sha: object) -> None:
+    """It stands in the URL of every file, and in the status of the cache."""
+    with server(sends(json.dumps({"id": "owner/name", "sha": sha, "gated": False, "siblings": []}).encode())) as place:
+        assert failure("hf", place).reason == "InvalidAnswer"

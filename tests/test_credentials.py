@@ -812,3 +812,9 @@ def test_junk_in_a_secret_is_refused_by_name(held: str) -> None:
         with pytest.raises(SourceDenied, match="Secret ") as caught:
             load(credentials, world)
         assert caught.value.reason == "CredentialsInvalid"
+
+
+def test_an_endpoint_is_no_longer_than_one() -> None:
+    world = storage_config(k={"type": "hf", "token": "hf_x", "endpoint_url": "https://" + "h." * 600 + "example"})
+    with pytest.raises(SourceDenied, match="is not an address such as"):
+        load(by_key("k"), world)

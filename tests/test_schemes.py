@@ -10,7 +10,7 @@ from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.filesystems import opened
 from actors.manifest import Location, ModelSource
 from actors.origin import SourceOptions
-from actors.schemes import ANY_FILE, STANDARD, Schemes, check_form
+from actors.schemes import ANY_FILE, MAX_URI, STANDARD, Schemes, check_form
 from actors.source import read_range, resolve
 from actors.transfer import RangeReader
 from actors.trust import STRICT, Trust
@@ -216,3 +216,11 @@ def test_a_login_without_a_host_is_not_sent_to_the_one_that_the_source_names() -
     with pytest.raises(SourceDenied, match="put `host`") as caught:
         opened("webhdfs://evil.example:9870/x", {"user": "us", "password": "s3cret"})
     assert caught.value.reason == "CredentialsInvalid"
+
+
+def test_a_source_is_not_longer_than_what_can_be_asked_for() -> None:
+    """It stands in the URL of every file: of a hundred thousand they took gigabytes."""
+    assert check_form("oci://h/" + "a" * (MAX_URI - 8)) == "oci"
+    with pytest.raises(SourceUnsupported, match="may have 4096") as caught:
+        check_form("oci://h/" + "a" * MAX_URI)
+    assert caught.value.reason == "InvalidURI"
