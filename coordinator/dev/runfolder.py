@@ -51,22 +51,27 @@ def remove_tree(folder: Path) -> None:
         with contextlib.suppress(OSError):
             _open_up(Path(path))
     with contextlib.suppress(OSError):
-        for entry in list(os.scandir(folder)):
+        for entry in _entries(folder):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             elif entry.name != _OWNER:
                 with contextlib.suppress(OSError):
                     Path(entry.path).unlink()
-        if all(entry.name == _OWNER for entry in os.scandir(folder)):
+        if all(entry.name == _OWNER for entry in _entries(folder)):
             (folder / _OWNER).unlink(missing_ok=True)
             folder.rmdir()
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _open_up(folder: Path) -> None:
     """Its entries can be listed and removed."""
     with contextlib.suppress(OSError):
         folder.chmod(0o700)
-    for entry in os.scandir(folder):
+    for entry in _entries(folder):
         if entry.is_dir(follow_symlinks=False):
             with contextlib.suppress(OSError):
                 Path(entry.path).chmod(0o700)  # before os.walk lists it
