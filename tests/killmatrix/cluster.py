@@ -199,7 +199,7 @@ def _row(name: str, strikes: Callable[[Cluster], AbstractContextManager[None]], 
 
 
 FAULTS: list[Fault[Cluster]] = [
-    _row("the coordinator is killed", coordinator_killed, short=True),
+    _row("the coordinator is killed", coordinator_killed, twice_mib=4, short=True),
     _row("the coordinator is stopped for 20 s", stopped("coordinator", 20)),
     _row("the API server is killed", apiserver_killed, short=True),
     _row("the API server is stopped for 30 s", stopped("apiserver", 30)),

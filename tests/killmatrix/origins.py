@@ -104,5 +104,11 @@ FAULTS: list[Fault[Nodes]] = [
         recovers=False,  # within a minute: what was wrong twice is tried at the slowest pace
         twice_mib=4 * SIZE // MIB,
     ),
-    _row("redirects in a circle", while_it_lasts(status=302, location="?again"), at=EARLY, reason="RedirectLoop"),
+    _row(
+        "redirects in a circle",
+        while_it_lasts(status=302, location="?again"),
+        at=EARLY,
+        reason="RedirectLoop",
+        twice_mib=SIZE // MIB,  # all have given up, and begin again before they have heard of each other
+    ),
 ]
