@@ -14,20 +14,25 @@ _FOREIGN = ("HF_", "HUGGING", "AWS_", "KUBECONFIG", "RAY_", "LOCALMODEL_", "POD_
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def plain_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No credentials, no proxies, no cluster and no home of the person who runs the tests."""
-    saved = dict(os.environ)
+def pytest_configure() -> None:
+    """No credentials, no proxies and no cluster of the person who runs the tests.
+
+    Before any test module is imported: Ray reads its `RAY_*` variables when it is imported, and never again.
+    """
     for name in list(os.environ):
         if name.startswith(_FOREIGN) or name.upper() in _PROXIES:
             del os.environ[name]
-    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No home of the person who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        yield
 
 
 @pytest.fixture(autouse=True)
