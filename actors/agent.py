@@ -29,12 +29,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as distribution_version
 
-from actors.diff import Active, Cancel, Place, Start, check_digest, diff, satisfies
+from actors.diff import Active, Cancel, Start, diff, satisfies
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.evicted import Entry, Ledger
 from actors.exchange import Exchange
 from actors.fill import verified_how
-from actors.manifest import Manifest, Resolved, StorageKey
+from actors.manifest import Manifest, Resolved, StorageKey, check_digest
 from actors.messages import (
     Company,
     DesiredModel,
@@ -44,6 +44,7 @@ from actors.messages import (
     NodeName,
     NodeReport,
     Phase,
+    Place,
     Removal,
     RootReport,
 )
@@ -194,7 +195,7 @@ class NodeAgent:
         if desired is None or self._closed.is_set():
             return
         for model in desired.models:
-            task, resolved = self._tasks.get(Place(model.root, model.key)), self._resolved.get(model.resolved or "")
+            task, resolved = self._tasks.get(model.place), self._resolved.get(model.resolved or "")
             if task is not None and task.model.source.selection == model.source.selection:
                 task.model = model
                 if task.thread is not None and task.trust != desired.trust:
@@ -227,7 +228,7 @@ class NodeAgent:
                 continue
             if marker.owner != desired.owner or marker.manifest.source == model.source:
                 continue
-            task = self._tasks.get(Place(model.root, model.key))
+            task = self._tasks.get(model.place)
             busy = task is not None and task.thread is not None
             if busy or not marker.manifest.is_same_content(resolved.manifest):
                 continue
@@ -239,7 +240,7 @@ class NodeAgent:
                 _log.warning("cannot name a copy anew", extra={"key": model.key, "error": str(error)})
                 continue
             root.present[model.key] = named
-            self._scrubber.watch(Place(model.root, model.key), named, root.store)
+            self._scrubber.watch(model.place, named, root.store)
             _log.info("a copy is what is asked for now", extra={"key": model.key, "revision": manifest.revision})
 
     def _keep_company(self, desired: DesiredState) -> None:
@@ -252,7 +253,7 @@ class NodeAgent:
             marker = root.present.get(model.key) if root is not None else None
             if company is None or marker is None or root is None or root.store is None:
                 continue
-            if satisfies(marker, model) and Place(model.root, model.key) not in self._tasks:
+            if satisfies(marker, model) and model.place not in self._tasks:
                 try:
                     with root.store.opened(model.key) as folder:
                         self._exchange.seed(company, marker.manifest, folder.here)
@@ -402,9 +403,9 @@ class NodeAgent:
     def _obey(self, desired: DesiredState) -> None:
         """What was ordered to go has gone, where all that the order counts on still holds."""
         leaving = {place.root for place in self._removing}  # what that gives back may be enough
-        models = {Place(model.root, model.key): model for model in desired.models}
+        models = {model.place: model for model in desired.models}
         for order in desired.remove:
-            place, root = Place(order.root, order.key), self._roots.get(order.root)
+            place, root = order.place, self._roots.get(order.root)
             marker = root.present.get(order.key) if root is not None else None
             if root is None or marker is None or marker.owner != desired.owner or place in self._tasks:
                 continue
@@ -429,7 +430,7 @@ class NodeAgent:
         return model is not None and model.evictable and waiting is not None and waiting.lacks_space
 
     def _carry_out(self, order: Removal, root: _Root, marker: Marker, owner: str) -> None:
-        place, size_bytes = Place(order.root, order.key), marker.manifest.total_bytes
+        place, size_bytes = order.place, marker.manifest.total_bytes
         fill = self._company_of(place)
         fields = {"key": order.key, "root": order.root, "reason": order.reason, "bytes": size_bytes}
         fields |= {"uri": marker.manifest.source.uri} | ({"for": order.for_uri} if order.for_uri else {})
@@ -447,7 +448,7 @@ class NodeAgent:
 
     def _readmit(self, desired: DesiredState) -> None:
         """What may not be evicted any more, or is not wanted, is no longer held back."""
-        evictable = {Place(model.root, model.key) for model in desired.models if model.evictable}
+        evictable = {model.place for model in desired.models if model.evictable}
         for name, root in self._roots.items():
             for key in root.ledger.known:
                 if Place(name, key) not in evictable:
@@ -461,7 +462,7 @@ class NodeAgent:
         """What an evicted model must leave to others that are as important and not here yet."""
         owed, present = 0, self._roots[task.place.root].present
         for model in desired.models:
-            place = Place(model.root, model.key)
+            place = model.place
             if model.root != room.root or place == task.place or model.key in present or self._evicted(place):
                 continue
             other, resolved = self._tasks.get(place), self._resolved.get(model.resolved or "")
@@ -494,8 +495,7 @@ class NodeAgent:
     def _is_wanted(self, task: Task) -> bool:
         models = self._desired.models if self._desired is not None else ()
         return any(
-            Place(model.root, model.key) == task.place and model.source.selection == task.model.source.selection
-            for model in models
+            model.place == task.place and model.source.selection == task.model.source.selection for model in models
         )
 
     def _cancel(self, place: Place) -> None:
@@ -582,7 +582,7 @@ class NodeAgent:
         for place, marker in self._removing.items():
             yield replace(of_copy(place.key, marker, Phase.REMOVING), root=place.root)
         models = self._desired.models if self._desired is not None else ()
-        wanted = {Place(model.root, model.key): model for model in models}
+        wanted = {model.place: model for model in models}
         for place, marker in sorted(self._present(), key=lambda item: item[0] in wanted):
             model = wanted.get(place)
             if model is None and self._desired is not None and marker.owner != self._desired.owner:
@@ -616,7 +616,7 @@ class NodeAgent:
 
     def _company_of(self, place: Place) -> str | None:
         models = self._desired.models if self._desired is not None else ()
-        names = (model.company for model in models if Place(model.root, model.key) == place)
+        names = (model.company for model in models if model.place == place)
         company = self._companies.get(next(names, None) or "")
         return company.fill if company is not None else None
 
@@ -658,7 +658,7 @@ class NodeAgent:
             stores = {name: root.store for name, root in self._roots.items() if root.store is not None}
             leaving = dict(self._removing)
             if self._leftovers and self._desired is not None:
-                wanted = {Place(model.root, model.key) for model in self._desired.models}
+                wanted = {model.place for model in self._desired.models}
                 wanted = wanted - dict(self._present()).keys() | self._tasks.keys()
                 for name, store in stores.items():
                     for key in store.ingests(self._desired.owner):

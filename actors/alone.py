@@ -18,9 +18,9 @@ from dataclasses import replace
 
 from actors import concurrency
 from actors.chunks import Chunk, plan_chunks
-from actors.errors import StoreError
+from actors.errors import Cancelled, StoreError
 from actors.fetch import Fetcher
-from actors.files import Cancelled, Files, Reached
+from actors.files import Files, Reached
 from actors.traffic import Traffic
 from actors.transfer import RangeReader, RangesIgnored, Redirects
 

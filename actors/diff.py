@@ -5,18 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from actors.errors import IntegrityError
-from actors.manifest import StorageKey
 from actors.marker import Marker
-from actors.messages import DesiredModel, DesiredState
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """Where one model is or should be: a root, as Kubernetes names it, and a folder in it."""
-
-    root: str
-    key: StorageKey
+from actors.messages import DesiredModel, DesiredState, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +44,7 @@ def diff(
     A copy that is not asked for is left alone: only an order removes it (`DesiredState.remove`). One that is asked for
     differently stays until its replacement is committed, and one that is damaged until it is repaired.
     """
-    wanted = {Place(model.root, model.key): model for model in desired.models}
+    wanted = {model.place: model for model in desired.models}
     held = {
         place
         for place, model in wanted.items()
@@ -81,14 +71,6 @@ def satisfies(marker: Marker, model: DesiredModel) -> bool:
     """Whether a committed copy is what is asked for. A newer resolution of the same request does not make it stale."""
     same = marker.manifest.source.selection == model.source.selection
     return same and model.expected_digest in (None, marker.manifest.digest)
-
-
-def check_digest(digest: str | None, expected: str | None, named: str = "spec.digest") -> None:
-    """Raises IntegrityError if the digest is known and is not the expected one. Nothing expected: anything will do."""
-    if expected is not None and digest is not None and digest != expected:
-        raise IntegrityError(
-            f"the model's digest is {digest}, but {expected} is expected ({named})", reason="DigestMismatch"
-        )
 
 
 def _may_start(model: DesiredModel, task: Active | None) -> bool:

@@ -114,3 +114,7 @@ class Evicted(InsufficientStorage):
 
 class StoreError(LocalModelError):
     """The local disk refused: permission, read-only, I/O error, or a path that is not ours."""
+
+
+class Cancelled(Exception):
+    """The fill was told to end. What it has stays in the ingest."""

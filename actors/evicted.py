@@ -13,7 +13,6 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 from actors.documents import parsed
 from actors.errors import Evicted, LocalModelError
@@ -21,6 +20,7 @@ from actors.manifest import StorageKey
 from actors.notes import Notes
 from actors.numbers import count, moment
 from actors.sizes import say_bytes
+from actors.times import rfc3339
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Entry:
 
     def error(self) -> Evicted:
         """The words stay the same for as long as the entry does: every new message is a write to the cluster."""
-        at = datetime.fromtimestamp(int(self.at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        at = rfc3339(self.at)
         return Evicted(
             f"its {say_bytes(self.size_bytes)}, which no pod used, made room at {at} for {self.for_uri}, which needs"
             f" {say_bytes(self.for_bytes, up=True)}; it comes back when it fits beside it or a pod uses it;"

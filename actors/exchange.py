@@ -17,13 +17,10 @@ from actors import bitmap
 from actors.chunks import Grid
 from actors.manifest import Manifest
 from actors.messages import Company, NodeName, Part
-from actors.pace import Pace, choose_slots
+from actors.pace import LINK_BYTES_PER_S, Pace, choose_slots
 from actors.peers import PeerServer
 from actors.swarm import Swarm
 from actors.tls import Tls, TlsFiles
-
-LINK_BYTES_PER_S = 125e6
-"""What a link is taken to carry when nobody says: 1 Gbit/s. Chunks are then small enough for slower ones, too."""
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from actors.chunks import Chunk
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceExpired, SourceThrottled
-from actors.files import Cancelled, Files
+from actors.errors import Cancelled, SourceChanged, SourceDenied, SourceError, SourceExpired, SourceThrottled
+from actors.files import Files
 from actors.manifest import Resolved
 from actors.origin import EXPIRED, redact
 from actors.quota import Quota, Quotas

@@ -23,17 +23,13 @@ from blake3 import blake3
 from actors.chunks import Chunk, Ranges
 from actors.digest import Digester, algorithm_of, how_verified
 from actors.durable import start_writeback, sync_files
-from actors.errors import IntegrityError, LocalModelError, StoreError
+from actors.errors import Cancelled, IntegrityError, LocalModelError, StoreError
 from actors.filesystem import disk_errors
 from actors.ingest import Ingest
 from actors.manifest import Digest, Manifest
 
 SMALL_FILE_BYTES = 1 << 20
 """Up to this size files are not fsynced one by one."""
-
-
-class Cancelled(Exception):
-    """The fill was told to end. What it has stays in the ingest."""
 
 
 class Reached(Enum):

@@ -21,9 +21,9 @@ from actors import bitmap
 from actors.alone import Alone
 from actors.chunks import Grid
 from actors.digest import how_verified
-from actors.errors import Failure, StoreError
+from actors.errors import Cancelled, Failure, StoreError
 from actors.fetch import Fetcher, FillSettings
-from actors.files import Cancelled, Files
+from actors.files import Files
 from actors.ingest import Ingest
 from actors.manifest import Manifest, Resolved
 from actors.messages import Company

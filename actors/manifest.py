@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any, NewType
 from urllib.parse import urlsplit
 
-from actors.errors import Failure, SourceError
+from actors.errors import Failure, IntegrityError, SourceError
 from actors.numbers import LARGEST, count
 from actors.redaction import redacted
 
@@ -318,3 +318,11 @@ def known_from_a_copy(manifest: Manifest, unreadable: Failure) -> Resolved:
 
 def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def check_digest(digest: str | None, expected: str | None, named: str = "spec.digest") -> None:
+    """Raises IntegrityError if the digest is known and is not the expected one. Nothing expected: anything will do."""
+    if expected is not None and digest is not None and digest != expected:
+        raise IntegrityError(
+            f"the model's digest is {digest}, but {expected} is expected ({named})", reason="DigestMismatch"
+        )

@@ -102,6 +102,14 @@ class Part:
     owns: bool
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where one model is or should be: a root, as Kubernetes names it, and a folder in it."""
+
+    root: str
+    key: StorageKey
+
+
 @dataclass(frozen=True, slots=True)
 class DesiredModel:
     """One model that must be on the node.
@@ -124,6 +132,10 @@ class DesiredModel:
     evictable: bool = False
     kept: bool = False
 
+    @property
+    def place(self) -> Place:
+        return Place(self.root, self.key)
+
 
 @dataclass(frozen=True, slots=True)
 class Removal:
@@ -144,6 +156,10 @@ class Removal:
     for_key: StorageKey | None = None
     for_uri: str = ""
     for_bytes: int = 0
+
+    @property
+    def place(self) -> Place:
+        return Place(self.root, self.key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,10 @@ MIN_CHUNK_BYTES = 1 << 20
 MAX_CHUNK_BYTES = 128 << 20
 FAST_CHUNK_BYTES = 16 << 20
 MAX_CHUNKS = 16_384
+LINK_BYTES_PER_S = 125e6
+"""What a link is taken to carry when nobody says: 1 Gbit/s. Chunks are then small enough for slower ones, too."""
+DEAD_S = 10.0
+"""A node that has been silent for so long is no member any more: another takes over what it was to read."""
 
 
 def choose_chunk_bytes(model_bytes: int, link_bytes_per_s: float) -> int:

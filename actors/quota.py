@@ -17,8 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from actors.errors import Failure, SourceThrottled
-from actors.files import Cancelled
+from actors.errors import Cancelled, Failure, SourceThrottled
 from actors.manifest import OriginName
 from actors.messages import OriginReport, OriginShare, heeded_s
 from actors.retry import RateLimit, RateMeter

@@ -4,8 +4,8 @@
     by form   what looks like one: user info and queries of URLs, headers of logins, signatures, keys, tokens
 
 An error's message is redacted when the error is made (`actors.errors`), and so are log lines, with their stack traces,
-and what the interpreter prints of an exception that nobody caught (`guard_output`). So a place that translates foreign
-errors need not think of it, and one that forgets to translate leaks nothing.
+and what the interpreter prints of an exception that nobody caught (`coordinator.logs`). So a place that translates
+foreign errors need not think of it, and one that forgets to translate leaks nothing.
 """
 
 from __future__ import annotations
@@ -14,13 +14,10 @@ import base64
 import binascii
 import json
 import re
-import sys
-import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
-from types import TracebackType
 from urllib.parse import quote, quote_plus
 
 MARK = "…"
@@ -73,10 +70,11 @@ _BYTES = re.compile(r"""\bb(['"])(?:\\.|(?!\1).)+\1""")
 _OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Terminals obey control characters, and show text in another order after others. A name may have them in it."""
 
-_lock = threading.Lock()
 _known: dict[str, None] = {}
-_compiled: list[tuple[tuple[str, ...], re.Pattern[str]] | None] = [None]
-"""What is known: long ones, the longest first, and a pattern of short ones."""
+_changes = [0]
+"""Grows after every change of `_known`. No lock: every message of the process passes here, and planning knows none."""
+_compiled: list[tuple[int, tuple[tuple[str, ...], re.Pattern[str]]]] = [(-1, ((), re.compile(r"(?!)")))]
+"""After which change; then what is known: long ones, the longest first, and a pattern of short ones."""
 
 
 def redacted(text: str) -> str:
@@ -84,8 +82,9 @@ def redacted(text: str) -> str:
 
     Never raises, bounded in time.
     """
-    with _lock:
-        known = _compiled[0] or _compile()
+    change, known = _compiled[0]
+    if change != _changes[0]:
+        known = _compile()
     # More than is kept, so that no secret is cut in two before it is looked for.
     return _redacted(text[: MAX_TEXT + MAX_SECRET], known)
 
@@ -123,22 +122,20 @@ def remember(values: Iterable[object]) -> None:
     found = list(
         islice((form for value in values for secret in _strings(value) for form in forms(secret)), MAX_AT_ONCE)
     )
-    with _lock:
-        if all(each in _known for each in found):
-            return
-        for each in found:
-            _known.pop(each, None)
-            _known[each] = None
-        for each in list(_known)[: max(0, len(_known) - MAX_KNOWN)]:
-            del _known[each]
-        _compiled[0] = None
+    if all(each in _known for each in found):
+        return
+    for each in found:
+        _known.pop(each, None)
+        _known[each] = None
+    for each in list(_known)[: max(0, len(_known) - MAX_KNOWN)]:
+        _known.pop(each, None)
+    _changes[0] += 1
 
 
 def forget() -> None:
     """Nothing is known to be a secret any more. For tests, which share a process."""
-    with _lock:
-        _known.clear()
-        _compiled[0] = None
+    _known.clear()
+    _changes[0] += 1
 
 
 def forms(secret: str) -> Iterator[str]:
@@ -171,35 +168,19 @@ def forms(secret: str) -> Iterator[str]:
             yield from (pair, pair.partition(":")[2])
 
 
-def guard_output() -> None:
-    """What the interpreter prints of exceptions that nobody caught, in any thread, is redacted from now on."""
-
-    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            sys.__excepthook__(kind, error, trace)
-        else:
-            sys.stderr.write(stack_of(error))
-
-    def in_thread(arguments: threading.ExceptHookArgs) -> None:
-        if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
-            name = arguments.thread.name if arguments.thread is not None else "?"
-            sys.stderr.write(f"Exception in thread {name}:\n{stack_of(arguments.exc_value)}")
-
-    sys.excepthook = hook
-    threading.excepthook = in_thread
-
-
 def stack_of(error: BaseException) -> str:
     """The stack trace with all that led to it, redacted line by line: a trace is longer than a message may be."""
     return "".join(redacted(line) for line in traceback.format_exception(error))
 
 
 def _compile() -> tuple[tuple[str, ...], re.Pattern[str]]:
-    """With the lock held. Longer ones first: one may be part of another."""
+    """Longer ones first: one may be part of another. The number is read first: a later change compiles again."""
+    change = _changes[0]
     ordered = sorted(_known, key=len, reverse=True)
     words = [rf"(?<!\w){re.escape(each)}(?!\w)" for each in ordered if len(each) < _MIN_WITHIN_A_WORD]
     long = tuple(each for each in ordered if len(each) >= _MIN_WITHIN_A_WORD)
-    _compiled[0] = made = (long, re.compile("|".join(words) or r"(?!)"))
+    made = (long, re.compile("|".join(words) or r"(?!)"))
+    _compiled[0] = (change, made)
     return made
 
 

@@ -22,12 +22,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from actors.diff import Place
 from actors.digest import Digester, algorithm_of
 from actors.errors import LocalModelError, StoreError
 from actors.handles import Folder
 from actors.manifest import ManifestFile
 from actors.marker import Marker, misfit
+from actors.messages import Place
 from actors.retry import RateLimit
 from actors.scrub import ChunkSums, Record, describe, differing, is_same_copy, next_file
 from actors.service import Service

@@ -18,16 +18,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from actors.archive import unpack
-from actors.diff import Active, Place, check_digest
-from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
+from actors.diff import Active
+from actors.errors import Cancelled, Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.exchange import Exchange
-from actors.files import Cancelled
 from actors.filesystem import disk_errors
 from actors.fill import Fill, Progress, verified_how
 from actors.ingest import Ingest
-from actors.manifest import Resolved
+from actors.manifest import Resolved, check_digest
 from actors.marker import Marker
-from actors.messages import Company, DesiredModel, ModelReport, Phase
+from actors.messages import Company, DesiredModel, ModelReport, Phase, Place
 from actors.moved import Moved
 from actors.quota import Quotas
 from actors.repair import Repair

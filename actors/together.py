@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from blake3 import blake3
 
 from actors.asking import Asker, Reply
-from actors.errors import SourceChanged, SourceError
+from actors.errors import Cancelled, SourceChanged, SourceError
 from actors.fetch import Fetcher
-from actors.files import Cancelled, Files, Reached
+from actors.files import Files, Reached
 from actors.gossip import Frame, Kind
 from actors.membership import Member
 from actors.messages import NodeName

@@ -19,9 +19,8 @@ from actors.mesh import Mesh
 from actors.messages import NodeName
 from actors.moves import Answer, AskPeer, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal, Wait
 from actors.news import NOTHING, News
-from actors.pace import Pace, choose_chunk_bytes, choose_slots
+from actors.pace import DEAD_S, Pace, choose_chunk_bytes, choose_slots
 from benchmarks.network import Clock, Flow, Link
-from coordinator.company import DEAD_S
 
 RTT_S = 0.001
 POLL_S = 0.5

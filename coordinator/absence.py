@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from actors.errors import Failure
-from coordinator.fleet import NODE_LABEL, AgentView, node_label
+from coordinator.fleet import NODE_LABEL, node_label
 from coordinator.quantity import format_duration
-from coordinator.snapshot import Node
 
 STARTING = Failure("AgentStarting", "the node agent is being started")
 RESTARTING = Failure("AgentRestarting", "the node agent has ended or cannot be reached, and is started again")
@@ -69,17 +67,3 @@ def no_ray_node(node: str) -> Failure:
 
 def no_ray(address: str) -> Failure:
     return Failure("RayUnavailable", f"the Ray head at {address} cannot be reached; agents go on with what they know")
-
-
-def explained(view: AgentView, node: Node) -> AgentView:
-    """The same with the Kubernetes node as the reason, where it is."""
-    failure = view.failure
-    if failure is None or failure.reason in ("AgentError", "RayUnavailable"):
-        return view
-    if not node.ready:
-        message = f"node {node.name} is not ready: its kubelet does not report, or reports a problem"
-        return replace(view, failure=Failure("NodeNotReady", message))
-    if node.cordoned and failure.reason == "NoRayNode":
-        message = f"node {node.name} is cordoned and has no Ray worker: it gets one after kubectl uncordon {node.name}"
-        return replace(view, failure=Failure("NodeCordoned", message))
-    return view

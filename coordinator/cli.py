@@ -9,8 +9,8 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from actors.redaction import guard_output
 from coordinator import output
+from coordinator.logs import guard_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,10 +17,9 @@ import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from actors.exchange import LINK_BYTES_PER_S
 from actors.manifest import Resolved, StorageKey
 from actors.messages import Company, Member, ModelReport, NodeName, Part, Phase
-from actors.pace import choose_chunk_bytes
+from actors.pace import DEAD_S, LINK_BYTES_PER_S, choose_chunk_bytes
 from coordinator.api import StatusKey
 from coordinator.fold import STARTING, Fold, models_of, report_of
 from coordinator.members import Members
@@ -28,7 +27,6 @@ from coordinator.snapshot import Cache, Snapshot
 from coordinator.tally import SourceState
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
-DEAD_S = 10.0
 SETTLE_S = 15.0
 """A new coordinator hears from agents that are alive within seconds."""
 ROTATE_S = 3600.0

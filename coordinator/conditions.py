@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 from actors.errors import Failure
 from actors.messages import NodeName
 from actors.redaction import redacted
+from actors.times import rfc3339
 from coordinator.pods import Pod
 from coordinator.quantity import format_bytes, format_duration
 from coordinator.snapshot import DELETE_IN_USE, Cache, Problem
-from coordinator.status import rfc3339
 from coordinator.tally import SourceState, Tally
 
 NAMED_NODES = 3

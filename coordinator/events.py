@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from actors.redaction import redacted
 from actors.service import Service
+from actors.times import rfc3339
 from coordinator.backoff import Backoff
 from coordinator.kube import EVENTS, Conflict, Kube, KubeError, NotFound, ResourceType, Unreachable
 
@@ -176,7 +177,7 @@ class Recorder:
         now, namespace = self._clock(), news.ref.namespace or "default"
         told = self._told.get(news.key)
         if told is not None and now - told.at_s < FORGET_S:
-            patch = {"count": told.count + 1, "lastTimestamp": _time(news.at)}
+            patch = {"count": told.count + 1, "lastTimestamp": rfc3339(news.at.timestamp())}
             try:
                 self._kube.patch(EVENTS, told.name, patch, namespace=namespace)
             except NotFound:  # it expired
@@ -191,7 +192,7 @@ class Recorder:
 
     def _body(self, news: _News, namespace: str) -> dict[str, Any]:
         """A core/v1 Event. Those about cluster-scoped objects live in the namespace `default`, where kubectl looks."""
-        ref, at = news.ref, _time(news.at)
+        ref, at = news.ref, rfc3339(news.at.timestamp())
         involved = {
             "apiVersion": ref.resource.api_version,
             "kind": ref.resource.kind,
@@ -223,10 +224,6 @@ class Recorder:
 
 def _shorten(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _is_going(ref: Ref, error: KubeError) -> bool:

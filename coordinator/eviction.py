@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 
 from actors.manifest import StorageKey
 from actors.messages import ModelReport, NodeName, Phase, Removal
+from actors.times import rfc3339
 from coordinator.api import StatusKey
 from coordinator.fold import STARTING, Fold, models_of
 from coordinator.members import Members, Placement, Slot, priority
 from coordinator.quantity import say_bytes
 from coordinator.snapshot import Snapshot
-from coordinator.status import rfc3339
 from coordinator.usage import Usage, users_on
 
 ORDER_S = 5.0

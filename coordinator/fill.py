@@ -27,8 +27,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from actors.diff import check_digest
 from actors.errors import (
+    Cancelled,
     InsufficientStorage,
     IntegrityError,
     LocalModelError,
@@ -38,12 +38,11 @@ from actors.errors import (
     StoreError,
 )
 from actors.fetch import FillSettings
-from actors.files import Cancelled
 from actors.filesystem import disk_errors
 from actors.fill import Fill, verified_how
 from actors.handles import Folder
 from actors.ingest import Ingest, open_ingest
-from actors.manifest import Manifest, ModelSource, Resolved
+from actors.manifest import Manifest, ModelSource, Resolved, check_digest
 from actors.marker import OWN, DamagedMarker, Marker, misfits
 from actors.moved import Moved
 from actors.numbers import decimal

@@ -19,14 +19,14 @@ from typing import Any
 from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import Earlier, ModelReport, NodeName, NodeReport, Phase
-from coordinator.absence import explained
+from actors.times import rfc3339
 from coordinator.access import Access, asks_itself, discreet, of_report
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
 from coordinator.members import Members, Placement, Slot
 from coordinator.orphans import orphaned_since, strays
-from coordinator.snapshot import Cache, LocalNode, Resolution, Snapshot
-from coordinator.status import agent_detail, local_node_status, model_detail, rfc3339
+from coordinator.snapshot import Cache, LocalNode, Node, Resolution, Snapshot
+from coordinator.status import agent_detail, local_node_status, model_detail
 from coordinator.tally import Cell, SourceState, Tally, is_earlier
 
 NODE_NOT_READY = Failure("NodeNotReady", "the Kubernetes node is not ready")
@@ -414,3 +414,17 @@ def _foreign(
         if lane.owned and lane.asks and lane.access.source.answered and lane.storage_key not in shown
         if (report := reports.get(lane.storage_key)) is not None and report.phase is Phase.READY
     )
+
+
+def explained(view: AgentView, node: Node) -> AgentView:
+    """The same with the Kubernetes node as the reason, where it is."""
+    failure = view.failure
+    if failure is None or failure.reason in ("AgentError", "RayUnavailable"):
+        return view
+    if not node.ready:
+        message = f"node {node.name} is not ready: its kubelet does not report, or reports a problem"
+        return replace(view, failure=Failure("NodeNotReady", message))
+    if node.cordoned and failure.reason == "NoRayNode":
+        message = f"node {node.name} is cordoned and has no Ray worker: it gets one after kubectl uncordon {node.name}"
+        return replace(view, failure=Failure("NodeCordoned", message))
+    return view

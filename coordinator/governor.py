@@ -28,9 +28,10 @@ from dataclasses import dataclass, field
 
 from actors.manifest import OriginName, StorageKey
 from actors.messages import NodeName, OriginReport, OriginShare, heeded_s
+from actors.pace import DEAD_S
 from coordinator.api import StatusKey
 from coordinator.budget import Budget, OriginUse
-from coordinator.company import DEAD_S, Companies, is_held_up
+from coordinator.company import Companies, is_held_up
 from coordinator.fold import STARTING, Fold, models_of
 from coordinator.members import Members
 from coordinator.snapshot import Governed, Snapshot

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from actors.service import Service
+from actors.times import rfc3339
 from coordinator.kube import LEASES, Conflict, Kube, KubeError, NotFound, Object
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def claim(lease: Object | None, identity: str, lease_s: float, at: datetime) -> 
     renewing = spec.get("holderIdentity") == identity
     transitions = spec.get("leaseTransitions")
     transitions = transitions if isinstance(transitions, int) else 0
-    stamp = _micro_time(at)
+    stamp = rfc3339(at.timestamp(), "microseconds")
     return {
         "holderIdentity": identity,
         "leaseDurationSeconds": max(1, round(lease_s)),
@@ -218,8 +219,3 @@ class Leader:
             why = self._failure or "another replica holds it"
             _log.warning("the leader lease is lost; it is sought again", extra={"identity": self.identity, "why": why})
         self._changed(leading)
-
-
-def _micro_time(at: datetime) -> str:
-    """metav1.MicroTime."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

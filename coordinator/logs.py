@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from types import TracebackType
 from typing import IO, Any
 
 from actors.redaction import redacted, stack_of
+from actors.times import rfc3339
 
 OURS = ("coordinator", "actors")
 """Loggers that follow --zap-log-level; all others speak from warning upwards."""
@@ -62,6 +64,24 @@ def configure(settings: LogSettings, stream: IO[str] | None = None) -> None:
     logging.captureWarnings(True)
 
 
+def guard_output() -> None:
+    """What the interpreter prints of exceptions that nobody caught, in any thread, is redacted from now on."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        else:
+            sys.stderr.write(stack_of(error))
+
+    def in_thread(arguments: threading.ExceptHookArgs) -> None:
+        if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
+            name = arguments.thread.name if arguments.thread is not None else "?"
+            sys.stderr.write(f"Exception in thread {name}:\n{stack_of(arguments.exc_value)}")
+
+    sys.excepthook = hook
+    threading.excepthook = in_thread
+
+
 class Formatter(logging.Formatter):
     """Formats a record with all its `extra` fields. Never raises for a value that JSON does not know."""
 
@@ -87,17 +107,13 @@ class Formatter(logging.Formatter):
         return _dump({**line, "stacktrace": trace} if trace else line)
 
 
-def _rfc3339(seconds: float, timespec: str) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
-
-
 TIME_ENCODINGS: Mapping[str, Callable[[float], float | int | str]] = {
     "epoch": lambda seconds: seconds,
     "millis": lambda seconds: seconds * 1e3,
     "nano": lambda seconds: int(seconds * 1e9),
-    "iso8601": lambda seconds: _rfc3339(seconds, "milliseconds"),
-    "rfc3339": lambda seconds: _rfc3339(seconds, "seconds"),
-    "rfc3339nano": lambda seconds: _rfc3339(seconds, "microseconds"),
+    "iso8601": lambda seconds: rfc3339(seconds, "milliseconds"),
+    "rfc3339": lambda seconds: rfc3339(seconds, "seconds"),
+    "rfc3339nano": lambda seconds: rfc3339(seconds, "microseconds"),
 }
 """zap's names. Python's clock ends at microseconds."""
 

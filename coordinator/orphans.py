@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from actors.manifest import StorageKey, storage_key
 from actors.messages import ModelReport, NodeName, NodeReport, Phase
+from actors.times import seconds_of
 from coordinator.api import ModelStatus, StatusKey
-from coordinator.quantity import seconds_of
 from coordinator.snapshot import Cache, LocalNode, Problem, Snapshot
 
 REJOIN = "the copy is used again, and nothing is fetched, as soon as spec.nodeGroups selects the node again"

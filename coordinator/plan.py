@@ -20,6 +20,7 @@ from typing import Any
 
 from actors.manifest import Manifest, StorageKey
 from actors.messages import Company, DesiredState, ModelReport, NodeName
+from actors.times import rfc3339
 from coordinator.access import forsaken, veiled, with_contested
 from coordinator.api import NodeStatus, StatusKey
 from coordinator.company import companies
@@ -39,7 +40,7 @@ from coordinator.patches import CACHE_STATUS, NODE_STATUS, is_material, status_p
 from coordinator.quantity import format_bytes, parse_bytes
 from coordinator.removals import Leaving, orders_of, removals
 from coordinator.snapshot import LOCAL_NODES, Cache, LocalNode, Node, NodeGroup, Problem, Ref, Snapshot
-from coordinator.status import SETTLE, cache_numbers, local_node_status, rfc3339
+from coordinator.status import SETTLE, cache_numbers, local_node_status
 from coordinator.tally import Tally
 from coordinator.transitions import Announcement, agent_events, cache_events, eviction_events, repair_events
 from coordinator.usage import Usage, usage

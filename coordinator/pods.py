@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from actors.messages import NodeName
+from actors.times import seconds_of
 from coordinator.api import StatusKey
 from coordinator.kube import Object
-from coordinator.quantity import seconds_of
 
 CACHE_LABEL = "internal.serving.kserve.io/localmodel"
 NAMESPACE_LABEL = "internal.serving.kserve.io/localmodel-namespace"

@@ -31,18 +31,10 @@ from actors.origin import SourceOptions
 from coordinator import credentials, health, logs, settings
 from coordinator.controller import Controller
 from coordinator.events import Recorder
+from coordinator.httpkube import HttpKube
 from coordinator.informers import Informers
-from coordinator.kube import (
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    ClusterConfig,
-    HttpKube,
-    KubeError,
-    NoClusterConfig,
-    NotFound,
-    Object,
-    load_config,
-)
+from coordinator.kube import SECRETS, SERVICE_ACCOUNTS, KubeError, NotFound, Object
+from coordinator.kubeconfig import ClusterConfig, NoClusterConfig, load_config
 from coordinator.leader import LOCK_NAME, Leader
 from coordinator.metrics import CONTENT_TYPE, Metrics
 from coordinator.pods import read_pod

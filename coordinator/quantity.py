@@ -7,7 +7,6 @@ rounds up (https://kubernetes.io/docs/reference/kubernetes-api/common-definition
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal
 
 from actors.numbers import LARGEST as LARGEST
@@ -20,8 +19,6 @@ _QUANTITY = re.compile(
 _DECIMAL = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY = ("Ki", "Mi", "Gi", "Ti", "Pi", "Ei")
 
-_YEAR_10000 = 253402300800.0
-LATEST = _YEAR_10000 - 1
 """The last second that an RFC 3339 time can name."""
 
 
@@ -60,23 +57,3 @@ def format_duration(seconds: float) -> str:
 def format_percent(done: int, total: int) -> str:
     """`73%`, rounded down, so that 100% means all of it. An empty whole is done."""
     return f"{100 if total <= 0 else min(100, done * 100 // total)}%"
-
-
-def parse_time(timestamp: str) -> float:
-    """Epoch seconds of an RFC 3339 time, from 1970 to 9999. Raises ValueError."""
-    try:
-        parsed = datetime.fromisoformat(timestamp)
-        seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    except OverflowError as error:
-        raise ValueError(f"{timestamp!r} is out of range") from error
-    if not 0 <= seconds < _YEAR_10000:
-        raise ValueError(f"{timestamp!r} is out of range")
-    return seconds
-
-
-def seconds_of(timestamp: object) -> float | None:
-    """Epoch seconds of an RFC 3339 time; None for anything else."""
-    try:
-        return parse_time(timestamp) if isinstance(timestamp, str) else None
-    except ValueError:
-        return None

@@ -37,11 +37,11 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 from actors.errors import Failure
 from actors.messages import DesiredState, NodeName, NodeReport, Phase
 from actors.service import Service
+from actors.times import rfc3339
 from actors.trust import STRICT, Trust
 from coordinator.absence import OFTEN_S, OUTDATED, STARTING, away, no_ray, no_ray_node, raised, silent
 from coordinator.backoff import Backoff
 from coordinator.fleet import NODE_LABEL, AgentView, node_label
-from coordinator.status import rfc3339
 
 NAMESPACE = "localmodel"
 POLL_S = 0.5
@@ -70,8 +70,7 @@ class Agent(Protocol):
 def start_agent(node: NodeName) -> Agent:
     """The agent of `node`, configured by the environment of the Ray node it runs on, where this is called."""
     from actors.agent import AgentSettings, NodeAgent
-    from actors.redaction import guard_output
-    from coordinator.logs import Formatter, LogSettings
+    from coordinator.logs import Formatter, LogSettings, guard_output
 
     guard_output()
     if logging.lastResort is not None:  # what writes the warnings of a process that has set up no logging

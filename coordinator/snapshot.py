@@ -20,6 +20,7 @@ from actors.errors import Failure, SourceUnsupported
 from actors.manifest import Manifest, ModelSource, OriginName, Resolved, StorageKey, storage_key
 from actors.messages import Company, NodeName
 from actors.schemes import Schemes, check_form
+from actors.times import seconds_of
 from coordinator import written
 from coordinator.api import (
     GROUP,
@@ -36,7 +37,7 @@ from coordinator.budget import Budgets
 from coordinator.fleet import AgentView
 from coordinator.kube import NODES, Object, ResourceType
 from coordinator.pods import Look, Pod
-from coordinator.quantity import parse_bytes, seconds_of
+from coordinator.quantity import parse_bytes
 from coordinator.selectors import NodeSelector, compile_selector
 
 ORPHAN_GRACE_S = 7 * 86400.0

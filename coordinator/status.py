@@ -6,15 +6,14 @@ Plain dictionaries in KServe's and our field names, never with a null in them: w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 from actors.messages import NodeName, NodeReport, Phase, RootReport
+from actors.times import rfc3339
 from coordinator.access import Access, asks_itself
 from coordinator.api import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet import AgentView
-from coordinator.quantity import LATEST, format_bytes, format_duration, format_percent
+from coordinator.quantity import format_bytes, format_duration, format_percent
 from coordinator.snapshot import LocalNode
 from coordinator.tally import Cell, Tally, remaining_seconds
 
@@ -212,10 +211,3 @@ def _at_least(counts: Mapping[NodeName, int], written: Mapping[str, int] | None)
     """No count falls below what was written: agents that have not been heard yet are missing from `counts`."""
     known = written or {}
     return {**known, **{name: max(count, known.get(name, 0)) for name, count in counts.items()}} or None
-
-
-@lru_cache(maxsize=65536)
-def rfc3339(seconds: float) -> str:
-    """Whole seconds, UTC, as Kubernetes writes `metav1.Time`; the nearest that can be written: clocks may be wild."""
-    whole = 0 if not seconds >= 0 else int(min(seconds, LATEST))
-    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

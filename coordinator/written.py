@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coordinator.quantity import LARGEST, seconds_of
+from actors.times import seconds_of
+from coordinator.quantity import LARGEST
 
 _Reader = Callable[[object], Any]
 """The value as it may be relied on; None: junk."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from actors.messages import Company, DesiredModel, Member, ModelReport, NodeName, Part, Phase
-from coordinator.company import DEAD_S, ROTATE_S, SETTLE_S
+from actors.pace import DEAD_S
+from coordinator.company import ROTATE_S, SETTLE_S
 from coordinator.fleet import AgentView
 from coordinator.plan import Plan, plan
 from coordinator.snapshot import Snapshot

@@ -16,8 +16,10 @@ from coordinator.controller import Controller
 from coordinator.crds import load
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.events import Recorder
+from coordinator.httpkube import HttpKube
 from coordinator.informers import Informers
-from coordinator.kube import EVENTS, NODES, HttpKube, load_config
+from coordinator.kube import EVENTS, NODES
+from coordinator.kubeconfig import load_config
 from coordinator.metrics import Metrics
 from coordinator.patches import KSERVE_FIELDS
 from coordinator.plan import Want

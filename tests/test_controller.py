@@ -15,9 +15,9 @@ import pytest
 from actors.manifest import OriginName
 from actors.messages import DesiredState, NodeName, OriginReport, OriginShare, Phase
 from actors.origin import SourceOptions
+from actors.pace import DEAD_S
 from coordinator.api import RESOURCES, StatusKey
 from coordinator.budget import Budget, Budgets
-from coordinator.company import DEAD_S
 from coordinator.controller import WATCHED_ANEW_S, Controller
 from coordinator.fleet import AgentView, Fleet
 from coordinator.informers import Informers

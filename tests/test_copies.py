@@ -9,10 +9,10 @@ import pytest
 from actors.errors import Failure
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, storage_key
 from actors.messages import DesiredModel, DesiredState, NodeName, Phase
+from actors.times import rfc3339
 from coordinator.fleet import AgentView
 from coordinator.plan import Plan, plan
 from coordinator.snapshot import Resolution
-from coordinator.status import rfc3339
 from tests.builders import GIB, NOW, CacheBuilder, World, a_cache, a_group, a_node, a_report, an_agent
 
 DOWN = Failure("SourceUnreachable", "https://hub.test refused the connection")

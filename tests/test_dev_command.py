@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.kube import HttpKube, KubeError, load_config
+from coordinator.httpkube import HttpKube
+from coordinator.kube import KubeError
+from coordinator.kubeconfig import load_config
 from coordinator.snapshot import CACHES
 from tests.waiting import eventually
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from actors.diff import Action, Active, Cancel, Place, Start, diff
+from actors.diff import Action, Active, Cancel, Start, diff
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, storage_key
-from actors.messages import DesiredModel, DesiredState
+from actors.messages import DesiredModel, DesiredState, Place
 from actors.store import Marker
 
 SOURCE = ModelSource("hf://a/b")

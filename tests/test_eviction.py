@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import DesiredModel, ModelReport, NodeName, Phase, Removal
+from actors.times import parse_time, rfc3339
 from coordinator.api import StatusKey
 from coordinator.eviction import ORDER_S, Copy, Eviction, Waiting, choose
 from coordinator.pods import Look, read_pod
-from coordinator.quantity import parse_time
-from coordinator.status import rfc3339
 from tests.builders import (
     GIB,
     NOW,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from actors.errors import Failure
 from actors.manifest import Location, OriginName, known_from_a_copy, origin_of
 from actors.messages import ModelReport, NodeName, OriginReport, OriginShare, Phase
+from actors.pace import DEAD_S
 from coordinator.budget import Budget, Budgets, parse_overrides
-from coordinator.company import DEAD_S
 from coordinator.fleet import AgentView
 from coordinator.governor import divide
 from coordinator.plan import Plan, plan

@@ -11,21 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import kube as kube_module
+from coordinator import httpkube as kube_module
 from coordinator.backoff import Backoff
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
+from coordinator.httpkube import HttpKube
 from coordinator.informer import Informer, Key, Store
-from coordinator.kube import (
-    CONFIG_MAPS,
-    EventType,
-    HttpKube,
-    Kube,
-    NotFound,
-    Object,
-    Unreachable,
-    WatchEvent,
-    load_config,
-)
+from coordinator.kube import CONFIG_MAPS, EventType, Kube, NotFound, Object, Unreachable, WatchEvent
+from coordinator.kubeconfig import load_config
 from tests.fake_kube import FakeKube
 from tests.proxy import Proxy
 from tests.waiting import eventually

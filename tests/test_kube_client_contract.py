@@ -11,26 +11,25 @@ from pathlib import Path
 
 import pytest
 
-from coordinator import kube as kube_module
+from coordinator import httpkube as kube_module
 from coordinator.api import LocalModelCache
 from coordinator.crds import load
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
+from coordinator.httpkube import HttpKube
 from coordinator.kube import (
     CONFIG_MAPS,
     LEASES,
     Conflict,
     EventType,
     Gone,
-    HttpKube,
     Invalid,
     Kube,
-    NoClusterConfig,
     NotFound,
     Object,
     PatchType,
     Unreachable,
-    load_config,
 )
+from coordinator.kubeconfig import NoClusterConfig, load_config
 from coordinator.snapshot import CACHES
 from tests.fake_kube import FakeKube, names
 from tests.kube_servers import SERVERS, running

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
-from coordinator.kube import LEASES, Conflict, HttpKube, Object, PatchType, ResourceType, Unreachable, load_config
+from coordinator.httpkube import HttpKube
+from coordinator.kube import LEASES, Conflict, Object, PatchType, ResourceType, Unreachable
+from coordinator.kubeconfig import load_config
 from coordinator.leader import LOCK_NAME, Leader, Rival, Timing, claim
 from tests.fake_kube import FakeKube
 from tests.proxy import Proxy

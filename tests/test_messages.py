@@ -18,7 +18,7 @@ from actors.sizes import format_bytes, say_bytes
 from coordinator import absence
 from coordinator.eviction import Eviction
 from coordinator.fleet import AgentView
-from coordinator.fold import FINAL
+from coordinator.fold import FINAL, explained
 from coordinator.members import place
 from coordinator.snapshot import read_node
 from tests.builders import (
@@ -245,7 +245,7 @@ NODE_REASONS: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_the_node_is_named_as_the_reason_where_it_is(case: str) -> None:
     state, reason, expected = NODE_REASONS[case]
     node = a_node("n1").ready(state.get("ready", True)).with_spec(unschedulable=state.get("cordoned", False))
-    view = absence.explained(AgentView(failure=Failure(reason, "…")), read_node(node.json))
+    view = explained(AgentView(failure=Failure(reason, "…")), read_node(node.json))
     assert view.failure is not None
     assert view.failure.reason == expected
     if expected != reason:

@@ -12,9 +12,9 @@ import pytest
 from actors.manifest import Resolved
 from actors.messages import NodeName, OriginReport, Phase
 from actors.origin import SourceOptions
+from actors.pace import DEAD_S
 from actors.source import resolve
 from coordinator.budget import Budget, Budgets
-from coordinator.company import DEAD_S
 from coordinator.dev.faults import Fault
 from coordinator.dev.origin import Origin
 from coordinator.dev.sample import REPO, write_sample

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from actors.errors import Failure
 from actors.manifest import Digest
 from actors.messages import DesiredRoot, NodeName, Phase, RootReport
+from actors.times import parse_time
 from coordinator.fold import Turn
 from coordinator.plan import UNREACHABLE_GRACE_S, Plan, Write, plan
-from coordinator.quantity import parse_time
 from coordinator.snapshot import Credentials
 from tests.builders import (
     GIB,

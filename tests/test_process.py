@@ -18,7 +18,9 @@ import pytest
 
 from coordinator import crds
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
-from coordinator.kube import LEASES, NAMESPACES, HttpKube, load_config
+from coordinator.httpkube import HttpKube
+from coordinator.kube import LEASES, NAMESPACES
+from coordinator.kubeconfig import load_config
 from coordinator.leader import LOCK_NAME
 from tests.waiting import eventually
 

@@ -14,7 +14,8 @@ from actors.errors import Failure
 from actors.messages import Phase
 from coordinator import crds, pruning
 from coordinator.api import LocalModelCache, LocalModelNode
-from coordinator.kube import NODES, HttpKube, Object, ResourceType
+from coordinator.httpkube import HttpKube
+from coordinator.kube import NODES, Object, ResourceType
 from coordinator.patches import CACHE_STATUS, KSERVE_FIELDS, NODE_STATUS
 from coordinator.pruning import PROBE_S
 from coordinator.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS

@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from actors.errors import SourceThrottled
-from actors.files import Cancelled
+from actors.errors import Cancelled, SourceThrottled
 from actors.manifest import OriginName
 from actors.messages import MAX_PAUSE_S, OriginReport, OriginShare
 from actors.quota import NotOurTurn, Quota, Quotas

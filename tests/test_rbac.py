@@ -24,6 +24,7 @@ from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.events import Recorder
 from coordinator.eviction import Policy
 from coordinator.fleet import AgentView
+from coordinator.httpkube import HttpKube
 from coordinator.informers import Informers
 from coordinator.kube import (
     CLAIMS,
@@ -34,12 +35,11 @@ from coordinator.kube import (
     SECRETS,
     SERVICE_ACCOUNTS,
     VOLUMES,
-    HttpKube,
     NotFound,
     Object,
     ResourceType,
-    load_config,
 )
+from coordinator.kubeconfig import load_config
 from coordinator.leader import Leader
 from coordinator.metrics import Metrics
 from coordinator.pods import read_pod

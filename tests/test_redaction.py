@@ -292,7 +292,7 @@ def test_what_agents_are_sent_to_read_with_is_a_secret_there_too() -> None:
 
 def test_an_exception_that_nobody_catches_is_printed_without_secrets() -> None:
     program = (
-        "import sys, threading; from actors.redaction import guard_output; guard_output()\n"
+        "import sys, threading; from coordinator.logs import guard_output; guard_output()\n"
         "def fail():\n"
         "    try: raise OSError('Authorization: Bearer ' + 'top' + 'secret')\n"
         "    except OSError as error: raise ValueError('https://u:top' + 'secret@h/') from error\n"

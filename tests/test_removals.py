@@ -11,9 +11,9 @@ import pytest
 from actors.errors import Failure
 from actors.manifest import storage_key
 from actors.messages import ModelReport, NodeName, Phase, Removal, RootReport
+from actors.times import rfc3339
 from coordinator.pods import Look
 from coordinator.snapshot import DELETE_IN_USE, ORPHAN_GRACE_S
-from coordinator.status import rfc3339
 from tests.builders import (
     GIB,
     NOW,

@@ -9,10 +9,10 @@ import pytest
 
 from actors.errors import Failure
 from actors.messages import Phase, RootReport
+from actors.times import parse_time
 from coordinator.api import LocalModelCacheStatus, LocalModelNodeStatus
 from coordinator.fold import SETTLING_S
 from coordinator.plan import Plan, plan
-from coordinator.quantity import parse_time
 from coordinator.snapshot import LOCAL_NODES
 from tests.builders import (
     GIB,

@@ -26,7 +26,9 @@ from coordinator.api import GROUP, VERSION, LocalModelCache, LocalModelNode, Loc
 from coordinator.dev import envtest
 from coordinator.dev.processes import Child, ChildFailed
 from coordinator.dev.raynodes import LocalRay
-from coordinator.kube import NAMESPACES, NODES, Conflict, HttpKube, KubeError, Object, ResourceType, load_config
+from coordinator.httpkube import HttpKube
+from coordinator.kube import NAMESPACES, NODES, Conflict, KubeError, Object, ResourceType
+from coordinator.kubeconfig import load_config
 from coordinator.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
 
 ROOT = "/models"

@@ -41,7 +41,8 @@ from coordinator.dev.outcome import (
 from coordinator.dev.processes import ChildFailed
 from coordinator.dev.runfolder import remove_abandoned, run_folder
 from coordinator.dev.screen import Screen
-from coordinator.kube import HttpKube, KubeError, Object
+from coordinator.httpkube import HttpKube
+from coordinator.kube import KubeError, Object
 from coordinator.quantity import format_bytes
 from coordinator.snapshot import CACHES, LOCAL_NODES
 
