@@ -57,10 +57,10 @@ lint: $(VENV)/test.stamp  ## style, types, import contracts, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m coordinator.crds --check k8s/crds
+	$(BIN)/python -m coordinator.api.crds --check k8s/crds
 
-generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api.py
-	$(BIN)/python -m coordinator.crds --write k8s/crds
+generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api/resources.py
+	$(BIN)/python -m coordinator.api.crds --write k8s/crds
 
 clean:  ## forget .venv and caches
 	rm -rf $(VENV) .venv.lock .dev .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -17,7 +17,7 @@ from actors.schemes import ANY_FILE, Schemes
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """`schemes` are looked at where a URI is read, `origins` where a connection is made (`actors.guard`)."""
+    """`schemes` are looked at where a URI is read, `origins` where a connection is made (`actors.transport.guard`)."""
 
     schemes: Schemes = ANY_FILE
     origins: Origins = ANYWHERE

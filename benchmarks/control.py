@@ -22,17 +22,18 @@ from typing import Any
 
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, StorageKey, make_manifest, storage_key
 from actors.messages import Company, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
-from actors.origin import SourceOptions
+from actors.transport.answers import SourceOptions
 from benchmarks.machine import machine
-from coordinator.api import LocalModelCache, StatusKey
-from coordinator.controller import Controller
-from coordinator.fleet import AgentView
-from coordinator.fold import Turn
-from coordinator.informers import Informers
-from coordinator.kube import NAMESPACES, NODES
-from coordinator.metrics import Metrics
-from coordinator.plan import Plan, Verb, Want, plan
-from coordinator.snapshot import (
+from coordinator.api.resources import LocalModelCache, StatusKey
+from coordinator.control.controller import Controller
+from coordinator.control.informers import Informers
+from coordinator.control.metrics import Metrics
+from coordinator.dev.fake_kube import FakeKube
+from coordinator.fleet.interface import AgentView
+from coordinator.kube.interface import NAMESPACES, NODES
+from coordinator.plan.fold import Turn
+from coordinator.plan.plan import Plan, Verb, Want, plan
+from coordinator.plan.snapshot import (
     CACHES,
     LOCAL_NODES,
     NODE_GROUPS,
@@ -45,7 +46,6 @@ from coordinator.snapshot import (
     read_node,
     read_node_group,
 )
-from tests.fake_kube import FakeKube
 
 GIB = 1 << 30
 LIMIT_S = 1.0

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import machine
-from coordinator.dev.cluster import NODE_GROUP, LaptopCluster, LaptopOptions
-from coordinator.dev.sample import write_sample
+from coordinator.dev.laptop.cluster import NODE_GROUP, LaptopCluster, LaptopOptions
+from coordinator.dev.origin.sample import write_sample
 
 LIMIT_S = 2.0
 

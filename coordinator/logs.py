@@ -1,6 +1,6 @@
 """Logs as zap's production encoder writes them: one JSON object per line on standard error.
 
-    {"level":"info","ts":"2026-11-23T08:44:40Z","logger":"coordinator.informer","msg":"recovered","resource":"nodes"}
+    {"level":"info","ts":"2026-11-23T08:44:40Z","logger":"coordinator.kube.informer","msg":"recovered","resource":"nodes"}
 
 The message is constant, so that it can be searched for; what varies goes into fields: `log.info("msg", extra={…})`.
 No line shows a secret (`actors.redaction`).

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from actors.messages import NodeName
-from coordinator.dev.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions, laptop_node
-from coordinator.dev.sample import write_sample
-from coordinator.kube import NODES
-from coordinator.snapshot import CACHES
+from coordinator.dev.laptop.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions, laptop_node
+from coordinator.dev.origin.sample import write_sample
+from coordinator.kube.interface import NODES
+from coordinator.plan.snapshot import CACHES
 from tests.killmatrix.trial import MIB, Fault, Outcome
-from tests.laptop import Laptop, kill_agent
-from tests.nodes import same_bytes
-from tests.waiting import eventually
+from tests.kit.laptop import Laptop, kill_agent
+from tests.kit.nodes import same_bytes
+from tests.kit.waiting import eventually
 
 SIZE = 48 * MIB
 LINK = {"LOCALMODEL_LINK": "25Mi"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from actors.store import MARKER
+from actors.disk.store import MARKER
 from tests.killmatrix.nodes import SIZE, Nodes, in_flight_mib
 from tests.killmatrix.trial import MIB, Fault, NotHere
 

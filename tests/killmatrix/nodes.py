@@ -1,7 +1,7 @@
 """Three node agents as processes, the origin they fill from, and everything that a fault can take hold of.
 
-The coordinator's own plan tells the agents what to do; there is no Kubernetes and no Ray between them. `tests.fanout`
-is the means, this adds what is counted, disks that can fail, and networks that can.
+The coordinator's own plan tells the agents what to do; there is no Kubernetes and no Ray between them.
+`tests.kit.fanout` is the means, this adds what is counted, disks that can fail, and networks that can.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+from actors.disk.store import MARKER, remove_tree
 from actors.errors import SourceError
 from actors.manifest import ModelSource, Resolved
+from actors.mesh.limits import Pace
 from actors.messages import ModelReport, Phase
-from actors.origin import SourceOptions
-from actors.pace import Pace
-from actors.source import resolve
-from actors.store import MARKER, remove_tree
-from benchmarks import namespaces
-from benchmarks.namespaces import Host, Network
-from coordinator.dev.faults import Fault as OriginFault
-from coordinator.dev.origin import Origin
-from coordinator.dev.sample import REPO, write_sample
-from tests.fanout import Fanout, Place
+from actors.sources.resolve import resolve
+from actors.transport.answers import SourceOptions
+from coordinator.dev import hosts as namespaces
+from coordinator.dev.hosts import Host, Network
+from coordinator.dev.origin.faults import Fault as OriginFault
+from coordinator.dev.origin.sample import REPO, write_sample
+from coordinator.dev.origin.server import Origin
 from tests.killmatrix.trial import MIB, Fault, NotHere, Outcome
-from tests.waiting import eventually
+from tests.kit.fanout import Fanout, Place
+from tests.kit.waiting import eventually
 
 SIZE = 24 * MIB
 NAMES = ("node-0", "node-1", "node-2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from coordinator.dev.faults import Fault as OriginFault
+from coordinator.dev.origin.faults import Fault as OriginFault
 from tests.killmatrix.nodes import NAMES, SIZE, WEIGHTS, Nodes
 from tests.killmatrix.trial import MIB, Fault
 

@@ -1,7 +1,7 @@
 """A small Kubernetes API server for laptops and tests: loopback only, no authentication, no TLS. Never a cluster's.
 
 Generic: it knows custom kinds only through the CustomResourceDefinitions it is given, and the built-in ones as plain
-stored objects. What stock `kubectl` and client libraries rely on is here and held by `tests/test_kube_contract.py`,
+stored objects. What stock `kubectl` and client libraries rely on is here and held by `test_kube_contract.py`,
 the same suite that a real `kube-apiserver` passes; what only a cluster needs (admission, RBAC, kubelets) is not.
 
     server      started and stopped, in a thread      ─┐

@@ -1,0 +1,1 @@
+"""The agent of one node: what it should hold, has, does next, and reports. `NodeAgent` is its door."""

@@ -1,0 +1,82 @@
+"""What a node agent does next, decided from what should be, what is there, and what is under way. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+
+from actors.disk.marker import Marker
+from actors.messages import DesiredModel, DesiredState, Place
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """Something under way at a place. `waiting`: nothing runs; it may start again if it is `due`."""
+
+    selection: str
+    resolved: str | None = None
+    waiting: bool = False
+    due: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    place: Place
+    model: DesiredModel
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    place: Place
+
+
+Action = Start | Cancel
+
+
+def diff(
+    desired: DesiredState,
+    present: Mapping[Place, Marker],
+    active: Mapping[Place, Active],
+    damaged: Container[Place] = frozenset(),
+) -> list[Action]:
+    """Every step that is due; starts come last, the most important first. What is under way is not started again.
+
+    A copy that is not asked for is left alone: only an order removes it (`DesiredState.remove`). One that is asked for
+    differently stays until its replacement is committed, and one that is damaged until it is repaired.
+    """
+    wanted = {model.place: model for model in desired.models}
+    held = {
+        place
+        for place, model in wanted.items()
+        if place in present and place not in damaged and (model.kept or satisfies(present[place], model))
+    }
+    cancels = [
+        Cancel(place)
+        for place, task in sorted(active.items(), key=lambda item: item[0])
+        if (model := wanted.get(place)) is None
+        or model.source.selection != task.selection
+        or (task.waiting and place in held)  # it waits for what is no longer asked for
+        or (model.kept and place not in damaged)
+    ]
+    starts = [
+        Start(place, model)
+        for place, model in sorted(wanted.items(), key=lambda item: (-item[1].priority, item[0]))
+        if place not in held and _may_start(model, active.get(place))
+        if not model.kept or (place in damaged and satisfies(present[place], model))
+    ]
+    return [*cancels, *starts]
+
+
+def satisfies(marker: Marker, model: DesiredModel) -> bool:
+    """Whether a committed copy is what is asked for. A newer resolution of the same request does not make it stale."""
+    same = marker.manifest.source.selection == model.source.selection
+    return same and model.expected_digest in (None, marker.manifest.digest)
+
+
+def _may_start(model: DesiredModel, task: Active | None) -> bool:
+    """Not while it runs. After a failure when its time has come, or at once with a fresh resolution."""
+    if task is None:
+        return True
+    if task.selection != model.source.selection or not task.waiting:
+        return False
+    return task.due or (model.resolved is not None and model.resolved != task.resolved)

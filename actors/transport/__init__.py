@@ -1,0 +1,1 @@
+"""HTTP to origins: connections, proxies, redirects, which addresses are allowed, and what answers mean."""

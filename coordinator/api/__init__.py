@@ -1,0 +1,1 @@
+"""The resources as pydantic models, and the CustomResourceDefinitions that are made from them."""

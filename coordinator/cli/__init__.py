@@ -1,0 +1,90 @@
+"""The `localmodel` command. Each subcommand brings its own arguments and returns an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from coordinator.cli import output
+from coordinator.logs import guard_output
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code. A subcommand is imported when it is run, so that `--help` does not wait for Ray."""
+    output.prepare()
+    guard_output()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else ""
+    if name not in _COMMANDS:
+        return _no_command(arguments)
+    summary, prepare = _COMMANDS[name]
+    parser = argparse.ArgumentParser(prog=f"localmodel {name}", description=summary, allow_abbrev=False)
+    try:
+        handler = prepare(parser)
+        return handler(parser.parse_args(arguments[1:]))
+    except KeyboardInterrupt:
+        return 130
+
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+def _run(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import run as process
+    from coordinator.cli import settings
+
+    settings.add_arguments(parser)
+    return process.run
+
+
+def _dev(parser: argparse.ArgumentParser) -> Handler:
+    try:
+        from coordinator.dev.laptop import command
+    except ModuleNotFoundError as error:
+        parser.error(f"this needs {error.name}: pip install 'localmodel[dev]'")
+    command.add_arguments(parser)
+    return command.run
+
+
+def _fill(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import fill
+
+    fill.add_fill_arguments(parser)
+    return fill.fill
+
+
+def _verify(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import verify
+
+    verify.add_verify_arguments(parser)
+    return verify.verify
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
+    "dev": ("A whole cluster on this machine, with a sample model.", _dev),
+    "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
+    "fill": ("Download and verify one model into a folder, without Kubernetes or Ray.", _fill),
+    "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),
+}
+
+
+def _no_command(arguments: list[str]) -> int:
+    """--help, --version, or what is wrong."""
+    from importlib.metadata import version  # here, because it takes as long to import as the rest of a small command
+
+    parser = argparse.ArgumentParser(
+        prog="localmodel",
+        description="Machine-learning models on the local disks of Kubernetes nodes.",
+        epilog="`localmodel COMMAND --help` says more.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"localmodel {version('localmodel')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (summary, _) in _COMMANDS.items():
+        commands.add_parser(name, help=summary)
+    parser.parse_args(arguments)
+    return 2

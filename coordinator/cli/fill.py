@@ -1,0 +1,499 @@
+"""`localmodel fill URI DIR`: the data plane by hand, without Kubernetes or Ray.
+
+DIR is a complete and verified model, or is not there; interrupted, the same command goes on where it was. Where it is
+staged until then: see `cli.target`. A model that is there already is not read; with `--verify` every byte of it
+is, and what is damaged or missing is fetched anew.
+
+Ends with 0; with 1 and the reason on standard error; with 2 for a wrong command; with 130 when it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from actors.agent.settings import MAX_CONNECTIONS
+from actors.disk.filesystem import disk_errors
+from actors.disk.handles import Folder
+from actors.disk.ingest import Ingest, open_ingest
+from actors.disk.marker import OWN, DamagedMarker, Marker, misfits
+from actors.disk.publish import FILE_MODE
+from actors.errors import (
+    Cancelled,
+    InsufficientStorage,
+    IntegrityError,
+    LocalModelError,
+    SourceChanged,
+    SourceError,
+    SourceThrottled,
+    StoreError,
+)
+from actors.fill.fill import Fill, verified_how
+from actors.fill.origin_reader import FillSettings
+from actors.manifest import Manifest, ModelSource, Resolved, check_digest
+from actors.moved import Moved
+from actors.numbers import decimal
+from actors.sources.resolve import resolve
+from actors.transport.answers import SourceOptions
+from coordinator.cli.output import print_json, printable, say, tell
+from coordinator.cli.target import Target
+from coordinator.cli.verify import examine, extra_files, fill_command, marker_trouble, named_folder
+from coordinator.kube.quantity import format_bytes, format_duration
+
+OWNER = "localmodel fill"
+_NAMED = 3
+_USELESS = frozenset({"ArchiveRefused", "ArchiveDamaged"})
+"""After these nothing of what was fetched is used again."""
+_WAITS_S = (0.5, 2.0)
+MAX_WAIT_S = 30.0
+"""An origin that asks for a longer pause when it is to list its files ends the fill: it says how long."""
+_DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
+
+
+def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("uri", metavar="URI", help="hf://owner/name[:revision], s3://…, gs://…, https://…, file:///…")
+    parser.add_argument(
+        "directory", metavar="DIR", type=_absolute, help="where the model is to be; must not exist, or be empty"
+    )
+    parser.add_argument("--revision", help="of a Hugging Face repository: a branch, tag or commit")
+    parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="only these files; repeatable")
+    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="not these files; repeatable")
+    parser.add_argument(
+        "--digest", metavar="sha256:HEX", type=_digest, help="the manifest digest it must have, as an earlier fill said"
+    )
+    most = FillSettings().connections
+    parser.add_argument(
+        "--connections", type=_positive, default=most, metavar="N", help=f"at most so many (default: {most})"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="read every byte of a model that is there, and fetch anew what is damaged"
+    )
+    parser.add_argument("--json", action="store_true", help="the last line of standard output says what was done")
+    parser.epilog = "ends with 0 if DIR holds the model, 1 if not, 2 for a wrong command, 130 when it was interrupted"
+
+
+def fill(args: argparse.Namespace) -> int:
+    """0: DIR holds the model. 1: it does not, and standard error says why. Credentials come from the environment."""
+    source = ModelSource(args.uri, args.revision, tuple(args.include), tuple(args.exclude))
+    began = time.monotonic()
+    target: Target | None = None
+    try:
+        with _ending_on_signals():
+            target = Target.of(args.directory)
+            done = _present(target, source, args)
+            if done is None:
+                with target.sole_writer(), _staged(target):
+                    done = _Done(_resolving(source, partial(_fill, target, args)))
+            left = target.clear()  # also what a process that died right after its rename has left
+            if left is not None:
+                tell(f"localmodel: cannot remove what is left of the fill: {printable(left)}")
+            _check_digest(done.marker.manifest, args)
+    except LocalModelError as error:
+        return _fail(args, error, target)
+    except (Cancelled, KeyboardInterrupt):
+        tell("localmodel: interrupted; the same command goes on from here")
+        if args.json:
+            print_json({"ok": False, "reason": "Interrupted", "error": "the same command goes on from here"})
+        return 130
+    seconds = time.monotonic() - began
+    for path in done.extra:
+        tell(f"extra: {printable(path)} is no part of the model, and was left where it is")
+    if args.json:
+        print_json(_summary(done.marker, seconds) | done.to_json())
+    else:
+        manifest = done.marker.manifest
+        size = f"{len(manifest.files)} files, {format_bytes(manifest.total_bytes)}B"
+        say(f"{printable(args.directory)}: {size} {done.how(seconds)}, {manifest.digest}")
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """The model is there. `checked` None: it was filled just now; else whether the one that was there was read."""
+
+    marker: Marker
+    checked: bool | None = None
+    repaired: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+
+    def how(self, seconds: float) -> str:
+        if self.checked is None:
+            return f"in {format_duration(seconds)}"
+        if not self.checked:
+            return "already there; contents not checked, `--verify` reads every byte"
+        if self.repaired:
+            named = ", ".join(self.repaired[:_NAMED]) + (" and more" if len(self.repaired) > _NAMED else "")
+            return f"already there; {len(self.repaired)} were damaged or missing and are repaired ({printable(named)})"
+        return "already there; every byte was read, and is as it was filled"
+
+    def to_json(self) -> dict[str, Any]:
+        if self.checked is None:
+            return {}
+        said: dict[str, Any] = {"alreadyThere": True, "contentsChecked": self.checked}
+        return said | ({"repaired": list(self.repaired), "extra": list(self.extra)} if self.checked else {})
+
+
+# --- what is there already ---
+
+
+def _present(target: Target, source: ModelSource, args: argparse.Namespace) -> _Done | None:
+    """A complete copy of `source` is there; with `--verify`, as it was filled. None: nothing is. Raises StoreError."""
+    command = fill_command(source, args.directory)
+    try:
+        marker = target.look()
+    except DamagedMarker as error:
+        if not args.verify:
+            reason, message = marker_trouble(target.path, error, command)
+            raise StoreError(message, reason=reason) from error
+        marker = None
+    else:
+        if marker is None:
+            return None
+    if marker is not None and marker.manifest.source.selection != source.selection:
+        held = marker.manifest.source.uri
+        raise StoreError(
+            f"{target.path} holds {held} as it was asked for then: delete it, or choose another", reason="PathOccupied"
+        )
+    with disk_errors(f"reading {target.path}"), Folder.at(target.path) as folder:
+        if args.verify or marker is None:
+            return _verified(target, folder, source, marker, args)
+        wrong = misfits(folder, marker.manifest)
+    if wrong:
+        path, what = next(iter(sorted(wrong.items())))
+        raise StoreError(
+            f"{target.path} has lost files since it was filled ({path} {what}): `{command}` fetches them anew",
+            reason="ModelDamaged",
+        )
+    return _Done(marker, checked=False)
+
+
+def _verified(
+    target: Target, folder: Folder, source: ModelSource, marker: Marker | None, args: argparse.Namespace
+) -> _Done:
+    """Every file is as it was filled, or has been fetched anew. Without a marker the source says what it was."""
+    resolved: Resolved | None = None
+    known = marker
+    if known is None:
+        resolved = resolve(source, SourceOptions.from_environ())
+        if resolved.manifest.digest is None:
+            raise StoreError(
+                f"the marker of {target.path} is damaged, and {source.uri} does not say what all of its files hold:"
+                f" delete {target.path}, and fill it again",
+                reason="MarkerDamaged",
+            )
+        known = Marker(OWNER, resolved.manifest, verified_how(resolved.manifest), finished_at=time.time())
+    states = examine(folder, known.manifest)
+    wrong = tuple(path for path, state in states.items() if state != "good")
+    if wrong:
+        revision = known.manifest.revision
+        again = partial(_mend, target, folder, known, frozenset(wrong), args)
+        with target.sole_writer(), _staged(target):
+            if resolved is not None:
+                again(SourceOptions.from_environ(), resolved)
+            else:
+                _resolving(source, again, revision)
+    if marker is None:
+        with folder.enter(OWN, make=True) as own:
+            own.remove("manifest.json")
+            own.write("manifest.json", known.content, mode=FILE_MODE, sync=True)
+    return _Done(known, checked=True, repaired=wrong, extra=extra_files(folder, known.manifest))
+
+
+def _mend(
+    target: Target,
+    folder: Folder,
+    marker: Marker,
+    wrong: frozenset[str],
+    args: argparse.Namespace,
+    options: SourceOptions,
+    resolved: Resolved,
+) -> Marker:
+    """These files are what they were, each by one rename. Of an archive all is read, and these are taken from it."""
+    from actors.scrub.repair import Repair  # here, because few fills need it, and all would wait for it
+
+    repair = Repair(marker, wrong, {}, FillSettings().chunk_bytes)
+    changed = StoreError(
+        f"{resolved.manifest.source.uri} no longer has the files that {target.path} was filled with:"
+        f" delete {target.path}, and fill it again",
+        reason="SourceChanged",
+    )
+    packed = resolved.manifest.packed
+    if not packed and not repair.possible(resolved.manifest):
+        raise changed
+    wanted = resolved if packed else repair.narrowed(resolved)
+    _check_room(target, wanted)
+    with contextlib.closing(_ingest(target, wanted)) as ingest:
+        sealed, _ = _run(ingest, wanted, lambda new: new if packed else repair.narrowed(new), options, args)
+        if packed and _unpacked(ingest, target, sealed)[0].digest != marker.manifest.digest:
+            ingest.discard()
+            raise changed
+        with disk_errors(f"repairing {target.path}"):
+            files = replace(marker.manifest, files=repair.files)
+            ingest.replace_in(folder, lambda parent, name: parent.remove(name), files)
+    return marker
+
+
+# --- what is not there yet ---
+
+
+def _resolving(
+    source: ModelSource, then: Callable[[SourceOptions, Resolved], Marker], revision: str | None = None
+) -> Marker:
+    """Once more from the list of files if the source changes under us; a second change is an error."""
+    options = SourceOptions.from_environ()
+    try:
+        return then(options, _listed(source, options, revision))
+    except SourceChanged:
+        return then(options, _listed(source, options, revision))
+
+
+def _listed(source: ModelSource, options: SourceOptions, revision: str | None) -> Resolved:
+    """What the source consists of. An origin that is busy, or fails, for a moment is asked again."""
+    for wait_s in _WAITS_S:
+        try:
+            return resolve(source, options, pinned_revision=revision)
+        except SourceError as error:
+            failed = isinstance(error, SourceThrottled) or error.reason == "SourceError"
+            pause_s = wait_s if error.retry_after_s is None else error.retry_after_s
+            if not failed or pause_s > MAX_WAIT_S:
+                raise
+            time.sleep(pause_s)
+    return resolve(source, options, pinned_revision=revision)
+
+
+def _fill(target: Target, args: argparse.Namespace, options: SourceOptions, resolved: Resolved) -> Marker:
+    _check_digest(resolved.manifest, args)
+    started_at = time.time()
+    _check_room(target, resolved)
+    with contextlib.closing(_ingest(target, resolved)) as ingest:
+        manifest, moved = _run(ingest, resolved, lambda new: new, options, args)
+        verified = verified_how(resolved.manifest)
+        if manifest.packed:
+            manifest, verified = _unpacked(ingest, target, manifest)
+        try:
+            _check_digest(manifest, args)
+        except IntegrityError:
+            ingest.discard()  # no second attempt would come to another one
+            raise
+        marker = Marker(
+            owner=OWNER,
+            manifest=manifest,
+            verified=verified,
+            started_at=started_at,
+            finished_at=time.time(),
+            moved=moved,
+        )
+        ingest.publish(marker, target.path, trash=target.staging / "trash")
+    return marker
+
+
+def _check_digest(manifest: Manifest, args: argparse.Namespace) -> None:
+    check_digest(manifest.digest, args.digest, "--digest")
+
+
+def _check_room(target: Target, resolved: Resolved) -> None:
+    """Returns if there is room, as far as the filesystem tells, before the first byte. Raises InsufficientStorage."""
+    needed, held = resolved.manifest.peak_bytes, target.kept_bytes
+    with disk_errors(f"measuring {target.staging}"):
+        status = os.statvfs(target.staging)
+    free = status.f_bavail * status.f_frsize
+    if needed - held > free:
+        begun = f", beside {format_bytes(held)}B that are here already" if held else ""
+        raise InsufficientStorage(
+            f"{resolved.manifest.source.uri} needs {format_bytes(needed)}B on the disk of {target.path}, and"
+            f" {format_bytes(free)}B are free{begun}: make room, or choose another disk"
+        )
+
+
+def _ingest(target: Target, resolved: Resolved) -> Ingest:
+    """The space is reserved where the filesystem can promise that: a quota is found out here, too."""
+    ingest = open_ingest(target.staging / "ingest", resolved.manifest, OWNER, resolved.versions)
+    try:
+        ingest.allocate()
+    except BaseException:
+        ingest.close()
+        raise
+    return ingest
+
+
+def _run(
+    ingest: Ingest,
+    resolved: Resolved,
+    narrow: Callable[[Resolved], Resolved],
+    options: SourceOptions,
+    args: argparse.Namespace,
+) -> tuple[Manifest, Moved]:
+    """The manifest as it was filled. Locations that expire are renewed, as often as it takes while it helps."""
+    source, revision = resolved.manifest.source, resolved.manifest.revision
+    work = Fill(
+        ingest,
+        resolved,
+        FillSettings(connections=args.connections),
+        renew=lambda: narrow(resolve(source, options, pinned_revision=revision)),
+    )
+    with _interruptible(work), _progress_bar(work):
+        return work.run(), work.progress().moved
+
+
+def _unpacked(ingest: Ingest, target: Target, manifest: Manifest) -> tuple[Manifest, dict[str, str]]:
+    from actors.fill.unpack import unpack  # here, because few sources need it, and all would wait for it
+
+    room_bytes = shutil.disk_usage(target.staging).free
+    return unpack(ingest, manifest, verified_how(manifest), room_bytes=room_bytes, check=lambda: None)
+
+
+@contextlib.contextmanager
+def _staged(target: Target) -> Iterator[None]:
+    """What is staged stays after an error only if the same command can go on from it. A full disk is not left full.
+
+    Around all attempts: the folder is needed as long as there is another.
+    """
+    try:
+        yield
+    except (LocalModelError, Cancelled, KeyboardInterrupt) as error:
+        useless = isinstance(error, LocalModelError) and error.reason in _USELESS
+        if useless or isinstance(error, InsufficientStorage) or not target.began:
+            target.clear()
+        raise
+
+
+def _fail(args: argparse.Namespace, error: LocalModelError, target: Target | None) -> int:
+    """Says why, and what is left of it."""
+    kept = target is not None and target.began and error.reason != "Busy"
+    message = str(error)
+    if target is not None and kept:
+        message += f"; what came of it is kept in {target.staging}, and the same command goes on from there"
+    tell(f"localmodel: {printable(message)}")
+    if args.json:
+        said = {"ok": False, "reason": error.reason, "error": printable(message)}
+        print_json(said | ({"kept": printable(target.staging)} if target is not None and kept else {}))
+    return 1
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """SIGTERM, and SIGHUP unless somebody has it ignored, end what is done here as SIGINT does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handled(stop):
+        yield
+
+
+@contextlib.contextmanager
+def _interruptible(work: Fill) -> Iterator[None]:
+    """The same signals end the fill in good order."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        try:
+            threading.Thread(target=work.cancel).start()  # not here: the lock it takes may be held by this very thread
+        except RuntimeError as error:  # there is no thread to be had
+            raise Cancelled from error
+
+    with _handled(stop):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` leaves it
+        ends.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in ends}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _progress_bar(work: Fill) -> Iterator[None]:
+    """Drawn on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    finished = threading.Event()
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("filling", total=work.manifest.total_bytes)
+
+        def draw() -> None:
+            while not finished.wait(0.2):
+                now = work.progress()
+                said = "filling" if now.trouble is None else now.trouble.reason
+                bar.update(task, completed=now.done, description=said)
+
+        drawer = threading.Thread(target=draw, name="progress", daemon=True)
+        with contextlib.suppress(RuntimeError):  # without a thread it is not drawn
+            drawer.start()
+        try:
+            yield
+        finally:
+            finished.set()
+            if drawer.ident is not None:
+                drawer.join()
+
+
+def _summary(marker: Marker, seconds: float) -> dict[str, Any]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "bytes": marker.manifest.total_bytes,
+        "files": len(marker.manifest.files),
+        "seconds": round(seconds, 3),
+        "cpuSeconds": round(usage.ru_utime + usage.ru_stime, 3),
+        "maxRssBytes": _max_rss_bytes(),
+        "verified": dict(Counter(marker.verified.values())),
+        "manifestDigest": marker.manifest.digest,
+    }
+
+
+def _max_rss_bytes() -> int:
+    """The most memory this program held. Not `ru_maxrss`, which starts with that of whoever started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+# --- arguments ---
+
+
+def _absolute(text: str) -> Path:
+    try:
+        return Path(os.path.abspath(named_folder(text)))  # noqa: PTH100  links in it are the user's
+    except FileNotFoundError as error:
+        raise argparse.ArgumentTypeError("is relative to a folder that is no longer there") from error
+
+
+def _digest(text: str) -> str:
+    if _DIGEST.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not sha256: and 64 hexadecimal digits")
+    return text.lower()
+
+
+def _positive(text: str) -> int:
+    value = decimal(text)
+    if value is None or not 1 <= value <= MAX_CONNECTIONS:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 1 to {MAX_CONNECTIONS}")
+    return value

@@ -1,0 +1,207 @@
+"""The coordinator as a process: what is built in which order, what `/readyz` means, and how it ends.
+
+    probes and metrics listen ─► informers ─► leader ─► Ray ─► loop … SIGTERM ─► loop ends, writes and Events are
+    flushed, the Lease is given back, Ray is left, the agents stay for the next coordinator
+
+A lead that is lost ends nothing: from that moment nothing is written and no agent is told anything. When the Lease is
+won again, after an API server was away or another replica led, what is known of the cluster is compared with it first.
+`/healthz` answers 200 all the while; `/readyz` answers 503 while the Lease can be neither read nor written.
+
+Exit codes: 0 told to stop; 1 no cluster is configured, or an address is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from actors.errors import SourceError
+from actors.transport.answers import SourceOptions
+from coordinator import logs
+from coordinator.cli import health, settings
+from coordinator.cli.settings import Settings
+from coordinator.control import credentials
+from coordinator.control.controller import Controller
+from coordinator.control.informers import Informers
+from coordinator.control.metrics import CONTENT_TYPE, Metrics
+from coordinator.control.resolver import Resolver
+from coordinator.kube.config import ClusterConfig, NoClusterConfig, load_config
+from coordinator.kube.events import Recorder
+from coordinator.kube.http import HttpKube
+from coordinator.kube.interface import SECRETS, SERVICE_ACCOUNTS, KubeError, NotFound, Object
+from coordinator.kube.leader import LOCK_NAME, Leader
+from coordinator.plan.pods import read_pod
+
+_log = logging.getLogger(__name__)
+
+LEASE_TIMEOUT_S = 4.0
+"""Of a request for the Lease: under half of the renew deadline, so that a hung one can be made again in time."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """`localmodel run`. Blocks until SIGTERM or SIGINT; the exit code."""
+    chosen = settings.from_args(args, os.environ)
+    logs.configure(chosen.log)
+    _quieten_ray()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        config = load_config(chosen.kubeconfig, chosen.context)
+    except NoClusterConfig as error:
+        _log.error("unable to set up client config", extra={"error": str(error)})
+        return 1
+    try:
+        return _Process(chosen, config, stop).serve()
+    except (OSError, ValueError) as error:  # an address that cannot be listened on
+        _log.error("unable to start", extra={"error": str(error)})
+        return 1
+
+
+def _quieten_ray() -> None:
+    """Logs are one JSON object a line on standard error; Ray's notes on standard output are not."""
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  for as long as the process lives
+
+
+class _Process:
+    """Everything that is built once, and how it stands together."""
+
+    def __init__(self, chosen: Settings, config: ClusterConfig, stop: threading.Event) -> None:
+        self._settings = chosen
+        self._stop = stop
+        self._metrics = Metrics(version("localmodel"), leader_lock=LOCK_NAME)
+        self._kube = HttpKube(config, observe=self._metrics.kube_request)
+        self._lease_kube = HttpKube(config, timeout_s=LEASE_TIMEOUT_S, observe=self._metrics.kube_request)
+        self._leader: Leader | None = None
+        if chosen.leader_elect:
+            identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+            self._leader = Leader(self._lease_kube, identity, chosen.namespace, changed=self._leadership)
+        else:
+            self._metrics.leading(True)
+        self._server = config.server
+        self._wake: Callable[[], None] = lambda: None
+
+    def serve(self) -> int:
+        from coordinator.fleet.ray_fleet import RayFleet  # after the flags were read: importing Ray takes a second
+
+        importlib.import_module("actors.sources.huggingface")  # half a second, which the first cache would wait for
+
+        chosen = self._settings
+        resolver = Resolver(asked=self._metrics.resolved)
+        recorder = Recorder(self._kube, instance=socket.gethostname())
+        trust = chosen.trust(os.environ)
+        fleet = RayFleet(chosen.ray_address, trust=trust, leading=self._may_act)
+        informers = Informers.over(
+            self._kube,
+            changed=lambda: controller.wake(),
+            poisoned=lambda ref, error: controller.poisoned(ref, error),
+            restarted=lambda _: self._metrics.watch_restarted(),
+            read_pod=partial(read_pod, home=chosen.namespace) if chosen.eviction is not None else None,
+            schemes=trust.schemes,
+        )
+        controller = Controller(
+            informers,
+            self._kube,
+            fleet,
+            resolver,
+            recorder,
+            self._metrics,
+            leading=self._may_act,
+            load_options=partial(
+                credentials.load_options,
+                read=self._reader(),
+                namespace=chosen.job_namespace,
+                own=SourceOptions.from_environ(trust=trust),
+                namespaced_own=chosen.namespaced_own_credentials,
+            ),
+            budgets=chosen.budgets,
+            progress_interval_s=chosen.progress_interval_s,
+            eviction=chosen.eviction,
+            orphan_grace_s=chosen.orphan_grace_s,
+            home=chosen.namespace,
+        )
+        resolver.changed = controller.wake
+        fleet.changed = self._wake = controller.wake
+        servers = self._listen(informers, controller)
+        try:
+            _log.info("starting", extra={"version": version("localmodel"), "api_server": self._server})
+            informers.start()
+            if self._leader:
+                self._leader.start()
+            controller.run(self._stop, tick_s=chosen.tick_s)
+            _log.info("stopping")
+        finally:
+            self._stop.set()
+            recorder.close()
+            if self._leader:
+                self._leader.release()
+            informers.stop()
+            fleet.close(stop_agents=False)
+            resolver.close()
+            self._kube.close()
+            self._lease_kube.close()
+            for server in servers:
+                server.close()
+        if not fleet.closed:
+            logging.shutdown()
+            os._exit(0)
+        return 0
+
+    def _listen(self, informers: Informers, controller: Controller) -> list[health.Server]:
+        """Probes and metrics, up before anything that may take long."""
+        checks: dict[str, health.Check] = {
+            "informers": lambda: None if informers.synced else "; ".join(informers.failures) or "not synced yet",
+            "loop": controller.standstill,
+        }
+        if self._leader is not None:
+            leader = self._leader
+            checks["lease"] = lambda: leader.failure
+        routes = {
+            "/healthz": lambda: health.run_checks({"ping": lambda: None}),
+            "/readyz": lambda: health.run_checks(checks),
+        }
+
+        def render() -> health.Response:
+            self._metrics.leading(self._may_act())  # which ends by the clock, whatever request hangs
+            return health.Response(self._metrics.render(), content_type=CONTENT_TYPE)
+
+        metrics = {"/metrics": render}
+        probes = health.Server(self._settings.health_probe_addr, routes)
+        try:
+            return [probes, health.Server(self._settings.metrics_addr, metrics)]
+        except (OSError, ValueError):
+            probes.close()
+            raise
+
+    def _may_act(self) -> bool:
+        return self._leader is None or self._leader.leading
+
+    def _leadership(self, leading: bool) -> None:
+        self._metrics.leading(leading)
+        self._wake()
+
+    def _reader(self) -> Callable[[str, str], Object | None]:
+        """Secrets and ServiceAccounts of the job namespace, as `credentials` asks for them."""
+        kinds = {"Secret": SECRETS, "ServiceAccount": SERVICE_ACCOUNTS}
+
+        def read(kind: str, name: str) -> Object | None:
+            try:
+                return self._kube.get(kinds[kind], name, namespace=self._settings.job_namespace)
+            except NotFound:
+                return None
+            except KubeError as error:
+                message = f"cannot read {kind} {self._settings.job_namespace}/{name}: {error}"
+                raise SourceError(message, reason="CredentialsUnavailable") from error
+
+        return read

@@ -1,0 +1,1 @@
+"""What acts for the coordinator: the loop around the plan, and everything that it calls."""

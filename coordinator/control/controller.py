@@ -1,0 +1,400 @@
+"""The loop: observe → plan → apply, level-triggered, and nothing else.
+
+    informers ─┐                     ┌─► fleet.sync(desired)        what every agent should hold
+    agents ────┼─► Snapshot ─► Plan ─┼─► resolver.want(wants)       what must be known of the sources
+    resolver ──┘                     ├─► writes, paced              finalizers, LocalModelNodes, status, Events
+    looks at pods ─┘                 ├─► looks                      at the pods of nodes where something is to go
+                                     └─► remover, evictor           what goes is announced
+
+A tick never waits for anything: writes go through a small thread pool and their outcome is looked at in the next tick.
+A Conflict or NotFound means that the snapshot was old, and the next plan is made from a newer one. While the API server
+is away the agents keep their desired state, and their reports keep coming in. Only a leader acts; everybody observes.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Protocol
+
+from actors.manifest import Manifest, OriginName
+from actors.messages import Company, NodeName
+from actors.transport.answers import SourceOptions
+from coordinator.api.resources import StatusKey
+from coordinator.control.eviction_guard import Evictor
+from coordinator.control.informers import Informers
+from coordinator.control.looks import Looks
+from coordinator.control.metrics import CacheSample, Metrics
+from coordinator.control.pruning import Pruning
+from coordinator.control.quarantine import Quarantine
+from coordinator.control.remover import Remover
+from coordinator.control.story import Story
+from coordinator.control.write_pacing import Pace
+from coordinator.fleet.interface import Fleet
+from coordinator.kube.interface import NAMESPACES, Conflict, Invalid, Kube, KubeError, NotFound, Object, Unreachable
+from coordinator.plan.announcements import Announcement
+from coordinator.plan.eviction import Policy
+from coordinator.plan.origin_budget import Budgets
+from coordinator.plan.plan import Plan, Verb, Want, Write, plan
+from coordinator.plan.snapshot import ORPHAN_GRACE_S, Credentials, Governed, Ref, Resolution, Snapshot
+from coordinator.plan.tally import Tally
+
+_log = logging.getLogger(__name__)
+
+MAX_PAUSE_S = 30.0
+LOOK_S = 1.0
+WATCHED_ANEW_S = 40.0
+"""After this every watch has ended and begun anew, so an informer that still differs is behind by moments only."""
+STANDSTILL_S = 60.0
+"""How long the loop may fail, or take for one turn, before the coordinator is no longer ready."""
+DEBOUNCE_S = 0.05
+"""Changes come in bursts (one `kubectl apply` is several); they are planned for together."""
+
+
+class Resolver(Protocol):
+    def want(self, wants: Mapping[StatusKey, Want], load_options: Callable[[Credentials], SourceOptions]) -> None: ...
+
+    def resolutions(self) -> Mapping[StatusKey, Resolution]: ...
+
+
+class Recorder(Protocol):
+    def event(self, ref: Ref, type_: str, reason: str, message: str) -> None:
+        """Never blocks, never raises."""
+
+
+class Controller:
+    """Turns snapshots into desired states and writes. `tick` and `run` belong to one thread."""
+
+    def __init__(
+        self,
+        informers: Informers,
+        kube: Kube,
+        fleet: Fleet,
+        resolver: Resolver,
+        recorder: Recorder,
+        metrics: Metrics,
+        *,
+        leading: Callable[[], bool],
+        load_options: Callable[[Credentials], SourceOptions],
+        budgets: Budgets | None = None,
+        writes_per_s: float = 100.0,
+        progress_interval_s: float = 3.0,
+        executor: Executor | None = None,
+        clock: Callable[[], float] = time.time,
+        eviction: Policy | None = None,
+        orphan_grace_s: float | None = ORPHAN_GRACE_S,
+        home: str = "",
+    ) -> None:
+        """`eviction` needs `informers.pods`; `home` is the namespace whose pods are not users of models but ours."""
+        self._informers = informers
+        self._kube = kube
+        self._fleet = fleet
+        self._resolver = resolver
+        self._recorder = recorder
+        self._metrics = metrics
+        self._leading = leading
+        self._load_options = load_options
+        self._executor = executor or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
+        self._clock = clock
+        self._story = Story()
+        self._pace = Pace(writes_per_s, progress_interval_s)
+        self._outcomes: deque[tuple[Write, Object | None, KubeError | None]] = deque()
+        self._woken = threading.Event()
+        self._owner = ""
+        self._acting = False
+        self._acting_since = 0.0
+        self._leading_since: float | None = None
+        self._look_at = 0.0
+        self._waiting = False
+        self._companies: Mapping[str, Company] = {}
+        self._manifests: Mapping[StatusKey, Manifest] = {}
+        self._budgets = budgets or Budgets()
+        self._governed: Mapping[OriginName, Governed] = {}
+        self._secret = secrets.token_bytes(32)
+        self._pause_s = 0.0
+        self._paused_until = 0.0
+        self._orphan_grace_s = orphan_grace_s
+        self._looks = Looks(kube, self._executor, clock, self.wake, home)
+        self._remover = Remover(self._announce)
+        self._pruning = Pruning(self._announce)
+        self._quarantine = Quarantine(self._announce, metrics)
+        self._good_at = time.monotonic()
+        self._failure = ""
+        self._evictor: Evictor | None = None
+        if eviction is not None and informers.pods is not None:
+            self._evictor = Evictor(eviction, informers.pods, self._announce)
+
+    def wake(self) -> None:
+        """Something changed. May be called from any thread, as often as one likes."""
+        self._woken.set()
+
+    def poisoned(self, ref: Ref, error: Exception) -> None:
+        """Says on the object itself that it cannot be read. For `Informers.over`."""
+        self._announce([Announcement(ref, True, "InvalidObject", str(error))])
+
+    def run(self, stop: threading.Event, *, tick_s: float = 1.0) -> None:
+        """Ticks until `stop` is set: soon after a wake, at least every `tick_s`, and for half of the time at most.
+
+        A `wake` after `stop` ends it at once. Writes under way are waited for.
+        """
+        while not stop.is_set():
+            self._woken.wait(tick_s)
+            if stop.wait(DEBOUNCE_S):
+                break
+            self._woken.clear()
+            started = time.monotonic()
+            try:
+                self.tick()
+            except Exception as error:  # noqa: BLE001 - a bug must not end the loop; the next tick starts from scratch
+                _log.exception("tick failed")
+                self._metrics.tick_failed()
+                self._failure = type(error).__name__
+            else:
+                self._good_at, self._failure = time.monotonic(), ""
+                self._metrics.tick_succeeded(time.time())
+            seconds = time.monotonic() - started
+            self._metrics.tick(seconds)
+            stop.wait(seconds)
+        self.close()
+
+    def standstill(self) -> str | None:
+        """Why nothing has been planned for `STANDSTILL_S`; None: something has. For /readyz, from any thread."""
+        silent_s = time.monotonic() - self._good_at
+        if silent_s < STANDSTILL_S:
+            return None
+        why = f"it fails with {self._failure}" if self._failure else "it does not end"
+        return f"the last turn of the loop that succeeded was {silent_s:.0f} s ago: {why}; see the log"
+
+    def close(self) -> None:
+        """Waits for the writes under way, and says what came of them; nothing more is sent."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._settle(self._clock())
+
+    def tick(self) -> Plan | None:
+        """One turn. Returns the plan it acted on, None if it may not or cannot act."""
+        now = self._clock()
+        self._settle(now)
+        if not self._may_act(now):
+            return None
+        snapshot = self._quarantine.clean(self._snapshot(now))
+        planned = self._plan(snapshot, now)
+        self._companies, self._manifests = planned.companies, planned.manifests
+        self._notice_pauses(planned.shares.by_origin, now)
+        self._governed = planned.shares.by_origin
+        if not self._leading():  # while it was made
+            return None
+        self._fleet.sync(planned.desired)
+        self._story.planned(snapshot, planned)
+        self._resolver.want(planned.wants, self._load_options)
+        self._looks.want(planned.looks, now)
+        self._remover.act(snapshot, planned.removals, planned.desired)
+        if self._evictor is not None:
+            self._evictor.act(snapshot, planned.evictions)
+        writes = self._pruning.with_probes(planned.writes, lambda: self._in_full(snapshot, now), now)
+        sent = [] if now < self._paused_until else self._pace.admit(writes, now)
+        for write in sent:
+            self._executor.submit(self._send, write)
+        self._pace.keep(_refs(snapshot), now)
+        self._settle(now)
+        self._metrics.show(
+            [_sample(tally) for tally in planned.tallies.values()],
+            _agents(snapshot),
+            planned.shares.usage,
+        )
+        return planned
+
+    def _plan(self, snapshot: Snapshot, now: float) -> Plan:
+        """Raises what the plan raises, until it is known which object makes it, and that one is left out."""
+        turn = self._pace.turn(snapshot.local_nodes, now)
+
+        def attempt(world: Snapshot) -> Plan:
+            return plan(world, now, turn)
+
+        try:
+            planned = attempt(snapshot)
+        except Exception as error:
+            if not self._quarantine.failed(snapshot, attempt, error):
+                raise
+            _log.exception("a plan failed")
+            planned = attempt(self._quarantine.clean(snapshot))
+        self._quarantine.succeeded()
+        return planned
+
+    def _in_full(self, snapshot: Snapshot, now: float) -> Iterable[Write]:
+        return self._plan(replace(snapshot, pruned=frozenset()), now).writes
+
+    def _may_act(self, now: float) -> bool:
+        """Leading, everything listed at least once, and the cluster's identity known."""
+        acting = self._leading() and self._informers.synced
+        if not acting:
+            self._leading_since, self._waiting = None, False
+        if acting and not self._owner and now >= self._paused_until:
+            try:
+                self._owner = self._kube.get(NAMESPACES, "kube-system")["metadata"]["uid"]
+            except KubeError as error:
+                self._pause(now, error)
+        acting = acting and bool(self._owner)
+        if acting and not self._acting and not self._caught_up(now):
+            return False
+        if acting != self._acting:
+            self._acting, self._acting_since, self._companies, self._governed = acting, now, {}, {}
+            _log.info("acting" if acting else "observing only")
+            self._story.begin()
+            if not acting:
+                self._resolver.want({}, self._load_options)
+                self._metrics.show([], {})  # they are for whoever acts to show
+        return acting
+
+    def _caught_up(self, now: float) -> bool:
+        """Whether the informers know the cluster as it is: asked before the first act, and after each time of rest."""
+        if self._leading_since is None:
+            self._leading_since = now
+        if now < max(self._paused_until, self._look_at):
+            return False
+        self._look_at = now + LOOK_S
+        try:
+            current = self._informers.caught_up()
+        except KubeError as error:
+            self._pause(now, error)
+            return False
+        if current or now >= self._leading_since + WATCHED_ANEW_S:
+            return True
+        if not self._waiting:
+            _log.info("waiting until the informers know what the API server says")
+        self._waiting = True
+        return False
+
+    def _snapshot(self, now: float) -> Snapshot:
+        caches = [*self._informers.caches.items().values(), *self._informers.namespace_caches.items().values()]
+        snapshot = Snapshot(
+            owner=self._owner,
+            caches={cache.key: cache for cache in caches},
+            groups={name: group for (_, name), group in self._informers.groups.items().items()},
+            nodes={NodeName(name): node for (_, name), node in self._informers.nodes.items().items()},
+            local_nodes={NodeName(name): node for (_, name), node in self._informers.local_nodes.items().items()},
+            agents=self._fleet.views(),
+            resolutions=self._resolver.resolutions(),
+            pruned=self._pruning.kinds,
+            companies=self._companies,
+            manifests=self._manifests,
+            secret=self._secret,
+            acting_since=self._acting_since,
+            budgets=self._budgets,
+            governed=self._governed,
+            orphan_grace_s=self._orphan_grace_s,
+        )
+        snapshot = self._looks.see(snapshot, now)
+        return self._evictor.see(snapshot) if self._evictor is not None else snapshot
+
+    def _notice_pauses(self, governed: Mapping[OriginName, Governed], now: float) -> None:
+        """Counts and logs what an origin has asked for since the last plan."""
+        for origin, told in governed.items():
+            before = self._governed.get(origin)
+            if told.quiet_until > now and (before is None or told.quiet_until != before.quiet_until):
+                self._metrics.paused(origin)
+                pause_s = round(told.quiet_until - now, 1)
+                _log.warning("an origin asked for a pause", extra={"origin": origin, "pause_s": pause_s})
+
+    # --- writes ---
+
+    def _send(self, write: Write) -> None:
+        """In a writer thread."""
+        if not self._leading():
+            self._outcomes.append((write, None, Conflict("no longer leading")))
+            return
+        ref, kube = write.ref, self._kube
+        answer: Object | None = None
+        try:
+            match write.verb:
+                case Verb.CREATE:
+                    answer = kube.create(ref.resource, write.body, namespace=ref.namespace)
+                case Verb.DELETE:
+                    kube.delete(ref.resource, ref.name, namespace=ref.namespace)
+                case _:
+                    subresource = "status" if write.verb is Verb.PATCH_STATUS else None
+                    answer = kube.patch(
+                        ref.resource, ref.name, write.body, namespace=ref.namespace, subresource=subresource
+                    )
+        except KubeError as error:
+            self._outcomes.append((write, None, error))
+        except Exception as error:  # noqa: BLE001 - the seam promises KubeError only; anything else must not wedge it
+            _log.exception("write failed", extra=_fields(write))
+            self._outcomes.append((write, None, KubeError(str(error))))
+        else:
+            self._outcomes.append((write, answer, None))
+
+    def _settle(self, now: float) -> None:
+        """Looks at the writes that were answered since."""
+        while self._outcomes:
+            write, answer, error = self._outcomes.popleft()
+            match error:
+                case None:
+                    self._pace.finished(write.ref)
+                    self._pause_s = 0.0
+                    if answer is None or not self._pruning.notice(write, answer, now) or not write.probe:
+                        self._announce(write.events)
+                case Conflict() | NotFound():
+                    self._pace.finished(write.ref)
+                case Unreachable():
+                    self._pace.forget(write.ref)
+                    self._pause(now, error)
+                case _:
+                    delay = self._pace.refused(write.ref, now)
+                    if isinstance(error, Invalid):  # an object that was written past its schema has no other voice
+                        self._announce(event for event in write.events if event.warning)
+                    fields = {**_fields(write), "error": str(error), "retry_after_s": delay}
+                    _log.warning("the API server refused a write", extra=fields)
+
+    def _pause(self, now: float, error: KubeError) -> None:
+        """Stops writing for a while; says so once per outage."""
+        if now < self._paused_until:
+            return
+        if not self._pause_s:
+            _log.warning("the API server cannot be written to", extra={"error": str(error)})
+        self._pause_s = min(MAX_PAUSE_S, max(1.0, 2 * self._pause_s))
+        self._paused_until = now + max(self._pause_s, error.retry_after_s or 0.0)
+
+    def _announce(self, events: Iterable[Announcement]) -> None:
+        for event in events:
+            self._story.announced(event)
+            self._recorder.event(event.ref, "Warning" if event.warning else "Normal", event.reason, event.message)
+            if event.warning:
+                self._metrics.failed(event.reason)
+
+
+def _sample(tally: Tally) -> CacheSample:
+    ref = tally.cache.ref
+    return CacheSample(
+        name=ref.name,
+        namespace=ref.namespace or "",
+        nodes={word.value: count for word, count in Counter(tally.node_status.values()).items()},
+        bytes_total=tally.size_bytes,
+        bytes_cached=tally.bytes_cached,
+        bytes_from_origin=tally.bytes_from_origin,
+        bytes_from_peers=tally.bytes_from_peers,
+        bytes_from_other_zones=tally.bytes_from_other_zones,
+        rate_bytes_per_s=tally.rate,
+        chunks_sent_wrong=tally.wrong_peers.total(),
+        chunks_read_wrong=tally.wrong_readers.total(),
+    )
+
+
+def _agents(snapshot: Snapshot) -> dict[str, int]:
+    return dict(Counter(view.failure.reason if view.failure else "Ready" for view in snapshot.agents.values()))
+
+
+def _refs(snapshot: Snapshot) -> Iterable[Ref]:
+    yield from (cache.ref for cache in snapshot.caches.values())
+    yield from (group.ref for group in snapshot.groups.values())
+    yield from (local.ref for local in snapshot.local_nodes.values())
+
+
+def _fields(write: Write) -> dict[str, str | None]:
+    ref = write.ref
+    return {"verb": write.verb.value, "kind": ref.resource.kind, "namespace": ref.namespace, "object": ref.name}

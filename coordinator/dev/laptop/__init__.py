@@ -1,0 +1,1 @@
+"""`localmodel dev`: one command that starts, watches and ends the laptop cluster."""

@@ -1,0 +1,1 @@
+"""Cooperative fills in virtual time: the mesh of the agents in a simulated network."""

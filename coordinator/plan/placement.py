@@ -1,0 +1,302 @@
+"""Who should hold what: nodes into groups, caches onto nodes.
+
+A node is a member of a group iff the node selector of the group's PersistentVolume matches it; a cache belongs on every
+member of every group it names. Nodes with the same groups share one `Placement`, so the work grows with the number of
+different combinations and not with the number of nodes.
+
+A group that is missing or unusable, and a cache whose spec cannot be read, say nothing about membership. Their copies
+are *held*: they stay on the nodes whose LocalModelNode already lists them and go nowhere else, because deleting a node
+group by mistake must not empty disks. A copy that is an orphan (see `orphans`) is held as well, as it is: it is
+counted, served to others, and never fetched. One that somebody no longer wants is *leaving*: its line in the
+LocalModelNode stays until it has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from actors.errors import Failure
+from actors.manifest import ModelSource, StorageKey, storage_key
+from actors.messages import DesiredRoot, NodeName
+from coordinator.api.resources import StatusKey
+from coordinator.plan.access import could_provide, has_standing, known_digest, rank
+from coordinator.plan.orphans import group_problem, stays
+from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One cache on one node. `owner` is the cache whose request decides the content of the folder they share.
+
+    `root` is None where nothing says which folder a held copy is in. `conflict` says why the owner's copy is not this
+    cache's, `orphan` why the cache does not select the node although its copy is there. `counts`: its priority holds
+    for the folder, too.
+    """
+
+    cache: Cache
+    group: str
+    root: str | None
+    owner: Cache
+    entry: Mapping[str, Any]
+    conflict: Failure | None = None
+    counts: bool = True
+    orphan: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Everything a node with these groups should hold, the oldest cache first.
+
+    `leaving` are the models that are there and that nobody wants there. `entries` lists them too.
+    """
+
+    groups: tuple[str, ...]
+    roots: tuple[DesiredRoot, ...]
+    slots: tuple[Slot, ...]
+    keys: frozenset[StorageKey]
+    names: frozenset[StatusKey] = frozenset()
+    entries: list[Mapping[str, Any]] = field(default_factory=list)
+    leaving: frozenset[StorageKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """`groups` names the members of every usable group; `placements` has an entry for each node that is in any.
+
+    `duplicates` maps a cluster cache to the older cluster cache of the same URI.
+    """
+
+    groups: Mapping[str, tuple[NodeName, ...]]
+    placements: Mapping[NodeName, Placement]
+    duplicates: Mapping[StatusKey, Cache]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A copy that stays where it is, or is `leaving`. Part of what makes two nodes' placements equal."""
+
+    key: StatusKey
+    group: str
+    root: str | None
+    uri: str
+    orphan: str | None = None
+    leaving: bool = False
+
+
+def place(snapshot: Snapshot) -> Members:
+    """Every cache that is not being deleted, on every node that should hold it."""
+    caches = sorted((c for c in snapshot.caches.values() if c.deleted_at is None), key=lambda c: c.age_order)
+    usable = {name: group for name, group in snapshot.groups.items() if group.problem is None}
+    groups: dict[str, list[NodeName]] = {name: [] for name in usable}
+    placements: dict[NodeName, Placement] = {}
+    shared: dict[tuple[tuple[str, ...], tuple[_Held, ...]], Placement] = {}
+    by_key: dict[StorageKey, list[Cache]] = {}
+    for cache in sorted(snapshot.caches.values(), key=lambda c: c.age_order):
+        by_key.setdefault(cache.storage_key, []).append(cache)
+    selectors = [(name, group.selector) for name, group in sorted(usable.items()) if group.selector]
+
+    def placement_of(member_of: tuple[str, ...], held: tuple[_Held, ...]) -> Placement:
+        if (member_of, held) not in shared:
+            shared[member_of, held] = _placement(snapshot, caches, member_of, held)
+        return shared[member_of, held]
+
+    for node in snapshot.nodes.values():
+        member_of = tuple(name for name, selector in selectors if selector.matches(node.name, node.labels))
+        for name in member_of:
+            groups[name].append(node.name)
+        selected = placement_of(member_of, ())
+        held = (
+            tuple(_held(snapshot, node.name, selected, by_key)) if _may_hold_more(snapshot, node.name, selected) else ()
+        )
+        if member_of or held:
+            placements[node.name] = placement_of(member_of, held)
+    return Members({name: tuple(nodes) for name, nodes in groups.items()}, placements, _duplicates(caches))
+
+
+def _may_hold_more(snapshot: Snapshot, node: NodeName, selected: Placement) -> bool:
+    """Whether anything is listed or reported beyond what the node is selected for. Almost never, so this is fast."""
+    local, view = snapshot.local_nodes.get(node), snapshot.agents.get(node)
+    if local is not None and not local.listed.keys() <= selected.names:
+        return True
+    return view is not None and view.report is not None and any(m.key not in selected.keys for m in view.report.models)
+
+
+def _held(
+    snapshot: Snapshot, node: NodeName, selected: Placement, by_key: Mapping[StorageKey, list[Cache]]
+) -> list[_Held]:
+    """What else is on the node: what cannot be judged, what is an orphan, and what is leaving; each cache once."""
+    local, member_of = snapshot.local_nodes.get(node), selected.groups
+    held: dict[StatusKey, _Held] = {}
+    for stay in stays(snapshot, node, member_of, selected.keys, by_key):
+        cache, group = stay.cache, snapshot.groups.get(stay.group)
+        root = stay.root or (group.root if group else None) or _known_root(snapshot, node, member_of)
+        leaving = stay.orphan is None
+        held[cache.key] = _Held(cache.key, stay.group, root, cache.source.uri, stay.orphan, leaving)
+    for key, entry in local.listed.items() if local is not None else ():
+        cache_of = snapshot.caches.get(key)
+        if cache_of is None or cache_of.deleted_at is not None or key in held or key in selected.names:
+            continue
+        name = str(entry.get("nodeGroup") or (cache_of.node_groups[0] if cache_of.node_groups else ""))
+        if not cache_of.problem and (name not in cache_of.node_groups or group_problem(snapshot, name) is None):
+            continue
+        group = snapshot.groups.get(name)
+        root = (group.root if group else None) or _known_root(snapshot, node, member_of)
+        held[key] = _Held(key, name, root, str(entry.get("sourceModelUri", "")))
+    return list(held.values())
+
+
+def _known_root(snapshot: Snapshot, node: NodeName, member_of: tuple[str, ...]) -> str | None:
+    """The folder a copy of a vanished group is in: one that the node reports and no other group explains, or any."""
+    view = snapshot.agents.get(node)
+    known = view.report.roots if view and view.report else None
+    reported = status_roots(snapshot.local_nodes.get(node)) if known is None else [root.path for root in known]
+    explained = {group.root for name in member_of if (group := snapshot.groups.get(name))}
+    return next((path for path in reported if path not in explained), next(iter(reported), None))
+
+
+def priority(sharing: Iterable[Slot]) -> int:
+    """Of a folder: the highest of those who share it and have a say in it."""
+    return max(slot.cache.priority for slot in sharing if slot.counts)
+
+
+def status_roots(local: LocalNode | None) -> list[str]:
+    """The roots this node had when its status was last written."""
+    roots = (local.status.get("roots") if local else None) or ()
+    return [root["path"] for root in roots if isinstance(root, Mapping) and isinstance(root.get("path"), str)]
+
+
+def _placement(
+    snapshot: Snapshot, caches: list[Cache], member_of: tuple[str, ...], held: tuple[_Held, ...]
+) -> Placement:
+    held_by_key = {item.key: item for item in held if not item.leaving}
+    roots: dict[str, DesiredRoot] = {}
+    for name in member_of:
+        group = snapshot.groups[name]
+        if group.root is None:
+            continue
+        known, limit = roots.get(group.root), group.limit_bytes
+        lowest = known.storage_limit_bytes if known is not None else None
+        if known is None or (limit is not None and (lowest is None or limit < lowest)):
+            roots[group.root] = DesiredRoot(group.root, limit, name)
+    placed: list[_Placed] = []
+    sharing: dict[StorageKey, list[_Placed]] = {}
+    for cache in caches:
+        orphan = None
+        group_name = next((g for g in cache.node_groups if g in member_of), None) if not cache.problem else None
+        if group_name is not None:
+            root = snapshot.groups[group_name].root
+        elif (item := held_by_key.get(cache.key)) is not None:
+            group_name, root, orphan = item.group, item.root, item.orphan
+            if not cache.source.uri:
+                source = ModelSource(item.uri)
+                cache = replace(cache, source=source, selection=source.selection, storage_key=storage_key(item.uri))
+            if root is not None:
+                roots.setdefault(root, DesiredRoot(root))
+        else:
+            continue
+        each = _Placed(cache, group_name, root, orphan)
+        placed.append(each)
+        sharing.setdefault(cache.storage_key, []).append(each)
+    owners = {key: _owner(snapshot, each) for key, each in sharing.items()}
+    slots = tuple(_slot(snapshot, each, owners[each.cache.storage_key]) for each in placed)
+    leaving = sorted((item for item in held if item.leaving), key=lambda item: item.key)
+    return Placement(
+        groups=member_of,
+        roots=tuple(roots.values()),
+        slots=slots,
+        keys=frozenset(owners),
+        names=frozenset(slot.cache.key for slot in slots),
+        entries=[slot.entry for slot in slots] + [_leaving(snapshot.caches[each.key], each.group) for each in leaving],
+        leaving=frozenset(snapshot.caches[each.key].storage_key for each in leaving) - owners.keys(),
+    )
+
+
+def _leaving(cache: Cache, group: str) -> Mapping[str, Any]:
+    return {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": group}
+
+
+class _Placed(NamedTuple):
+    """A cache on the nodes of one placement, before it is known whose request decides."""
+
+    cache: Cache
+    group: str
+    root: str | None
+    orphan: str | None = None
+
+    @property
+    def request(self) -> tuple[str, str | None]:
+        return self.cache.selection, self.root
+
+
+def _owner(snapshot: Snapshot, sharing: list[_Placed]) -> _Placed:
+    """Of those who share a folder, the oldest whose source answers, among those who want what is to be in it.
+
+    `sharing` is ordered by age. What is to be in it is decided by `access.rank`: an older cache whose credentials are
+    refused does not keep the others waiting, and an edited one does not take from them what they have.
+    """
+    if len(sharing) == 1:
+        return sharing[0]
+    answers = snapshot.resolutions
+    first = min(sharing, key=lambda each: rank(each.cache, answers.get(each.cache.key)))
+    alike = (each for each in sharing if each.request == first.request)
+    return next((each for each in alike if could_provide(each.cache, answers.get(each.cache.key))), first)
+
+
+def expected_digest(sharing: Iterable[Slot]) -> str | None:
+    """What an agent is to insist on for a folder: nothing, unless all who have a say in it expect the same."""
+    digests = {slot.cache.digest for slot in sharing if slot.counts and slot.conflict is None}
+    return digests.pop() if len(digests) == 1 else None
+
+
+def _slot(snapshot: Snapshot, placed: _Placed, owner: _Placed) -> Slot:
+    cache, resolution = placed.cache, snapshot.resolutions.get(placed.cache.key)
+    entry = {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": placed.group}
+    conflict = _conflict(snapshot, placed, owner) if placed is not owner else None
+    counts = placed is owner or has_standing(cache, resolution)
+    return Slot(cache, placed.group, placed.root, owner.cache, entry, conflict, counts, placed.orphan)
+
+
+def _conflict(snapshot: Snapshot, placed: _Placed, first: _Placed) -> Failure | None:
+    """Caches of one URI share one folder, so they must want the same files in the same place."""
+    cache, owner = placed.cache, first.cache
+    digests = [known_digest(each, snapshot.resolutions.get(each.key)) for each in (cache, owner)]
+    same = digests[0] is not None and digests[0] == digests[1]
+    differing = [
+        name
+        for name, mine, theirs in (
+            ("revision", cache.source.revision, owner.source.revision),
+            ("include", cache.source.include, owner.source.include),
+            ("exclude", cache.source.exclude, owner.source.exclude),
+        )
+        if mine != theirs and not same
+    ]
+    differing += ["digest"] if cache.digest != owner.digest else []
+    differing += ["node group path"] if placed.root != first.root else []
+    if differing in ([], ["digest"]):  # what each expects of the same copy is judged for each by itself
+        return None
+    message = (
+        f"{_named(owner, cache)} has the same URI {cache.source.uri} with another {', '.join(differing)}, and one"
+        " folder holds one of them: give both the same, or delete one"
+    )
+    return Failure("SourceConflict", message, retryable=False)
+
+
+def _named(owner: Cache, reader: Cache) -> str:
+    """`owner` as the author of `reader` may know it: not by its name, if it is in another namespace."""
+    if owner.ref.namespace in (None, reader.ref.namespace):
+        return f"{owner.ref.resource.kind} {owner.key}"
+    return "a cache of another namespace"
+
+
+def _duplicates(caches: list[Cache]) -> dict[StatusKey, Cache]:
+    """Every cluster cache whose URI an older cluster cache has, with that older one. KServe's webhook refuses these."""
+    oldest: dict[str, Cache] = {}
+    duplicates = {}
+    for cache in caches:
+        if cache.ref.namespace is None and cache.source.uri:
+            first = oldest.setdefault(cache.source.uri, cache)
+            if first is not cache:
+                duplicates[cache.key] = first
+    return duplicates

@@ -1,0 +1,150 @@
+"""What removes a copy: orders to node agents, each for a reason that somebody can be told. Pure.
+
+    CacheDeleted         no cache of its URI exists any more, or only such as do not want it on this node, or that were
+                         never shown to have a right to it and are refused (`access.forsaken`)
+    NodeGroupsChanged    its cache names other groups now (see `orphans`)
+    OrphanExpired        it has been an orphan for the whole grace period, and nobody pinned it
+
+First it is found that a copy should go, then the pods of its node are listed, then the order is given if no pod uses
+it; the agent looks once more. Nothing else removes a copy, except an eviction, which goes the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from actors.manifest import StorageKey
+from actors.messages import NodeName, Removal
+from coordinator.api.resources import StatusKey
+from coordinator.plan.fold import STARTING
+from coordinator.plan.orphans import copies_of, orphaned_since, was_here
+from coordinator.plan.placement import Members
+from coordinator.plan.pods import Pod
+from coordinator.plan.snapshot import Cache, Snapshot
+from coordinator.plan.usage import users_on
+
+ORDER_S = 5.0
+"""How long after the decision an agent may carry it out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A copy that is to go. `caches` are those it was for, as far as they still exist. `users` None: not known.
+
+    `forced`: it goes whoever uses it, as whoever may say so has said.
+    """
+
+    node: NodeName
+    root: str
+    key: StorageKey
+    reason: str
+    caches: tuple[StatusKey, ...]
+    forced: bool = False
+    users: tuple[Pod, ...] | None = None
+
+    def order(self, now: float) -> Removal:
+        """`now` by the agent's clock."""
+        return Removal(self.root, self.key, self.reason, now, ORDER_S, forced=self.forced)
+
+
+def removals(
+    snapshot: Snapshot, members: Members, now: float, forsaken: frozenset[StorageKey] = frozenset()
+) -> tuple[Leaving, ...]:
+    """Every copy that is to go, on every node whose agent answers. `forsaken`: the models that nobody is left for."""
+    by_key: dict[StorageKey, list[Cache]] = {}
+    for cache in snapshot.caches.values():
+        if cache.deleted_at is not None or cache.storage_key not in forsaken:
+            by_key.setdefault(cache.storage_key, []).append(cache)
+    readable = all(cache.readable for cache in snapshot.caches.values() if cache.deleted_at is None)
+    readable = readable and not any(kind == "caches" for kind, _ in snapshot.left_out)
+    found: list[Leaving] = []
+    for name in snapshot.nodes:
+        view = snapshot.agents.get(name, STARTING)
+        if view.failure is None and view.report is not None:
+            found += _on_node(snapshot, members, name, by_key, forsaken, readable, now)
+    return tuple(found)
+
+
+def orders_of(snapshot: Snapshot, leaving: Sequence[Leaving], now: float) -> dict[NodeName, tuple[Removal, ...]]:
+    """What may be carried out: what no pod uses, on nodes whose pods were listed just now."""
+    orders: dict[NodeName, tuple[Removal, ...]] = {}
+    for each in leaving:
+        if each.forced or (each.node in snapshot.looked_at and each.users == ()):
+            at = snapshot.agents[each.node].by_its_clock(now)
+            orders[each.node] = (*orders.get(each.node, ()), each.order(at))
+    return orders
+
+
+def _on_node(
+    snapshot: Snapshot,
+    members: Members,
+    name: NodeName,
+    by_key: Mapping[StorageKey, Sequence[Cache]],
+    forsaken: frozenset[StorageKey],
+    readable: bool,
+    now: float,
+) -> Iterator[Leaving]:
+    placement, report = members.placements.get(name), snapshot.agents[name].report
+    kept = placement.keys - forsaken if placement is not None else frozenset()
+    orphans = {
+        slot.cache.storage_key: slot.owner for slot in (placement.slots if placement is not None else ()) if slot.orphan
+    }
+    roots = {slot.cache.storage_key: slot.root for slot in (placement.slots if placement is not None else ())}
+    users: Mapping[StorageKey, list[Pod]] | None = None
+    looked = False
+    for copy in copies_of(report):
+        stray = bool(copy.root) and roots.get(copy.key) not in (None, copy.root)
+        if copy.key in kept and copy.key not in orphans and not stray:
+            continue
+        caches = by_key.get(copy.key, ())
+        reason = _expired(snapshot, name, caches, now) if copy.key in orphans or stray else None
+        if copy.key not in kept:
+            leaving = placement is not None and copy.key in placement.leaving
+            reason = "NodeGroupsChanged" if leaving else _deleted(snapshot, name, caches, readable)
+        if reason is None:
+            continue
+        if not looked:
+            users, looked = users_on(snapshot, name), True
+        using = None if users is None else tuple(users.get(copy.key, ()))
+        yield Leaving(
+            node=name,
+            root=copy.root or _root(snapshot, name),
+            key=copy.key,
+            reason=reason,
+            caches=tuple(sorted(cache.key for cache in caches if was_here(snapshot, name, cache) or len(caches) == 1)),
+            forced=_is_forced(caches, using if name in snapshot.looked_at else None),
+            users=using,
+        )
+
+
+def _is_forced(caches: Sequence[Cache], users: Sequence[Pod] | None) -> bool:
+    """All that the copy was for are deleted and do not wait for pods; a namespaced one only not for those beside it."""
+    if not caches or not all(cache.deleted_at is not None and cache.delete_in_use for cache in caches):
+        return False
+    namespaces = {cache.ref.namespace for cache in caches}
+    return None in namespaces or (users is not None and all(pod.namespace in namespaces for pod in users))
+
+
+def _deleted(snapshot: Snapshot, name: NodeName, caches: Sequence[Cache], readable: bool) -> str | None:
+    """All caches of the copy are deleted, or all that it was ever on this node for."""
+    if not caches:  # a cache whose URI cannot be read may be its
+        return "CacheDeleted" if readable else None
+    here = [cache for cache in caches if was_here(snapshot, name, cache)] or caches
+    return "CacheDeleted" if all(cache.deleted_at is not None for cache in here) else None
+
+
+def _expired(snapshot: Snapshot, name: NodeName, caches: Sequence[Cache], now: float) -> str | None:
+    alive = [cache for cache in caches if cache.deleted_at is None]
+    if snapshot.orphan_grace_s is None or not alive or any(cache.pinned for cache in alive):
+        return None
+    local = snapshot.local_nodes.get(name)
+    since = min(orphaned_since(local, cache.key, now) for cache in alive)
+    return "OrphanExpired" if now - since >= snapshot.orphan_grace_s else None
+
+
+def _root(snapshot: Snapshot, name: NodeName) -> str:
+    """Of an agent that does not say where its copies are: the only root it has."""
+    report = snapshot.agents[name].report
+    roots = [root.path for root in report.roots] if report is not None else []
+    return roots[0] if len(roots) == 1 else ""

@@ -1,0 +1,43 @@
+"""The benchmark of cooperative fills works, on real hosts in network namespaces, and leaves none of them behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from coordinator.dev import hosts as namespaces
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def fanout(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "benchmarks/fanout/"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment)
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(namespaces.missing() is not None, reason=str(namespaces.missing()))
+def test_two_cold_hosts_read_the_origin_once_and_leave_no_namespace_behind() -> None:
+    before = set(namespaces.leftovers())
+
+    done = fanout("--nodes", "2", "--size", "16MiB", "--systems", "one,ours", "--json")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["nodes"] == 2
+    assert 1.0 <= found["amplification"] <= 1.05
+    assert set(namespaces.leftovers()) - before == set()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="is root")
+def test_without_root_it_says_so() -> None:
+    done = fanout("--nodes", "2")
+
+    assert done.returncode == 2
+    assert "needs root" in done.stderr or "need root" in done.stderr

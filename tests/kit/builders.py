@@ -1,0 +1,415 @@
+"""Kubernetes objects and agents in one line: `a_cache("llama").in_group("gpu")`, `a_node("n1").ready()`.
+
+A builder makes the JSON an API server would hold (`.json`), so that what is under test reads it as it reads real ones.
+`a_world()` collects builders and agents into a `Snapshot`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from actors.errors import Failure
+from actors.manifest import Location, ManifestFile, ModelSource, Resolved, StorageKey, make_manifest, storage_key
+from actors.messages import ModelReport, NodeName, NodeReport, Phase, RootReport
+from coordinator.api.resources import RESOURCES, LocalModelCache, LocalModelNamespaceCache, StatusKey
+from coordinator.fleet.interface import AgentView
+from coordinator.plan.plan import Plan, Verb, Write, plan
+from coordinator.plan.pods import Look, read_pod
+from coordinator.plan.snapshot import (
+    ORPHAN_GRACE_S,
+    Resolution,
+    Snapshot,
+    read_cache,
+    read_local_node,
+    read_namespace_cache,
+    read_node,
+    read_node_group,
+)
+
+NOW = 1_700_000_000.0
+OWNER = "kube-system-uid"
+GIB = 1 << 30
+
+
+class Builder:
+    """Wraps the JSON of one object; every method changes it and returns the builder."""
+
+    def __init__(self, kind: str, name: str, api_version: str = "serving.kserve.io/v1alpha1") -> None:
+        self.json: dict[str, Any] = {
+            "apiVersion": api_version,
+            "kind": kind,
+            "metadata": {"name": name, "uid": f"uid-{name}", "resourceVersion": "1", "generation": 1},
+        }
+
+    @property
+    def name(self) -> str:
+        return str(self.json["metadata"]["name"])
+
+    def with_metadata(self, **metadata: Any) -> Self:
+        self.json["metadata"].update(metadata)
+        return self
+
+    def with_spec(self, **spec: Any) -> Self:
+        self.json.setdefault("spec", {}).update(spec)
+        return self
+
+    def with_status(self, **status: Any) -> Self:
+        self.json.setdefault("status", {}).update(status)
+        return self
+
+
+class CacheBuilder(Builder):
+    def __init__(self, name: str, uri: str, namespace: str | None) -> None:
+        super().__init__("LocalModelNamespaceCache" if namespace else "LocalModelCache", name)
+        model = LocalModelNamespaceCache if namespace else LocalModelCache
+        self.namespace = namespace
+        self.with_metadata(creationTimestamp="2026-01-01T00:00:00Z", finalizers=[model.FINALIZER])
+        if namespace:
+            self.with_metadata(namespace=namespace)
+        self.with_spec(sourceModelUri=uri, modelSize="1Gi", nodeGroups=["gpu"])
+
+    @property
+    def key(self) -> StatusKey:
+        return StatusKey(f"{self.namespace}/{self.name}" if self.namespace else self.name)
+
+    @property
+    def uri(self) -> str:
+        return str(self.json["spec"]["sourceModelUri"])
+
+    @property
+    def source(self) -> ModelSource:
+        spec = self.json["spec"]
+        return ModelSource(
+            spec["sourceModelUri"], spec.get("revision"), tuple(spec.get("include", ())), tuple(spec.get("exclude", ()))
+        )
+
+    def in_group(self, *groups: str) -> Self:
+        return self.with_spec(nodeGroups=list(groups))
+
+    def created(self, timestamp: str) -> Self:
+        return self.with_metadata(creationTimestamp=timestamp)
+
+    def deleted(self, timestamp: str = "2026-06-01T00:00:00Z") -> Self:
+        return self.with_metadata(deletionTimestamp=timestamp)
+
+    def without_finalizer(self) -> Self:
+        return self.with_metadata(finalizers=[])
+
+
+def a_cache(name: str = "llama", uri: str | None = None) -> CacheBuilder:
+    """A LocalModelCache in the group `gpu`, with its finalizer."""
+    return CacheBuilder(name, uri or f"hf://models/{name}", None)
+
+
+def a_namespace_cache(namespace: str, name: str = "llama", uri: str | None = None) -> CacheBuilder:
+    """A LocalModelNamespaceCache in the group `gpu`, with its finalizer."""
+    return CacheBuilder(name, uri or f"hf://models/{name}", namespace)
+
+
+class GroupBuilder(Builder):
+    def __init__(self, name: str) -> None:
+        super().__init__("LocalModelNodeGroup", name)
+        self.with_spec(storageLimit="100Gi", persistentVolumeClaimSpec={})
+        self.json["spec"]["persistentVolumeSpec"] = {"local": {"path": "/models"}}
+        self.labelled("pool", name)
+
+    @property
+    def volume(self) -> dict[str, Any]:
+        volume: dict[str, Any] = self.json["spec"]["persistentVolumeSpec"]
+        return volume
+
+    def labelled(self, label: str, *values: str) -> Self:
+        """Members are the nodes whose `label` has one of the values."""
+        return self.selecting({"matchExpressions": [{"key": label, "operator": "In", "values": list(values)}]})
+
+    def selecting(self, *terms: Mapping[str, Any]) -> Self:
+        self.volume["nodeAffinity"] = {"required": {"nodeSelectorTerms": list(terms)}}
+        return self
+
+    def without_affinity(self) -> Self:
+        del self.volume["nodeAffinity"]
+        return self
+
+    def at(self, path: str) -> Self:
+        self.volume["local"] = {"path": path}
+        return self
+
+
+def a_group(name: str = "gpu") -> GroupBuilder:
+    """A LocalModelNodeGroup at `/models`, whose members are the nodes labelled `pool=<name>`."""
+    return GroupBuilder(name)
+
+
+class NodeBuilder(Builder):
+    def __init__(self, name: str) -> None:
+        super().__init__("Node", name, "v1")
+        self.with_metadata(labels={"kubernetes.io/hostname": name}).in_pool("gpu").ready()
+
+    def in_pool(self, pool: str) -> Self:
+        return self.labelled(pool=pool)
+
+    def labelled(self, **labels: str) -> Self:
+        self.json["metadata"]["labels"].update(labels)
+        return self
+
+    def ready(self, ready: bool = True) -> Self:
+        return self.with_status(conditions=[{"type": "Ready", "status": "True" if ready else "False"}])
+
+    def not_ready(self) -> Self:
+        return self.ready(False)
+
+
+def a_node(name: str) -> NodeBuilder:
+    """A ready Node labelled `pool=gpu`."""
+    return NodeBuilder(name)
+
+
+class PodBuilder(Builder):
+    def __init__(self, name: str, namespace: str) -> None:
+        super().__init__("Pod", name, "v1")
+        self.with_metadata(namespace=namespace, labels={})
+        self.with_spec(volumes=[], containers=[{"name": "main", "image": "main", "volumeMounts": []}])
+        self.with_status(phase="Running")
+
+    def on(self, node: str) -> Self:
+        return self.with_spec(nodeName=node)
+
+    def claiming(self, claim: str, sub_path: str | None = None) -> Self:
+        return self._mounting({"persistentVolumeClaim": {"claimName": claim}}, sub_path)
+
+    def mounting(self, path: str, sub_path: str | None = None) -> Self:
+        """A path of the host."""
+        return self._mounting({"hostPath": {"path": path}}, sub_path)
+
+    def created(self, timestamp: str) -> Self:
+        return self.with_metadata(creationTimestamp=timestamp)
+
+    def labelled(self, **labels: str) -> Self:
+        """KServe's labels, named without their prefix."""
+        prefix = "internal.serving.kserve.io/"
+        self.json["metadata"]["labels"].update({prefix + name.replace("_", "-"): v for name, v in labels.items()})
+        return self
+
+    def ended(self, phase: str = "Succeeded") -> Self:
+        return self.with_status(phase=phase)
+
+    def _mounting(self, volume: Mapping[str, Any], sub_path: str | None) -> Self:
+        volumes = self.json["spec"]["volumes"]
+        volumes.append({"name": f"v{len(volumes)}", **volume})
+        mount = {"name": volumes[-1]["name"], "mountPath": f"/mnt/{len(volumes)}", "readOnly": True}
+        self.json["spec"]["containers"][0]["volumeMounts"].append(mount | ({"subPath": sub_path} if sub_path else {}))
+        return self
+
+
+def a_pod(name: str = "server", namespace: str = "default") -> PodBuilder:
+    """A running pod that no node runs yet, and that mounts nothing."""
+    return PodBuilder(name, namespace)
+
+
+class LocalNodeBuilder(Builder):
+    def __init__(self, name: str) -> None:
+        super().__init__("LocalModelNode", name)
+        self.json["spec"] = {"localModels": []}
+        self.json["status"] = {}
+
+    def owned(self) -> Self:
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": f"uid-{self.name}"}
+        return self.with_metadata(ownerReferences=[owner])
+
+    def listing(self, *caches: CacheBuilder, group: str = "gpu") -> Self:
+        for cache in caches:
+            entry = {"modelName": cache.name, "sourceModelUri": cache.uri, "nodeGroup": group}
+            if cache.namespace:
+                entry["namespace"] = cache.namespace
+            self.json["spec"]["localModels"].append(entry)
+        return self
+
+    def downloaded(self, *caches: CacheBuilder) -> Self:
+        self.json["status"].setdefault("modelStatus", {}).update({cache.key: "ModelDownloaded" for cache in caches})
+        return self
+
+
+def a_local_node(name: str) -> LocalNodeBuilder:
+    """An empty LocalModelNode without an owner, as KServe creates them."""
+    return LocalNodeBuilder(name)
+
+
+def a_resolution(
+    source: ModelSource | str,
+    *sizes: int,
+    names: Sequence[str] = (),
+    revision: str | None = "c0ffee",
+    expires_at: float | None = None,
+    **fields: Any,
+) -> Resolution:
+    """A resolved source of files of these sizes (default: one of 1 GiB), named `0.bin`, … or as `names` say."""
+    source = ModelSource(source) if isinstance(source, str) else source
+    sizes = sizes or (GIB,)
+    paths = names or [f"{index}.bin" for index in range(len(sizes))]
+    files = [ManifestFile(path, size) for path, size in zip(paths, sizes, strict=True)]
+    locations = tuple(Location(f"https://origin.test/{file.path}") for file in files)
+    return Resolution(Resolved(make_manifest(source, revision, files), locations, expires_at, **fields))
+
+
+def a_report(
+    cache: CacheBuilder | ModelSource,
+    phase: Phase = Phase.READY,
+    *,
+    done: int | None = None,
+    total: int = GIB,
+    **fields: Any,
+) -> ModelReport:
+    """One model as an agent reports it; all bytes are done unless `done` says otherwise."""
+    source = cache if isinstance(cache, ModelSource) else cache.source
+    done = (total if phase is Phase.READY else 0) if done is None else done
+    if phase is Phase.READY:
+        fields = {"revision": "c0ffee", "started_at": NOW - 60, "finished_at": NOW - 10, **fields}
+    return ModelReport(
+        key=storage_key(source.uri),
+        phase=phase,
+        selection=source.selection,
+        bytes_total=total,
+        bytes_done=done,
+        **{"bytes_from_origin": done, **fields},
+    )
+
+
+def an_agent(
+    node: str, *models: ModelReport, known: frozenset[str] = frozenset(), roots: tuple[RootReport, ...] | None = None
+) -> AgentView:
+    """A healthy agent with these models under the root `/models`."""
+    if roots is None:
+        roots = (RootReport("/models", 500 * GIB, sum(m.bytes_done for m in models if m.phase is Phase.READY)),)
+    return AgentView(NodeReport(NodeName(node), "incarnation-1", "0.1.0", 1, models, roots, known), NOW)
+
+
+def a_silent_agent(reason: str = "AgentUnavailable", last: AgentView | None = None) -> AgentView:
+    """An agent that does not answer, with what it reported `last`, if anything."""
+    failure = Failure(reason, f"the node agent is silent ({reason})")
+    return replace(last, failure=failure) if last else AgentView(failure=failure)
+
+
+@dataclass
+class World:
+    """What an API server, a fleet and a resolver would hold. `apply` does to it what they would do with a plan."""
+
+    objects: list[Builder] = field(default_factory=list)
+    agents: dict[str, AgentView] = field(default_factory=dict)
+    resolutions: dict[str, Resolution] = field(default_factory=dict)
+    extensions: bool = True
+    evict_idle_s: float | None = None
+    pods_known: bool = True
+    looked_at: frozenset[NodeName] = frozenset()
+    look_failures: dict[NodeName, Look] = field(default_factory=dict)
+    orphan_grace_s: float | None = ORPHAN_GRACE_S
+
+    def add(self, *objects: Builder) -> Self:
+        self.objects += objects
+        return self
+
+    def reporting(self, node: str, *models: ModelReport, **fields: Any) -> Self:
+        self.agents[node] = an_agent(node, *models, **fields)
+        return self
+
+    def resolved(self, cache: CacheBuilder, *sizes: int, **fields: Any) -> Self:
+        self.resolutions[cache.key] = a_resolution(cache.source, *sizes, **fields)
+        return self
+
+    def unresolved(self, cache: CacheBuilder, failure: Failure, retry_at: float | None = None) -> Self:
+        self.resolutions[cache.key] = Resolution(failure=failure, retry_at=retry_at, attempt=1)
+        return self
+
+    def find(self, kind: str, name: str, namespace: str | None = None) -> dict[str, Any] | None:
+        for builder in self.objects:
+            metadata = builder.json["metadata"]
+            if (builder.json["kind"], metadata["name"], metadata.get("namespace")) == (kind, name, namespace):
+                return builder.json
+        return None
+
+    def snapshot(self) -> Snapshot:
+        def of(kind: str) -> list[dict[str, Any]]:
+            return [deepcopy(builder.json) for builder in self.objects if builder.json["kind"] == kind]
+
+        caches = [read_cache(raw) for raw in of("LocalModelCache")]
+        pods = [pod for pod in map(read_pod, of("Pod")) if pod is not None]
+        caches += [read_namespace_cache(raw) for raw in of("LocalModelNamespaceCache")]
+        return Snapshot(
+            owner=OWNER,
+            caches={cache.key: cache for cache in caches},
+            groups={group.ref.name: group for group in map(read_node_group, of("LocalModelNodeGroup"))},
+            nodes={node.name: node for node in map(read_node, of("Node"))},
+            local_nodes={NodeName(node.ref.name): node for node in map(read_local_node, of("LocalModelNode"))},
+            agents={NodeName(name): view for name, view in self.agents.items()},
+            resolutions={StatusKey(key): value for key, value in self.resolutions.items()},
+            pruned=frozenset() if self.extensions else frozenset(model.PLURAL for model in RESOURCES),
+            evict_idle_s=self.evict_idle_s,
+            pods=pods if self.pods_known else None,
+            looks={name: Look(NOW, tuple(pod for pod in pods if pod.node == name)) for name in self.looked_at}
+            | self.look_failures,
+            looked_at=self.looked_at,
+            orphan_grace_s=self.orphan_grace_s,
+        )
+
+    def plan(self, now: float = NOW) -> Plan:
+        return plan(self.snapshot(), now)
+
+    def step(self, now: float = NOW) -> Plan:
+        """One plan, with its writes carried out."""
+        made = self.plan(now)
+        for write in made.writes:
+            self.carry_out(write)
+        return made
+
+    def settle(self, now: float = NOW, steps: int = 6) -> Plan:
+        """Steps until a plan writes nothing, and returns that plan. Fails if it never does."""
+        for _ in range(steps):
+            made = self.step(now)
+            if not made.writes:
+                return made
+        raise AssertionError(f"still writing after {steps} plans: {made.writes}")
+
+    def carry_out(self, write: Write) -> None:
+        ref = write.ref
+        if write.verb is Verb.CREATE:
+            created = Builder(ref.resource.kind, ref.name)
+            created.json |= deepcopy(dict(write.body))
+            created.json["metadata"] |= {"resourceVersion": "1", "uid": f"uid-{ref.name}"}
+            self.objects.append(created)
+            return
+        target = self.find(ref.resource.kind, ref.name, ref.namespace)
+        assert target is not None, f"no {ref}"
+        if write.verb is Verb.DELETE:
+            self.objects = [builder for builder in self.objects if builder.json is not target]
+            return
+        body = deepcopy(dict(write.body))
+        version = target["metadata"]["resourceVersion"]
+        assert body["metadata"].pop("resourceVersion") == version
+        merge(target, body)
+        target["metadata"]["resourceVersion"] = str(int(version) + 1)
+        if target["metadata"].get("deletionTimestamp") and not target["metadata"].get("finalizers"):
+            self.objects = [builder for builder in self.objects if builder.json is not target]
+
+
+def a_world(*objects: Builder) -> World:
+    return World().add(*objects)
+
+
+def merge(target: dict[str, Any], patch: Mapping[str, Any]) -> None:
+    """RFC 7396, in place."""
+    for name, value in patch.items():
+        if value is None:
+            target.pop(name, None)
+        elif isinstance(value, Mapping):
+            inner = target.get(name)
+            if not isinstance(inner, dict):
+                inner = target[name] = {}
+            merge(inner, value)
+        else:
+            target[name] = value
+
+
+def key_of(cache: CacheBuilder) -> StorageKey:
+    return storage_key(cache.uri)

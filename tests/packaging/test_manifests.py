@@ -1,0 +1,314 @@
+"""k8s/: every object is valid where it goes, the pieces name each other rightly, nothing may do more than it needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from actors.agent.settings import AgentSettings
+from coordinator.api import crds
+from coordinator.api.resources import RESOURCES, Resource
+from coordinator.cli import settings
+from coordinator.fleet.interface import NODE_LABEL
+from coordinator.kube.node_selector import compile_selector
+from coordinator.plan.eviction import Policy
+from tests.kit.manifests import (
+    K8S,
+    KUBECTL,
+    SAMPLES,
+    Manifest,
+    containers,
+    environment,
+    kustomize,
+    matches,
+    pick,
+    pod_templates,
+    read,
+    resources,
+)
+from tests.kit.openapi import problems, schema_of
+
+KUBERAY = K8S.parent.parent / "shared" / "reference" / "kuberay-crds" / "rayclusters.yaml"
+KUBERNETES = ("1.27", "1.34")
+KINDS = {resource.KIND: resource for resource in RESOURCES}
+BASE = resources(K8S / "base")
+
+needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+needs_kuberay = pytest.mark.skipif(not KUBERAY.is_file(), reason=f"KubeRay's CRD is not at {KUBERAY}")
+
+
+def identity(manifest: Manifest) -> str:
+    return f"{manifest['kind']}/{manifest['metadata']['name']}"
+
+
+def check(manifest: Manifest) -> None:
+    """Raises for anything Kubernetes, old or new, or our CRDs would refuse or drop."""
+    resource = KINDS.get(manifest["kind"])
+    if resource is None:
+        for release in KUBERNETES:
+            kubernetes_validate.validate(manifest, release, strict=True)
+    else:
+        crd = next(each for each in crds.load() if each["spec"]["names"]["kind"] == manifest["kind"])
+        assert problems(manifest, schema_of(crd)) == []
+        assert ("namespace" in manifest["metadata"]) == resource.NAMESPACED
+        resource.model_validate(manifest)
+
+
+@pytest.mark.parametrize("manifest", [m for m in BASE if m["kind"] != "RayCluster"], ids=identity)
+def test_kubernetes_accepts_the_base(manifest: Manifest) -> None:
+    check(manifest)
+
+
+@needs_kuberay
+def test_kuberay_accepts_the_ray_cluster() -> None:
+    cluster = pick(BASE, "RayCluster")
+    (crd,) = read(KUBERAY)
+    schema = schema_of(crd, cluster["apiVersion"].partition("/")[2])
+    assert problems(cluster, schema) == []
+    cluster["spec"]["workerGroupSpecs"][0]["tolerance"] = "a word that KubeRay does not know"
+    assert problems(cluster, schema) != []
+    del cluster["spec"]["workerGroupSpecs"][0]["tolerance"]
+
+
+@needs_kubectl
+def test_the_overlay_for_tls_mounts_what_it_names_to_the_agents_and_nobody_else() -> None:
+    templates = dict(pod_templates(kustomize(K8S / "overlays" / "peer-tls")))
+    (agent,) = templates["agent"]["spec"]["containers"]
+    variables = {name: value for name, value in environment(agent).items() if isinstance(value, str)}
+    files = AgentSettings.from_env(variables).peer_tls
+    assert files is not None
+    mounts = {Path(mount["mountPath"]): mount["name"] for mount in agent["volumeMounts"] if "subPath" not in mount}
+    assert {mounts[path.parent] for path in (files.certificate, files.key, files.authority)} == {"peer-tls"}
+    secrets = [volume["secret"]["secretName"] for volume in templates["agent"]["spec"]["volumes"] if "secret" in volume]
+    assert secrets == ["localmodel", "localmodel-peers"]
+    others = dict(pod_templates(kustomize(K8S / "base")))
+    assert {name: templates[name] == others[name] for name in others} == {
+        "coordinator": True,
+        "ray-head": True,
+        "agent": False,
+    }
+
+
+@needs_kubectl
+def test_kustomize_fills_in_images_and_changes_nothing_else() -> None:
+    rendered = kustomize(K8S / "base")
+    assert sorted(map(identity, rendered)) == sorted(map(identity, BASE))
+    release = version("localmodel")
+    names = {"localmodel": f"ghcr.io/localmodel/localmodel:{release}"}
+    names["localmodel-ray"] = f"ghcr.io/localmodel/localmodel-ray:{release}"
+    before, after = dict(pod_templates(BASE)), dict(pod_templates(rendered))
+    for name, template in after.items():
+        images = [names[container["image"]] for container in containers(before[name])]
+        assert [container["image"] for container in containers(template)] == images
+
+
+@needs_kubectl
+def test_the_eviction_component_adds_its_role_and_its_flags_to_the_base(tmp_path: Path) -> None:
+    shutil.copytree(K8S, tmp_path / "k8s")
+    overlay = tmp_path / "k8s" / "overlay"
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text("resources: [../base]\ncomponents: [../components/eviction]\n")
+    plain, rendered = kustomize(K8S / "base"), kustomize(overlay)
+    added = {identity(m) for m in rendered} - {identity(m) for m in plain}
+    assert added == {f"{kind}/localmodel-coordinator-eviction" for kind in ("ClusterRole", "ClusterRoleBinding")}
+    for manifest in rendered:
+        if identity(manifest) in added:
+            check(manifest)
+    (process, *_) = pick(rendered, "Deployment")["spec"]["template"]["spec"]["containers"]
+    parsed = settings.parse(process["args"][1:], {"POD_NAMESPACE": "localmodel"})
+    assert (process["args"][0], parsed.eviction) == ("run", Policy(settings.EVICTION_IDLE_S))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_a_sample_says_what_it_shows_and_is_valid(path: Path) -> None:
+    assert path.read_text().startswith("# "), "opens with what it shows"
+    for manifest in read(path):
+        check(manifest)
+
+
+def test_samples_can_be_applied_together() -> None:
+    samples = read(*SAMPLES)
+    groups = {m["metadata"]["name"] for m in samples if m["kind"] == "LocalModelNodeGroup"}
+    caches = [m for m in samples if m["kind"] in ("LocalModelCache", "LocalModelNamespaceCache")]
+    for cache in caches:
+        assert set(cache["spec"]["nodeGroups"]) <= groups, cache["metadata"]["name"]
+    uris = [cache["spec"]["sourceModelUri"] for cache in caches]
+    assert len(uris) == len(set(uris)), "two caches of one URI share a folder"
+    assert {uri.partition(":")[0] for uri in uris} == {"hf", "s3", "https"}
+
+
+def test_credentials_of_samples_are_where_the_coordinator_may_read_them() -> None:
+    samples = read(*SAMPLES)
+    jobs = settings.Settings().job_namespace
+    kept = {(m["kind"], m["metadata"]["name"]) for m in samples if m["metadata"].get("namespace") == jobs}
+    for cache in (m["spec"] for m in samples if m["kind"] == "LocalModelCache"):
+        if "serviceAccountName" in cache:
+            assert ("ServiceAccount", cache["serviceAccountName"]) in kept
+        if "storage" in cache:
+            (secret,) = [m for m in samples if m["kind"] == "Secret" and m["metadata"]["name"] == "storage-config"]
+            assert cache["storage"]["key"] in secret["stringData"]
+            assert ("Secret", "storage-config") in kept
+
+
+# How the pieces are wired.
+
+
+def coordinator() -> Manifest:
+    return dict(pod_templates(BASE))["coordinator"]
+
+
+def agent() -> Manifest:
+    return dict(pod_templates(BASE))["agent"]
+
+
+def container(template: Manifest, name: str) -> Manifest:
+    (found,) = [each for each in containers(template) if each["name"] == name]
+    return found
+
+
+def test_the_coordinator_is_started_with_flags_it_has_on_the_ports_it_declares() -> None:
+    process = container(coordinator(), "coordinator")
+    command, *flags = process["args"]
+    parsed = settings.parse(flags, {"POD_NAMESPACE": "localmodel", "RAY_ADDRESS": "head:6379"})
+    ports = {port["name"]: f":{port['containerPort']}" for port in process["ports"]}
+    assert command == "run"
+    assert parsed.leader_elect
+    assert (parsed.metrics_addr, parsed.health_probe_addr) == (ports["metrics"], ports["probes"])
+    assert (parsed.namespace, parsed.ray_address) == ("localmodel", "head:6379")
+    for probe, path in {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}.items():
+        assert process[probe]["httpGet"] == {"path": path, "port": "probes"}
+    assert pick(BASE, "Service")["spec"]["selector"].items() <= coordinator()["metadata"]["labels"].items()
+
+
+def test_driver_and_its_ray_node_share_processes_session_folder_store_and_cluster() -> None:
+    driver, ray_node = container(coordinator(), "coordinator"), container(coordinator(), "ray")
+    assert coordinator()["spec"]["shareProcessNamespace"] is True
+    for path in ("/tmp", "/dev/shm"):
+        shared = [[m["name"] for m in each["volumeMounts"] if m["mountPath"] == path] for each in (driver, ray_node)]
+        assert shared[0] == shared[1] != []
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
+        assert environment(driver)[name] == environment(ray_node)[name]
+    assert "--num-cpus=0" in ray_node["args"]
+
+
+def test_the_coordinator_joins_the_ray_cluster_of_the_base() -> None:
+    cluster, given = pick(BASE, "RayCluster"), environment(container(coordinator(), "coordinator"))
+    name, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
+    assert given["RAY_ADDRESS"] == f"{name}-head-svc.{namespace}.svc:6379"
+    assert given["RAY_AUTH_MODE"] == cluster["spec"]["authOptions"]["mode"] == "token"
+    assert cluster["spec"]["rayVersion"] == version("ray")
+    assert cluster["spec"]["enableInTreeAutoscaling"] is False
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    assert [group["rayStartParams"]["num-cpus"] for group in groups] == ["0", "0"]
+
+
+def test_rays_token_is_a_file_and_in_no_environment() -> None:
+    """KubeRay adds RAY_AUTH_TOKEN from its Secret to every Ray container that has no variable of that name."""
+    name = pick(BASE, "RayCluster")["metadata"]["name"]
+    for role, template in pod_templates(BASE):
+        (volume,) = [each for each in template["spec"]["volumes"] if "secret" in each]
+        secret = volume["secret"]
+        assert (secret["secretName"], secret["defaultMode"]) == (name, 0o400), role
+        assert secret["items"] == [{"key": "auth_token", "path": "auth_token"}], role
+        for each in template["spec"]["containers"]:
+            given = environment(each)
+            (mount,) = [m for m in each["volumeMounts"] if m["name"] == volume["name"]]
+            assert given["RAY_AUTH_TOKEN_PATH"] == f"{mount['mountPath']}/auth_token", role
+            assert mount["readOnly"], role
+            assert given.get("RAY_AUTH_TOKEN", "") == "", role
+            assert ("RAY_AUTH_TOKEN" in given) == (role != "coordinator"), role
+
+
+def test_there_is_one_agent_per_node_labelled_with_its_name() -> None:
+    (term,) = agent()["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert matches(term["labelSelector"], agent())
+    given = environment(container(agent(), "ray-worker"))
+    assert given["NODE_NAME"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+    assert json.loads(given["RAY_OVERRIDE_LABELS"]) == {NODE_LABEL: "$(NODE_NAME)"}
+    assert list(given).index("NODE_NAME") < list(given).index("RAY_OVERRIDE_LABELS"), "defined before it is used"
+    assert agent()["spec"]["terminationGracePeriodSeconds"] >= int(given["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) + 30
+
+
+def test_agents_run_where_the_sample_group_is_and_mount_its_path() -> None:
+    volume = pick(read(*SAMPLES), "LocalModelNodeGroup")["spec"]["persistentVolumeSpec"]
+    selector = compile_selector(volume["nodeAffinity"]["required"])
+    assert selector.matches("any", agent()["spec"]["nodeSelector"])
+    assert not selector.matches("any", {})
+    (host,) = [v["hostPath"] for v in agent()["spec"]["volumes"] if "hostPath" in v]
+    (mount,) = [m["mountPath"] for m in container(agent(), "ray-worker")["volumeMounts"] if m["name"] == "models"]
+    roots = environment(container(agent(), "ray-worker"))["LOCALMODEL_ROOTS"]
+    assert volume["local"]["path"] == host["path"] == mount == roots
+
+
+def test_only_pods_of_ours_reach_ray() -> None:
+    policy = pick(BASE, "NetworkPolicy", "localmodel")["spec"]
+    for name, template in pod_templates(BASE):
+        assert matches(policy["podSelector"], template), name
+    ((rule,),) = [each["from"] for each in policy["ingress"]]
+    assert rule == {"podSelector": policy["podSelector"]}
+    open_to_all = pick(BASE, "NetworkPolicy", "localmodel-metrics")["spec"]
+    chosen = [name for name, template in pod_templates(BASE) if matches(open_to_all["podSelector"], template)]
+    assert chosen == ["coordinator"]
+    assert open_to_all["ingress"] == [{"ports": [{"port": 8080, "protocol": "TCP"}]}]
+
+
+# What the pods may do on their nodes: Pod Security "restricted", but for the model disk.
+
+
+def everything_that_runs() -> list[Any]:
+    return [
+        pytest.param(template, each, id=f"{name}-{each['name']}")
+        for name, template in pod_templates(BASE)
+        for each in containers(template)
+    ]
+
+
+@pytest.mark.parametrize(("template", "process"), everything_that_runs())
+def test_a_container_is_confined(template: Manifest, process: Manifest) -> None:
+    root = process["name"] == "own-models"
+    security = {**template["spec"]["securityContext"], **process["securityContext"]}
+    assert security["runAsNonRoot"] is not root
+    assert security["runAsUser"] == (0 if root else 1000)
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert security["readOnlyRootFilesystem"] is True
+    assert security["allowPrivilegeEscalation"] is False
+    assert security["capabilities"] == {"drop": ["ALL"], **({"add": ["CHOWN"]} if root else {})}
+    assert "privileged" not in security
+    assert set(process["resources"]["requests"]) == {"cpu", "memory"}
+    assert "memory" in process["resources"]["limits"]
+
+
+@pytest.mark.parametrize(("name", "template"), list(pod_templates(BASE)))
+def test_a_pod_shares_nothing_with_its_host_but_the_model_disk(name: str, template: Manifest) -> None:
+    spec = template["spec"]
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    host_paths = [volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume]
+    assert host_paths == (["/models"] if name == "agent" else [])
+    assert spec["enableServiceLinks"] is False
+    if name != "coordinator":
+        assert spec["automountServiceAccountToken"] is False, "Ray runs whatever it is sent"
+
+
+def test_every_object_is_in_a_namespace_of_the_base_or_in_none() -> None:
+    namespaces = {m["metadata"]["name"] for m in BASE if m["kind"] == "Namespace"}
+    cluster_scoped = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+    for manifest in BASE:
+        if manifest["kind"] in cluster_scoped:
+            assert "namespace" not in manifest["metadata"]
+        else:
+            assert manifest["metadata"]["namespace"] in namespaces, identity(manifest)
+
+
+def kinds_of(manifests: list[Manifest]) -> set[type[Resource]]:
+    return {KINDS[manifest["kind"]] for manifest in manifests if manifest["kind"] in KINDS}
+
+
+def test_there_is_a_sample_of_every_kind_that_people_write() -> None:
+    assert {kind.KIND for kind in kinds_of(read(*SAMPLES))} == set(KINDS) - {"LocalModelNode"}
