@@ -31,6 +31,7 @@ from coordinator.control.eviction_guard import Evictor
 from coordinator.control.informers import Informers
 from coordinator.control.looks import Looks
 from coordinator.control.metrics import CacheSample, Metrics
+from coordinator.control.mounts import mounting
 from coordinator.control.pruning import Pruning
 from coordinator.control.quarantine import Quarantine
 from coordinator.control.remover import Remover
@@ -315,7 +316,9 @@ class Controller:
                 case Verb.CREATE:
                     answer = kube.create(ref.resource, write.body, namespace=ref.namespace)
                 case Verb.DELETE:
-                    kube.delete(ref.resource, ref.name, namespace=ref.namespace)
+                    if write.unmounted and (pods := mounting(kube, ref.namespace or "", ref.name)):
+                        raise Conflict(f"{', '.join(pods[:3])} of {ref.namespace} mount the claim {ref.name}")
+                    kube.delete(ref.resource, ref.name, namespace=ref.namespace, uid=ref.uid, version=ref.version)
                 case _:
                     subresource = "status" if write.verb is Verb.PATCH_STATUS else None
                     answer = kube.patch(

@@ -165,10 +165,15 @@ class FakeKube:
                 raise Invalid("a merge patch is an object, a JSON patch a list", status=400)
             return self._update(resource, namespace, name, after, subresource)
 
-    def delete(self, resource: ResourceType, name: str, *, namespace: str | None = None) -> None:
+    def delete(
+        self, resource: ResourceType, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+    ) -> None:
         with self._changed:
             self._write("delete", resource, name)
             found = self._find(resource, namespace, name)
+            metadata = found["metadata"]
+            if uid not in ("", metadata["uid"]) or version not in ("", metadata["resourceVersion"]):
+                raise Conflict(f'{resource.plural} "{name}": precondition failed', status=409)
             if not found["metadata"].get("finalizers"):
                 self._remove(resource, found)
             elif not found["metadata"].get("deletionTimestamp"):

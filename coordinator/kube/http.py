@@ -155,8 +155,12 @@ class HttpKube:
         path = resource.path(namespace, name, subresource)
         return self._call("patch", "PATCH", path, query, body, content_type=patch_type.value)
 
-    def delete(self, resource: ResourceType, name: str, *, namespace: str | None = None) -> None:
-        self._call("delete", "DELETE", resource.path(namespace, name))
+    def delete(
+        self, resource: ResourceType, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+    ) -> None:
+        given = {key: value for key, value in (("uid", uid), ("resourceVersion", version)) if value}
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": given} if given else None
+        self._call("delete", "DELETE", resource.path(namespace, name), None, options)
 
     def server_version(self) -> str:
         return str(self._call("version", "GET", "/version").get("gitVersion", ""))

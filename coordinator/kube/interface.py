@@ -134,7 +134,10 @@ class Kube(Protocol):
     ) -> Object:
         """A merge patch that carries `metadata.resourceVersion` raises Conflict when somebody was faster."""
 
-    def delete(self, resource: ResourceType, name: str, *, namespace: str | None = None) -> None: ...
+    def delete(
+        self, resource: ResourceType, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+    ) -> None:
+        """Raises Conflict where the object is another than `uid`, or newer than the resourceVersion `version`."""
 
     def server_version(self) -> str:
         """The cheapest call that proves the API server answers."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any
 
 from actors.manifest import Manifest, StorageKey
@@ -23,7 +22,6 @@ from actors.messages import Company, DesiredState, ModelReport, NodeName
 from actors.times import rfc3339
 from coordinator.api.resources import NodeStatus, StatusKey
 from coordinator.fleet.interface import AgentView
-from coordinator.kube.interface import Object
 from coordinator.kube.quantity import format_bytes, parse_bytes
 from coordinator.plan.access import forsaken, veiled, with_contested
 from coordinator.plan.announcements import Announcement, agent_events, cache_events, eviction_events, repair_events
@@ -44,33 +42,13 @@ from coordinator.plan.snapshot import LOCAL_NODES, Cache, LocalNode, Node, NodeG
 from coordinator.plan.status import SETTLE, cache_numbers, local_node_status
 from coordinator.plan.tally import Tally
 from coordinator.plan.usage import Usage, usage
+from coordinator.plan.writes import Verb as Verb
+from coordinator.plan.writes import Write as Write
+from coordinator.plan.writes import patched
 
 UNREACHABLE_GRACE_S = 600.0
 """How long the deletion of a cache waits for an agent that does not answer on a node that is Ready. Its copy is then
 ordered away when the agent is back, because nothing is left that it was for: see `removals`."""
-
-
-class Verb(Enum):
-    CREATE = "create"
-    PATCH = "patch"
-    PATCH_STATUS = "patch status"
-    DELETE = "delete"
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One request. `body` is a whole object or a merge patch that carries the resourceVersion it was made from.
-
-    `material` False: progress only, may wait. `events` are sent once it has succeeded. `probe`: it is sent to see
-    whether the API server keeps all of it, and its events only if it does.
-    """
-
-    verb: Verb
-    ref: Ref
-    body: Object
-    material: bool = True
-    events: tuple[Announcement, ...] = ()
-    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +143,7 @@ def _cache_writes(
                     reported = {name: models_of(report_of(snapshot, name)) for name in snapshot.nodes}
                 yield from _deletion(snapshot, members, cache, reported, leaving, nobodys, now)
         elif cache.finalizer not in cache.finalizers and cache.problem is None:  # junk never gets a copy to clean up
-            yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
+            yield Write(Verb.PATCH, cache.ref, patched(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
         else:
             yield from _status_of_cache(snapshot, members, folded.caches[cache.key], use, now)
 
@@ -184,7 +162,7 @@ def _status_of_cache(snapshot: Snapshot, members: Members, tally: Tally, use: Us
     if patch:
         material = is_material(cache.status, patch)
         events = cache_events(cache, wanted, judged, extensions=extensions) if material else []
-        yield Write(Verb.PATCH_STATUS, cache.ref, _body(cache.ref, status=patch), material, tuple(events))
+        yield Write(Verb.PATCH_STATUS, cache.ref, patched(cache.ref, status=patch), material, tuple(events))
 
 
 def _problems(snapshot: Snapshot, cache: Cache) -> list[Problem]:
@@ -222,7 +200,7 @@ def _deletion(
         rest = [finalizer for finalizer in cache.finalizers if finalizer != cache.finalizer]
         message = "no node lists it any more" + (f"; {len(silent)} could not be asked" if silent else "")
         done = Announcement(cache.ref, bool(silent), "Deleted", message)
-        yield Write(Verb.PATCH, cache.ref, _body(cache.ref, {"finalizers": rest or None}), events=(done,))
+        yield Write(Verb.PATCH, cache.ref, patched(cache.ref, {"finalizers": rest or None}), events=(done,))
         return
     left = {name: words[name] for name in sorted({*holding, *silent}) if name in words}
     available = sum(word == NodeStatus.DOWNLOADED for word in left.values())
@@ -249,7 +227,7 @@ def _deletion(
         )
         events = (Announcement(cache.ref, True, judged[0].reason, judged[0].message),) if warn else ()
         material = is_material(cache.status, patch)
-        yield Write(Verb.PATCH_STATUS, cache.ref, _body(cache.ref, status=patch), material, events)
+        yield Write(Verb.PATCH_STATUS, cache.ref, patched(cache.ref, status=patch), material, events)
 
 
 def _may_hold(cache: Cache, view: AgentView, reported: Mapping[StorageKey, ModelReport], word: str | None) -> bool:
@@ -303,7 +281,7 @@ def _updated(
     if not owned or list(local.models) != entries:
         others = [owner for owner in local.owners if owner.get("kind") != "Node"]
         metadata = {} if owned else {"ownerReferences": [*others, _owner(node)]}
-        yield Write(Verb.PATCH, local.ref, _body(local.ref, metadata, spec={"localModels": entries}))
+        yield Write(Verb.PATCH, local.ref, patched(local.ref, metadata, spec={"localModels": entries}))
         return
     if status is None:
         return
@@ -314,7 +292,7 @@ def _updated(
             events = [*events, *repair_events(local.ref, local.status, status)]
             events += eviction_events(node.name, snapshot.caches, local.status, status)
         material = is_material(local.status, patch)
-        yield Write(Verb.PATCH_STATUS, local.ref, _body(local.ref, status=patch), material, tuple(events))
+        yield Write(Verb.PATCH_STATUS, local.ref, patched(local.ref, status=patch), material, tuple(events))
 
 
 def _owner(node: Node) -> Mapping[str, str]:
@@ -347,7 +325,7 @@ def _group_status(group: NodeGroup, used: int, available: int) -> Iterator[Write
     measured = {"used": used, "available": available}
     wanted = {name: _settled_quantity(count, group.status.get(name)) for name, count in measured.items()}
     if any(group.status.get(name) != value for name, value in wanted.items()):
-        yield Write(Verb.PATCH, group.ref, _body(group.ref, status=wanted), material=False)
+        yield Write(Verb.PATCH, group.ref, patched(group.ref, status=wanted), material=False)
 
 
 def _settled_quantity(count: int, written: object) -> object:
@@ -360,7 +338,3 @@ def _settled_quantity(count: int, written: object) -> object:
     if value is None or bool(value) != bool(count):
         return text
     return written if text == written or abs(value - count) <= SETTLE * max(value, count) else text
-
-
-def _body(ref: Ref, metadata: Mapping[str, Any] | None = None, **parts: Any) -> Object:
-    return {"metadata": {"resourceVersion": ref.version, **(metadata or {})}, **parts}

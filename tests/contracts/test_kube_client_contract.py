@@ -186,6 +186,19 @@ def test_an_object_with_a_finalizer_stays_until_it_is_removed(kube: Kube) -> Non
         kube.get(CACHES, "llama")
 
 
+@pytest.mark.parametrize("stale", ["uid", "version"])
+def test_a_deletion_of_another_object_than_was_meant_is_a_conflict(kube: Kube, stale: str) -> None:
+    first = put(kube, "settings", value="1")["metadata"]
+    latest = kube.patch(CONFIG_MAPS, "settings", {"data": {"value": "2"}}, namespace="default")["metadata"]
+    meant = {"uid": latest["uid"], "version": latest["resourceVersion"]}
+    wrong = "00000000-0000-0000-0000-000000000000" if stale == "uid" else first["resourceVersion"]
+    with pytest.raises(Conflict):
+        kube.delete(CONFIG_MAPS, "settings", namespace="default", **{**meant, stale: wrong})
+    kube.delete(CONFIG_MAPS, "settings", namespace="default", **meant)
+    with pytest.raises(NotFound):
+        kube.get(CONFIG_MAPS, "settings", namespace="default")
+
+
 def test_an_object_without_a_name_is_invalid(kube: Kube) -> None:
     with pytest.raises(Invalid, match="name"):
         kube.create(CONFIG_MAPS, {**config_map("x"), "metadata": {}}, namespace="default")

@@ -56,9 +56,11 @@ class RecordingKube:
             resource, name, body, namespace=namespace, subresource=subresource, patch_type=patch_type
         )
 
-    def delete(self, resource: ResourceType, name: str, *, namespace: str | None = None) -> None:
+    def delete(
+        self, resource: ResourceType, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+    ) -> None:
         self._record("delete", resource, namespace, name)
-        self.kube.delete(resource, name, namespace=namespace)
+        self.kube.delete(resource, name, namespace=namespace, uid=uid, version=version)
 
     def server_version(self) -> str:
         return self.kube.server_version()  # `/version` is open to everybody who is authenticated

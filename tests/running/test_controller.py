@@ -128,7 +128,9 @@ class WorldKube:
         verb = Verb.PATCH_STATUS if subresource else Verb.PATCH
         return self._write(verb, Ref(resource, name, namespace), body)
 
-    def delete(self, resource: Any, name: str, *, namespace: str | None = None) -> None:
+    def delete(
+        self, resource: Any, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+    ) -> None:
         self._write(Verb.DELETE, Ref(resource, name, namespace), {})
 
     def _write(self, verb: Verb, ref: Ref, body: Object) -> Object:
