@@ -1,15 +1,87 @@
-"""What a node agent says of a committed copy: that it is there, since when, and what is wrong with it. Pure."""
+"""What a node agent says: of every copy and every model on its way, of its roots, of what it was asked about."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from actors.agent.diff import satisfies
+from actors.agent.roots import Root
+from actors.agent.state import State
 from actors.disk.marker import Marker
-from actors.manifest import StorageKey
-from actors.messages import ModelReport, Phase
+from actors.errors import StoreError
+from actors.manifest import Manifest, StorageKey
+from actors.messages import DesiredModel, Earlier, ModelReport, Phase, Place, RootReport
+from actors.peers.exchange import Exchange
 from actors.scrub.record import Record, describe
+
+NAMED_JUNK = 20
+"""How many things that are not ours a report names."""
+
+
+def models(state: State, exchange: Exchange) -> Iterator[ModelReport]:
+    """What is leaving comes first, then what nobody wants, so that by key the last word is what is wanted."""
+    for place, marker in state.removing.items():
+        yield replace(of_copy(place.key, marker, Phase.REMOVING), root=place.root)
+    yield from _copies(state, exchange)
+    for place, task in state.tasks.items():
+        damage, copy = state.roots.damage(place), state.roots.copy(place)
+        if damage and copy is not None and copy.manifest.source == task.model.source:
+            yield replace(of_repair(task.report(), copy, damage), root=place.root)
+        else:  # a first fill, or another request, which replaces the copy whatever state that is in
+            yield replace(task.report(), earlier=_earlier(state, place, task.model), root=place.root)
+
+
+def roots(state: State) -> Iterator[RootReport]:
+    """Every root of the settings, and what is wrong with each that the coordinator names and that is none of them."""
+    for root in state.roots.values():
+        yield _root(root, sum(task.reserved_bytes for task in state.tasks_in(root.name)))
+    for each in state.goal.desired.roots if state.goal.desired is not None else ():
+        if each.path not in state.roots:
+            yield RootReport(each.path, failure=state.roots.mismatch(each.path))
+
+
+def manifests(state: State) -> dict[StorageKey, Manifest]:
+    """Of the committed models that the coordinator asks about."""
+    asked = state.goal.desired.manifests if state.goal.desired is not None else frozenset()
+    if not asked:
+        return {}
+    return {place.key: marker.manifest for place, marker in state.roots.present() if place.key in asked}
+
+
+def _copies(state: State, exchange: Exchange) -> Iterator[ModelReport]:
+    goal = state.goal
+    for place, marker in sorted(state.roots.present(), key=lambda item: item[0] in goal.models):
+        model = goal.models.get(place)
+        if model is None and goal.desired is not None and marker.owner != goal.desired.owner:
+            continue
+        if place not in state.tasks and (model is None or model.kept or satisfies(marker, model)):
+            said = of_copy(place.key, marker, Phase.READY, state.roots[place.root].record(place.key))
+            yield replace(said, part=exchange.part(goal.fill_at(place)), root=place.root)
+
+
+def _earlier(state: State, place: Place, model: DesiredModel) -> Earlier | None:
+    """The copy that is served until what is asked for now is committed. One of a wrong digest is not."""
+    marker = state.roots.copy(place)
+    if marker is None or state.roots.damage(place):
+        return None
+    if model.expected_digest not in (None, marker.manifest.digest):
+        return None
+    manifest = marker.manifest
+    size, digest = manifest.total_bytes, manifest.digest
+    return Earlier(manifest.source.selection, manifest.revision, digest, size, marker.finished_at)
+
+
+def _root(root: Root, reserved_bytes: int) -> RootReport:
+    free, failure = 0, root.failure
+    try:
+        free = root.store.free_bytes() if root.store is not None else 0
+    except StoreError as error:
+        failure = error.failure()
+    junk = [f"{path}: {why}" for path, why in sorted((root.store.junk if root.store else {}).items())]
+    used, aside = root.used_bytes(), root.aside_bytes()
+    return RootReport(root.name, free, used, reserved_bytes, failure, aside, tuple(junk[:NAMED_JUNK]))
 
 
 def of_copy(key: StorageKey, marker: Marker, phase: Phase, record: Record | None = None) -> ModelReport:

@@ -44,6 +44,7 @@ from actors.errors import (
     StoreError,
 )
 from actors.fill.fill import Fill, verified_how
+from actors.fill.finish import Ending
 from actors.fill.origin_reader import FillSettings
 from actors.manifest import Manifest, ModelSource, Resolved, check_digest
 from actors.moved import Moved
@@ -239,7 +240,7 @@ def _mend(
     _check_room(target, wanted)
     with contextlib.closing(_ingest(target, wanted)) as ingest:
         sealed, _ = _run(ingest, wanted, lambda new: new if packed else repair.narrowed(new), options, args)
-        if packed and _unpacked(ingest, target, sealed)[0].digest != marker.manifest.digest:
+        if packed and _ending(target).unpacked(ingest, sealed)[0].digest != marker.manifest.digest:
             ingest.discard()
             raise changed
         with disk_errors(f"repairing {target.path}"):
@@ -281,23 +282,16 @@ def _fill(target: Target, args: argparse.Namespace, options: SourceOptions, reso
     started_at = time.time()
     _check_room(target, resolved)
     with contextlib.closing(_ingest(target, resolved)) as ingest:
-        manifest, moved = _run(ingest, resolved, lambda new: new, options, args)
-        verified = verified_how(resolved.manifest)
-        if manifest.packed:
-            manifest, verified = _unpacked(ingest, target, manifest)
-        try:
-            _check_digest(manifest, args)
-        except IntegrityError:
-            ingest.discard()  # no second attempt would come to another one
-            raise
-        marker = Marker(
-            owner=OWNER,
-            manifest=manifest,
-            verified=verified,
-            started_at=started_at,
-            finished_at=time.time(),
-            moved=moved,
-        )
+        filled, moved = _run(ingest, resolved, lambda new: new, options, args)
+
+        def expected(manifest: Manifest) -> None:
+            try:
+                _check_digest(manifest, args)
+            except IntegrityError:
+                ingest.discard()  # no second attempt would come to another one
+                raise
+
+        marker = _ending(target, expected, started_at).marker(ingest, filled, moved)
         ingest.publish(marker, target.path, trash=target.staging / "trash")
     return marker
 
@@ -350,11 +344,10 @@ def _run(
         return work.run(), work.progress().moved
 
 
-def _unpacked(ingest: Ingest, target: Target, manifest: Manifest) -> tuple[Manifest, dict[str, str]]:
-    from actors.fill.unpack import unpack  # here, because few sources need it, and all would wait for it
-
-    room_bytes = shutil.disk_usage(target.staging).free
-    return unpack(ingest, manifest, verified_how(manifest), room_bytes=room_bytes, check=lambda: None)
+def _ending(
+    target: Target, expected: Callable[[Manifest], None] = lambda manifest: None, started_at: float | None = None
+) -> Ending:
+    return Ending(OWNER, started_at, time.time, lambda: shutil.disk_usage(target.staging).free, expected)
 
 
 @contextlib.contextmanager

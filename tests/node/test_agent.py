@@ -106,7 +106,7 @@ def test_it_is_removed_when_that_is_ordered_and_comes_back_when_somebody_wants_i
     agent.reconcile(wants(resolved))
     until(agent, Phase.READY)
 
-    with caplog.at_level("INFO", logger="actors.agent.agent"):
+    with caplog.at_level("INFO", logger="actors.agent"):
         report = agent.reconcile(ordering(NOTHING, a_removal(KEY)))
     assert [record.message for record in caplog.records] == ["removing a copy", "removed a copy"]
     assert not node.folder().exists()

@@ -1,0 +1,63 @@
+"""What stands where a model belongs becomes the copy that is asked for, where it may: nothing is then fetched.
+
+    a copy of another request that comes to the same files    is named anew
+    a folder whose marker is damaged                          is adopted
+    a folder without a marker                                 is adopted if it holds these very files, by name and size
+
+An adopted copy does not count before every byte of it was read.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from actors.agent.roots import Root
+from actors.disk.marker import Marker
+from actors.disk.store import Standing, path_occupied
+from actors.errors import StoreError
+from actors.fill.fill import verified_how
+from actors.manifest import Resolved, StorageKey
+from actors.messages import DesiredModel
+
+_log = logging.getLogger(__name__)
+
+
+def make_way(root: Root, key: StorageKey, resolved: Resolved | None, owner: str, now: float) -> None:
+    """What stands in the model's place is ours, or nothing, or is adopted.
+
+    Raises StoreError (PathOccupied) for what is none of these.
+    """
+    store = root.usable()
+    standing = store.standing(key, owner)
+    root.blame_unread()
+    if standing is Standing.FOREIGN:
+        raise path_occupied(store.model(key))
+    if standing not in (Standing.DAMAGED, Standing.UNMARKED) or resolved is None:
+        return
+    manifest = resolved.manifest
+    known = manifest.digest is not None
+    if standing is Standing.UNMARKED and not (known and store.fits(key, manifest)):
+        raise path_occupied(store.model(key))
+    if not known:
+        return  # filled anew; then what is there moves aside
+    root.adopt(key, Marker(owner, manifest, verified_how(manifest), finished_at=now))
+    _log.info("adopting what is there", extra={"key": key, "root": root.name, "was": standing.name.lower()})
+
+
+def recognise(root: Root, model: DesiredModel, resolved: Resolved, owner: str) -> None:
+    """A copy of another request that comes to the same files is the copy of this one."""
+    marker, store = root.present.get(model.key), root.store
+    if store is None or marker is None or marker.owner != owner or marker.manifest.source == model.source:
+        return
+    if not marker.manifest.is_same_content(resolved.manifest):
+        return
+    manifest = replace(marker.manifest, source=model.source, revision=resolved.manifest.revision)
+    named = replace(marker, manifest=manifest)
+    try:
+        store.rename(model.key, named)
+    except StoreError as error:
+        _log.warning("cannot name a copy anew", extra={"key": model.key, "error": str(error)})
+        return
+    root.rename(model.key, named)
+    _log.info("a copy is what is asked for now", extra={"key": model.key, "revision": manifest.revision})
