@@ -1,6 +1,6 @@
 """Do N cold nodes finish in the time of one, while the origin is read once? Measured on hosts with shaped links.
 
-    python benchmarks/fanout/ [--nodes 8] [--size 1GiB] [--rate 200mbit] [--systems one,naive,ours]
+    python -m benchmarks.fanout [--nodes 8] [--size 1GiB] [--rate 200mbit] [--systems one,naive,ours]
                                 [--straggler | --kill] [--plot FILE.png] [--json]
 
 Every host is a network namespace, with a link of `--rate` each way, process tree and disk (in memory) of its own. One

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.dev.certificates import Authority
+
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 SLOW = "/slow"
 """Below this path nginx gives each connection 25 MB/s, as a bucket might."""
@@ -33,7 +35,7 @@ http {{
   uwsgi_temp_path {folder}; scgi_temp_path {folder};
   server {{
     listen 127.0.0.1:{http}; listen 127.0.0.1:{https} ssl;
-    ssl_certificate {folder}/server.pem; ssl_certificate_key {folder}/server.key;
+    ssl_certificate {tls.certificate}; ssl_certificate_key {tls.key};
     root {content};
     location {slow}/ {{ alias {content}/; limit_rate 25m; }}
   }}
@@ -51,12 +53,12 @@ class Nginx:
 @contextmanager
 def nginx(content: Path, folder: Path) -> Iterator[Nginx]:
     """Serves the folder `content` without copying, from one worker."""
-    ca = make_certificates(folder)
+    tls = Authority(folder / "authority").issue("server")
     http, https = _free_port(), _free_port()
     config = folder / "nginx.conf"
-    config.write_text(_NGINX.format(folder=folder, content=content, http=http, https=https, slow=SLOW))
+    config.write_text(_NGINX.format(folder=folder, tls=tls, content=content, http=http, https=https, slow=SLOW))
     with _running(["nginx", "-c", str(config)], https):
-        yield Nginx(f"http://127.0.0.1:{http}", f"https://127.0.0.1:{https}", ca)
+        yield Nginx(f"http://127.0.0.1:{http}", f"https://127.0.0.1:{https}", tls.authority)
 
 
 @contextmanager
@@ -116,20 +118,6 @@ def write_small_files(folder: Path, count: int, size: int) -> None:
         path = folder / f"part-{number // 1000:02}" / f"{number:05}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(rng.randbytes(size))
-
-
-def make_certificates(folder: Path) -> Path:
-    """`server.pem` and `server.key` for 127.0.0.1 are in `folder`. Returns the authority that signed them."""
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    signed_by = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
-    for arguments in (
-        ["req", "-x509", *key, "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=benchmark"],
-        ["req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"],
-        ["x509", "-req", "-in", "server.csr", *signed_by, "-days", "2", "-extfile", "names", "-out", "server.pem"],
-    ):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-    return folder / "ca.pem"
 
 
 @contextmanager

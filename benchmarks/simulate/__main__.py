@@ -1,7 +1,7 @@
 """A cooperative fill of a whole fleet in virtual time: the deciding code of the agents over simulated links.
 
     .venv/bin/python -m benchmarks.simulate [CASE …] [--list] [--seed 1] [--processes 1]
-    .venv/bin/python -m benchmarks.simulate --measured FILE     # what `benchmarks/fanout/ --json` printed
+    .venv/bin/python -m benchmarks.simulate --measured FILE     # what `benchmarks.fanout --json` printed
 
 Every node is a `mesh.mesh.Mesh`, the very code of the agents, with the chunks they would choose; the world around it
 is `coordinator/dev/simulation`. Prints one table and one JSON line per case; ends with 1 where a target is missed.
@@ -20,49 +20,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from actors.peers.server import MAX_CONNECTIONS
 from benchmarks.machine import machine
-from coordinator.dev.simulation.fleet import POLL_S, Fleet, Scenario
-from coordinator.kube.quantity import parse_bytes
+from coordinator.dev.simulation.fleet import Fleet, Scenario
+from coordinator.dev.simulation.outcomes import GBIT, Case, Row, compare, result
 
-GBIT = 1e9 / 8
-MAX_MESSAGES_PER_S = 1000.0
-MAX_DEVIATION = 0.15
 ANCHORS = """Published elsewhere, on other machines, networks and data: for orientation, not a comparison
   Monarch, a chain of hosts (github.com/meta-pytorch/monarch/pull/4654)    128 in 26.5 s, one in 23.2 s: 1.14
   Kraken, 3 GB to 2,600 hosts (github.com/uber/kraken, README)             p99 over p50: 1.8
   Ray broadcast, 1 GiB to 50 nodes (ray, release/perf_metrics/scalability) 16.94 s"""
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A scenario and what it has to reach."""
-
-    scenario: Scenario
-    over: float
-    origin: float = 1.01
-
-    def missed(self, row: Row) -> list[str]:
-        """The columns with a figure beyond what it may be."""
-        most = {
-            "over": self.over,
-            "origin": self.origin,
-            "peak_connections": MAX_CONNECTIONS,
-            "node_messages_per_s": MAX_MESSAGES_PER_S,
-            "coordinator_messages_per_s": self.scenario.nodes / POLL_S,
-        }
-        return [column for column, limit in most.items() if row[column] > limit]
 
 
 def cases() -> Iterator[Case]:
@@ -88,72 +61,20 @@ def simulate(case: Case, seed: int) -> Row:
     return {**row, "over_target": case.over, "missed": case.missed(row), "cpu_s": round(time.process_time() - cpu, 1)}
 
 
-def result(fleet: Fleet) -> Row:
-    scenario = fleet.scenario
-    healthy = [node for node in fleet.nodes.values() if node.healthy]
-    reach = scenario.model_bytes / scenario.link
-    ends = [node.done_at or math.inf for node in healthy]
-    overs = sorted(
-        end / max(scenario.bound_s, (node.joined_at or 0.0) + reach) for node, end in zip(healthy, ends, strict=True)
-    )
-    told = fleet.coordinator_messages
-    return {
-        "case": scenario.case,
-        "nodes": scenario.nodes,
-        "chunks": scenario.chunks,
-        "chunk_bytes": scenario.chunk_bytes,
-        "over": round(overs[-1], 3),
-        "median_over": round(overs[len(overs) // 2], 3),
-        "origin": round(fleet.origin_reads.total() / scenario.chunks, 4),
-        "peak_connections": max(node.peak_connections for node in healthy),
-        "node_messages_per_s": round(sum(node.messages for node in healthy) / len(healthy) / max(ends), 1),
-        "coordinator_messages_per_s": round(told.total() / max(ends), 1),
-        "virtual_s": round(max(ends), 1),
-    }
-
-
-def measured(rows: list[Row]) -> Iterator[tuple[Scenario, float]]:
-    """Every run of ours on shaped links beside one node alone, as a scenario, and its slowest node over that one."""
-    alone = {(row["bytes"], row["rate"]) for row in rows if row.get("system") == "one"}
-    for row in rows:
-        if row.get("system") == "ours" and row["rate"] and (row["bytes"], row["rate"]) in alone:
-            rate = parse_bytes(row["rate"].removesuffix("bit").replace("m", "M").replace("g", "G")) / 8
-            odd, variant = 1 / row["nodes"], row["variant"]
-            name = f"{row['nodes']}, {row['bytes'] >> 20} MiB, {row['rate']}, {variant}"
-            scenario = Scenario(name, row["nodes"], row["bytes"], rate, rate, deaths=(0.5, 0.5))
-            slow, dying = odd if variant == "straggler" else 0.0, odd if variant == "kill" else 0.0
-            yield replace(scenario, slow=slow, dying=dying), row["over_one"]
-
-
-def over_one(scenario: Scenario, seed: int) -> float:
-    """The time of the slowest healthy node over that of one node alone."""
-    ends = []
-    for each in (scenario, replace(scenario, nodes=1, slow=0.0, dying=0.0)):
-        fleet = Fleet(each, seed)
-        fleet.run()
-        ends.append(max(node.done_at or math.inf for node in fleet.nodes.values() if node.healthy))
-    return ends[0] / ends[1]
-
-
-def compare(path: Path, seed: int) -> int:
+def print_comparison(path: Path, seed: int) -> int:
     """Prints how far the simulation is from what was measured; the exit code."""
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
-    runs = list(measured(rows))
-    if not runs:
-        how = "make one with benchmarks/fanout/ --rate 200mbit --systems one,ours --json"
+    found = compare(path.read_text().splitlines(), seed)
+    if not found:
+        how = "make one with benchmarks.fanout --rate 200mbit --systems one,ours --json"
         print(f"simulate: {path} holds no run of ours on shaped links beside one node: {how}", file=sys.stderr)
         return 2
     print(f"{'nodes':38}{'measured':>10}{'simulated':>11}{'deviation':>11}")
-    worst, lines = 0.0, []
-    for scenario, seen in runs:
-        simulated = over_one(scenario, seed)
-        deviation = simulated / seen - 1
-        worst = max(worst, abs(deviation))
-        print(f"{scenario.case:38}{seen:>10.3f}{simulated:>11.3f}{deviation:>+11.1%}")
-        lines.append({"case": scenario.case, "measured_over_one": seen, "over_one": round(simulated, 3)})
-    for line in lines:
-        print(json.dumps({"benchmark": "simulate", **line, "seed": seed}))
-    return 1 if worst > MAX_DEVIATION else 0
+    for each in found:
+        print(f"{each.case:38}{each.measured:>10.3f}{each.simulated:>11.3f}{each.deviation:>+11.1%}")
+    for each in found:
+        row = {"case": each.case, "measured_over_one": each.measured, "over_one": each.simulated}
+        print(json.dumps({"benchmark": "simulate", **row, "seed": seed}))
+    return 0 if all(each.close for each in found) else 1
 
 
 COLUMNS = {
@@ -174,10 +95,10 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="name the cases and exit")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--measured", type=Path, metavar="FILE", help="compare with this run of fanout.py instead")
+    parser.add_argument("--measured", type=Path, metavar="FILE", help="compare with this measured run instead")
     options = parser.parse_args()
     if options.measured is not None:
-        return compare(options.measured, options.seed)
+        return print_comparison(options.measured, options.seed)
     chosen = [case for case in cases() if not options.case or case.scenario.case.startswith(tuple(options.case))]
     if options.list:
         print("\n".join(case.scenario.case for case in chosen))

@@ -32,9 +32,10 @@ from actors.sources.resolve import resolve
 from actors.transport import redirects as reach
 from actors.transport.answers import SourceOptions
 from actors.transport.redirects import Reach
+from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
-from tests.kit.tls import Authority, TlsFront
+from tests.kit.tls import TlsFront
 from tests.kit.waiting import eventually
 
 KIB = 1 << 10

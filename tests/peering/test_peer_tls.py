@@ -19,11 +19,11 @@ from actors.peers.swarm import Swarm
 from actors.peers.tls import Tls, TlsFiles
 from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
+from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
 from tests.kit.nodes import same_bytes
 from tests.kit.peers import MIB, Peer, a_company, all_ready, running, wants
-from tests.kit.tls import Authority
 from tests.peering.test_peers import CHUNK, FILL, HERE, THERE, a_swarm, write_content
 
 URI = f"hf://{REPO}"

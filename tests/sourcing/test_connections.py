@@ -17,13 +17,14 @@ from huggingface_hub import close_session
 from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.fill.range_reader import RangeReader, RangesIgnored
 from actors.manifest import Location, ModelSource
+from actors.peers.tls import TlsFiles
 from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
 from actors.transport.connections import tls_context
-from benchmarks.fill.origins import make_certificates
+from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.server import Origin
 from tests.kit.s3_server import s3
-from tests.kit.tls import Authority, TlsFront
+from tests.kit.tls import TlsFront
 from tests.sourcing.test_oci import FILES, NAME, filled, running_registry
 
 CONTENT = bytes(range(256)) * 4
@@ -38,7 +39,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, certificates: Path | None = None, status: int = 206, content_range: str | None = "") -> None:
+    def __init__(self, certificates: TlsFiles | None = None, status: int = 206, content_range: str | None = "") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[tuple[str, str, str | None]] = []
         self.status, self.content_range = status, content_range
@@ -46,7 +47,7 @@ class Server(ThreadingHTTPServer):
         self.names: dict[str, int] = {}
         if certificates is not None:
             context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+            context.load_cert_chain(certificates.certificate, certificates.key)
             self.socket = context.wrap_socket(self.socket, server_side=True)
         self.thread = threading.Thread(target=self.serve_forever, args=(0.02,))
         self.thread.start()
@@ -111,10 +112,8 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("certificates")
-    make_certificates(folder)
-    return folder
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    return Authority(tmp_path_factory.mktemp("certificates") / "authority").issue("server")
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +123,9 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def a_server(certificates: Path | None = None, status: int = 206, content_range: str | None = "") -> Iterator[Server]:
+def a_server(
+    certificates: TlsFiles | None = None, status: int = 206, content_range: str | None = ""
+) -> Iterator[Server]:
     server = Server(certificates, status, content_range)
     try:
         yield server
@@ -144,12 +145,12 @@ def read(url: str, start: int = 10, stop: int = 500) -> bytes:
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"])
 def test_an_authority_of_ones_own_is_trusted_when_it_is_named(
-    variable: str, certificates: Path, monkeypatch: pytest.MonkeyPatch
+    variable: str, certificates: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with a_server(certificates) as server:
         with pytest.raises(SourceError, match="certificate"):
             read(server.url("https"))
-        monkeypatch.setenv(variable, str(certificates / "ca.pem"))
+        monkeypatch.setenv(variable, str(certificates.authority))
         assert read(server.url("https")) == CONTENT[10:500]
 
 
@@ -160,10 +161,10 @@ def test_a_bundle_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_context_is_shared_until_its_certificates_change(
-    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    certificates: TlsFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle.pem"
-    bundle.write_bytes((certificates / "ca.pem").read_bytes())
+    bundle.write_bytes((certificates.authority).read_bytes())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     first = tls_context()
     assert tls_context() is first
@@ -179,13 +180,13 @@ def test_an_http_proxy_is_asked_for_the_whole_url(monkeypatch: pytest.MonkeyPatc
 
 
 def test_https_goes_through_a_tunnel_and_the_origin_is_checked(
-    certificates: Path, monkeypatch: pytest.MonkeyPatch
+    certificates: TlsFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with a_server(certificates) as server, a_server() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url())
         with pytest.raises(SourceError, match="certificate"):
             read(server.url("https"))
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
         assert read(server.url("https")) == CONTENT[10:500]
     assert {each[:2] for each in proxy.asked} == {("CONNECT", f"127.0.0.1:{server.server_port}")}
 

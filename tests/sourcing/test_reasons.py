@@ -19,7 +19,8 @@ from actors.manifest import ModelSource
 from actors.sources.bounds import Limits
 from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
-from tests.kit.tls import Authority, TlsFront
+from coordinator.dev.certificates import Authority
+from tests.kit.tls import TlsFront
 from tests.sourcing.test_bounds import Answer, asked, sends, server
 
 SOURCES = ("hf", "s3", "oci", "http", "hdfs")

@@ -49,11 +49,12 @@ from actors.transport.answers import expires_at, redact, retry_after_s, select, 
 from actors.transport.redirects import Reach
 from actors.trust import Trust
 from coordinator import cli
+from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.repository import Repository
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
-from tests.kit.tls import Authority, TlsFront
+from tests.kit.tls import TlsFront
 
 TOKEN = "hf_secret-token"
 SAMPLE_BYTES = 200_000
