@@ -22,12 +22,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in _COMMANDS:
         return _no_command(arguments)
     summary, prepare = _COMMANDS[name]
-    parser = argparse.ArgumentParser(prog=f"localmodel {name}", description=summary, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=f"{_prog()} {name}", description=summary, allow_abbrev=False)
     try:
         handler = prepare(parser)
         return handler(parser.parse_args(arguments[1:]))
     except KeyboardInterrupt:
         return 130
+
+
+def _prog() -> str:
+    """As it was called: kubectl finds its plugins by the name of their file."""
+    return "kubectl localmodel" if sys.argv[0].endswith("kubectl-localmodel") else "localmodel"
 
 
 Handler = Callable[[argparse.Namespace], int]
@@ -64,10 +69,18 @@ def _verify(parser: argparse.ArgumentParser) -> Handler:
     return verify.verify
 
 
+def _status(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import status
+
+    status.add_status_arguments(parser)
+    return status.status
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
     "dev": ("A whole cluster on this machine, with a sample model.", _dev),
     "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
     "fill": ("Download and verify one model into a folder, without Kubernetes or Ray.", _fill),
+    "status": ("How far every cache is on every node, what is wrong, and why.", _status),
     "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),
 }
 
@@ -77,9 +90,9 @@ def _no_command(arguments: list[str]) -> int:
     from importlib.metadata import version  # here, because it takes as long to import as the rest of a small command
 
     parser = argparse.ArgumentParser(
-        prog="localmodel",
+        prog=_prog(),
         description="Machine-learning models on the local disks of Kubernetes nodes.",
-        epilog="`localmodel COMMAND --help` says more.",
+        epilog=f"`{_prog()} COMMAND --help` says more.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"localmodel {version('localmodel')}")

@@ -60,6 +60,12 @@ def print_json(document: Mapping[str, Any]) -> None:
     say(json.dumps(document))
 
 
+def print_failure(reason: str, message: str, *, retryable: bool, **more: Any) -> None:
+    """The one object of `--json` when there is nothing else to say: docs/json.md, *When a command fails*."""
+    said = printable(message)
+    print_json({"ok": False, "reason": reason, "message": said, "error": said, "retryable": retryable, **more})
+
+
 def printable(text: str | Path) -> str:
     """On one line, and nothing that a terminal obeys: names, and what servers say, need not be text."""
     return _decoded(str(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import re
 import shlex
 from collections import Counter
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from actors import errors
 from actors.agent.settings import AgentSettings
@@ -36,9 +38,11 @@ from coordinator.plan.announcements import SIZE_TOLERANCE
 from coordinator.plan.conditions import WAITING
 from coordinator.plan.fold import FINAL
 from coordinator.plan.origin_budget import Budget, OriginUse
+from coordinator.view.next_steps import NEXT_STEPS
 from tests.killmatrix import cluster
 from tests.killmatrix.__main__ import OF_NODES
 from tests.kit.code_reasons import reasons
+from tests.kit.documents import schema
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -86,7 +90,7 @@ def test_every_metric_is_described_with_its_type_and_its_labels_and_no_other_is(
 
 # --- configuration ---
 
-COMMANDS = ("run", "fill", "verify", "dev")
+COMMANDS = tuple(cli._COMMANDS)
 NO_VARIABLES = frozenset(
     {
         *("ARCHIVE_ACCESS", "DEEP_ARCHIVE", "DEEP_ARCHIVE_ACCESS", "FULL_OBJECT"),  # words of S3
@@ -245,6 +249,13 @@ def test_whether_a_reason_is_tried_again_is_described() -> None:
     assert tried > 50
 
 
+def test_the_next_step_of_a_reason_is_the_one_that_is_described() -> None:
+    text = (DOCS / "reasons.md").read_text().split("\n## Sources\n")[1].split("\n## States of a cache\n")[0]
+    described = {reason: cells[3] for cells in rows(text) for reason in _REASON_CELL.findall(cells[0]) if cells[3]}
+
+    assert described == NEXT_STEPS
+
+
 def test_what_is_a_mere_delay_is_described_so() -> None:
     assert {reason for reason, rows_of in described_reasons().items() if "Quiet." in rows_of[0][0]} == WAITING
 
@@ -274,6 +285,45 @@ def test_a_reason_is_found_however_it_is_given(code: str, found: set[str], tmp_p
     (tmp_path / "module.py").write_text(code)
 
     assert set(reasons(tmp_path.glob("*.py"), tmp_path)) == found | {"StoreError"}
+
+
+# --- commands ---
+
+
+def test_every_schema_is_one_and_is_named_with_its_command() -> None:
+    named = set(re.findall(r"\]\(json/(\w+)\.schema\.json\)", (DOCS / "json.md").read_text()))
+
+    assert named == {path.name.removesuffix(".schema.json") for path in (DOCS / "json").iterdir()}
+    for name in named:
+        Draft202012Validator.check_schema(schema(name))
+
+
+def test_every_field_of_every_schema_is_described() -> None:
+    for path in (DOCS / "json").iterdir():
+        found = [each for each in _properties(json.loads(path.read_text())) if "description" not in each[1]]
+        assert found == [], path.name
+
+
+def _properties(part: object) -> Iterator[tuple[str, dict[str, object]]]:
+    if isinstance(part, dict):
+        properties = part.get("properties")
+        yield from properties.items() if isinstance(properties, dict) else ()
+        for each in part.values():
+            yield from _properties(each)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_its_place_on_the_page_of_commands(command: str) -> None:
+    text = (DOCS / "commands.md").read_text()
+    table = text.split("| Command | Answers |")[1].split("\n\n")[0]
+
+    assert f"`{command}`" in table
+    assert all(
+        len(line) <= 80
+        for block in re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+        for line in block.split("\n")
+        if not line.startswith("$")
+    )
 
 
 # --- links ---
