@@ -41,7 +41,7 @@ _MOVED = {
     ): "kubeconfig:config httpkube:http informer events leader quantity selectors:node_selector",
     ("coordinator", "coordinator.fleet"): "rayfleet:ray_fleet absence",
     ("coordinator", "coordinator.plan"): (
-        "snapshot orphans access fold tally desired usage eviction removals status conditions patches pods "
+        "orphans access fold tally desired usage eviction removals status conditions patches pods "
         "written members:placement company:fill_groups governor:origin_shares budget:origin_budget "
         "copies:offline_sources transitions:announcements"
     ),
@@ -60,6 +60,7 @@ _MOVED = {
 
 _SPLIT = {
     "actors.origin": ("actors.transport.answers",),
+    "coordinator.snapshot": ("coordinator.plan.snapshot", "coordinator.plan.reading"),
 }
 """Modules that became several, or moved to the vocabulary."""
 

@@ -33,19 +33,8 @@ from coordinator.fleet.interface import AgentView
 from coordinator.kube.interface import NAMESPACES, NODES
 from coordinator.plan.fold import Turn
 from coordinator.plan.plan import Plan, Verb, Want, plan
-from coordinator.plan.snapshot import (
-    CACHES,
-    LOCAL_NODES,
-    NODE_GROUPS,
-    Credentials,
-    Ref,
-    Resolution,
-    Snapshot,
-    read_cache,
-    read_local_node,
-    read_node,
-    read_node_group,
-)
+from coordinator.plan.reading import read_cache, read_local_node, read_node, read_node_group
+from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS, Credentials, Ref, Resolution, Snapshot
 
 GIB = 1 << 30
 LIMIT_S = 1.0

@@ -29,7 +29,8 @@ from coordinator.dev.hosts import Running
 from coordinator.dev.origin.sample import REPO
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.plan import plan
-from coordinator.plan.snapshot import Resolution, Snapshot, read_cache, read_node, read_node_group
+from coordinator.plan.reading import read_cache, read_node, read_node_group
+from coordinator.plan.snapshot import Resolution, Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 TORRENT_PYTHON = ROOT / ".venv-libtorrent/bin/python"

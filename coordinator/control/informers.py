@@ -15,6 +15,7 @@ from actors.schemes import Schemes
 from coordinator.kube.informer import Informer
 from coordinator.kube.interface import NODES, PODS, Kube, Object, ResourceType
 from coordinator.plan.pods import Pod
+from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
 from coordinator.plan.snapshot import (
     CACHES,
     LOCAL_NODES,
@@ -25,11 +26,6 @@ from coordinator.plan.snapshot import (
     Node,
     NodeGroup,
     Ref,
-    read_cache,
-    read_local_node,
-    read_namespace_cache,
-    read_node,
-    read_node_group,
 )
 
 T_co = TypeVar("T_co", covariant=True)

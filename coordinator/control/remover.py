@@ -13,7 +13,6 @@ from actors.manifest import StorageKey
 from actors.messages import DesiredState, NodeName
 from coordinator.plan.announcements import Announcement
 from coordinator.plan.conditions import name_nodes, name_pods
-from coordinator.plan.fold import STARTING
 from coordinator.plan.orphans import copies_of
 from coordinator.plan.pods import Pod
 from coordinator.plan.removals import Leaving
@@ -105,7 +104,7 @@ def _refs(snapshot: Snapshot, each: Leaving) -> tuple[Ref, ...]:
 
 
 def _answers(snapshot: Snapshot, node: NodeName) -> bool:
-    view = snapshot.agents.get(node, STARTING)
+    view = snapshot.agent(node)
     return view.failure is None and view.report is not None
 
 

@@ -10,10 +10,12 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from actors.errors import Failure
-from actors.messages import DesiredState, NodeName, NodeReport
+from actors.manifest import StorageKey
+from actors.messages import DesiredState, ModelReport, NodeName, NodeReport
 
 NODE_LABEL = "localmodel/node"
 """The Ray node label that ties a Ray node to a Kubernetes node; its value is `node_label`."""
@@ -26,7 +28,7 @@ def node_label(node: NodeName) -> str:
     return node if _LABEL_VALUE.fullmatch(node) else "sha256-" + hashlib.sha256(node.encode()).hexdigest()[:40]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AgentView:
     """What is known of one node's agent. `report` is the last one received, at `received_at` (epoch seconds).
 
@@ -36,6 +38,11 @@ class AgentView:
     report: NodeReport | None = None
     received_at: float | None = None
     failure: Failure | None = None
+
+    @cached_property
+    def models(self) -> Mapping[StorageKey, ModelReport]:
+        """What the last report says of each model."""
+        return {model.key: model for model in self.report.models} if self.report else {}
 
     def by_its_clock(self, at: float) -> float:
         """A time of ours (epoch seconds) as the agent's clock had it: earlier by what the report took, never later."""

@@ -2,4 +2,4 @@
 
 from actors.doors import doors
 
-__getattr__ = doors(__name__, "plan", "snapshot")
+__getattr__ = doors(__name__, "plan", "snapshot", "reading")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from actors.manifest import ModelSource, Resolved, StorageKey
@@ -19,13 +19,14 @@ from actors.messages import (
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import Access, asks_itself
 from coordinator.plan.eviction import may_go
+from coordinator.plan.facts import Facts
 from coordinator.plan.fill_groups import Companies
-from coordinator.plan.fold import Fold, report_of
+from coordinator.plan.fold import Fold
 from coordinator.plan.origin_shares import Shares
-from coordinator.plan.placement import Members, Placement, Slot, expected_digest, priority, status_roots
+from coordinator.plan.placement import Placement, Slot, expected_digest, priority, status_roots
 from coordinator.plan.snapshot import Cache, Credentials, Snapshot
 from coordinator.plan.tally import SourceState
-from coordinator.plan.usage import Usage, oldest_users
+from coordinator.plan.usage import oldest_users
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +40,28 @@ class Want:
 
 
 def desired_states(
-    snapshot: Snapshot,
-    members: Members,
-    sources: Mapping[StatusKey, SourceState],
-    folded: Fold,
-    together: Companies,
-    use: Usage,
-    orders: Mapping[NodeName, tuple[Removal, ...]],
-    asked: Mapping[NodeName, frozenset[StorageKey]],
-    shares: Shares,
-    nobodys: frozenset[StorageKey] = frozenset(),
+    facts: Facts, together: Companies, shares: Shares, orders: Mapping[NodeName, tuple[Removal, ...]]
 ) -> dict[NodeName, DesiredState]:
-    """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet.
-
-    `asked`: the models whose manifests nodes are asked for. `nobodys` are wanted only by caches that may not have them.
-    """
+    """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
+    snapshot, members = facts.snapshot, facts.members
+    models_of = _ModelsOf(facts, together)
     desired: dict[NodeName, DesiredState] = {}
-    shared: dict[int, tuple[DesiredModel, ...]] = {}
-    accompanied: dict[
-        tuple[int, frozenset[tuple[StorageKey, str]], frozenset[StorageKey]], tuple[DesiredModel, ...]
-    ] = {}
     for name, placement in members.placements.items():
-        models = shared.get(id(placement))
-        if models is None:
-            models = shared[id(placement)] = _models(placement, sources, use, nobodys)
-        report = report_of(snapshot, name)
-        named, unheard = together.of_nodes.get(name, {}), together.unheard.get(name, frozenset())
-        if named or unheard:
-            alike = id(placement), frozenset(named.items()), unheard
-            if alike not in accompanied:
-                accompanied[alike] = _together(models, named, unheard)
-            models = accompanied[alike]
-        if foreign := folded.foreign.get(name):
-            models = _replacing(models, placement, foreign, sources)
+        report = snapshot.report(name)
         desired[name] = DesiredState(
             owner=snapshot.owner,
             roots=_roots(placement.roots, report),
-            models=models,
-            resolved=_unknown(snapshot, folded.missing[name], report, sources),
-            companies=_unknown_companies(together, named, report),
+            models=models_of.node(name),
+            resolved=_unknown(facts, name, report),
+            companies=_unknown_companies(together, name, report),
             remove=orders.get(name, ()),
-            manifests=asked.get(name, frozenset()),
+            manifests=facts.asked.get(name, frozenset()),
             origins=shares.of_nodes.get(name, {}),
             used=oldest_users(snapshot, name),
         )
     for name in snapshot.nodes:
         if name not in members.placements and draining(snapshot, name):
-            report = report_of(snapshot, name)
+            report = snapshot.report(name)
             paths = [r.path for r in report.roots] if report else status_roots(snapshot.local_nodes.get(name))
             roots = tuple(DesiredRoot(path) for path in paths)
             desired[name] = DesiredState(
@@ -94,9 +70,32 @@ def desired_states(
     return desired
 
 
-def _models(
-    placement: Placement, sources: Mapping[StatusKey, SourceState], use: Usage, nobodys: frozenset[StorageKey]
-) -> tuple[DesiredModel, ...]:
+class _ModelsOf:
+    """The models of every node; nodes that should hold the same, in the same company, share one tuple."""
+
+    def __init__(self, facts: Facts, together: Companies) -> None:
+        self._facts = facts
+        self._together = together
+        self._alone = {placement: _models(facts, placement) for placement in facts.members.by_placement}
+        self._accompanied: dict[
+            tuple[Placement, frozenset[tuple[StorageKey, str]], frozenset[StorageKey]], tuple[DesiredModel, ...]
+        ] = {}
+
+    def node(self, name: NodeName) -> tuple[DesiredModel, ...]:
+        placement = self._facts.members.placements[name]
+        models = self._alone[placement]
+        named, unheard = self._together.of_nodes.get(name, {}), self._together.unheard.get(name, frozenset())
+        if named or unheard:
+            alike = placement, frozenset(named.items()), unheard
+            if alike not in self._accompanied:
+                self._accompanied[alike] = _accompanied(models, named, unheard)
+            models = self._accompanied[alike]
+        if foreign := self._facts.folded.foreign.get(name):
+            models = _replacing(models, placement, foreign, self._facts.sources)
+        return models
+
+
+def _models(facts: Facts, placement: Placement) -> tuple[DesiredModel, ...]:
     """One per folder; who shares it lends it the highest priority."""
     sharing: dict[StorageKey, list[Slot]] = {}
     for slot in placement.slots:
@@ -106,14 +105,14 @@ def _models(
             key=slot.cache.storage_key,
             root=slot.root,
             source=slot.cache.source,
-            resolved=sources[slot.cache.key].resolved,
+            resolved=facts.sources[slot.cache.key].resolved,
             expected_digest=expected_digest(sharing[slot.cache.storage_key]),
             priority=priority(sharing[slot.cache.storage_key]),
-            evictable=may_go(sharing[slot.cache.storage_key], use),
+            evictable=may_go(sharing[slot.cache.storage_key], facts.use),
             kept=slot.orphan is not None,
         )
         for slot in placement.slots
-        if slot.owner is slot.cache and slot.root is not None and slot.cache.storage_key not in nobodys
+        if slot.owner is slot.cache and slot.root is not None and slot.cache.storage_key not in facts.forsaken
     )
 
 
@@ -146,25 +145,20 @@ def _roots(roots: tuple[DesiredRoot, ...], report: NodeReport | None) -> tuple[D
     return roots + tuple(DesiredRoot(root.path) for root in others if root.used_bytes or root.reserved_bytes)
 
 
-def _unknown(
-    snapshot: Snapshot,
-    missing: Sequence[Cache],
-    report: NodeReport | None,
-    sources: Mapping[StatusKey, SourceState],
-) -> dict[str, Resolved]:
+def _unknown(facts: Facts, name: NodeName, report: NodeReport | None) -> dict[str, Resolved]:
     """The resolutions that this node needs and does not have."""
     known = report.resolved_known if report else frozenset()
     unknown = {}
-    for cache in missing:
-        name = sources[cache.key].resolved
-        if name is not None and name not in known:
-            resolved = snapshot.resolutions[cache.key].resolved
+    for cache in facts.folded.missing[name]:
+        needed = facts.sources[cache.key].resolved
+        if needed is not None and needed not in known:
+            resolved = facts.snapshot.resolutions[cache.key].resolved
             if resolved is not None:
-                unknown[name] = resolved
+                unknown[needed] = resolved
     return unknown
 
 
-def _together(
+def _accompanied(
     models: tuple[DesiredModel, ...], named: Mapping[StorageKey, str], unheard: frozenset[StorageKey]
 ) -> tuple[DesiredModel, ...]:
     """With the company of each; what must not begin yet counts as not resolved yet."""
@@ -174,36 +168,36 @@ def _together(
     )
 
 
-def _unknown_companies(
-    together: Companies, named: Mapping[StorageKey, str], report: NodeReport | None
-) -> dict[str, Company]:
+def _unknown_companies(together: Companies, node: NodeName, report: NodeReport | None) -> dict[str, Company]:
     """Those that this node is in and has not been told of."""
+    named = together.of_nodes.get(node, {})
     unknown = set(named.values()) - (report.companies_known if report else frozenset())
     return {company.name: company for company in together.by_fill.values() if company.name in unknown}
 
 
 def draining(snapshot: Snapshot, name: NodeName) -> bool:
     """A node in no group whose disk may still hold something: its status is cleared once its agent reports nothing."""
-    local, report = snapshot.local_nodes.get(name), report_of(snapshot, name)
+    local, report = snapshot.local_nodes.get(name), snapshot.report(name)
     if report and report.models:
         return True
     return local is not None and bool(local.models or local.status.get("modelStatus") or local.status.get("agent"))
 
 
-def wants(snapshot: Snapshot, members: Members, folded: Fold) -> dict[StatusKey, Want]:
+def wants(facts: Facts) -> dict[StatusKey, Want]:
     """Every source that a ready node still needs something of, and that of every cache that has not read its own yet.
 
     A world that holds everything, for caches whose status proves their right to it, asks for nothing.
     """
+    snapshot, folded = facts.snapshot, facts.folded
     wanted: dict[StatusKey, Cache] = {}
-    looked_at: set[int] = set()
-    for name, placement in members.placements.items():
+    looked_at: set[Placement] = set()
+    for name, placement in facts.members.placements.items():
         if not snapshot.nodes[name].ready:
             continue
         missing = {cache.storage_key for cache in folded.missing[name]}
-        if id(placement) not in looked_at or missing:
+        if placement not in looked_at or missing:
             wanted |= _asking(snapshot, placement, folded, missing)
-        looked_at.add(id(placement))
+        looked_at.add(placement)
     commits = _commits(snapshot) if wanted else {}
     rejected: dict[StatusKey, set[str]] = {}
     for cache, report in folded.failed:

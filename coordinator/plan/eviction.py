@@ -13,7 +13,7 @@ beside what it made room for. So two models never take turns.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from actors.manifest import StorageKey
@@ -21,8 +21,9 @@ from actors.messages import ModelReport, NodeName, Phase, Removal
 from actors.times import rfc3339
 from coordinator.api.resources import StatusKey
 from coordinator.kube.quantity import say_bytes
-from coordinator.plan.fold import STARTING, Fold, models_of
-from coordinator.plan.placement import Members, Placement, Slot, priority
+from coordinator.plan.facts import Facts
+from coordinator.plan.fold import Fold
+from coordinator.plan.placement import Slot, priority
 from coordinator.plan.snapshot import Snapshot
 from coordinator.plan.usage import Usage, users_on
 
@@ -160,19 +161,19 @@ def may_go(slots: Iterable[Slot], use: Usage) -> bool:
     return all(not slot.cache.pinned and slot.cache.problem is None and slot.cache.key in use.since for slot in slots)
 
 
-def evictions(snapshot: Snapshot, members: Members, folded: Fold, use: Usage, now: float) -> tuple[Eviction, ...]:
+def evictions(facts: Facts) -> tuple[Eviction, ...]:
     """Everything that would have to go now, on every node. Nothing where the policy is off or pods are not known."""
-    if snapshot.evict_idle_s is None or not use.known:
+    snapshot = facts.snapshot
+    if snapshot.evict_idle_s is None or not facts.use.known:
         return ()
+    idle_before = facts.now - snapshot.evict_idle_s
     found: list[Eviction] = []
-    for name, placement in sorted(members.placements.items(), key=lambda item: item[0]):
-        view = snapshot.agents.get(name, STARTING)
-        if view.failure is None and view.report and any(m.lacking_bytes is not None for m in view.report.models):
-            reports = models_of(view.report)
+    for name, placement in sorted(facts.members.placements.items(), key=lambda item: item[0]):
+        view = snapshot.agent(name)
+        if view.failure is None and any(model.lacking_bytes is not None for model in view.models.values()):
             open_here = users_on(snapshot, name) or {}
             for root in placement.roots:
-                idle_before = now - snapshot.evict_idle_s
-                found += _on_disk(name, root.path, placement, reports, folded, use, open_here, idle_before)
+                found += _on_disk(facts, name, root.path, open_here, idle_before)
     return tuple(found)
 
 
@@ -187,19 +188,14 @@ def orders_of(snapshot: Snapshot, going: Iterable[Eviction], now: float) -> dict
 
 
 def _on_disk(
-    node: NodeName,
-    root: str,
-    placement: Placement,
-    reports: dict[StorageKey, ModelReport],
-    folded: Fold,
-    use: Usage,
-    open_here: Container[StorageKey],
-    idle_before: float,
+    facts: Facts, node: NodeName, root: str, open_here: Container[StorageKey], idle_before: float
 ) -> Iterator[Eviction]:
+    """`open_here` are the models that pods on the node may have open."""
     sharing: dict[StorageKey, list[Slot]] = {}
-    for slot in placement.slots:
+    for slot in facts.members.placements[node].slots:
         sharing.setdefault(slot.cache.storage_key, []).append(slot)
-    mounted = use.covers(node, root)
+    mounted = facts.use.covers(node, root)
+    reports = facts.snapshot.agent(node).models
     copies, waiting = [], []
     for key, slots in sharing.items():
         report, first = reports.get(key), next(slot for slot in slots if slot.owner is slot.cache)
@@ -207,24 +203,35 @@ def _on_disk(
             continue
         important = priority(slots)
         if report.phase is Phase.READY and report.damage is None:
-            busy = mounted or key in open_here or any(folded.caches[slot.cache.key].downloading for slot in slots)
-            since = None if busy or not may_go(slots, use) else _unused_since(slots, report, use)
+            busy = mounted or key in open_here or _is_downloading(facts.folded, slots)
+            since = None if busy or not may_go(slots, facts.use) else _unused_since(slots, report, facts.use)
             copies.append(Copy(key, report.bytes_total, important, since))
         elif report.lacking_bytes is not None:
             waiting.append(Waiting(key, report.needed_bytes, report.lacking_bytes, important))
     for copy, each in choose(copies, waiting, idle_before):
-        yield Eviction(
-            node=node,
-            root=root,
-            key=copy.key,
-            caches=tuple(slot.cache.key for slot in sharing[copy.key]),
-            size_bytes=copy.size_bytes,
-            unused_since=copy.unused_since or 0.0,
-            for_key=each.key,
-            for_caches=tuple(slot.cache.key for slot in sharing[each.key]),
-            for_uri=sharing[each.key][0].cache.source.uri,
-            for_bytes=each.needed_bytes,
-        )
+        yield _eviction(node, root, sharing, copy, each)
+
+
+def _is_downloading(folded: Fold, slots: Iterable[Slot]) -> bool:
+    """Some node may be reading this copy, to have one itself."""
+    return any(folded.caches[slot.cache.key].downloading for slot in slots)
+
+
+def _eviction(
+    node: NodeName, root: str, sharing: Mapping[StorageKey, Sequence[Slot]], copy: Copy, waiting: Waiting
+) -> Eviction:
+    return Eviction(
+        node=node,
+        root=root,
+        key=copy.key,
+        caches=tuple(slot.cache.key for slot in sharing[copy.key]),
+        size_bytes=copy.size_bytes,
+        unused_since=copy.unused_since or 0.0,
+        for_key=waiting.key,
+        for_caches=tuple(slot.cache.key for slot in sharing[waiting.key]),
+        for_uri=sharing[waiting.key][0].cache.source.uri,
+        for_bytes=waiting.needed_bytes,
+    )
 
 
 def _unused_since(slots: Sequence[Slot], report: ModelReport, use: Usage) -> float | None:

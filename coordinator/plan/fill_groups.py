@@ -14,17 +14,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actors.manifest import Resolved, StorageKey
 from actors.mesh.limits import DEAD_S, LINK_BYTES_PER_S, choose_chunk_bytes
 from actors.messages import Company, Member, ModelReport, NodeName, Part, Phase
-from coordinator.api.resources import StatusKey
-from coordinator.plan.fold import STARTING, Fold, models_of, report_of
+from coordinator.plan.facts import Facts
 from coordinator.plan.placement import Members
 from coordinator.plan.snapshot import Cache, Snapshot
-from coordinator.plan.tally import SourceState
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
 SETTLE_S = 15.0
@@ -45,41 +43,43 @@ class Companies:
     unheard: Mapping[NodeName, frozenset[StorageKey]] = field(default_factory=dict)
 
 
-def companies(
-    snapshot: Snapshot, members: Members, sources: Mapping[StatusKey, SourceState], folded: Fold, now: float
-) -> Companies:
-    """Everybody who fills together, by what is known at `now` (epoch seconds)."""
+def companies(facts: Facts) -> Companies:
+    """Everybody who fills together, by what is known now."""
+    snapshot, members = facts.snapshot, facts.members
     by_fill: dict[str, Company] = {}
     of_nodes: dict[NodeName, dict[StorageKey, str]] = {}
     unheard: dict[NodeName, frozenset[StorageKey]] = {}
-    agents = dict(_agents(snapshot, members, now))
-    reportless = {name for name in members.placements if report_of(snapshot, name) is None}
+    agents = dict(_agents(snapshot, members, facts.now))
+    reportless = {name for name in members.placements if snapshot.report(name) is None}
     earlier = {_content(company.fill): company for company in snapshot.companies.values()}
-    for resolved, caches in _wanted(snapshot, sources, folded):
-        key, wanting = caches[0].storage_key, nodes_wanting(members, caches)
+    for resolved, caches in _wanted(facts):
+        key, wanting = caches[0].storage_key, members.wanting(caches)
         if len(wanting) < 2:
             continue
         silent = reportless.intersection(wanting)
         for name in silent:
             unheard[name] = unheard.get(name, frozenset()) | {key}
         candidates = [_candidate(agents[name], resolved, key) for name in wanting if name in agents]
-        parts = [each.part for each in candidates if each.part is not None]
         before = earlier.get(resolved.content)
-        if before is None and parts and silent and now < snapshot.acting_since + SETTLE_S:
-            for each in candidates:  # a fill that an earlier coordinator has begun
+        if before is None and silent and _is_begun_by_another(snapshot, candidates, facts.now):
+            for each in candidates:
                 name = each.agent.name
                 if each.part is not None:
                     of_nodes.setdefault(name, {})[key] = each.part.company
                 else:
                     unheard[name] = unheard.get(name, frozenset()) | {key}
             continue
-        most = min((snapshot.budgets.of(origin).requests for origin in resolved.origins), default=len(candidates))
-        company = _company(snapshot.secret, resolved, candidates, before, most, now)
+        company = _company(snapshot, resolved, candidates, before, facts.now)
         if company.members:  # also if it is but one: the others' agents may be about to start
             by_fill[company.fill] = company
             for member in company.members:
                 of_nodes.setdefault(member.name, {})[key] = company.name
     return Companies(by_fill, of_nodes, unheard)
+
+
+def _is_begun_by_another(snapshot: Snapshot, candidates: Sequence[_Candidate], now: float) -> bool:
+    """Whether an earlier coordinator has begun this fill, and there was no time yet to hear all who are in it."""
+    return now < snapshot.acting_since + SETTLE_S and any(each.part is not None for each in candidates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +104,21 @@ class _Candidate:
     holds: bool
 
 
-def _wanted(
-    snapshot: Snapshot, sources: Mapping[StatusKey, SourceState], folded: Fold
-) -> list[tuple[Resolved, list[Cache]]]:
+def _wanted(facts: Facts) -> list[tuple[Resolved, list[Cache]]]:
     """What some node lacks and can be read, with the caches that ask for it. Equal resolutions count as one."""
-    lacking = {cache.key: cache for caches in folded.missing.values() for cache in caches}
+    lacking = {cache.key: cache for caches in facts.folded.missing.values() for cache in caches}
     found: dict[str, tuple[Resolved, list[Cache]]] = {}
     for key, cache in lacking.items():
-        resolution = snapshot.resolutions.get(key)
+        resolution = facts.snapshot.resolutions.get(key)
         resolved = resolution.resolved if resolution is not None else None
-        if resolved is not None and sources[key].resolved == resolved.name:
+        if resolved is not None and facts.sources[key].resolved == resolved.name:
             found.setdefault(resolved.content, (resolved, []))[1].append(cache)
     return list(found.values())
 
 
 def _agents(snapshot: Snapshot, members: Members, now: float) -> Iterator[tuple[NodeName, _Agent]]:
     for name in members.placements:
-        view = snapshot.agents.get(name, STARTING)
+        view = snapshot.agent(name)
         report = view.report
         if report is None or report.peer_address is None:
             continue
@@ -128,7 +126,7 @@ def _agents(snapshot: Snapshot, members: Members, now: float) -> Iterator[tuple[
             continue
         link = report.link_bytes_per_s or LINK_BYTES_PER_S
         zone = snapshot.nodes[name].labels.get(ZONE_LABEL)
-        yield name, _Agent(name, report.incarnation, zone, report.peer_address, link, models_of(report))
+        yield name, _Agent(name, report.incarnation, zone, report.peer_address, link, view.models)
 
 
 def _candidate(agent: _Agent, resolved: Resolved, key: StorageKey) -> _Candidate:
@@ -139,32 +137,15 @@ def _candidate(agent: _Agent, resolved: Resolved, key: StorageKey) -> _Candidate
     return _Candidate(agent, model, part, _is_copy(model, resolved))
 
 
-def nodes_wanting(members: Members, caches: list[Cache]) -> list[NodeName]:
-    """The nodes that should hold what these caches ask for."""
-    keys = {cache.key for cache in caches}
-    wanting: dict[int, bool] = {}
-    for placement in members.placements.values():
-        if id(placement) not in wanting:
-            wanting[id(placement)] = any(slot.owner.key in keys and slot.root is not None for slot in placement.slots)
-    return [name for name, placement in members.placements.items() if wanting[id(placement)]]
-
-
 def _company(
-    secret: bytes, resolved: Resolved, candidates: list[_Candidate], before: Company | None, most: int, now: float
+    snapshot: Snapshot, resolved: Resolved, candidates: list[_Candidate], before: Company | None, now: float
 ) -> Company:
-    """`most` may read the origin at a time: it is shared out among so many, whichever they are, and no more."""
+    """The company of one fill. `before`: as it was told last."""
     told = {(member.name, member.incarnation): member for member in before.members} if before is not None else {}
-    parts = [each.part for each in candidates if each.part is not None]
-    if before is not None:
-        chunk_bytes = before.chunk_bytes
-    elif parts:
-        chunk_bytes = max(parts, key=lambda part: part.owns).chunk_bytes
-    else:
-        slowest = min((each.agent.link_bytes_per_s for each in candidates), default=LINK_BYTES_PER_S)
-        chunk_bytes = choose_chunk_bytes(resolved.manifest.total_bytes, slowest)
-    begun = any(member.owns for member in told.values()) or any(part.owns for part in parts)
-    able = [] if begun else [each.agent.name for each in candidates if not each.holds and not is_held_up(each.model)]
-    readers = set(random.Random(resolved.content).sample(able, min(most, len(able))))  # of other models, others
+    chunk_bytes = before.chunk_bytes if before is not None else _chunk_bytes(resolved, candidates)
+    begun = any(member.owns for member in told.values())
+    begun = begun or any(each.part.owns for each in candidates if each.part is not None)
+    readers = set[NodeName]() if begun else _readers(snapshot, resolved, candidates)
     found = []
     for each in candidates:
         agent = each.agent
@@ -174,8 +155,24 @@ def _company(
         found.append(Member(agent.name, agent.incarnation, agent.zone, agent.address, owns, seed))
     fill = f"{resolved.content}-{chunk_bytes}"
     members = tuple(sorted(found, key=lambda member: member.name))
-    company = Company(fill, chunk_bytes, members, _token(secret, fill, now))
+    company = Company(fill, chunk_bytes, members, _token(snapshot.secret, fill, now))
     return before if before is not None and company == before else company  # its name is known already
+
+
+def _chunk_bytes(resolved: Resolved, candidates: Sequence[_Candidate]) -> int:
+    """As those who fill already have it, else such that the slowest link is kept busy by few."""
+    parts = [each.part for each in candidates if each.part is not None]
+    if parts:
+        return max(parts, key=lambda part: part.owns).chunk_bytes
+    slowest = min((each.agent.link_bytes_per_s for each in candidates), default=LINK_BYTES_PER_S)
+    return choose_chunk_bytes(resolved.manifest.total_bytes, slowest)
+
+
+def _readers(snapshot: Snapshot, resolved: Resolved, candidates: Sequence[_Candidate]) -> set[NodeName]:
+    """Those that read the origin, as many as its budget allows at a time: other nodes for other models."""
+    able = [each.agent.name for each in candidates if not each.holds and not is_held_up(each.model)]
+    most = min((snapshot.budgets.of(origin).requests for origin in resolved.origins), default=len(candidates))
+    return set(random.Random(resolved.content).sample(able, min(most, len(able))))
 
 
 def _token(secret: bytes, fill: str, now: float) -> str:

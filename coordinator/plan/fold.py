@@ -18,7 +18,7 @@ from typing import Any
 
 from actors.errors import Failure
 from actors.manifest import StorageKey
-from actors.messages import Earlier, ModelReport, NodeName, NodeReport, Phase
+from actors.messages import Earlier, ModelReport, NodeName, Phase
 from actors.times import rfc3339
 from coordinator.api.resources import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet.interface import AgentView
@@ -49,7 +49,6 @@ SETTLING_S = 15.0
 """For so long a coordinator that begins to act does not say of agents that it has not heard yet that they start."""
 _ABOUT_OTHERS = frozenset({"Evicted", "InsufficientStorage"})
 """Failures of which an agent tells what other model is the reason."""
-STARTING = AgentView(failure=Failure("AgentStarting", "the node agent has not reported yet"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +278,7 @@ def fold(
 ) -> Fold:
     """Every report, once. `sources` has an entry for every cache that is not being deleted; `turn` None: no budget."""
     tallies = {key: Tally(snapshot.caches[key], source) for key, source in sources.items()}
-    lanes_of: dict[int, list[_Lane]] = {}
+    lanes_of: dict[Placement, list[_Lane]] = {}
     nodes: dict[NodeName, Mapping[str, Any]] = {}
     missing: dict[NodeName, list[Cache]] = {}
     failed: list[tuple[Cache, ModelReport]] = []
@@ -291,13 +290,13 @@ def fold(
         if cache.ref.namespace is not None:
             uris.setdefault(cache.ref.namespace, set()).add(cache.source.uri)
     for name, placement in sorted(members.placements.items(), key=_name):
-        lanes = lanes_of.get(id(placement))
+        lanes = lanes_of.get(placement)
         if lanes is None:
-            lanes = lanes_of[id(placement)] = [_Lane(slot, tallies, sources) for slot in placement.slots]
-        view, local = snapshot.agents.get(name, STARTING), snapshot.local_nodes.get(name)
+            lanes = lanes_of[placement] = [_Lane(slot, tallies, sources) for slot in placement.slots]
+        view, local = snapshot.agent(name), snapshot.local_nodes.get(name)
         node = snapshot.nodes[name]
         ready, view = node.ready, explained(view, node)
-        reports = models_of(view.report)
+        reports = view.models
         broken = {root.path: root.failure for root in view.report.roots if root.failure} if view.report else {}
         cells: list[Cell] = []
         words: dict[StatusKey, ModelStatus] = {}
@@ -381,14 +380,6 @@ def _times_of_orphan(
     if snapshot.orphan_grace_s is not None and not slot.cache.pinned:
         times["removalTime"] = rfc3339(since + snapshot.orphan_grace_s)
     return times
-
-
-def report_of(snapshot: Snapshot, name: NodeName) -> NodeReport | None:
-    return snapshot.agents.get(name, STARTING).report
-
-
-def models_of(report: NodeReport | None) -> dict[StorageKey, ModelReport]:
-    return {model.key: model for model in report.models} if report else {}
 
 
 def _name(item: tuple[NodeName, Placement]) -> str:

@@ -23,8 +23,6 @@ from actors.manifest import Manifest, StorageKey, known_from_a_copy, make_manife
 from actors.messages import ModelReport, NodeName, NodeReport, Phase
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import asks_itself, proof_of
-from coordinator.plan.fill_groups import nodes_wanting
-from coordinator.plan.fold import STARTING, models_of
 from coordinator.plan.placement import Members
 from coordinator.plan.snapshot import Cache, Resolution, Snapshot
 
@@ -49,7 +47,7 @@ def known_from_copies(snapshot: Snapshot, members: Members) -> Copies:
     servers: dict[NodeName, _Server] | None = None
     for cache, failure in _unanswered(snapshot):
         servers = dict(_servers(snapshot, members)) if servers is None else servers
-        places = [servers[name] for name in nodes_wanting(members, [cache]) if name in servers]
+        places = [servers[name] for name in members.wanting([cache]) if name in servers]
         copies = {server.report.node: server for server in places if _holds(server, cache)}
         digest = _named_digest(cache) or _written(cache, "manifestDigest") or _agreed(copies.values(), cache)
         holders = sorted(name for name, server in copies.items() if _digest(server, cache) == digest)
@@ -93,9 +91,9 @@ def _named_digest(cache: Cache) -> str | None:
 
 def _servers(snapshot: Snapshot, members: Members) -> Iterator[tuple[NodeName, _Server]]:
     for name in members.placements:
-        view = snapshot.agents.get(name, STARTING)
+        view = snapshot.agent(name)
         if view.failure is None and view.report is not None and view.report.peer_address is not None:
-            yield name, _Server(view.report, models_of(view.report))
+            yield name, _Server(view.report, view.models)
 
 
 def _holds(server: _Server, cache: Cache) -> bool:

@@ -30,10 +30,9 @@ from actors.manifest import OriginName, StorageKey
 from actors.mesh.limits import DEAD_S
 from actors.messages import NodeName, OriginReport, OriginShare, heeded_s
 from coordinator.api.resources import StatusKey
+from coordinator.plan.facts import Facts
 from coordinator.plan.fill_groups import Companies, is_held_up
-from coordinator.plan.fold import STARTING, Fold, models_of
 from coordinator.plan.origin_budget import Budget, OriginUse
-from coordinator.plan.placement import Members
 from coordinator.plan.snapshot import Governed, Snapshot
 
 SAME_PAUSE_S = 1.0
@@ -63,10 +62,11 @@ class _Claim:
     heard: bool = True
 
 
-def govern(snapshot: Snapshot, members: Members, folded: Fold, together: Companies, now: float) -> Shares:
-    """Every node's share of every origin that somebody reads, or is about to, at `now` (epoch seconds)."""
+def govern(facts: Facts, together: Companies) -> Shares:
+    """Every node's share of every origin that somebody reads, or is about to."""
+    snapshot, now = facts.snapshot, facts.now
     reports = _reports(snapshot, now)
-    claims = _claims(snapshot, members, folded, together, reports, now)
+    claims = _claims(facts, together, reports)
     by_origin: dict[OriginName, Governed] = {}
     of_nodes: dict[NodeName, dict[OriginName, OriginShare]] = {}
     usage: list[OriginUse] = []
@@ -107,47 +107,45 @@ def _reports(snapshot: Snapshot, now: float) -> dict[OriginName, dict[NodeName, 
 
 
 def _is_alive(snapshot: Snapshot, name: NodeName, now: float) -> bool:
-    view = snapshot.agents.get(name, STARTING)
+    view = snapshot.agent(name)
     return view.failure is None or now <= max(view.received_at or 0.0, snapshot.acting_since) + DEAD_S
 
 
 def _claims(
-    snapshot: Snapshot,
-    members: Members,
-    folded: Fold,
-    together: Companies,
-    reports: Mapping[OriginName, Mapping[NodeName, OriginReport]],
-    now: float,
+    facts: Facts, together: Companies, reports: Mapping[OriginName, Mapping[NodeName, OriginReport]]
 ) -> dict[OriginName, dict[NodeName, _Claim]]:
     claims: dict[OriginName, dict[NodeName, _Claim]] = {}
-    for name, lacking in _lacking(snapshot, folded, together):
-        if _is_alive(snapshot, name, now):
+    for name, lacking in _lacking(facts, together):
+        if _is_alive(facts.snapshot, name, facts.now):
             for origin, begins in lacking.items():
                 claims.setdefault(origin, {})[name] = _Claim(demand=int(begins), lacks=True)
     for origin, said in reports.items():
         for name, report in said.items():
             if report.wanted or report.granted or name in claims.get(origin, {}):
                 claim = claims.setdefault(origin, {}).setdefault(name, _Claim())
-                wanted = report.wanted if name in members.placements else 0
+                wanted = report.wanted if name in facts.members.placements else 0
                 claim.lacks, claim.demand = claim.lacks or wanted > 0, max(claim.demand, wanted)
     for origin, of_origin in claims.items():
-        before = snapshot.governed.get(origin)
+        before, said = facts.snapshot.governed.get(origin), reports.get(origin, {})
         for name, claim in of_origin.items():
-            said_by = reports.get(origin, {}).get(name)
-            granted = (said_by.granted or 0) if said_by is not None else 0
-            claim.told = before.shares.get(name, granted) if before is not None else granted
-            claim.held = max(claim.told, granted, said_by.requests if said_by is not None else 0)
-            claim.heard = claim.told == granted
+            _recall(claim, name, before, said.get(name))
     return claims
 
 
-def _lacking(
-    snapshot: Snapshot, folded: Fold, together: Companies
-) -> Iterator[tuple[NodeName, Mapping[OriginName, bool]]]:
+def _recall(claim: _Claim, name: NodeName, before: Governed | None, said: OriginReport | None) -> None:
+    """What the node was told, by us or by a coordinator before, and what of it it may be using."""
+    granted = (said.granted or 0) if said is not None else 0
+    claim.told = before.shares.get(name, granted) if before is not None else granted
+    claim.held = max(claim.told, granted, said.requests if said is not None else 0)
+    claim.heard = claim.told == granted
+
+
+def _lacking(facts: Facts, together: Companies) -> Iterator[tuple[NodeName, Mapping[OriginName, bool]]]:
     """Every node, with every origin of what it lacks, and whether it is to begin reading there.
 
     Not what others read for it, nor what fails or has no room: whoever waits for that needs nothing meanwhile.
     """
+    snapshot = facts.snapshot
     origins: dict[StatusKey, frozenset[OriginName]] = {
         key: resolution.resolved.origins
         for key, resolution in snapshot.resolutions.items()
@@ -157,9 +155,9 @@ def _lacking(
         company.name: frozenset(member.name for member in company.members if member.owns)
         for company in together.by_fill.values()
     }
-    for name, missing in folded.missing.items():
+    for name, missing in facts.folded.missing.items():
         named: Mapping[StorageKey, str] = together.of_nodes.get(name, {})
-        models = models_of(snapshot.agents.get(name, STARTING).report) if missing else {}
+        models = snapshot.agent(name).models if missing else {}
         found: dict[OriginName, bool] = {}
         for cache in missing:
             unsettled = [origin for origin in origins.get(cache.key, ()) if not found.get(origin)]

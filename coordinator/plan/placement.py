@@ -13,7 +13,7 @@ LocalModelNode stays until it has gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -65,12 +65,24 @@ class Placement:
 class Members:
     """`groups` names the members of every usable group; `placements` has an entry for each node that is in any.
 
-    `duplicates` maps a cluster cache to the older cluster cache of the same URI.
+    `by_placement` has the same nodes by the placement that they share. `duplicates` maps a cluster cache to the older
+    cluster cache of the same URI.
     """
 
     groups: Mapping[str, tuple[NodeName, ...]]
     placements: Mapping[NodeName, Placement]
     duplicates: Mapping[StatusKey, Cache]
+    by_placement: Mapping[Placement, Sequence[NodeName]] = field(default_factory=dict)
+
+    def wanting(self, caches: Iterable[Cache]) -> list[NodeName]:
+        """The nodes that should hold what these caches ask for, in the order of `placements`."""
+        keys = {cache.key for cache in caches}
+        wanting = {
+            placement
+            for placement in self.by_placement
+            if any(slot.owner.key in keys and slot.root is not None for slot in placement.slots)
+        }
+        return [name for name, placement in self.placements.items() if placement in wanting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +124,11 @@ def place(snapshot: Snapshot) -> Members:
         )
         if member_of or held:
             placements[node.name] = placement_of(member_of, held)
-    return Members({name: tuple(nodes) for name, nodes in groups.items()}, placements, _duplicates(caches))
+    by_placement: dict[Placement, list[NodeName]] = {}
+    for name, placement in placements.items():
+        by_placement.setdefault(placement, []).append(name)
+    members = {name: tuple(nodes) for name, nodes in groups.items()}
+    return Members(members, placements, _duplicates(caches), by_placement)
 
 
 def _may_hold_more(snapshot: Snapshot, node: NodeName, selected: Placement) -> bool:

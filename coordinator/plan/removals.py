@@ -15,11 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.manifest import StorageKey
-from actors.messages import NodeName, Removal
+from actors.messages import ModelReport, NodeName, NodeReport, Removal
 from coordinator.api.resources import StatusKey
-from coordinator.plan.fold import STARTING
+from coordinator.plan.facts import Facts
 from coordinator.plan.orphans import copies_of, orphaned_since, was_here
-from coordinator.plan.placement import Members
 from coordinator.plan.pods import Pod
 from coordinator.plan.snapshot import Cache, Snapshot
 from coordinator.plan.usage import users_on
@@ -48,21 +47,20 @@ class Leaving:
         return Removal(self.root, self.key, self.reason, now, ORDER_S, forced=self.forced)
 
 
-def removals(
-    snapshot: Snapshot, members: Members, now: float, forsaken: frozenset[StorageKey] = frozenset()
-) -> tuple[Leaving, ...]:
-    """Every copy that is to go, on every node whose agent answers. `forsaken`: the models that nobody is left for."""
+def removals(facts: Facts) -> tuple[Leaving, ...]:
+    """Every copy that is to go, on every node whose agent answers."""
+    snapshot = facts.snapshot
     by_key: dict[StorageKey, list[Cache]] = {}
     for cache in snapshot.caches.values():
-        if cache.deleted_at is not None or cache.storage_key not in forsaken:
+        if cache.deleted_at is not None or cache.storage_key not in facts.forsaken:
             by_key.setdefault(cache.storage_key, []).append(cache)
     readable = all(cache.readable for cache in snapshot.caches.values() if cache.deleted_at is None)
     readable = readable and not any(kind == "caches" for kind, _ in snapshot.left_out)
     found: list[Leaving] = []
     for name in snapshot.nodes:
-        view = snapshot.agents.get(name, STARTING)
+        view = snapshot.agent(name)
         if view.failure is None and view.report is not None:
-            found += _on_node(snapshot, members, name, by_key, forsaken, readable, now)
+            found += _on_node(facts, name, by_key, readable)
     return tuple(found)
 
 
@@ -77,45 +75,47 @@ def orders_of(snapshot: Snapshot, leaving: Sequence[Leaving], now: float) -> dic
 
 
 def _on_node(
-    snapshot: Snapshot,
-    members: Members,
-    name: NodeName,
-    by_key: Mapping[StorageKey, Sequence[Cache]],
-    forsaken: frozenset[StorageKey],
-    readable: bool,
-    now: float,
+    facts: Facts, name: NodeName, by_key: Mapping[StorageKey, Sequence[Cache]], readable: bool
 ) -> Iterator[Leaving]:
-    placement, report = members.placements.get(name), snapshot.agents[name].report
-    kept = placement.keys - forsaken if placement is not None else frozenset()
-    orphans = {
-        slot.cache.storage_key: slot.owner for slot in (placement.slots if placement is not None else ()) if slot.orphan
-    }
-    roots = {slot.cache.storage_key: slot.root for slot in (placement.slots if placement is not None else ())}
-    users: Mapping[StorageKey, list[Pod]] | None = None
-    looked = False
-    for copy in copies_of(report):
-        stray = bool(copy.root) and roots.get(copy.key) not in (None, copy.root)
-        if copy.key in kept and copy.key not in orphans and not stray:
-            continue
+    snapshot, report = facts.snapshot, facts.snapshot.report(name)
+    going: list[tuple[ModelReport, str]] = []
+    for copy, kept, leaving in _astray(facts, name):
         caches = by_key.get(copy.key, ())
-        reason = _expired(snapshot, name, caches, now) if copy.key in orphans or stray else None
-        if copy.key not in kept:
-            leaving = placement is not None and copy.key in placement.leaving
+        if kept:
+            reason = _expired(snapshot, name, caches, facts.now)
+        else:
             reason = "NodeGroupsChanged" if leaving else _deleted(snapshot, name, caches, readable)
-        if reason is None:
-            continue
-        if not looked:
-            users, looked = users_on(snapshot, name), True
+        if reason is not None:
+            going.append((copy, reason))
+    users = users_on(snapshot, name) if going else None
+    for copy, reason in going:
+        caches = by_key.get(copy.key, ())
         using = None if users is None else tuple(users.get(copy.key, ()))
         yield Leaving(
             node=name,
-            root=copy.root or _root(snapshot, name),
+            root=copy.root or _only_root(report),
             key=copy.key,
             reason=reason,
             caches=tuple(sorted(cache.key for cache in caches if was_here(snapshot, name, cache) or len(caches) == 1)),
             forced=_is_forced(caches, using if name in snapshot.looked_at else None),
             users=using,
         )
+
+
+def _astray(facts: Facts, name: NodeName) -> Iterator[tuple[ModelReport, bool, bool]]:
+    """The copies on the node that nobody wants where they are.
+
+    With each: whether somebody wants the model on this node, and whether a cache of it names other groups now.
+    """
+    placement = facts.members.placements.get(name)
+    slots = placement.slots if placement is not None else ()
+    kept = placement.keys - facts.forsaken if placement is not None else frozenset()
+    orphans = {slot.cache.storage_key for slot in slots if slot.orphan}
+    roots = {slot.cache.storage_key: slot.root for slot in slots}
+    for copy in copies_of(facts.snapshot.report(name)):
+        stray = bool(copy.root) and roots.get(copy.key) not in (None, copy.root)
+        if stray or copy.key in orphans or copy.key not in kept:
+            yield copy, copy.key in kept, placement is not None and copy.key in placement.leaving
 
 
 def _is_forced(caches: Sequence[Cache], users: Sequence[Pod] | None) -> bool:
@@ -143,8 +143,7 @@ def _expired(snapshot: Snapshot, name: NodeName, caches: Sequence[Cache], now: f
     return "OrphanExpired" if now - since >= snapshot.orphan_grace_s else None
 
 
-def _root(snapshot: Snapshot, name: NodeName) -> str:
+def _only_root(report: NodeReport | None) -> str:
     """Of an agent that does not say where its copies are: the only root it has."""
-    report = snapshot.agents[name].report
     roots = [root.path for root in report.roots] if report is not None else []
     return roots[0] if len(roots) == 1 else ""

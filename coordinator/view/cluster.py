@@ -14,6 +14,7 @@ from actors.messages import NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.plan import written
+from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
 from coordinator.plan.snapshot import (
     CACHES,
     LOCAL_NODES,
@@ -23,11 +24,6 @@ from coordinator.plan.snapshot import (
     LocalNode,
     Node,
     NodeGroup,
-    read_cache,
-    read_local_node,
-    read_namespace_cache,
-    read_node,
-    read_node_group,
 )
 
 KINDS = (CACHES, NAMESPACE_CACHES, LOCAL_NODES, NODE_GROUPS, NODES)

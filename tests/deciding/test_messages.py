@@ -20,7 +20,7 @@ from coordinator.fleet.interface import AgentView
 from coordinator.plan.eviction import Eviction
 from coordinator.plan.fold import FINAL, explained
 from coordinator.plan.placement import place
-from coordinator.plan.snapshot import read_node
+from coordinator.plan.reading import read_node
 from tests.kit.builders import (
     NOW,
     CacheBuilder,

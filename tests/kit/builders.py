@@ -18,16 +18,8 @@ from coordinator.api.resources import RESOURCES, LocalModelCache, LocalModelName
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.plan import Plan, Verb, Write, plan
 from coordinator.plan.pods import Look, read_pod
-from coordinator.plan.snapshot import (
-    ORPHAN_GRACE_S,
-    Resolution,
-    Snapshot,
-    read_cache,
-    read_local_node,
-    read_namespace_cache,
-    read_node,
-    read_node_group,
-)
+from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
+from coordinator.plan.snapshot import ORPHAN_GRACE_S, Resolution, Snapshot
 
 NOW = 1_700_000_000.0
 OWNER = "kube-system-uid"

@@ -38,17 +38,8 @@ from coordinator.kube.interface import (
 from coordinator.plan.origin_budget import Budget, Budgets
 from coordinator.plan.plan import Verb, Want, Write
 from coordinator.plan.pods import read_pod
-from coordinator.plan.snapshot import (
-    Credentials,
-    Ref,
-    Resolution,
-    read_cache,
-    read_local_node,
-    read_namespace_cache,
-    read_node,
-    read_node_group,
-    resource_type,
-)
+from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
+from coordinator.plan.snapshot import Credentials, Ref, Resolution, resource_type
 from tests.kit.builders import GIB, NOW, OWNER, World, a_cache, a_group, a_node, a_report, a_world, an_agent
 
 T = TypeVar("T")

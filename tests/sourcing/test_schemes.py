@@ -14,7 +14,7 @@ from actors.sources.filesystems import opened
 from actors.sources.resolve import read_range, resolve
 from actors.transport.answers import SourceOptions
 from actors.trust import STRICT, Trust
-from coordinator.plan.snapshot import read_cache
+from coordinator.plan.reading import read_cache
 from tests.kit.builders import a_cache
 
 

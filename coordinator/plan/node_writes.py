@@ -1,0 +1,120 @@
+"""What is written of LocalModelNodes (made, listed, their status, deleted) and of node groups: how full they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from coordinator.kube.quantity import format_bytes, parse_bytes
+from coordinator.plan.announcements import agent_events, eviction_events, repair_events
+from coordinator.plan.desired import draining
+from coordinator.plan.facts import Facts
+from coordinator.plan.orphans import traces
+from coordinator.plan.patches import NODE_STATUS, is_material, status_patch
+from coordinator.plan.placement import Placement
+from coordinator.plan.snapshot import LOCAL_NODES, LocalNode, Node, NodeGroup, Ref, Snapshot
+from coordinator.plan.status import SETTLE, local_node_status
+from coordinator.plan.writes import Verb, Write, patched
+
+
+def node_writes(facts: Facts) -> Iterator[Write]:
+    """At most one for each LocalModelNode: what it lists is written first, and its status afterwards."""
+    snapshot, members, folded = facts.snapshot, facts.members, facts.folded
+    for name, placement in members.placements.items():
+        node, local = snapshot.nodes[name], snapshot.local_nodes.get(name)
+        if ("local_nodes", name) in snapshot.left_out:
+            continue
+        if local is None:
+            yield _created(node, placement)
+        else:
+            entries = [*placement.entries, *traces(snapshot, name)]
+            yield from _updated(snapshot, node, local, entries, folded.nodes.get(name))
+    for name, local in snapshot.local_nodes.items():
+        gone = snapshot.nodes.get(name)
+        if ("nodes", name) in snapshot.left_out:
+            continue
+        if gone is None:  # the garbage collector does the same where KServe's LocalModelNodes have an owner
+            yield Write(Verb.DELETE, local.ref, {})
+        elif name not in members.placements and draining(snapshot, name):
+            view = snapshot.agent(name)
+            empty = view.failure is None and view.report is not None and not view.report.models
+            status = {} if empty and not local.models else local_node_status({}, [], view, local)
+            yield from _updated(snapshot, gone, local, traces(snapshot, name), status)
+
+
+def _created(node: Node, placement: Placement) -> Write:
+    ref = Ref(LOCAL_NODES, node.name)
+    body = {
+        "apiVersion": LOCAL_NODES.api_version,
+        "kind": LOCAL_NODES.kind,
+        "metadata": {"name": node.name, "ownerReferences": [_owner(node)]},
+        "spec": {"localModels": placement.entries},
+    }
+    return Write(Verb.CREATE, ref, body)
+
+
+def _updated(
+    snapshot: Snapshot, node: Node, local: LocalNode, entries: list[Mapping[str, Any]], status: Mapping[str, Any] | None
+) -> Iterator[Write]:
+    owned = any(owner.get("uid") == node.uid for owner in local.owners)
+    if not owned or list(local.models) != entries:
+        others = [owner for owner in local.owners if owner.get("kind") != "Node"]
+        metadata = {} if owned else {"ownerReferences": [*others, _owner(node)]}
+        yield Write(Verb.PATCH, local.ref, patched(local.ref, metadata, spec={"localModels": entries}))
+        return
+    if status is None:
+        return
+    patch = status_patch(local.status, status, NODE_STATUS, extensions=LOCAL_NODES.plural not in snapshot.pruned)
+    if patch:
+        events = agent_events(local.ref, local.status, status) if "agent" in patch and status else []
+        if "models" in patch:
+            events = [*events, *repair_events(local.ref, local.status, status)]
+            events += eviction_events(node.name, snapshot.caches, local.status, status)
+        material = is_material(local.status, patch)
+        yield Write(Verb.PATCH_STATUS, local.ref, patched(local.ref, status=patch), material, tuple(events))
+
+
+def _owner(node: Node) -> Mapping[str, str]:
+    return {"apiVersion": "v1", "kind": "Node", "name": node.name, "uid": node.uid}
+
+
+# --- node groups ---
+
+
+def group_writes(facts: Facts) -> Iterator[Write]:
+    """`status.used` and `.available`, summed over the members that report. Not a subresource, as in KServe."""
+    snapshot = facts.snapshot
+    for name, nodes in facts.members.groups.items():
+        group = snapshot.groups[name]
+        roots = [
+            root
+            for node in nodes
+            if (report := snapshot.report(node)) is not None
+            for root in report.roots
+            if root.path == group.root and root.failure is None
+        ]
+        if not roots:
+            continue
+        limit = group.limit_bytes if group.limit_bytes is not None else 1 << 62
+        used = sum(root.used_bytes for root in roots)
+        available = sum(max(0, min(root.free_bytes, limit - root.used_bytes) - root.reserved_bytes) for root in roots)
+        yield from _group_status(group, used, available)
+
+
+def _group_status(group: NodeGroup, used: int, available: int) -> Iterator[Write]:
+    measured = {"used": used, "available": available}
+    wanted = {name: _settled_quantity(count, group.status.get(name)) for name, count in measured.items()}
+    if any(group.status.get(name) != value for name, value in wanted.items()):
+        yield Write(Verb.PATCH, group.ref, patched(group.ref, status=wanted), material=False)
+
+
+def _settled_quantity(count: int, written: object) -> object:
+    """`written` while it says about the same; else `count` for people."""
+    text = format_bytes(count)
+    try:
+        value = parse_bytes(written) if isinstance(written, int | str) else None
+    except ValueError:
+        value = None
+    if value is None or bool(value) != bool(count):
+        return text
+    return written if text == written or abs(value - count) <= SETTLE * max(value, count) else text
