@@ -35,6 +35,12 @@ def _prog() -> str:
     return "kubectl localmodel" if sys.argv[0].endswith("kubectl-localmodel") else "localmodel"
 
 
+def manager(argv: Sequence[str] | None = None) -> int:
+    """The exit code of `/manager`, the entry point of the image: flags alone are those of `run`, as of KServe's."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return main(arguments if arguments and arguments[0] in _COMMANDS else ["run", *arguments])
+
+
 Handler = Callable[[argparse.Namespace], int]
 
 
@@ -53,6 +59,13 @@ def _dev(parser: argparse.ArgumentParser) -> Handler:
         parser.error(f"this needs {error.name}: pip install 'localmodel[dev]'")
     command.add_arguments(parser)
     return command.run
+
+
+def _ray_node(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import ray_node
+
+    ray_node.add_arguments(parser)
+    return ray_node.run
 
 
 def _fill(parser: argparse.ArgumentParser) -> Handler:
@@ -79,6 +92,7 @@ def _status(parser: argparse.ArgumentParser) -> Handler:
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
     "dev": ("A whole cluster on this machine, with a sample model.", _dev),
     "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
+    "ray-node": ("A Ray node that waits for its cluster, and joins again when it was lost.", _ray_node),
     "fill": ("Download and verify one model into a folder, without Kubernetes or Ray.", _fill),
     "status": ("How far every cache is on every node, what is wrong, and why.", _status),
     "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),

@@ -60,8 +60,8 @@ def no_ray_node(node: str) -> Failure:
     label = f"{NODE_LABEL}={node_label(node)}"  # type: ignore[arg-type]  # a node's name, as a string
     return Failure(
         "NoRayNode",
-        f"no Ray worker runs on node {node} (none carries the label {label}): is its pod starting, or has the worker"
-        " group fewer replicas than there are nodes?",
+        f"no Ray worker runs on node {node} (none carries the label {label}): is its pod starting, and does the"
+        " DaemonSet localmodel-agent select the node and tolerate its taints?",
     )
 
 

@@ -81,7 +81,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "AgentUnavailable": "Does its Ray worker run, does the network reach it?",
     "AgentDied": "The log of the Ray worker on this node.",
     "AgentError": "What the message says.",
-    "NoRayNode": "`replicas` of the worker group.",
+    "NoRayNode": ("The node's label and taints: `kubectl -n localmodel describe daemonset localmodel-agent`."),
     "NodeCordoned": "`kubectl uncordon`.",
     "RayUnavailable": "Look at the head, and `--ray-address`.",
     # Specs

@@ -53,8 +53,8 @@ def pod_templates(manifests: Iterable[Manifest]) -> Iterator[tuple[str, Manifest
                 yield "coordinator", spec["template"]
             case "RayCluster":
                 yield "ray-head", spec["headGroupSpec"]["template"]
-                for group in spec["workerGroupSpecs"]:
-                    yield "agent", group["template"]
+            case "DaemonSet":
+                yield "agent", spec["template"]
 
 
 def containers(template: Manifest) -> list[Manifest]:

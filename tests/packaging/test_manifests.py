@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import pytest
 from actors.agent.settings import AgentSettings
 from coordinator.api import crds
 from coordinator.api.resources import RESOURCES, Resource
-from coordinator.cli import settings
+from coordinator.cli import ray_node, settings
 from coordinator.fleet.interface import NODE_LABEL
 from coordinator.kube.node_selector import compile_selector
 from coordinator.plan.eviction import Policy
@@ -71,9 +72,9 @@ def test_kuberay_accepts_the_ray_cluster() -> None:
     (crd,) = read(KUBERAY)
     schema = schema_of(crd, cluster["apiVersion"].partition("/")[2])
     assert problems(cluster, schema) == []
-    cluster["spec"]["workerGroupSpecs"][0]["tolerance"] = "a word that KubeRay does not know"
+    cluster["spec"]["headGroupSpec"]["tolerance"] = "a word that KubeRay does not know"
     assert problems(cluster, schema) != []
-    del cluster["spec"]["workerGroupSpecs"][0]["tolerance"]
+    del cluster["spec"]["headGroupSpec"]["tolerance"]
 
 
 @needs_kubectl
@@ -194,18 +195,43 @@ def test_driver_and_its_ray_node_share_processes_session_folder_store_and_cluste
         assert shared[0] == shared[1] != []
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
         assert environment(driver)[name] == environment(ray_node)[name]
-    assert "--num-cpus=0" in ray_node["args"]
 
 
-def test_the_coordinator_joins_the_ray_cluster_of_the_base() -> None:
-    cluster, given = pick(BASE, "RayCluster"), environment(container(coordinator(), "coordinator"))
-    name, namespace = cluster["metadata"]["name"], cluster["metadata"]["namespace"]
-    assert given["RAY_ADDRESS"] == f"{name}-head-svc.{namespace}.svc:6379"
+@pytest.mark.parametrize(
+    ("role", "name"), [("coordinator", "coordinator"), ("coordinator", "ray"), ("agent", "ray-worker")]
+)
+def test_everything_of_ours_joins_the_ray_cluster_of_the_base(role: str, name: str) -> None:
+    cluster, given = pick(BASE, "RayCluster"), environment(container(dict(pod_templates(BASE))[role], name))
+    assert given["RAY_ADDRESS"] == f"{cluster['metadata']['name']}-head-svc.{cluster['metadata']['namespace']}.svc:6379"
     assert given["RAY_AUTH_MODE"] == cluster["spec"]["authOptions"]["mode"] == "token"
-    assert cluster["spec"]["rayVersion"] == version("ray")
-    assert cluster["spec"]["enableInTreeAutoscaling"] is False
-    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
-    assert [group["rayStartParams"]["num-cpus"] for group in groups] == ["0", "0"]
+
+
+def test_the_ray_cluster_is_its_head_alone_so_that_no_apply_puts_a_number_of_workers_back() -> None:
+    spec = pick(BASE, "RayCluster")["spec"]
+    assert "workerGroupSpecs" not in spec
+    assert spec["rayVersion"] == version("ray")
+    assert spec["enableInTreeAutoscaling"] is False
+    assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+
+
+@pytest.mark.parametrize(("role", "name"), [("coordinator", "ray"), ("agent", "ray-worker")])
+def test_a_ray_node_is_started_with_flags_it_has_takes_no_work_and_leaves_within_its_grace(
+    role: str, name: str
+) -> None:
+    template = dict(pod_templates(BASE))[role]
+    process = container(template, name)
+    parser = argparse.ArgumentParser()
+    ray_node.add_arguments(parser)
+    given = parser.parse_args(process["args"])
+    assert {"--num-cpus=0", "--num-gpus=0", "--disable-usage-stats"} <= set(given.ray)
+    assert given.drain_seconds < template["spec"]["terminationGracePeriodSeconds"]
+    (port,) = process["ports"]
+    assert given.health_probe_addr == f":{port['containerPort']}"
+    probes = {kind: process[kind]["httpGet"] for kind in ("livenessProbe", "readinessProbe") if kind in process}
+    assert probes["livenessProbe"] == {"path": "/healthz", "port": port["name"]}
+    assert probes.get("readinessProbe", {"path": "/readyz", "port": port["name"]})["path"] == "/readyz"
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert process.get(probe, {"timeoutSeconds": 5})["timeoutSeconds"] > ray_node.CONNECT_TIMEOUT_S
 
 
 def test_rays_token_is_a_file_and_in_no_environment() -> None:
@@ -222,13 +248,12 @@ def test_rays_token_is_a_file_and_in_no_environment() -> None:
             assert given["RAY_AUTH_TOKEN_PATH"] == f"{mount['mountPath']}/auth_token", role
             assert mount["readOnly"], role
             assert given.get("RAY_AUTH_TOKEN", "") == "", role
-            assert ("RAY_AUTH_TOKEN" in given) == (role != "coordinator"), role
+            assert ("RAY_AUTH_TOKEN" in given) == (role == "ray-head"), "which KubeRay makes"
 
 
-def test_there_is_one_agent_per_node_labelled_with_its_name() -> None:
-    (term,) = agent()["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
-    assert term["topologyKey"] == "kubernetes.io/hostname"
-    assert matches(term["labelSelector"], agent())
+def test_there_is_one_agent_per_node_labelled_with_its_name_and_rolled_node_by_node() -> None:
+    update = pick(BASE, "DaemonSet")["spec"]["updateStrategy"]
+    assert update == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}, "and no surge: one per node"
     given = environment(container(agent(), "ray-worker"))
     assert given["NODE_NAME"]["fieldRef"]["fieldPath"] == "spec.nodeName"
     assert json.loads(given["RAY_OVERRIDE_LABELS"]) == {NODE_LABEL: "$(NODE_NAME)"}
@@ -257,6 +282,42 @@ def test_only_pods_of_ours_reach_ray() -> None:
     chosen = [name for name, template in pod_templates(BASE) if matches(open_to_all["podSelector"], template)]
     assert chosen == ["coordinator"]
     assert open_to_all["ingress"] == [{"ports": [{"port": 8080, "protocol": "TCP"}]}]
+
+
+def test_a_pod_disruption_budget_lets_every_drain_go_on() -> None:
+    budget = pick(BASE, "PodDisruptionBudget")["spec"]
+    assert matches(budget["selector"], coordinator())
+    assert (budget["maxUnavailable"], "minAvailable" in budget) == (1, False)
+
+
+def test_replicas_of_the_coordinator_prefer_different_nodes() -> None:
+    (term,) = coordinator()["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert matches(term["podAffinityTerm"]["labelSelector"], coordinator())
+
+
+def test_what_brings_models_comes_before_the_pods_that_use_them() -> None:
+    (name,) = {m["metadata"]["name"] for m in BASE if m["kind"] == "PriorityClass"}
+    assert {template["spec"]["priorityClassName"] for _, template in pod_templates(BASE)} == {name}
+    assert pick(BASE, "PriorityClass")["globalDefault"] is False
+
+
+def test_roles_for_people_aggregate_and_none_of_them_may_write_a_status() -> None:
+    roles = {m["metadata"]["name"]: m for m in BASE if m["kind"] == "ClusterRole"}
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    aggregated = {
+        name: {key.removeprefix(prefix) for key in role["metadata"].get("labels", {}) if key.startswith(prefix)}
+        for name, role in roles.items()
+    }
+    assert aggregated["localmodel-view"] == {"view", "edit", "admin"}
+    assert aggregated["localmodel-edit"] == {"edit", "admin"}
+    assert aggregated["localmodel-admin"] == aggregated["localmodel-coordinator"] == set()
+    for name in ("localmodel-view", "localmodel-edit", "localmodel-admin"):
+        for rule in roles[name]["rules"]:
+            assert not [each for each in rule["resources"] if "/" in each or each == "*"], name
+            writes = set(rule["verbs"]) - {"get", "list", "watch"}
+            assert not writes or name != "localmodel-view"
+            assert not writes or name != "localmodel-edit" or rule["resources"] == ["localmodelnamespacecaches"]
 
 
 # What the pods may do on their nodes: Pod Security "restricted", but for the model disk.
@@ -298,7 +359,7 @@ def test_a_pod_shares_nothing_with_its_host_but_the_model_disk(name: str, templa
 
 def test_every_object_is_in_a_namespace_of_the_base_or_in_none() -> None:
     namespaces = {m["metadata"]["name"] for m in BASE if m["kind"] == "Namespace"}
-    cluster_scoped = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+    cluster_scoped = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass"}
     for manifest in BASE:
         if manifest["kind"] in cluster_scoped:
             assert "namespace" not in manifest["metadata"]
