@@ -12,11 +12,12 @@ from actors.messages import NodeName
 from coordinator.control.claims import followed
 from coordinator.control.looks import Looks
 from coordinator.dev.fake_kube import FakeKube
-from coordinator.kube.interface import CLAIMS, VOLUMES, Denied, KubeError, Object, ResourceType
+from coordinator.kube.interface import CLAIMS, PODS, VOLUMES, Denied, Kube, KubeError, Object
 from coordinator.plan.pods import Look, read_pod
 from coordinator.plan.snapshot import Snapshot
 from coordinator.plan.usage import users_on
 from tests.kit.builders import OWNER, PodBuilder, a_cache, a_group, a_node, a_pod, a_report, a_world, key_of
+from tests.kit.delegating_kube import Call, DelegatingKube
 from tests.running.test_controller import AtOnce
 
 N1 = NodeName("n1")
@@ -24,24 +25,27 @@ CACHE = a_cache()
 KEY = storage_key(CACHE.uri)
 
 
-class CountingKube(FakeKube):
-    """Lists the pods of a node, and counts what it is asked for by name."""
+class CountingKube(DelegatingKube):
+    """Lists the pods of a node, and counts what it is asked for by name. `refusal` is raised instead of an answer."""
 
-    def __init__(self, *pods: Object) -> None:
-        super().__init__()
+    def __init__(self, *pods: Object, refusal: KubeError | None = None) -> None:
+        super().__init__(FakeKube())
         self.asked: list[str] = []
         self.pods = pods
+        self.refusal = refusal
 
-    def list(self, resource: ResourceType, **_: Any) -> tuple[list[Object], str]:
-        assert resource.plural == "pods"
-        return list(self.pods), "1"
+    def through(self, call: Call) -> Any:
+        if call.verb == "list":
+            assert call.resource == PODS
+            return list(self.pods), "1"
+        if call.verb == "get":
+            self.asked.append(call.name)
+            if self.refusal is not None:
+                raise self.refusal
+        return super().through(call)
 
-    def get(self, resource: ResourceType, name: str, *, namespace: str | None = None) -> Object:
-        self.asked.append(name)
-        return super().get(resource, name, namespace=namespace)
 
-
-def bound(kube: FakeKube, claim: str, source: Mapping[str, Any]) -> None:
+def bound(kube: Kube, claim: str, source: Mapping[str, Any]) -> None:
     kube.create(VOLUMES, {"metadata": {"name": "v"}, "spec": dict(source)})
     kube.create(CLAIMS, {"metadata": {"name": claim}, "spec": {"volumeName": "v"}}, namespace="default")
 
@@ -137,11 +141,7 @@ def test_a_claim_that_is_not_bound_yet_is_asked_for_again() -> None:
 
 
 def test_where_claims_may_not_be_read_nobody_knows_who_uses_what() -> None:
-    class Deaf(CountingKube):
-        def get(self, *_: Any, **__: Any) -> Object:
-            raise forbidden
-
-    forbidden: KubeError = Denied("persistentvolumeclaims is forbidden")
-    looks = Looks(Deaf(a_user().json), AtOnce(), lambda: 100.0, lambda: None)
+    forbidden = Denied("persistentvolumeclaims is forbidden")
+    looks = Looks(CountingKube(a_user().json, refusal=forbidden), AtOnce(), lambda: 100.0, lambda: None)
     looks.want([N1], 100.0)
     assert looks.see(Snapshot(OWNER), 100.0).looks[N1].failure == "persistentvolumeclaims is forbidden"

@@ -20,6 +20,7 @@ from coordinator.api.resources import RESOURCES, StatusKey
 from coordinator.control.controller import WATCHED_ANEW_S, Controller
 from coordinator.control.informers import Informers
 from coordinator.control.metrics import Metrics
+from coordinator.dev.fake_kube import FakeKube
 from coordinator.fleet.interface import AgentView, Fleet
 from coordinator.kube.interface import (
     CLAIMS,
@@ -41,6 +42,7 @@ from coordinator.plan.pods import read_pod
 from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
 from coordinator.plan.snapshot import Credentials, Ref, Resolution, resource_type
 from tests.kit.builders import GIB, NOW, OWNER, World, a_cache, a_group, a_node, a_report, a_world, an_agent
+from tests.kit.delegating_kube import Call, DelegatingKube
 
 T = TypeVar("T")
 KINDS = {model.KIND: resource_type(model) for model in RESOURCES}
@@ -78,51 +80,41 @@ class Listed(Generic[T]):
         return True
 
 
-class WorldKube:
+class WorldKube(DelegatingKube):
     """The part of an API server that the controller writes to. `fails` is raised instead of the next answers."""
 
     def __init__(self, world: World) -> None:
+        super().__init__(FakeKube())
         self.world = world
         self.writes: list[tuple[str, str]] = []
         self.asked = 0
         self.fails: list[KubeError] = []
         self.prunes: frozenset[str] = frozenset()
 
-    def list(
-        self, resource: Any, *, namespace: str | None = None, field_selector: str | None = None
-    ) -> tuple[list[Object], str]:
-        assert resource == PODS
-        found = [deepcopy(each.json) for each in self.world.objects if each.json["kind"] == "Pod"]
-        return [raw for raw in found if field_selector == f"spec.nodeName={raw['spec'].get('nodeName')}"], "1"
-
-    def get(self, resource: Any, name: str, *, namespace: str | None = None) -> Object:
-        if resource in (CLAIMS, VOLUMES):  # of a pod that says by name what it uses
-            raise NotFound(f"{resource.plural} {name} not found")
-        assert resource == NAMESPACES
-        return {"metadata": {"name": name, "uid": OWNER}}
-
-    def create(self, resource: Any, body: Object, *, namespace: str | None = None) -> Object:
-        return self._write(Verb.CREATE, Ref(resource, body["metadata"]["name"], namespace), body)
-
-    def patch(
-        self,
-        resource: Any,
-        name: str,
-        body: Any,
-        *,
-        namespace: str | None = None,
-        subresource: str | None = None,
-        patch_type: Any = None,
-    ) -> Object:
-        if subresource:
-            body = {**body, "status": {k: v for k, v in body["status"].items() if k not in self.prunes}}
-        verb = Verb.PATCH_STATUS if subresource else Verb.PATCH
-        return self._write(verb, Ref(resource, name, namespace), body)
-
-    def delete(
-        self, resource: Any, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
-    ) -> None:
-        self._write(Verb.DELETE, Ref(resource, name, namespace), {})
+    def through(self, call: Call) -> Any:
+        if call.verb == "list":
+            assert call.resource == PODS
+            found = [deepcopy(each.json) for each in self.world.objects if each.json["kind"] == "Pod"]
+            of_node = [raw for raw in found if call.field_selector == f"spec.nodeName={raw['spec'].get('nodeName')}"]
+            return of_node, "1"
+        if call.verb == "get":
+            if call.resource in (CLAIMS, VOLUMES):  # of a pod that says by name what it uses
+                raise NotFound(f"{call.resource.plural} {call.name} not found")
+            assert call.resource == NAMESPACES
+            return {"metadata": {"name": call.name, "uid": OWNER}}
+        ref, body = Ref(call.resource, call.name, call.namespace), call.body or {}
+        assert isinstance(body, Mapping)
+        match call.verb, call.subresource:
+            case "create", None:
+                return self._write(Verb.CREATE, ref, body)
+            case "patch", None:
+                return self._write(Verb.PATCH, ref, body)
+            case "patch", "status":
+                kept = {key: value for key, value in body["status"].items() if key not in self.prunes}
+                return self._write(Verb.PATCH_STATUS, ref, {**body, "status": kept})
+            case "delete", None:
+                return self._write(Verb.DELETE, ref, {})
+        raise AssertionError(f"the controller does not {call.verb} {call.resource.plural}")
 
     def _write(self, verb: Verb, ref: Ref, body: Object) -> Object:
         self.asked += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.fake_kube import FakeKube
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
-from coordinator.kube.interface import LEASES, Conflict, Object, PatchType, ResourceType, Unreachable
+from coordinator.kube.interface import LEASES, Conflict, Kube, Unreachable
 from coordinator.kube.leader import LOCK_NAME, Leader, Rival, Timing, claim
+from tests.kit.delegating_kube import Call, DelegatingKube
 from tests.kit.proxy import Proxy
 from tests.kit.waiting import eventually
 
@@ -35,56 +36,32 @@ class Time:
         return START + timedelta(seconds=self.s)
 
 
-class Unsteady(FakeKube):
-    """A view of `shared` where a call may be lost on the way there, or its answer on the way back, after a while."""
+class Unsteady(DelegatingKube):
+    """A view of a shared server where a call may be lost on the way there, or its answer on the way back."""
 
     def __init__(self, shared: FakeKube, time: Time) -> None:
-        super().__init__()
-        self.shared = shared
+        super().__init__(shared)
         self.time = time
         self.lose_request_s: float | None = None
         self.lose_answer_s: float | None = None
 
-    def _through(self, call: str, *args: Any, **kwargs: Any) -> Any:
+    def through(self, call: Call) -> Any:
+        assert call.verb != "patch", "the election does not patch: a merge would hide a lost race"
         if self.lose_request_s is not None:
             self.time.s += self.lose_request_s
             raise Unreachable("timed out")
-        answer = getattr(self.shared, call)(*args, **kwargs)
+        answer = super().through(call)
         if self.lose_answer_s is not None:
             self.time.s += self.lose_answer_s
             raise Unreachable("timed out")
         return answer
 
-    def get(self, resource: ResourceType, name: str, *, namespace: str | None = None) -> Object:
-        found: Object = self._through("get", resource, name, namespace=namespace)
-        return found
 
-    def create(self, resource: ResourceType, body: Object, *, namespace: str | None = None) -> Object:
-        created: Object = self._through("create", resource, body, namespace=namespace)
-        return created
-
-    def replace(self, resource: ResourceType, name: str, body: Object, *, namespace: str | None = None) -> Object:
-        replaced: Object = self._through("replace", resource, name, body, namespace=namespace)
-        return replaced
-
-    def patch(
-        self,
-        resource: ResourceType,
-        name: str,
-        body: Object | Sequence[Object],
-        *,
-        namespace: str | None = None,
-        subresource: str | None = None,
-        patch_type: PatchType = PatchType.MERGE,
-    ) -> Object:
-        raise AssertionError("the election does not patch: a merge would hide a lost race")
-
-
-def a_leader(kube: FakeKube, time: Time, name: str) -> Leader:
+def a_leader(kube: Kube, time: Time, name: str) -> Leader:
     return Leader(kube, name, "kserve", clock=time, now=time.now, rng=random.Random(0))
 
 
-def lease_of(kube: FakeKube) -> Mapping[str, Any]:
+def lease_of(kube: Kube) -> Mapping[str, Any]:
     spec: Mapping[str, Any] = kube.get(LEASES, LOCK_NAME, namespace="kserve")["spec"]
     return spec
 
