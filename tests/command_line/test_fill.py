@@ -28,13 +28,6 @@ LARGE_BYTES = 160 * MIB
 URI = f"hf://{REPO}"
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fill") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
-
-
 @pytest.fixture
 def origin(sample: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
     with Origin({REPO: sample}) as running:

@@ -19,7 +19,7 @@ from actors.disk.handles import Folder
 from actors.disk.marker import MARKER
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.faults import Fault
-from coordinator.dev.origin.sample import REPO, write_sample
+from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from tests.command_line.test_fill import run
 from tests.kit import damage
@@ -28,13 +28,6 @@ from tests.kit.damage import Damage, names
 MIB = 1 << 20
 SAMPLE_BYTES = 2 * MIB
 URI = f"hf://{REPO}"
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("repairs") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
 
 
 @pytest.fixture

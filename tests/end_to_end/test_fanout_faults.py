@@ -19,7 +19,7 @@ from actors.transport.answers import SourceOptions
 from coordinator.dev import hosts as namespaces
 from coordinator.dev.hosts import Host, Network
 from coordinator.dev.origin.faults import Fault
-from coordinator.dev.origin.sample import REPO, write_sample
+from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from tests.kit.fanout import Fanout, Place
 from tests.kit.nodes import same_bytes
@@ -27,7 +27,7 @@ from tests.kit.nodes import same_bytes
 pytestmark = pytest.mark.e2e
 
 CHUNK = 1 << 20
-SIZE = 56 * CHUNK
+SAMPLE_BYTES = 56 * CHUNK
 URI = f"hf://{REPO}"
 SLOW = Fault(path="/_cdn/*", latency_s=0.3)
 """Of every chunk that is read from the origin: a fill takes seconds, and is caught in the middle."""
@@ -38,13 +38,6 @@ LOCAL = {f"node-{number}": Place("127.0.0.1") for number in range(6)}
 def in_flight(nodes: int, of: int) -> int:
     """Bytes that so many of the owners may have asked the origin for, or hold and have not passed on."""
     return nodes * (PACE.reads_per_owner(of) + PACE.unpassed) * CHUNK
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fanout") / "sample"
-    write_sample(folder, SIZE)
-    return folder
 
 
 @pytest.fixture
@@ -64,50 +57,51 @@ def served(origin: Origin) -> int:
 
 def test_a_third_of_the_nodes_killed_at_once(tmp_path: Path, origin: Origin, sample: Path) -> None:
     with Fanout(tmp_path, resolved_at(origin), LOCAL) as fanout:
-        fanout.until(lambda: served(origin) > SIZE / 2)
+        fanout.until(lambda: served(origin) > SAMPLE_BYTES / 2)
         for victim in ("node-1", "node-4"):
             fanout.agents[victim].kill()
         ready = fanout.until_ready()
         assert len(ready) == 4
         assert all(same_bytes(fanout.folder(name), sample) for name in ready)
-    assert SIZE <= served(origin) <= SIZE + in_flight(2, of=6)
+    assert SAMPLE_BYTES <= served(origin) <= SAMPLE_BYTES + in_flight(2, of=6)
 
 
 def test_a_killed_node_that_returns_goes_on_with_what_it_had(tmp_path: Path, origin: Origin, sample: Path) -> None:
     with Fanout(tmp_path, resolved_at(origin), LOCAL) as fanout:
-        fanout.until(lambda: served(origin) > SIZE / 2)
+        fanout.until(lambda: served(origin) > SAMPLE_BYTES / 2)
         fanout.agents["node-2"].kill()
         kept = fanout.done("node-2")
         fanout.start("node-2")
         ready = fanout.until_ready()
         assert all(same_bytes(fanout.folder(name), sample) for name in LOCAL)
     again = ready["node-2"].bytes_from_origin + ready["node-2"].bytes_from_peers
-    assert again <= SIZE - kept + PACE.slots * 16 * CHUNK
-    assert served(origin) <= SIZE + in_flight(1, of=6)
+    assert again <= SAMPLE_BYTES - kept + PACE.slots * 16 * CHUNK
+    assert served(origin) <= SAMPLE_BYTES + in_flight(1, of=6)
 
 
 def test_an_origin_that_throttles_every_node(tmp_path: Path, origin: Origin, sample: Path) -> None:
     with Fanout(tmp_path, resolved_at(origin), LOCAL) as fanout:
-        fanout.until(lambda: served(origin) > SIZE / 4)
+        fanout.until(lambda: served(origin) > SAMPLE_BYTES / 4)
         origin.faults.set(Fault(path="/_cdn/*", status=429, retry_after="1", times=12))
         ready = fanout.until_ready()
         assert all(same_bytes(fanout.folder(name), sample) for name in ready)
         assert not origin.faults.active(), "it did throttle"
-    assert served(origin) == SIZE
+    assert served(origin) == SAMPLE_BYTES
 
 
 def test_an_origin_that_is_gone_after_most_of_it_and_comes_back(tmp_path: Path, origin: Origin, sample: Path) -> None:
     port = int(origin.url.rpartition(":")[2])
     with Fanout(tmp_path, resolved_at(origin), LOCAL) as fanout:
-        fanout.until(lambda: served(origin) > 0.6 * SIZE)
+        fanout.until(lambda: served(origin) > 0.6 * SAMPLE_BYTES)
         origin.close()
         before = served(origin)
-        fanout.until(lambda: len({fanout.done(name) for name in LOCAL}) == 1 and fanout.done("node-0") >= 0.6 * SIZE)
-        assert fanout.done("node-0") < SIZE, "all have what any had, and wait"
+        most = 0.6 * SAMPLE_BYTES
+        fanout.until(lambda: len({fanout.done(name) for name in LOCAL}) == 1 and fanout.done("node-0") >= most)
+        assert fanout.done("node-0") < SAMPLE_BYTES, "all have what any had, and wait"
         with Origin({REPO: sample}, port=port) as again:
             ready = fanout.until_ready()
             assert all(same_bytes(fanout.folder(name), sample) for name in ready)
-            assert before + served(again) <= SIZE + PACE.origin_reads * CHUNK
+            assert before + served(again) <= SAMPLE_BYTES + PACE.origin_reads * CHUNK
 
 
 def test_a_peer_that_corrupts_every_fiftieth_chunk(tmp_path: Path, origin: Origin, sample: Path) -> None:
@@ -123,7 +117,7 @@ def test_a_peer_that_corrupts_every_fiftieth_chunk(tmp_path: Path, origin: Origi
         assert all(same_bytes(fanout.folder(name), sample) for name in ready)
     assert {name for report in ready.values() for name in report.wrong_peers} == {"node-0"}
     assert 1 <= sum(sum(report.wrong_peers.values()) for report in ready.values()) <= wrong * len(late)
-    assert served(origin) <= SIZE + PACE.origin_reads * CHUNK
+    assert served(origin) <= SAMPLE_BYTES + PACE.origin_reads * CHUNK
 
 
 def flip_every(nth: int, folder: Path) -> int:
@@ -183,22 +177,22 @@ def test_a_peer_at_a_twentieth_of_the_speed_holds_nobody_up(tmp_path: Path, host
     hosts.of["node-3"].shape("20mbit")
     with Fanout(tmp_path, hosts.resolved, hosts.places) as fanout:
         ready = fanout.until_ready("node-0", "node-1", "node-2")
-        assert fanout.done("node-3") < SIZE, "nobody waited for it"
+        assert fanout.done("node-3") < SAMPLE_BYTES, "nobody waited for it"
         ready |= fanout.until_ready("node-3")
         assert all(same_bytes(fanout.folder(name), sample) for name in ready)
-    assert served(hosts.origin) <= SIZE + PACE.origin_reads * CHUNK
+    assert served(hosts.origin) <= SAMPLE_BYTES + PACE.origin_reads * CHUNK
 
 
 @needs_network
 def test_a_node_whose_peer_port_nobody_reaches(tmp_path: Path, hosts: Hosts, sample: Path) -> None:
     hosts.origin.faults.set(SLOW)
     with Fanout(tmp_path, hosts.resolved, hosts.places) as fanout:
-        fanout.until(lambda: served(hosts.origin) > SIZE / 4)
+        fanout.until(lambda: served(hosts.origin) > SAMPLE_BYTES / 4)
         hosts.of["node-1"].hide(PEER_PORT)
         ready = fanout.until_ready()
         assert all(same_bytes(fanout.folder(name), sample) for name in ready)
     assert ready["node-1"].bytes_from_peers > 0, "it reaches the others still"
-    assert served(hosts.origin) <= SIZE + in_flight(1, of=4)
+    assert served(hosts.origin) <= SAMPLE_BYTES + in_flight(1, of=4)
 
 
 @needs_network
@@ -208,14 +202,14 @@ def test_a_network_that_falls_in_two_halves_and_heals(tmp_path: Path, hosts: Hos
     far = [hosts.of["node-2"], hosts.of["node-3"]]
     hosts.origin.faults.set(SLOW)
     with Fanout(tmp_path, hosts.resolved, hosts.places) as fanout:
-        fanout.until(lambda: served(hosts.origin) > SIZE / 2)
+        fanout.until(lambda: served(hosts.origin) > SAMPLE_BYTES / 2)
         hosts.part(near, far)
         hosts.part(far, near)
         ready = fanout.until_ready("node-0", "node-1")
-        assert fanout.done("node-2") < SIZE
-        assert fanout.done("node-3") < SIZE
+        assert fanout.done("node-2") < SAMPLE_BYTES
+        assert fanout.done("node-3") < SAMPLE_BYTES
         hosts.join(near, far)
         hosts.join(far, near)
         ready |= fanout.until_ready("node-2", "node-3")
         assert all(same_bytes(fanout.folder(name), sample) for name in ready)
-    assert served(hosts.origin) <= SIZE + in_flight(2, of=4)
+    assert served(hosts.origin) <= SAMPLE_BYTES + in_flight(2, of=4)

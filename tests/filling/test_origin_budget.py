@@ -33,13 +33,6 @@ RATE = 2 * MIB
 LLAMA, QWEN = a_cache("llama", f"hf://{REPO}"), a_cache("qwen", f"hf://{OTHER}")
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("budget") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
-
-
 @pytest.fixture
 def origin(sample: Path) -> Iterator[Origin]:
     with Origin({REPO: sample, OTHER: sample}, rate_bytes_per_s=RATE) as running_origin:

@@ -15,17 +15,15 @@ import pytest
 from actors.chunks import Grid
 from actors.disk.store import read_marker
 from actors.errors import Failure
-from actors.manifest import ModelSource, Resolved, known_from_a_copy, storage_key
+from actors.manifest import Resolved, known_from_a_copy, storage_key
 from actors.mesh.actions import Answer, Elsewhere
 from actors.mesh.actions import Origin as ReadBy
 from actors.messages import Company, DesiredRoot, DesiredState, Member, NodeName, Phase
 from actors.peers.gossip import Frame, Kind
 from actors.peers.server import PeerServer, Sending
 from actors.peers.swarm import _digest
-from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
-from coordinator.dev.origin.sample import REPO, write_sample
+from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from tests.kit.agent_process import AgentProcess
 from tests.kit.nodes import same_bytes
@@ -35,24 +33,6 @@ from tests.kit.waiting import eventually
 SAMPLE_BYTES = 16 * MIB
 CHUNK = 256 << 10
 URI = f"hf://{REPO}"
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("together") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
-
-
-@pytest.fixture
-def origin(sample: Path) -> Iterator[Origin]:
-    with Origin({REPO: sample}) as running:
-        yield running
-
-
-@pytest.fixture
-def resolved(origin: Origin) -> Resolved:
-    return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
 
 
 def some_peers(tmp_path: Path, count: int, **settings: object) -> list[Peer]:

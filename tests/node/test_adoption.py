@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from actors.peers.client import Asker
 from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
-from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
 from tests.kit import damage
 from tests.kit.damage import names, tree
@@ -31,30 +29,6 @@ from tests.kit.waiting import eventually
 
 SAMPLE_BYTES = 3 << 20
 BIG = "model-00002-of-00004.safetensors"
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("adoption") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
-
-
-@pytest.fixture
-def origin(sample: Path) -> Iterator[Origin]:
-    with Origin({REPO: sample}) as running:
-        yield running
-
-
-@pytest.fixture
-def resolved(origin: Origin) -> Resolved:
-    return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with Node(tmp_path / "host") as node:
-        yield node
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,37 +17,13 @@ from actors.messages import DesiredRoot, DesiredState, ModelReport, NodeName, No
 from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
-from coordinator.dev.origin.sample import REPO, write_sample
+from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from tests.kit.nodes import KEY, NOTHING, URI, Node, a_removal, model, ordering, same_bytes, until, until_gone, wants
 from tests.kit.waiting import eventually
 
 MIB = 1 << 20
 SAMPLE_BYTES = 3 * MIB
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("agent") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
-
-
-@pytest.fixture
-def origin(sample: Path) -> Iterator[Origin]:
-    with Origin({REPO: sample}) as running:
-        yield running
-
-
-@pytest.fixture
-def resolved(origin: Origin) -> Resolved:
-    return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with Node(tmp_path / "host") as node:
-        yield node
 
 
 def test_a_model_arrives_complete_verified_and_read_only(

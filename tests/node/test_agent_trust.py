@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,12 +21,6 @@ from tests.kit.witness import Witness
 
 SAMPLE_BYTES = 2_000_000
 HERE = Trust(STRICT.schemes, Origins.parse("127.0.0.1"))
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with Node(tmp_path / "host") as node:
-        yield node
 
 
 @pytest.mark.parametrize(

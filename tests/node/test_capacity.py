@@ -144,12 +144,6 @@ def origin(tmp_path: Path) -> Iterator[Origin]:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with Node(tmp_path / "host") as node:
-        yield node
-
-
-@pytest.fixture
 def small_disk(node: Node) -> Iterator[Node]:
     """A node whose models are on a filesystem of 5 MiB."""
     mounted = subprocess.run(

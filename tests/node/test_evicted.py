@@ -6,7 +6,6 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,12 +43,6 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Origin]:
 def sources(origin: Origin) -> dict[str, Resolved]:
     options = SourceOptions({"HF_ENDPOINT": origin.hub_endpoint})
     return {uri: resolve(ModelSource(uri), options) for uri in SIZES}
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with Node(tmp_path / "host") as node:
-        yield node
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from tests.kit.nodes import FAST, KEY, URI, Node, model, same_bytes, until, want
 from tests.kit.waiting import eventually
 
 MIB = 1 << 20
+SAMPLE_BYTES = 4 * MIB
 CHUNK = 256 << 10
 SHARD = "model-00002-of-00004.safetensors"
 ALWAYS = {"scrub_interval_s": 0.01, "scrub_bytes_per_s": float(1 << 30)}
@@ -229,30 +230,6 @@ def test_the_scrubbing_thread_gets_the_disk_last() -> None:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrubber, "IDLE_S", 0.02)
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scrub") / "sample"
-    write_sample(folder, 4 * MIB)
-    return folder
-
-
-@pytest.fixture
-def origin(sample: Path) -> Iterator[Origin]:
-    with Origin({REPO: sample}) as running:
-        yield running
-
-
-@pytest.fixture
-def resolved(origin: Origin) -> Resolved:
-    return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with Node(tmp_path / "host") as node:
-        yield node
 
 
 def until_verified(node: Node) -> ModelReport:

@@ -14,11 +14,9 @@ import pytest
 from actors.manifest import ModelSource, Resolved
 from actors.messages import Phase
 from actors.peers.server import PeerServer
-from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
 from coordinator.control.resolver import Resolver
 from coordinator.dev.origin.faults import Fault
-from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
 from coordinator.plan.plan import Want
 from coordinator.plan.snapshot import Credentials
@@ -28,24 +26,6 @@ from tests.kit.peers import wants as together
 from tests.kit.waiting import eventually
 
 SAMPLE_BYTES = 6 << 20
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("threads") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
-
-
-@pytest.fixture
-def origin(sample: Path) -> Iterator[Origin]:
-    with Origin({REPO: sample}) as running:
-        yield running
-
-
-@pytest.fixture
-def resolved(origin: Origin) -> Resolved:
-    return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
 
 
 @pytest.fixture

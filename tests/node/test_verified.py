@@ -14,7 +14,7 @@ from actors.scrub import scrubber
 from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
-from coordinator.dev.origin.sample import REPO, write_sample
+from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.snapshot import Resolution
@@ -23,15 +23,9 @@ from tests.kit.nodes import Node
 from tests.kit.waiting import eventually
 
 MIB = 1 << 20
+SAMPLE_BYTES = 2 * MIB
 CHUNK = 256 << 10
 OTHER = f"sha256:{'0' * 64}"
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("verified") / "sample"
-    write_sample(folder, 2 * MIB)
-    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -52,12 +51,6 @@ def s3() -> Iterator[S3]:
     objects = {"weights.bin": Object(WEIGHTS, UNDER_KMS), "config.json": Object(config, plain)}
     with S3({f"bucket/model/{name}": content for name, content in objects.items()}) as s3:
         yield s3
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    with Node(tmp_path / "host") as node:
-        yield node
 
 
 def resolved(s3: S3) -> Resolved:

@@ -41,19 +41,6 @@ def _quiet_hub_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     close_session()
 
 
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("origin") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
-
-
-@pytest.fixture
-def origin(sample: Path) -> Iterator[Origin]:
-    with Origin({REPO: sample}) as running:
-        yield running
-
-
 @dataclass(frozen=True)
 class Answer:
     status: int

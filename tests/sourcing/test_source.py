@@ -52,7 +52,7 @@ from coordinator import cli
 from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.repository import Repository
-from coordinator.dev.origin.sample import REPO, write_sample
+from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from tests.kit.tls import TlsFront
 
@@ -65,13 +65,6 @@ SIGNED = "https://bucket.s3.amazonaws.com/model.bin?X-Amz-Date=20261123T080000Z&
 def _closed_connections() -> Iterator[None]:
     yield
     close_session()
-
-
-@pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("source") / "sample"
-    write_sample(folder, SAMPLE_BYTES)
-    return folder
 
 
 @pytest.fixture

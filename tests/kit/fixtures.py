@@ -1,0 +1,48 @@
+"""The fixtures that tests of several folders share; a folder's `conftest.py` imports those that its tests take.
+
+    sample ──served by──► origin ──read by──► resolved             node: a disk on which agents may be started
+
+A module says in `SAMPLE_BYTES` how large its sample is. One that needs another origin defines its own `origin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.manifest import ModelSource, Resolved
+from actors.sources.resolve import resolve
+from actors.transport.answers import SourceOptions
+from coordinator.dev.origin.sample import REPO, write_sample
+from coordinator.dev.origin.server import Origin
+from tests.kit.nodes import URI, Node
+
+
+@pytest.fixture(scope="module")
+def sample(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model of the `SAMPLE_BYTES` of the module."""
+    folder = tmp_path_factory.mktemp("model") / "sample"
+    write_sample(folder, request.module.SAMPLE_BYTES)
+    return folder
+
+
+@pytest.fixture
+def origin(sample: Path) -> Iterator[Origin]:
+    """A hub that serves the sample."""
+    with Origin({REPO: sample}) as running:
+        yield running
+
+
+@pytest.fixture
+def resolved(origin: Origin) -> Resolved:
+    """The sample as a node is told of it."""
+    return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """A disk; its agents end with the test."""
+    with Node(tmp_path / "host") as node:
+        yield node
