@@ -7,7 +7,7 @@ O_NOFOLLOW, and a name that turns out to be a link, a device or a fifo is refuse
     Folder.at(path)     the one place where links are followed: what an operator, or the user, named
     folder.enter("a/b") the folder below, component by component
     folder.open("a/f")  a regular file below
-    folder.remove("a")  whatever it is, it is gone; nothing outside, and nothing behind a mount, was touched
+    folder.remove("a")  it is gone, whatever it was; nothing outside, and nothing behind a mount, was touched
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from actors.disk import deletion
 from actors.disk.filesystem import set_mode, sync_folder
 
 FOLDER_MODE = 0o755
@@ -32,7 +33,6 @@ DEEPEST = 200
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_FULL_FOLDER = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _NO_NAMES = frozenset({"", ".", ".."})
 NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.ELOOP})
 
@@ -212,25 +212,8 @@ class Folder:
         set_mode(self.descriptor, mode)
 
     def remove(self, name: str) -> None:
-        """Nothing has this name any more. What cannot be removed is left, with what leads to it, and raised at the end.
-
-        However deep a tree is: what is below its folders is moved up, a level at a time, and so two are open at most.
-        Moving also tells a mount, which is left (EBUSY), from a folder.
-        """
-        status = self.status(name)
-        if status is None:
-            return
-        if not stat.S_ISDIR(status.st_mode):
-            with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self.descriptor)
-            return
-        if self._rmdir(name):
-            return
-        self.unlock(name)
-        with suppress(FileNotFoundError):
-            with self.enter(name) as top:
-                top._empty()
-            os.rmdir(name, dir_fd=self.descriptor)
+        """Nothing has this name any more: see `actors.disk.deletion`."""
+        deletion.remove(self, name)
 
     def _make(self, name: str) -> None:
         try:
@@ -239,59 +222,6 @@ class Folder:
             return
         with self.enter(name) as made:
             made.set_mode(FOLDER_MODE)
-
-    def _rmdir(self, name: str) -> bool:
-        """Whether it is gone; False: it holds something. Raises EBUSY for a mount."""
-        try:
-            os.rmdir(name, dir_fd=self.descriptor)
-        except FileNotFoundError:
-            return True
-        except OSError as error:
-            if error.errno not in _FULL_FOLDER:
-                raise
-            return False
-        return True
-
-    def _empty(self) -> None:
-        failed: OSError | None = None
-        stuck: set[str] = set()
-        while names := set(self.names()) - stuck:
-            for name in names:
-                try:
-                    self._flatten(name)
-                except OSError as error:
-                    stuck.add(name)
-                    failed = failed or error
-        if failed is not None:
-            raise failed
-
-    def _flatten(self, name: str) -> None:
-        """It is gone, and the folders that it held are folders of this one."""
-        if self._unlink(name) or self._rmdir(name):
-            return
-        self.unlock(name)
-        failed: OSError | None = None
-        with suppress(FileNotFoundError):
-            with self.enter(name) as inner:
-                for child in inner.names():
-                    try:
-                        if not inner._unlink(child) and not inner._rmdir(child):
-                            inner.unlock(child)
-                            inner.move(child, self, f".{uuid.uuid4().hex}")
-                    except OSError as error:
-                        failed = failed or error
-            if failed is not None:
-                raise failed
-            os.rmdir(name, dir_fd=self.descriptor)
-
-    def _unlink(self, name: str) -> bool:
-        """Whether it is gone; False: it is a folder."""
-        status = self.status(name)
-        if status is not None and stat.S_ISDIR(status.st_mode):
-            return False
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self.descriptor)
-        return True
 
 
 def _split(path: str) -> tuple[str, str]:
