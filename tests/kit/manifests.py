@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +13,11 @@ import yaml
 
 K8S = Path(__file__).resolve().parents[2] / "k8s"
 SAMPLES = sorted((K8S / "samples").glob("*.yaml"))
-KUBECTL = shutil.which("kubectl")
+_TOOLS = os.pathsep.join([os.environ.get("PATH", ""), os.environ.get("KUBEBUILDER_ASSETS", "")])
+KUBECTL = shutil.which("kubectl", path=_TOOLS)
+HELM = shutil.which("helm", path=_TOOLS)
+KUSTOMIZE = [tool, "build"] if (tool := shutil.which("kustomize", path=_TOOLS)) else [KUBECTL or "", "kustomize"]
+"""The command that renders a kustomization; of no use where neither program is installed."""
 
 Manifest = dict[str, Any]
 
@@ -25,9 +30,8 @@ def read(*paths: Path) -> list[Manifest]:
 
 
 def kustomize(directory: Path) -> list[Manifest]:
-    """What `kubectl apply -k` would send. Needs `KUBECTL`."""
-    assert KUBECTL is not None
-    rendered = subprocess.run([KUBECTL, "kustomize", str(directory)], capture_output=True, text=True, timeout=60)
+    """What `kubectl apply -k` would send. Needs `KUSTOMIZE`."""
+    rendered = subprocess.run([*KUSTOMIZE, str(directory)], capture_output=True, text=True, timeout=60)
     assert rendered.returncode == 0, rendered.stderr
     return [document for document in yaml.load_all(rendered.stdout, Loader=_Loader) if document]
 
@@ -36,6 +40,17 @@ def resources(directory: Path) -> list[Manifest]:
     """The documents a kustomization lists, before it changes them. Needs no `kubectl`."""
     (kustomization,) = read(directory / "kustomization.yaml")
     return read(*(directory / name for name in kustomization["resources"]))
+
+
+def helm_template(
+    chart: Path, *arguments: str, release: str = "localmodel", namespace: str = "localmodel"
+) -> list[Manifest]:
+    """What `helm install` would send. Needs `HELM`."""
+    assert HELM is not None
+    command = [HELM, "template", release, str(chart), "--namespace", namespace, *arguments]
+    rendered = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert rendered.returncode == 0, rendered.stderr
+    return [document for document in yaml.load_all(rendered.stdout, Loader=_Loader) if document]
 
 
 def pick(manifests: Iterable[Manifest], kind: str, name: str | None = None) -> Manifest:

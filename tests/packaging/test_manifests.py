@@ -21,7 +21,7 @@ from coordinator.kube.node_selector import compile_selector
 from coordinator.plan.eviction import Policy
 from tests.kit.manifests import (
     K8S,
-    KUBECTL,
+    KUSTOMIZE,
     SAMPLES,
     Manifest,
     containers,
@@ -40,7 +40,7 @@ KUBERNETES = ("1.27", "1.34")
 KINDS = {resource.KIND: resource for resource in RESOURCES}
 BASE = resources(K8S / "base")
 
-needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+needs_kubectl = pytest.mark.skipif(not KUSTOMIZE[0], reason="neither kubectl nor kustomize is installed")
 needs_kuberay = pytest.mark.skipif(not KUBERAY.is_file(), reason=f"KubeRay's CRD is not at {KUBERAY}")
 
 
