@@ -6,7 +6,7 @@ is deduplicated by the object itself: a restarted coordinator, a second replica 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,69 +57,120 @@ class Announcement:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A status that is about to be written, beside the one that stands in the object."""
+
+    cache: Cache
+    wanted: Mapping[str, Any]
+    verdicts: tuple[Verdict, Verdict, Verdict]
+
+    def was(self, condition: str) -> Mapping[str, Any]:
+        known = self.cache.status.get("conditions") or ()
+        return next((each for each in known if isinstance(each, Mapping) and each.get("type") == condition), {})
+
+    @property
+    def size_bytes(self) -> int | None:
+        total = (self.wanted.get("bytes") or {}).get("total")
+        return total if isinstance(total, int) else None
+
+    def say(self, reason: str, message: str, *, warning: bool = False) -> Announcement:
+        return Announcement(self.cache.ref, warning, reason, message)
+
+
 def cache_events(
-    cache: Cache, wanted: Mapping[str, Any], verdicts: Sequence[Verdict], *, extensions: bool
+    cache: Cache, wanted: Mapping[str, Any], verdicts: tuple[Verdict, Verdict, Verdict], *, extensions: bool
 ) -> list[Announcement]:
-    """What is new in `wanted`, compared with the status that stands in `cache`."""
-    events: list[Announcement] = []
+    """What is new in `wanted`, compared with the status that stands in `cache`.
 
-    def say(reason: str, message: str, *, warning: bool = False) -> None:
-        events.append(Announcement(cache.ref, warning, reason, message))
-
-    before, size = cache.status, (wanted.get("bytes") or {}).get("total")
-    if extensions:
-        known = {c.get("type"): c for c in before.get("conditions") or () if isinstance(c, Mapping)}
-        ready, progressing, degraded = verdicts
-        if wanted.get("selection") and any(before.get(f) != wanted.get(f) for f in ("selection", "revision")):
-            revision = f" at {wanted['revision']}" if wanted.get("revision") else ""
-            say("Resolved", f"{cache.source.uri}{revision}" + (f", {format_bytes(size)}" if size else ""))
-        if size and cache.size_bytes and size > cache.size_bytes * SIZE_TOLERANCE and size != _written_size(before):
-            expected = f"spec.modelSize says {say_bytes(cache.size_bytes)}: correct it"
-            say("ModelSizeMismatch", f"the source has {say_bytes(size, up=True)}, {expected}", warning=True)
-        if progressing.reason == "Downloading" != known.get("Progressing", {}).get("reason"):
-            say("Downloading", progressing.message)
-        was = known.get("Degraded", {})
-        if degraded.status and (was.get("status"), was.get("reason")) != ("True", degraded.reason):
-            if degraded.reason in _OWN_REASON:
-                say(degraded.reason, degraded.message, warning=True)
-            else:
-                say("DownloadFailed", f"{degraded.reason}: {degraded.message}", warning=True)
-        elif not degraded.status and was.get("status") == "True":
-            say("Recovered", f"no longer {was.get('reason')}")
-        events += wrong_bytes_events(cache, wanted)
-    events += node_events(cache, wanted)
-    if extensions and ready.status and known.get("Ready", {}).get("status") != "True":
-        say("Ready", ready.message)
-    return events
+    Without `extensions` nothing but KServe's own fields is kept, so nothing else could be said only once.
+    """
+    change = Change(cache, wanted, verdicts)
+    rules = RULES if extensions else (_nodes_that_hold_it,)
+    return [event for rule in rules for event in rule(change)]
 
 
-def node_events(cache: Cache, wanted: Mapping[str, Any]) -> list[Announcement]:
+def _resolved(change: Change) -> Iterator[Announcement]:
+    wanted, before = change.wanted, change.cache.status
+    if wanted.get("selection") and any(before.get(name) != wanted.get(name) for name in ("selection", "revision")):
+        revision = f" at {wanted['revision']}" if wanted.get("revision") else ""
+        size = f", {format_bytes(change.size_bytes)}" if change.size_bytes else ""
+        yield change.say("Resolved", f"{change.cache.source.uri}{revision}{size}")
+
+
+def _size_differs(change: Change) -> Iterator[Announcement]:
+    size, expected = change.size_bytes, change.cache.size_bytes
+    if not size or not expected or size <= expected * SIZE_TOLERANCE or size == _written_size(change.cache.status):
+        return
+    message = f"the source has {say_bytes(size, up=True)}, spec.modelSize says {say_bytes(expected)}: correct it"
+    yield change.say("ModelSizeMismatch", message, warning=True)
+
+
+def _downloading(change: Change) -> Iterator[Announcement]:
+    _, progressing, _ = change.verdicts
+    if progressing.reason == "Downloading" != change.was("Progressing").get("reason"):
+        yield change.say("Downloading", progressing.message)
+
+
+def _degraded(change: Change) -> Iterator[Announcement]:
+    _, _, degraded = change.verdicts
+    was = change.was("Degraded")
+    if degraded.status and (was.get("status"), was.get("reason")) != ("True", degraded.reason):
+        if degraded.reason in _OWN_REASON:
+            yield change.say(degraded.reason, degraded.message, warning=True)
+        else:
+            yield change.say("DownloadFailed", f"{degraded.reason}: {degraded.message}", warning=True)
+
+
+def _recovered(change: Change) -> Iterator[Announcement]:
+    _, _, degraded = change.verdicts
+    was = change.was("Degraded")
+    if not degraded.status and was.get("status") == "True":
+        yield change.say("Recovered", f"no longer {was.get('reason')}")
+
+
+def _wrong_bytes(change: Change) -> Iterator[Announcement]:
+    """Who sent, or read, chunks that were wrong: said when it is first seen, and each time the number has doubled."""
+    for field, message in _WRONG.items():
+        known = change.cache.status.get(field) or {}
+        for node, count in sorted((change.wanted.get(field) or {}).items()):
+            if count.bit_length() > known.get(node, 0).bit_length():
+                yield change.say("WrongBytes", message.format(node=node, chunks=_chunks(count)), warning=True)
+
+
+def _nodes_that_hold_it(change: Change) -> Iterator[Announcement]:
     """One Event for each node that has come to hold the model, or one for all of them if they are many."""
-    before = cache.status.get("nodeStatus")
+    before = change.cache.status.get("nodeStatus")
     known = before if isinstance(before, Mapping) else {}
     done = [
         node
-        for node, word in wanted["nodeStatus"].items()
+        for node, word in change.wanted["nodeStatus"].items()
         if word is NodeStatus.DOWNLOADED and known.get(node) != NodeStatus.DOWNLOADED
     ]
     if len(done) > NAMED_EVENTS:
-        return [
-            Announcement(
-                cache.ref, False, "NodeDownloaded", f"{len(done)} more nodes hold the model: {name_nodes(done)}"
-            )
-        ]
-    return [Announcement(cache.ref, False, "NodeDownloaded", f"{node} holds the model") for node in sorted(done)]
+        yield change.say("NodeDownloaded", f"{len(done)} more nodes hold the model: {name_nodes(done)}")
+        return
+    for node in sorted(done):
+        yield change.say("NodeDownloaded", f"{node} holds the model")
 
 
-def wrong_bytes_events(cache: Cache, wanted: Mapping[str, Any]) -> list[Announcement]:
-    """Who sent, or read, chunks that were wrong: said when it is first seen, and each time the number has doubled."""
-    return [
-        Announcement(cache.ref, True, "WrongBytes", message.format(node=node, chunks=_chunks(count)))
-        for field, message in _WRONG.items()
-        for node, count in sorted((wanted.get(field) or {}).items())
-        if count.bit_length() > (cache.status.get(field) or {}).get(node, 0).bit_length()
-    ]
+def _ready(change: Change) -> Iterator[Announcement]:
+    ready, _, _ = change.verdicts
+    if ready.status and change.was("Ready").get("status") != "True":
+        yield change.say("Ready", ready.message)
 
+
+RULES: tuple[Callable[[Change], Iterator[Announcement]], ...] = (
+    _resolved,
+    _size_differs,
+    _downloading,
+    _degraded,
+    _recovered,
+    _wrong_bytes,
+    _nodes_that_hold_it,
+    _ready,
+)
+"""In the order in which they are said."""
 
 _WRONG = {
     "wrongPeers": (

@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from actors.times import rfc3339
 from coordinator.plan.announcements import cache_events
-from coordinator.plan.conditions import conditions, verdicts
+from coordinator.plan.cache_status import cache_numbers
+from coordinator.plan.conditions import conditions
 from coordinator.plan.deletion import deletion_writes
 from coordinator.plan.facts import Facts
 from coordinator.plan.orphans import group_problem
 from coordinator.plan.patches import CACHE_STATUS, is_material, status_patch
 from coordinator.plan.removals import Leaving
 from coordinator.plan.snapshot import Cache, Problem, Snapshot
-from coordinator.plan.status import cache_numbers
 from coordinator.plan.tally import Tally
+from coordinator.plan.verdicts import verdicts
 from coordinator.plan.writes import Verb, Write, patched
 
 

@@ -13,10 +13,11 @@ from actors.manifest import Manifest, StorageKey
 from actors.messages import NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import forsaken, veiled, with_contested
-from coordinator.plan.fold import Fold, Turn, fold, source_state
+from coordinator.plan.fold import Fold, Turn, fold
 from coordinator.plan.offline_sources import known_from_copies
 from coordinator.plan.placement import Members, place
 from coordinator.plan.snapshot import Snapshot
+from coordinator.plan.sources import source_state
 from coordinator.plan.tally import SourceState
 from coordinator.plan.usage import Usage, usage
 

@@ -1,4 +1,4 @@
-"""Status as it is written: of one LocalModelNode from what its agent says, of one cache from its tally.
+"""The status of a LocalModelNode as it is written, from what its agent says.
 
 Plain dictionaries in KServe's and our field names, never with a null in them: what is absent is left out.
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from actors.messages import NodeName, NodeReport, Phase, RootReport
+from actors.messages import ModelReport, NodeReport, Phase, RootReport
 from actors.times import rfc3339
 from coordinator.api.resources import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet.interface import AgentView
-from coordinator.kube.quantity import format_bytes, format_duration, format_percent
-from coordinator.plan.access import Access, asks_itself
+from coordinator.kube.quantity import format_duration
 from coordinator.plan.snapshot import LocalNode
-from coordinator.plan.tally import Cell, Tally, remaining_seconds
+from coordinator.plan.tally import Cell, remaining_seconds
 
 SETTLE = 0.01
 """A byte count of a disk is written again when it has moved by more than this share: other programs write there too."""
@@ -93,45 +92,11 @@ _PHASES = {
 
 
 def model_detail(key: StatusKey, cell: Cell) -> dict[str, Any]:
+    """What is said of one model on one node; nothing that is zero or unknown, but for the bytes that every copy has."""
     word, failure, retry_at, report = cell
     detail: dict[str, Any] = {"name": key, "phase": _PHASES[word]}
     if report is not None:
-        under_way = report.phase in (Phase.DOWNLOADING, Phase.VERIFYING)
-        if word is NodeStatus.DOWNLOADING or (report.earlier is not None and under_way):
-            detail["phase"] = report.phase.value if word is NodeStatus.DOWNLOADING else _PHASES[word]
-            if (left := remaining_seconds(report)) is not None:
-                detail["rateBytesPerSecond"] = int(report.rate_bytes_per_s)
-                detail["eta"] = format_duration(left)
-        detail["bytesTotal"] = report.bytes_total
-        detail["bytesDone"] = report.bytes_done
-        detail["bytesFromOrigin"] = report.bytes_from_origin
-        detail["bytesFromPeers"] = report.bytes_from_peers
-        detail["bytesFromOtherZones"] = report.bytes_from_other_zones
-        if report.attempt:
-            detail["attempt"] = report.attempt
-        held = report if report.earlier is None else report.earlier
-        if report.earlier is not None and not under_way:
-            detail["bytesTotal"] = detail["bytesDone"] = report.earlier.bytes_total
-        if held.manifest_digest:
-            detail["digest"] = held.manifest_digest
-        if held.revision:
-            detail["revision"] = held.revision
-        if report.verified:
-            detail["verified"] = dict(report.verified)
-        if report.started_at is not None:
-            detail["startedAt"] = rfc3339(report.started_at)
-        if report.finished_at is not None:
-            detail["finishedAt"] = rfc3339(report.finished_at)
-        if report.damage is not None and word is NodeStatus.ERROR:
-            detail["phase"] = "Damaged"
-        if report.verified_at is not None:
-            detail["verifiedAt"] = rfc3339(report.verified_at)
-        if report.repaired is not None and report.repaired_at is not None:
-            detail["repaired"], detail["repairedAt"] = report.repaired, rfc3339(report.repaired_at)
-        if report.wrong_peers:
-            detail["wrongPeers"] = dict(report.wrong_peers)
-        if report.wrong_readers:
-            detail["wrongReaders"] = dict(report.wrong_readers)
+        detail |= _reported(word, report)
     if failure is not None:
         detail["reason"], detail["message"] = failure.reason, failure.message
         if retry_at is not None and not failure.final:
@@ -139,75 +104,36 @@ def model_detail(key: StatusKey, cell: Cell) -> dict[str, Any]:
     return detail
 
 
-def cache_numbers(tally: Tally) -> dict[str, Any]:
-    """The status of a cache except its conditions. A value of None means that the field is absent."""
-    cache, source, written = tally.cache, tally.source, tally.cache.status
-    same = written.get("selection") == cache.selection  # what was written answers the present spec
-    kept = same or tally.earlier > 0  # what it says is still what is there
-    measured = tally.available > tally.unmeasured and not tally.earlier
-    answered = same or measured or source.resolved is not None or source.total_bytes is not None
-    if asks_itself(cache):
-        kept = kept and Access.of(cache, source).proof is not None
-        answered = source.answered or (same and kept)
-    if any(failure.reason == "SourceConflict" for _, failure, _ in tally.troubles):
-        answered = same and kept
-    written_bytes = written.get("bytes") if kept else None
-    size = tally.size_bytes or (written_bytes or {}).get("total")
-    cached = tally.bytes_cached + tally.unmeasured * (size or 0)
-    done = tally.total > 0 and tally.available == tally.total
-    copies = {"available": tally.available, "failed": tally.failed, "total": tally.total}
-    started = rfc3339(tally.started_at) if tally.started_at is not None else None
-    if kept and isinstance(was := written.get("startedAt"), str):
-        started = min(was, started) if started else was
-    completed = None
-    if done:
-        finished = rfc3339(tally.finished_at) if tally.finished_at is not None else None
-        completed = finished if tally.unmeasured == 0 else (kept and written.get("completedAt")) or finished
-    moved = {
-        "total": size,
-        "cached": cached,
-        "fromOrigin": tally.bytes_from_origin,
-        "fromPeers": tally.bytes_from_peers,
-        "fromOtherZones": tally.bytes_from_other_zones,
+def _reported(word: NodeStatus, report: ModelReport) -> dict[str, Any]:
+    """What the agent says. Of an earlier copy that is served, that copy, beside what is under way."""
+    held = report.earlier or report
+    detail: dict[str, Any] = {}
+    under_way = report.phase in (Phase.DOWNLOADING, Phase.VERIFYING)
+    if word is NodeStatus.DOWNLOADING:
+        detail["phase"] = report.phase.value
+    if report.damage is not None and word is NodeStatus.ERROR:
+        detail["phase"] = "Damaged"
+    if word is NodeStatus.DOWNLOADING or (report.earlier is not None and under_way):
+        left = remaining_seconds(report)
+        if left is not None:
+            detail["rateBytesPerSecond"], detail["eta"] = int(report.rate_bytes_per_s), format_duration(left)
+    at_rest = report.earlier if not under_way else None
+    detail["bytesTotal"] = at_rest.bytes_total if at_rest is not None else report.bytes_total
+    detail["bytesDone"] = at_rest.bytes_total if at_rest is not None else report.bytes_done
+    detail["bytesFromOrigin"] = report.bytes_from_origin
+    detail["bytesFromPeers"] = report.bytes_from_peers
+    detail["bytesFromOtherZones"] = report.bytes_from_other_zones
+    known = {
+        "attempt": report.attempt,
+        "digest": held.manifest_digest,
+        "revision": held.revision,
+        "verified": dict(report.verified),
+        "wrongPeers": dict(report.wrong_peers),
+        "wrongReaders": dict(report.wrong_readers),
     }
-    if size:
-        moved["amplification"] = f"{tally.bytes_from_origin / size:.2f}"
-    return {
-        "nodeStatus": tally.node_status,
-        "copies": {name: count for name, count in copies.items() if count},  # as KServe: absent means 0
-        "observedGeneration": cache.generation,
-        **_identity(tally, answered=answered, kept=kept),
-        "bytes": moved if size is not None else None,
-        "rateBytesPerSecond": int(tally.rate) or None,
-        "eta": format_duration(tally.seconds_left) if tally.seconds_left is not None else None,
-        "progress": format_percent(cached, size * tally.total) if size is not None and tally.total else None,
-        "available": f"{tally.available}/{tally.total}",
-        "size": format_bytes(size) if size is not None else None,
-        "startedAt": started,
-        "completedAt": completed or None,
-        "credentialsOnNodes": source.carries_options or None,
-        "wrongPeers": _at_least(tally.wrong_peers, written.get("wrongPeers") if kept else None),
-        "wrongReaders": _at_least(tally.wrong_readers, written.get("wrongReaders") if kept else None),
-    }
-
-
-def _identity(tally: Tally, *, answered: bool, kept: bool) -> dict[str, str | None]:
-    """Which content the rest of the status is about: that of earlier copies until no node holds one any more."""
-    cache, source, written = tally.cache, tally.source, tally.cache.status
-    names = ("selection", "revision", "manifestDigest", "resolvedAs")
-    if kept and (tally.earlier or not answered):
-        return {name: written.get(name) for name in names}
-    before = {name: written.get(name) if kept else None for name in names}
-    asks = answered and asks_itself(cache)
-    return {
-        "selection": cache.selection if answered else None,
-        "revision": source.revision or tally.revision or before["revision"],
-        "manifestDigest": tally.manifest_digest or source.manifest_digest or before["manifestDigest"],
-        "resolvedAs": (cache.credentials.name if source.answered else before["resolvedAs"]) if asks else None,
-    }
-
-
-def _at_least(counts: Mapping[NodeName, int], written: Mapping[str, int] | None) -> dict[str, int] | None:
-    """No count falls below what was written: agents that have not been heard yet are missing from `counts`."""
-    known = written or {}
-    return {**known, **{name: max(count, known.get(name, 0)) for name, count in counts.items()}} or None
+    detail.update((name, value) for name, value in known.items() if value)
+    times = {"startedAt": report.started_at, "finishedAt": report.finished_at, "verifiedAt": report.verified_at}
+    detail.update((name, rfc3339(at)) for name, at in times.items() if at is not None)
+    if report.repaired is not None and report.repaired_at is not None:
+        detail["repaired"], detail["repairedAt"] = report.repaired, rfc3339(report.repaired_at)
+    return detail
