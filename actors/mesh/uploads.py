@@ -73,6 +73,16 @@ class Serving:
                 self._holding -= 1
                 break
 
+    @property
+    def is_consistent(self) -> bool:
+        """What is counted is what there is, and within its limits. Always so: see `actors.mesh.invariants`."""
+        holds = [len(waiting) for waiting in self._held.values()]
+        return (
+            self._holding == sum(holds) <= self._pace.slots
+            and max(holds, default=0) <= self._pace.holds
+            and self._away == sum(stranger for _, stranger in self._sending.values()) <= self.strangers
+        )
+
     def _begin(self, peer: NodeName, chunk: int, now: float, *, stranger: bool) -> Answer:
         if (peer, chunk) in self._sending:  # it asks again while the last copy is on its way
             return Answer.BUSY

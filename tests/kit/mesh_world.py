@@ -39,6 +39,23 @@ class Liar:
         """Whatever else it does, again and again."""
 
 
+class Meshes(dict[str, Mesh]):
+    """By node. Those that were looked up since the last check are checked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.touched: set[str] = set()
+
+    def __getitem__(self, name: str) -> Mesh:
+        self.touched.add(name)
+        return super().__getitem__(name)
+
+    def check(self) -> None:
+        for name in self.touched:
+            super().__getitem__(name).check()
+        self.touched.clear()
+
+
 class World:
     """Time passes only when nothing else can happen. `dead` nodes answer nothing; `deaf` ones cannot be reached."""
 
@@ -73,7 +90,7 @@ class World:
         self.held: dict[tuple[str, str, int], float] = {}
         self.cursors: dict[tuple[str, str], Cursor] = {}
         self.waits: dict[str, float] = {}
-        self.meshes: dict[str, Mesh] = {}
+        self.meshes = Meshes()
         for name, liar in self.liars.items():
             liar.name = name
         for name in names:
@@ -125,6 +142,11 @@ class World:
         )
 
     def step(self) -> None:
+        """Something happens, and the meshes to which it did are sound after it."""
+        self.happen()
+        self.meshes.check()
+
+    def happen(self) -> None:
         living = self.living()
         active = self.rng.sample(living, 1 if self.pending and len(living) > 1 else len(living))
         for name in active:
@@ -308,4 +330,4 @@ class World:
 
 def wrong(mesh: Mesh) -> dict[NodeName, int]:
     """How often each peer was found to have sent, or read, wrong bytes: what its quarantine grows with."""
-    return {name: peer.wrong for name, peer in mesh._peers.items() if peer.wrong}
+    return {name: peer.wrong for name, peer in mesh.state.peers.standings.items() if peer.wrong}

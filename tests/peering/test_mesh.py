@@ -393,6 +393,6 @@ def test_only_a_member_is_blamed_for_wrong_bytes(reader: NodeName, blamed: dict[
     mesh.origins[0] = Origin(reader, b"wrong")
     mesh.withdraw(range(1))
     mesh.put_back(0, RIGHT)
-    known = len(mesh._peers)
+    known = len(mesh.state.peers.standings)
     assert mesh.settle(range(1), 0.0) == blamed
-    assert len(mesh._peers) == known
+    assert len(mesh.state.peers.standings) == known

@@ -101,7 +101,7 @@ def in_default(mesh: Mesh) -> float:
     """Peer b claims everything, is busy, and is found out. When that is."""
     now = 0.0
     mesh.heard(B, (1 << 60) - 1, 0.0)
-    while not mesh._peers[B].in_default:
+    while not mesh.state.peers.standings[B].in_default:
         now += 0.1
         for action in begun(mesh, now):
             if isinstance(action, AskPeer):
@@ -118,13 +118,13 @@ def test_what_a_peer_in_default_claims_is_read_and_it_is_tried_again_and_trusted
     reads = [action.chunk for action in begun(mesh, now) if isinstance(action, ReadOrigin)]
     assert reads, "its claims hold nothing back"
     mesh.heard(B, (1 << 60) - 1, now + 1.0, whole=True)
-    assert not mesh._peers[B].trusted(now + 1.0), "news are no chunk"
+    assert not mesh.state.peers.standings[B].trusted(now + 1.0), "news are no chunk"
     later = now + mesh.pace.quarantine_s
     assert not [action for action in begun(mesh, later - 0.1) if isinstance(action, AskPeer)]
     tried = [action for action in begun(mesh, later) if isinstance(action, AskPeer)]
     assert len(tried) == 1, "once"
     mesh.landed(tried[0].chunk, Origin(B, b"right"), later)
-    assert mesh._peers[B].trusted(later)
+    assert mesh.state.peers.standings[B].trusted(later)
 
 
 def test_a_request_to_a_peer_in_default_is_given_up() -> None:
@@ -146,7 +146,7 @@ def test_only_who_is_to_read_a_chunk_may_name_another_and_nobody_takes_from_us_w
     [asked] = [action for action in begun(mesh, 0.0) if isinstance(action, AskPeer) and action.chunk == mine]
     mesh.redirected(asked.chunk, C, 0.0)
     assert mesh.asked(C, mine, 0.0) != Elsewhere(C)
-    assert mine not in mesh._given
+    assert mine not in mesh.state.claims.given
 
 
 def test_a_peer_is_given_little_to_read_at_a_time_by_a_node_that_reads_itself() -> None:
@@ -164,13 +164,13 @@ def test_what_an_owner_that_starts_again_was_reading_is_left_to_it_unless_it_say
     again = [members[A], Member(B, "2", owns=False)]
     mesh.join(Membership("fill", again, 20), 1.0)
     mesh.heard(B, 0, 1.0)
-    assert not set(theirs) & set(mesh._own)
+    assert not set(theirs) & set(mesh.state.claims.own)
     assert set(mesh.membership.owned(B)) == set()
     inquiries = (action for tenth in range(50) for action in begun(mesh, 1.0 + tenth / 10))
     asked = next(action for action in inquiries if isinstance(action, AskPeer))
     assert asked.chunk in theirs
     mesh.failed(asked.chunk, Outcome.NOT_YET, 1.0)
-    assert asked.chunk in mesh._own
+    assert asked.chunk in mesh.state.claims.own
 
 
 def test_a_node_that_starts_again_reads_on_what_it_had_begun_though_it_owns_nothing_any_more() -> None:

@@ -8,10 +8,25 @@ from typing import Any
 
 import pytest
 
-from coordinator.dev.simulation.fleet import POLL_S, Fleet, Scenario
+from actors.mesh.actions import Action
+from actors.mesh.mesh import Mesh
+from coordinator.dev.simulation import fleet as simulated
+from coordinator.dev.simulation.fleet import POLL_S, Scenario
 from coordinator.dev.simulation.outcomes import GBIT, Case, compare, result
 
 SMALL = Scenario("small", 8, 128 << 20, 0.2 * GBIT, 0.2 * GBIT)
+
+
+class Checked(Mesh):
+    """Is sound whenever it decides: after everything that happened, and after each of its own decisions."""
+
+    def next(self, now: float) -> Action:
+        self.check()
+        return super().next(now)
+
+
+class Fleet(simulated.Fleet):
+    mesh_type = Checked
 
 
 def test_a_small_fleet_reads_the_origin_once_and_is_hardly_slower_than_one_node() -> None:
