@@ -32,7 +32,7 @@ $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
   { echo "$$(command -v $(PYTHON)) cannot make virtual environments: apt install python3-venv"; exit 1; }
 endef
 
-.PHONY: help run test unit lint generate clean
+.PHONY: help run test unit quick fmt types lint generate clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -49,8 +49,18 @@ run: $(VENV)/run.stamp  ## the laptop cluster; ARGS="--once --json" passes flags
 test: $(VENV)/test.stamp  ## the whole suite: unit, Ray, end to end
 	@exec $(BIN)/pytest $(ARGS)
 
-unit: $(VENV)/test.stamp  ## the part that needs neither Ray nor a cluster, offline
-	@exec $(BIN)/pytest -m 'not ray and not e2e' $(ARGS)
+unit: $(VENV)/test.stamp  ## what takes a minute: no Ray, no cluster, nothing slow, offline
+	@exec $(BIN)/pytest -m 'not ray and not e2e and not slow' $(ARGS)
+
+quick: $(VENV)/test.stamp  ## what decides: planning and the mesh, in half a minute
+	@exec $(BIN)/pytest -m 'not slow' tests/deciding tests/peering $(ARGS)
+
+fmt: $(VENV)/test.stamp  ## format the code, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/test.stamp  ## mypy, strict
+	$(BIN)/mypy $(ARGS)
 
 lint: $(VENV)/test.stamp  ## style, types, import contracts, generated files
 	$(BIN)/ruff check .

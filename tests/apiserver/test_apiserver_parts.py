@@ -108,6 +108,7 @@ def unordered(value: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 @given(specs, specs)
 def test_the_only_applier_gets_exactly_what_it_applied_last(first: dict[str, Any], second: dict[str, Any]) -> None:
     once = apply(apply(a_thing("a"), first, ALICE), second, ALICE)
@@ -115,6 +116,7 @@ def test_the_only_applier_gets_exactly_what_it_applied_last(first: dict[str, Any
     assert apply(once, second, ALICE) == once
 
 
+@pytest.mark.slow
 @given(specs, specs)
 def test_what_one_applier_lets_go_another_keeps(first: dict[str, Any], second: dict[str, Any]) -> None:
     both = apply(apply(a_thing("a"), first, ALICE), second, BOB)
@@ -196,6 +198,7 @@ def a_registry() -> Registry:
     return Registry(Storage(clock=lambda: 1.0), Catalogue(BUILTINS))
 
 
+@pytest.mark.slow
 def test_an_object_is_read_in_every_version_that_is_served() -> None:
     registry, crd = a_registry(), widgets.crd()
     versions = crd["spec"]["versions"]

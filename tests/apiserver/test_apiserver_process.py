@@ -54,6 +54,7 @@ class Process:
         return self.process.wait(10)
 
 
+@pytest.mark.slow
 def test_what_was_written_survives_a_kill_and_versions_go_on(tmp_path: Path, http: urllib3.PoolManager) -> None:
     first = Process(tmp_path)
     port = int(first.url.rpartition(":")[2])
@@ -78,6 +79,7 @@ def test_what_was_written_survives_a_kill_and_versions_go_on(tmp_path: Path, htt
     assert code == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_open_watches(tmp_path: Path) -> None:
     server = Process(tmp_path)
     with urllib3.PoolManager(retries=False, timeout=10) as http:
@@ -89,6 +91,7 @@ def test_sigterm_ends_open_watches(tmp_path: Path) -> None:
         stream.release_conn()
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -139,6 +142,7 @@ JUNK: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", [WIDGETS, "/api/v1/namespaces/default/secrets", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"]
 )

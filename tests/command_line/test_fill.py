@@ -178,6 +178,7 @@ def test_a_gated_model_is_read_with_the_token_of_the_environment(
     assert run(capsys, "verify", tmp_path / "model")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_second_fill_of_the_same_folder_is_refused(origin: Origin, tmp_path: Path) -> None:
     origin.faults.set(Fault(path="/_cdn/*", stall_after_bytes=0))
     first = a_process("fill", URI, tmp_path / "model", endpoint=origin.hub_endpoint)
@@ -193,6 +194,7 @@ def test_a_second_fill_of_the_same_folder_is_refused(origin: Origin, tmp_path: P
         first.communicate()
 
 
+@pytest.mark.slow
 def test_control_c_ends_it_in_good_order_and_the_next_run_goes_on(origin: Origin, tmp_path: Path) -> None:
     origin.faults.set(Fault(path="*00002*", stall_after_bytes=1000))
     first = a_process("fill", URI, tmp_path / "model", endpoint=origin.hub_endpoint)
@@ -240,6 +242,7 @@ def test_killed_again_and_again_it_still_ends_complete_in_little_memory(tmp_path
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "pause"), [(503, None), (429, "1"), (500, None)])
 def test_an_origin_that_cannot_list_its_files_for_a_moment_is_asked_again(
     status: int, pause: str | None, origin: Origin, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -109,6 +109,7 @@ MARKERS: dict[str, Damage] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damaged", MARKERS.values(), ids=MARKERS.keys())
 def test_a_damaged_marker_is_said_and_made_anew_without_fetching_what_is_right(
     damaged: Damage, model: Path, origin: Origin, sample: Path, capsys: pytest.CaptureFixture[str]

@@ -192,6 +192,7 @@ def test_a_read_only_disk_is_said(disk: Path, uri: str, capsys: pytest.CaptureFi
         assert "Read-only file system" in refused(capsys, uri, target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", [False, True], ids=["it does not exist", "it is an empty folder"])
 def test_killed_on_the_way_it_goes_on(
     made: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -235,6 +236,7 @@ def test_modes_do_not_depend_on_the_umask(
         assert {path.stat().st_mode & 0o777 for path in paths if path.is_file()} == {0o444}
 
 
+@pytest.mark.slow
 def test_whoever_filled_it_can_delete_it(tmp_path: Path, uri: str) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("takes root and setpriv, to become somebody else")
@@ -251,6 +253,7 @@ def test_whoever_filled_it_can_delete_it(tmp_path: Path, uri: str) -> None:
     assert names(tmp_path / "home") == []
 
 
+@pytest.mark.slow
 def test_a_disk_without_locks_is_filled_and_said(
     tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

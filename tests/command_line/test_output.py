@@ -32,6 +32,7 @@ def shell(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("around", "code"),
     [
@@ -61,6 +62,7 @@ def test_what_was_done_does_not_depend_on_who_reads(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "source"]
 
 
+@pytest.mark.slow
 def test_a_name_that_the_terminal_cannot_show_is_escaped(uri: str, tmp_path: Path) -> None:
     done = shell(f"localmodel fill {uri} {tmp_path}/modèle", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
@@ -72,6 +74,7 @@ def test_nothing_that_a_terminal_obeys_is_printed() -> None:
     assert output.printable("modèle") == "modèle"
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_relative_to_nothing_is_a_wrong_command(uri: str, tmp_path: Path) -> None:
     done = shell(f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir {tmp_path}/gone; localmodel fill {uri} model")
     assert done.returncode == 2
@@ -95,6 +98,7 @@ def test_a_wrong_argument_is_a_wrong_command(
     assert (raised.value.code, message in capsys.readouterr().err) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_fill_that_is_ended_while_the_origin_is_silent_says_so_and_leaves_nothing(
     number: signal.Signals, tmp_path: Path
@@ -111,10 +115,12 @@ def test_a_fill_that_is_ended_while_the_origin_is_silent_says_so_and_leaves_noth
     assert sorted(path.name for path in tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_ignores_hangups_goes_on(uri: str, tmp_path: Path) -> None:
     assert shell(f"trap '' HUP; localmodel fill {uri} {tmp_path}/model & kill -HUP $!; wait $!").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_check_that_is_ended_reads_no_further(uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "source/huge.bin").write_bytes(b"")
     target = tmp_path / "model"

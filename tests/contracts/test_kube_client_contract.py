@@ -204,6 +204,7 @@ def test_an_object_without_a_name_is_invalid(kube: Kube) -> None:
         kube.create(CONFIG_MAPS, {**config_map("x"), "metadata": {}}, namespace="default")
 
 
+@pytest.mark.slow
 def test_a_watch_tells_everything_after_its_version_and_ends_on_time(kube: Kube) -> None:
     put(kube, "before")
     _, version = kube.list(CONFIG_MAPS)

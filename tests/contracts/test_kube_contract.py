@@ -573,6 +573,7 @@ def test_field_selectors_choose_by_name_and_events_by_what_they_are_about(server
     assert [each["reason"] for each in events] == ["Tested"]
 
 
+@pytest.mark.slow
 def test_a_list_of_a_version_that_was_forgotten_is_gone(server: KubeServer) -> None:
     server.require(Capability.SHORT_HISTORY)
     for _ in range(2):
@@ -628,6 +629,7 @@ def test_a_watch_without_a_version_starts_with_what_there_is(server: KubeServer)
         assert next(events) == {"type": "ADDED", "object": created}
 
 
+@pytest.mark.slow
 def test_a_watch_ends_after_its_timeout(server: KubeServer) -> None:
     start = server.request("GET", WIDGETS).ok()["metadata"]["resourceVersion"]
     path = f"{WIDGETS}?watch=true&resourceVersion={start}&timeoutSeconds=1&fieldSelector=metadata.name%3Dno-such"
@@ -657,6 +659,7 @@ def test_a_bookmark_says_how_far_a_quiet_watch_has_seen(server: KubeServer) -> N
     assert int(event["object"]["metadata"]["resourceVersion"]) >= int(other["metadata"]["resourceVersion"])
 
 
+@pytest.mark.slow
 def test_a_watch_from_a_forgotten_version_is_told_410(server: KubeServer) -> None:
     server.require(Capability.SHORT_HISTORY)
     start = create(server)["metadata"]["resourceVersion"]
@@ -1184,6 +1187,7 @@ def test_health_is_ok(server: KubeServer, path: str) -> None:
 # The Python client
 
 
+@pytest.mark.slow
 def test_the_python_client_reads_writes_and_watches(server: KubeServer) -> None:
     custom, name = client.CustomObjectsApi(server.api), unique()
     place = (widgets.GROUP, widgets.VERSION, widgets.PLURAL)
@@ -1200,6 +1204,7 @@ def test_the_python_client_reads_writes_and_watches(server: KubeServer) -> None:
     assert gone.value.status == 404
 
 
+@pytest.mark.slow
 def test_the_python_client_reads_the_builtin_kinds_into_its_models(server: KubeServer) -> None:
     core, coordination, name = client.CoreV1Api(server.api), client.CoordinationV1Api(server.api), unique()
     core.create_node(client.V1Node(metadata=client.V1ObjectMeta(name=name, labels={"a": "b"})))

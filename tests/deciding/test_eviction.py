@@ -121,6 +121,7 @@ some_copies = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(some_copies, st.integers(1, 40), st.integers(-20, 40), st.integers(0, 2))
 def test_never_more_than_needed_and_never_too_little(
     copies: list[tuple[int, int, int | None]], needed: int, lacking: int, priority: int

@@ -315,6 +315,7 @@ def replanned(agents: Mapping[str, Agent], told: Mapping[str, int], budget: int)
     return {str(name): count for name, count in made.shares.by_origin[HUB].shares.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_comes_late_the_origin_is_never_asked_more_than_its_budget(seed: int) -> None:
     rng = random.Random(seed)

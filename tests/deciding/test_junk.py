@@ -116,6 +116,7 @@ def worlds(draw: st.DrawFn) -> World:
     return world
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds())
 def test_no_junk_stops_a_plan(world: World) -> None:
@@ -125,6 +126,7 @@ def test_no_junk_stops_a_plan(world: World) -> None:
     assert "n1" in made.desired
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(worlds())
 def test_junk_in_a_status_is_mended_and_then_left_alone(world: World) -> None:

@@ -213,6 +213,7 @@ def test_a_planned_restart_is_no_failure_and_no_event(reason: str) -> None:
     assert conditions_of(world)["Degraded"][0] == "False"
 
 
+@pytest.mark.slow
 def test_waiting_for_an_origin_is_no_failure() -> None:
     world = dict(worlds())["waits"]
     found = conditions_of(world)

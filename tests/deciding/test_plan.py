@@ -255,6 +255,7 @@ RANDOM_WORLD = {
 }
 
 
+@pytest.mark.slow
 @given(**RANDOM_WORLD)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_world_comes_to_rest(agents: list[Any], resolved: list[bool], deleted: int | None) -> None:
@@ -262,6 +263,7 @@ def test_any_world_comes_to_rest(agents: list[Any], resolved: list[bool], delete
     assert world.settle(steps=8).writes == ()
 
 
+@pytest.mark.slow
 @given(**RANDOM_WORLD)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_order_of_observation_does_not_matter(agents: list[Any], resolved: list[bool], deleted: int | None) -> None:
@@ -308,6 +310,7 @@ PATHS = [
 ]
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(PATHS), JUNK), min_size=1, max_size=4), st.booleans(), st.booleans())
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_junk_in_an_object_stops_the_plan(junk: list[Any], silent: bool, deleted: bool) -> None:

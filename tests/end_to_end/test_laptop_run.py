@@ -223,6 +223,7 @@ def test_a_removal_that_was_cut_short_can_go_on(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_many_who_sweep_at_once_disturb_nobody(tmp_path: Path) -> None:
     with a_run(tmp_path) as (_, kept):
         sweep = "import sys; from pathlib import Path; from coordinator.dev.laptop.runfolder import *\n"
@@ -438,6 +439,7 @@ def test_a_narrow_window_gets_the_columns_that_matter(columns: int, headings: li
         assert textwrap.dedent(out.getvalue()).count("InsufficientStorage: needs 1Gi") == 1
 
 
+@pytest.mark.slow
 def test_a_line_appears_where_it_is_awaited(tmp_path: Path) -> None:
     """A child that is spoken to is listened to without holding up whoever wants to interrupt."""
     from coordinator.dev.laptop.processes import Child, ChildFailed

@@ -137,6 +137,7 @@ class Unpacked:
         return {path.relative_to(data).as_posix(): path.read_bytes() for path in data.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "make"),
     [
@@ -408,6 +409,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", REFUSED)
 def test_an_archive_that_could_do_harm_is_refused_whole(case: str, tmp_path: Path) -> None:
     name, content, message = REFUSED[case]
@@ -462,6 +464,7 @@ def test_what_does_not_fit_is_said_before_it_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "ingest" / "data" / "m.tar").exists(), "it need not be fetched again"
 
 
+@pytest.mark.slow
 def test_a_large_file_and_many_small_ones_take_little_memory(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "m.tar", "w") as made, Path("/dev/urandom").open("rb") as noise:
         for number in range(300):
@@ -520,6 +523,7 @@ def origin(shelf: Path) -> Iterator[Origin]:
         yield origin
 
 
+@pytest.mark.slow
 def test_an_archive_on_the_web_becomes_a_model_on_a_node(shelf: Path, origin: Origin, tmp_path: Path) -> None:
     (shelf / "m.tar.gz").write_bytes(tar(FILES, "w:gz"))
     origin.faults.set(Fault(drop_after_bytes=30_000, times=3))
@@ -544,6 +548,7 @@ def test_an_archive_on_the_web_becomes_a_model_on_a_node(shelf: Path, origin: Or
         node.agent.close()
 
 
+@pytest.mark.slow
 def test_a_refused_archive_is_read_again_once_it_was_replaced(shelf: Path, origin: Origin, tmp_path: Path) -> None:
     (shelf / "m.tar").write_bytes(tar({"../evil": b"x"}))
     node = Node(tmp_path, origin, "m.tar")

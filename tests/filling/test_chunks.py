@@ -34,6 +34,7 @@ def test_ranges_join_where_they_touch_and_stay_apart_where_they_do_not() -> None
     }
 
 
+@pytest.mark.slow
 @given(SPANS, st.integers(0, 60))
 def test_ranges_are_the_set_of_their_positions(spans: Spans, size: int) -> None:
     ranges, positions = Ranges(), set[int]()
@@ -48,6 +49,7 @@ def test_ranges_are_the_set_of_their_positions(spans: Spans, size: int) -> None:
     assert missing == [each for each in range(size) if each not in positions]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 50), max_size=5), st.integers(1, 20), SPANS)
 def test_a_plan_covers_what_is_missing_exactly_once(sizes: list[int], chunk_bytes: int, spans: Spans) -> None:
     files = [ManifestFile(f"{n}", size) for n, size in enumerate(sizes)]

@@ -133,6 +133,7 @@ def test_a_standstill_teaches_nothing() -> None:
     assert after(60, lambda workers: 0.0, current=current) == current
 
 
+@pytest.mark.slow
 @given(
     most=st.integers(1, 100),
     steps=st.lists(

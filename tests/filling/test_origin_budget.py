@@ -26,6 +26,8 @@ from tests.kit.nodes import same_bytes
 from tests.kit.peers import MIB, Peer, running
 from tests.kit.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 SAMPLE_BYTES = 4 * MIB
 OTHER = "localmodel/other"
 RATE = 2 * MIB

@@ -30,6 +30,8 @@ from tests.kit.nodes import same_bytes
 from tests.kit.peers import MIB, OWNER, Peer, a_company, all_ready, running, wants
 from tests.kit.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 SAMPLE_BYTES = 16 * MIB
 CHUNK = 256 << 10
 URI = f"hf://{REPO}"

@@ -92,6 +92,7 @@ def test_of_a_copy_with_a_damaged_marker_only_what_is_wrong_is_fetched(
     assert (found.owner, found.manifest.digest) == (OWNER, resolved.manifest.digest)
 
 
+@pytest.mark.slow
 def test_a_marker_that_is_damaged_while_the_agent_runs_is_healed_too(
     node: Node, origin: Origin, resolved: Resolved, sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_marker_that_is_damaged_while_the_agent_runs_is_healed_too(
     assert (tree(node.folder()), origin.stats()["bytes"]) == (tree(sample), SAMPLE_BYTES)
 
 
+@pytest.mark.slow
 def test_a_copy_with_a_damaged_marker_is_removed_when_that_is_ordered(filled: Node) -> None:
     damage.text("[" * 100_000)(filled.folder() / MARKER)
     agent = filled.agent()
@@ -235,6 +237,7 @@ def test_a_pod_that_has_mounted_the_empty_folder_gets_the_model(
 # --- what a pod holds open ---
 
 
+@pytest.mark.slow
 def test_an_old_copy_that_a_pod_holds_is_counted_kept_over_a_restart_and_then_goes(
     node: Node, origin: Origin, resolved: Resolved, sample: Path, tmp_path: Path
 ) -> None:
@@ -265,6 +268,7 @@ def test_an_old_copy_that_a_pod_holds_is_counted_kept_over_a_restart_and_then_go
         subprocess.run(["umount", "--lazy", tmp_path / "pod"], check=True)
 
 
+@pytest.mark.slow
 def test_a_removal_that_is_forced_does_not_unlink_under_a_pod(node: Node, resolved: Resolved, sample: Path) -> None:
     agent = ready(node, wants(resolved))
     folder = os.open(node.folder(), os.O_RDONLY | os.O_DIRECTORY)
@@ -321,6 +325,7 @@ def test_a_planted_marker_serves_peers_nothing_but_what_is_in_its_folder(
     assert set(served(agent, manifest)) <= {404, 425, 503}
 
 
+@pytest.mark.slow
 def test_a_file_that_became_a_link_is_not_served_nor_taken_for_right(
     node: Node, origin: Origin, resolved: Resolved, sample: Path, tmp_path: Path
 ) -> None:
@@ -349,6 +354,7 @@ def test_a_file_that_became_a_link_is_not_served_nor_taken_for_right(
     assert (tree(node.folder()), elsewhere.exists()) == (tree(sample), True)
 
 
+@pytest.mark.slow
 def test_a_model_whose_folder_became_a_link_is_filled_anew_and_what_it_points_to_stays(
     filled: Node, resolved: Resolved, sample: Path, tmp_path: Path
 ) -> None:
@@ -415,6 +421,7 @@ def test_what_is_left_of_a_fill_that_cannot_be_removed_fetches_nothing_twice(
     assert (len(failed), origin.stats()["bytes"]) == (1, SAMPLE_BYTES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.EMFILE])
 def test_a_disk_that_stumbles_has_not_lost_its_models(
     number: int, node: Node, origin: Origin, resolved: Resolved, monkeypatch: pytest.MonkeyPatch

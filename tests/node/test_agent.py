@@ -50,6 +50,7 @@ def test_a_model_arrives_complete_verified_and_read_only(
     assert node.left_behind() == []
 
 
+@pytest.mark.slow
 def test_empty_and_many_small_files_are_models_too(node: Node, tmp_path: Path) -> None:
     folder = tmp_path / "small"
     folder.mkdir()
@@ -75,6 +76,7 @@ def test_a_copy_that_nobody_mentions_is_kept_and_reported(node: Node, resolved: 
     assert same_bytes(node.folder(), sample)
 
 
+@pytest.mark.slow
 def test_it_is_removed_when_that_is_ordered_and_comes_back_when_somebody_wants_it(
     node: Node, resolved: Resolved, sample: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,6 +231,7 @@ def test_a_cancelled_fill_leaves_nothing(node: Node, origin: Origin, resolved: R
     assert not node.folder().exists()
 
 
+@pytest.mark.slow
 def test_another_selection_replaces_the_copy_only_once_it_is_complete(
     node: Node, origin: Origin, resolved: Resolved
 ) -> None:
@@ -322,6 +325,7 @@ def test_bytes_that_are_wrong_once_are_fetched_again(
     assert same_bytes(node.folder(), sample)
 
 
+@pytest.mark.slow
 def test_bytes_that_stay_wrong_are_never_ready_and_recover_by_themselves(
     node: Node, origin: Origin, resolved: Resolved
 ) -> None:
@@ -338,6 +342,7 @@ def test_bytes_that_stay_wrong_are_never_ready_and_recover_by_themselves(
     until(agent, Phase.READY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -362,6 +367,7 @@ def test_an_origin_that_stumbles_is_tried_again_without_starting_over(
     assert origin.stats()["bytes"] < SAMPLE_BYTES + MIB
 
 
+@pytest.mark.slow
 def test_a_pause_the_origin_asks_for_is_kept_and_said(node: Node, origin: Origin, resolved: Resolved) -> None:
     origin.faults.set(Fault(path="/_cdn/*", status=429, retry_after="1", times=1))
     agent = node.agent()
@@ -390,6 +396,7 @@ def test_a_refusal_is_reported_at_once_and_a_fresh_resolution_tries_at_once(
     until(agent, Phase.READY)
 
 
+@pytest.mark.slow
 def test_a_file_that_changed_is_not_mixed_with_what_it_was(node: Node, sample: Path) -> None:
     with Origin({REPO: sample}) as origin:
         url = f"{origin.url}/files/{REPO}/model-00001-of-00004.safetensors"

@@ -73,6 +73,7 @@ def test_refused_by_the_name_of_the_variable(case: str) -> None:
         AgentSettings.from_env(env)
 
 
+@pytest.mark.slow
 def test_all_fills_of_a_node_together_keep_its_bandwidth_limit_and_say_no_more(tmp_path: Path) -> None:
     limit, names = 4 * MIB, ("a/model", "b/model")
     repos = {}

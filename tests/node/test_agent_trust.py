@@ -51,6 +51,7 @@ def test_a_location_that_is_not_allowed_is_not_read(node: Node, url: str, reason
         assert inside.asked == []
 
 
+@pytest.mark.slow
 def test_a_fill_that_is_under_way_goes_by_what_holds_now(node: Node, tmp_path: Path) -> None:
     """And goes on where it was, once that allows it again."""
     sample = tmp_path / "sample"

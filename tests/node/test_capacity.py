@@ -199,6 +199,7 @@ def test_of_two_models_that_fit_only_one_at_a_time_the_second_starts_when_the_fi
     until(agent, Phase.READY, key=key("b/large"))
 
 
+@pytest.mark.slow
 def test_when_another_program_takes_the_space_on_the_way_it_is_said_and_nothing_is_left(
     small_disk: Node, origin: Origin
 ) -> None:
@@ -222,6 +223,7 @@ def test_when_another_program_takes_the_space_on_the_way_it_is_said_and_nothing_
     until(agent, Phase.READY, key=key("a/large"))
 
 
+@pytest.mark.slow
 def test_a_less_important_model_does_not_take_the_space_that_a_more_important_one_waits_for(
     node: Node, origin: Origin
 ) -> None:

@@ -147,6 +147,7 @@ def test_it_does_not_come_back_while_there_is_no_room_not_even_after_a_restart(
     assert origin.stats()["repos"]["a/old"]["bytes"] == before
 
 
+@pytest.mark.slow
 def test_it_leaves_the_room_to_what_it_went_for_although_that_is_not_there_yet(
     node: Node, sources: dict[str, Resolved]
 ) -> None:
@@ -167,6 +168,7 @@ def test_it_leaves_the_room_to_what_it_went_for_although_that_is_not_there_yet(
     evicted(again)
 
 
+@pytest.mark.slow
 def test_it_comes_back_when_it_fits_beside_the_other(node: Node, sources: dict[str, Resolved]) -> None:
     agent = full(node, sources)
     agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))
@@ -179,6 +181,7 @@ def test_it_comes_back_when_it_fits_beside_the_other(node: Node, sources: dict[s
     assert found(agent, OLD).phase is Phase.READY, "a limit that was lowered takes nothing away"
 
 
+@pytest.mark.slow
 def test_it_comes_back_when_the_other_is_no_longer_wanted(node: Node, sources: dict[str, Resolved]) -> None:
     agent = full(node, sources)
     agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))
@@ -187,6 +190,7 @@ def test_it_comes_back_when_the_other_is_no_longer_wanted(node: Node, sources: d
     until(agent, Phase.READY, key=key(OLD))
 
 
+@pytest.mark.slow
 def test_one_that_is_used_or_pinned_meanwhile_competes_again(node: Node, sources: dict[str, Resolved]) -> None:
     agent = full(node, sources)
     agent.reconcile(ordering(asked(sources, OLD, NEW), an_order()))

@@ -446,6 +446,7 @@ ROWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_what_fails_is_said_and_ends_by_itself(name: str, world: World) -> None:
     row = ROWS[name]
@@ -482,6 +483,7 @@ def test_a_hub_whose_fresh_links_are_refused_for_a_moment_is_asked_again_at_once
     assert ready.attempt == 0
 
 
+@pytest.mark.slow
 def test_a_push_in_the_middle_of_a_fill_does_not_touch_what_was_asked_for(world: World, tmp_path: Path) -> None:
     world.origin.faults.set(Fault(path=f"/_cdn/*{WEIGHTS}", stall_after_bytes=0, times=2))
     world.until(lambda report: report.phase is Phase.DOWNLOADING)
@@ -507,6 +509,7 @@ def test_an_origin_that_asks_for_an_hour_is_left_alone_for_an_hour(world: World)
     world.until(lambda report: report.phase is Phase.READY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump_s", [-86_400, 86_400], ids=["back", "forward"])
 def test_a_clock_that_jumps_neither_ends_nor_stalls_a_fill(jump_s: float, world: World) -> None:
     world.origin.faults.set(Fault(path=f"*{WEIGHTS}", status=500))

@@ -144,6 +144,7 @@ def test_a_name_is_removed_whatever_has_it(plant: damage.Damage, here: Folder, o
     assert (names(here.path), names(outside)) == ([], ["precious"])
 
 
+@pytest.mark.slow
 def test_a_tree_is_removed_however_deep_it_is(here: Folder) -> None:
     descriptors = [os.dup(here.descriptor)]
     for _ in range(3000):
@@ -203,6 +204,7 @@ def test_what_is_mounted_below_is_not_emptied(here: Folder, outside: Path) -> No
     assert names(here.path) == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_a_link_while_it_is_removed_takes_nobody_outside(tmp_path: Path, outside: Path) -> None:
     """A swap as fast as it goes, for as long as trees are removed."""
     (tmp_path / "here").mkdir()

@@ -6,6 +6,8 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from actors.agent.agent import AgentSettings, NodeAgent
 from actors.errors import Failure
 from actors.manifest import ModelSource, storage_key
@@ -23,6 +25,7 @@ KIB = 1 << 10
 KEY = StatusKey("m")
 
 
+@pytest.mark.slow
 def test_a_fill_outlives_the_links_it_began_with(tmp_path: Path) -> None:
     """The links of a gated repository are good for 4 s at most, the fill takes 5."""
     repo, source = tmp_path / "repo", ModelSource("hf://a/gated")

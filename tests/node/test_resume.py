@@ -74,6 +74,7 @@ def until_served(origin: Origin, count: float) -> None:
     eventually(lambda: origin.stats()["bytes"] >= count, every_s=0.005, seen=origin.stats)
 
 
+@pytest.mark.slow
 def test_a_file_of_which_much_was_there_but_not_hashed_is_completed(tmp_path: Path) -> None:
     size = alone.UNHASHED_BYTES + 4 * MIB
     (tmp_path / "served").mkdir()
@@ -177,6 +178,7 @@ def journaled(folder: Path) -> tuple[int, int]:
     return sum(ranges.total for ranges in done.values()), len((folder / "journal").read_bytes().splitlines())
 
 
+@pytest.mark.slow
 def test_of_a_chunk_that_takes_long_what_has_come_is_journaled(tmp_path: Path, weights: Path) -> None:
     with Origin(files=weights, rate_bytes_per_s=MIB) as origin:
         fill, ingest = a_fill(tmp_path / "ingest", origin, connections=1, chunk_bytes=16 * MIB)

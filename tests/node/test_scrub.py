@@ -272,6 +272,7 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_found_and_only_its_chunk_is_fetched_again(
     node: Node, origin: Origin, resolved: Resolved, sample: Path
 ) -> None:
@@ -297,6 +298,7 @@ def test_a_flipped_byte_is_found_and_only_its_chunk_is_fetched_again(
     assert node.left_behind() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("break_it", "named", "fetched"),
     [
@@ -333,6 +335,7 @@ def test_whatever_happens_to_a_file_it_is_named_and_no_more_is_fetched_than_is_l
     assert same_bytes(node.folder(), sample)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_damaged_before_it_was_ever_read_is_fetched_whole(
     node: Node, origin: Origin, resolved: Resolved, sample: Path
 ) -> None:
@@ -388,6 +391,7 @@ def test_folders_that_are_gone_come_back_with_their_files(node: Node, tmp_path: 
     assert {path.stat().st_mode & 0o777 for path in (copy, copy / "a/b", copy / "c")} == {0o755}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("restless")
 def test_a_copy_that_was_taken_away_is_filled_again(
     node: Node, resolved: Resolved, sample: Path, tmp_path: Path
@@ -402,6 +406,7 @@ def test_a_copy_that_was_taken_away_is_filled_again(
     assert same_bytes(node.folder(), sample)
 
 
+@pytest.mark.slow
 def test_while_the_origin_is_down_the_damage_stays_reported_and_the_repair_is_tried_again(
     node: Node, origin: Origin, resolved: Resolved, sample: Path
 ) -> None:
@@ -426,6 +431,7 @@ def test_while_the_origin_is_down_the_damage_stays_reported_and_the_repair_is_tr
     assert same_bytes(node.folder(), sample)
 
 
+@pytest.mark.slow
 def test_a_damaged_copy_waits_for_its_source_to_be_resolved(node: Node, resolved: Resolved, sample: Path) -> None:
     agent = node.agent(**ALWAYS)
     agent.reconcile(wants(resolved))
@@ -440,6 +446,7 @@ def test_a_damaged_copy_waits_for_its_source_to_be_resolved(node: Node, resolved
     assert same_bytes(node.folder(), sample)
 
 
+@pytest.mark.slow
 def test_a_copy_whose_source_has_other_files_by_now_is_filled_anew(
     node: Node, origin: Origin, resolved: Resolved, sample: Path, tmp_path: Path
 ) -> None:
@@ -458,6 +465,7 @@ def test_a_copy_whose_source_has_other_files_by_now_is_filled_anew(
     assert same_bytes(node.folder(), tmp_path / "later")
 
 
+@pytest.mark.slow
 def test_a_source_without_digests_that_gives_other_bytes_by_now_is_filled_anew(node: Node, tmp_path: Path) -> None:
     weights = tmp_path / "files/weights.bin"
     weights.parent.mkdir()
@@ -506,6 +514,7 @@ def test_a_pass_goes_on_in_the_middle_after_a_restart(node: Node, resolved: Reso
     assert b'"verified_at":null' in content
 
 
+@pytest.mark.slow
 def test_the_pace_is_kept(node: Node, resolved: Resolved) -> None:
     agent = node.agent(scrub_bytes_per_s=4e6, scrub_interval_s=0.01)
     agent.reconcile(wants(resolved))

@@ -67,6 +67,7 @@ def test_the_peer_port_turns_one_away_and_serves_the_next(refused: Counter[str])
         server.close()
 
 
+@pytest.mark.slow
 def test_a_peer_port_that_could_not_begin_to_listen_does_later(
     refused: Counter[str], tmp_path: Path, origin: Origin, resolved: Resolved
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_peer_port_that_could_not_begin_to_listen_does_later(
         assert origin.stats()["bytes"] == SAMPLE_BYTES, "they have helped each other"
 
 
+@pytest.mark.slow
 def test_an_attempt_without_a_thread_is_said_and_made_again(
     refused: Counter[str], tmp_path: Path, resolved: Resolved, sample: Path
 ) -> None:
@@ -95,6 +97,7 @@ def test_an_attempt_without_a_thread_is_said_and_made_again(
         assert {each.name for each in threading.enumerate()} >= {"housekeeping", "scrub"}
 
 
+@pytest.mark.slow
 def test_a_fill_goes_on_with_the_threads_it_has(
     refused: Counter[str], tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
 ) -> None:
@@ -107,6 +110,7 @@ def test_a_fill_goes_on_with_the_threads_it_has(
         assert same_bytes(node.folder(), sample)
 
 
+@pytest.mark.slow
 def test_nodes_that_fill_together_go_on_with_the_threads_they_have(
     refused: Counter[str], tmp_path: Path, origin: Origin, resolved: Resolved
 ) -> None:
@@ -120,6 +124,7 @@ def test_nodes_that_fill_together_go_on_with_the_threads_they_have(
         assert origin.stats()["bytes"] == SAMPLE_BYTES
 
 
+@pytest.mark.slow
 def test_housekeeping_and_scrubbing_begin_with_the_next_tick(
     refused: Counter[str], tmp_path: Path, resolved: Resolved
 ) -> None:
@@ -131,6 +136,7 @@ def test_housekeeping_and_scrubbing_begin_with_the_next_tick(
         assert {each.name for each in threading.enumerate()} >= {"housekeeping", "scrub"}
 
 
+@pytest.mark.slow
 def test_housekeeping_outlives_what_it_meets(
     tmp_path: Path, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
 ) -> None:

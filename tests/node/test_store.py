@@ -156,6 +156,7 @@ def dying(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], object]:
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", ["nothing", "an empty folder", "folders in a folder", "an old copy"])
 def test_a_commit_that_dies_at_any_step_is_complete_or_goes_on(
     before: str, root: Path, clock: Clock, dying: Callable[[int], pytest.MonkeyPatch]
@@ -206,6 +207,7 @@ def test_a_commit_that_dies_at_any_step_is_complete_or_goes_on(
     assert step > 10
 
 
+@pytest.mark.slow
 def test_half_a_model_that_is_not_wanted_any_more_is_taken_away_again(
     root: Path, clock: Clock, dying: Callable[[int], pytest.MonkeyPatch]
 ) -> None:
@@ -451,6 +453,7 @@ def test_no_junk_in_our_places_keeps_a_store_from_working_or_leads_it_elsewhere(
     assert (tree(root / "models"), store.aside()) == ({}, []) if place != "models" else store.aside() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["ingest", "trash", "scrub", "evicted", "committed"])
 def test_no_junk_inside_our_places_keeps_a_store_from_working(place: str, root: Path, outside: Path) -> None:
     for number, junk in enumerate(JUNK.values()):
@@ -897,6 +900,7 @@ def mutated(data: dict[str, Any], rng: random.Random) -> bytes:
     return bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_no_change_to_what_we_have_noted_makes_us_stumble(seed: int, root: Path, store: Store) -> None:
     rng = random.Random(seed)
@@ -918,6 +922,7 @@ def test_no_change_to_what_we_have_noted_makes_us_stumble(seed: int, root: Path,
                 assert entry is None or entry.error().reason == "Evicted"
 
 
+@pytest.mark.slow
 def test_a_tree_of_any_depth_is_not_looked_through(tmp_path: Path) -> None:
     """Each level that is reached by its path takes as many calls as it is deep: minutes for a few thousand."""
     store, plant = Store(tmp_path, "one"), damage.deep(5 * DEEPEST)
@@ -932,6 +937,7 @@ def test_a_tree_of_any_depth_is_not_looked_through(tmp_path: Path) -> None:
     assert time.process_time() - began < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [f"models/{KEY}/{MARKER}", f".localmodel/ingest/{KEY}.two/manifest.json"])
 def test_a_document_that_a_pod_plants_takes_little_memory(place: str, tmp_path: Path) -> None:
     """A value of three bytes takes many times that in memory: an agent has a limit, and starts over and over."""

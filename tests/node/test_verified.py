@@ -101,6 +101,7 @@ def test_how_each_file_was_verified_is_recorded_on_the_disk_and_counted_in_statu
     assert cluster.detail["digest"] == marker["manifestDigest"] == cluster.cache.json["status"]["manifestDigest"]
 
 
+@pytest.mark.slow
 def test_a_damage_is_seen_in_status_and_told_in_events_and_goes_with_the_repair(node: Node, origin: Origin) -> None:
     cluster = Cluster(node, a_cache("sample", f"hf://{REPO}"), origin)
     cluster.until("AllNodesReady")

@@ -48,6 +48,7 @@ def test_committed_crds_are_what_the_models_generate() -> None:
     assert crds.stale(CRDS, crds.generate()) == []
 
 
+@pytest.mark.slow
 def test_check_names_the_stale_file_and_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert crds.main(["--write", str(tmp_path)]) == 0
     assert crds.main(["--check", str(tmp_path)]) == 0
@@ -65,6 +66,7 @@ def test_check_names_the_stale_file_and_the_command(tmp_path: Path, capsys: pyte
     assert crds.stale(tmp_path, crds.generate()) == []
 
 
+@pytest.mark.slow
 def test_load_prefers_what_the_wheel_carries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from_repository = crds.load()
     package = tmp_path / "coordinator"
@@ -87,6 +89,7 @@ def subschemas(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str,
         yield from subschemas(schema["additionalProperties"], f"{path}{{}}")
 
 
+@pytest.mark.slow
 @each_kind
 def test_every_schema_is_structural(resource: type[Resource]) -> None:
     known = {
@@ -127,6 +130,7 @@ COLUMNS = {
 }
 
 
+@pytest.mark.slow
 @each_kind
 def test_kubectl_get_shows_these_columns_and_more_when_wide(resource: type[Resource]) -> None:
     columns = ours(resource)["spec"]["versions"][0]["additionalPrinterColumns"]
@@ -161,12 +165,14 @@ def missing(theirs: Any, mine: Any, path: str = "") -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @needs_kserve
 @each_kind
 def test_every_field_of_kserve_is_here_with_the_same_rules(resource: type[Resource]) -> None:
     assert missing(schema_of(kserves(resource)), schema_of(ours(resource))) == []
 
 
+@pytest.mark.slow
 @needs_kserve
 @each_kind
 def test_names_scope_and_subresources_are_kserves(resource: type[Resource]) -> None:
@@ -180,6 +186,7 @@ def test_names_scope_and_subresources_are_kserves(resource: type[Resource]) -> N
         assert mine["versions"][0].get(key) == theirs["versions"][0].get(key), key
 
 
+@pytest.mark.slow
 @needs_kserve
 @pytest.mark.parametrize(
     ("change", "complaint"),
@@ -207,6 +214,7 @@ def test_the_status_words_are_exactly_kserves() -> None:
     assert [word.value for word in ModelStatus] == words
 
 
+@pytest.mark.slow
 def test_both_caches_have_one_schema() -> None:
     cluster, namespaced = (schema_of(ours(kind))["properties"] for kind in (LocalModelCache, LocalModelNamespaceCache))
     assert cluster == namespaced
@@ -278,6 +286,7 @@ KSERVE_OBJECTS = {
 }
 
 
+@pytest.mark.slow
 @each_kind
 def test_kserves_manifests_are_valid_and_parse(resource: type[Resource]) -> None:
     manifest = yaml.safe_load(KSERVE_OBJECTS[resource.KIND])
@@ -285,6 +294,7 @@ def test_kserves_manifests_are_valid_and_parse(resource: type[Resource]) -> None
     assert resource.model_validate(manifest).metadata.name == manifest["metadata"]["name"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [

@@ -158,6 +158,7 @@ def test_every_flag_of_the_coordinator_names_the_variable_that_its_help_names() 
         assert set(re.findall(r"`(\w+)`", described[name][1])) == named, name
 
 
+@pytest.mark.slow
 def test_every_environment_variable_that_is_read_is_described_and_no_other_is() -> None:
     text = (DOCS / "configuration.md").read_text()
     named = {
@@ -197,6 +198,7 @@ def described_reasons() -> dict[str, list[list[str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_every_reason_that_the_code_gives_is_described_and_no_other_is() -> None:
     found = reasons((path for path in sources() if KUBERNETES not in path.parents), ROOT)
     described = described_reasons()
@@ -238,6 +240,7 @@ def retryable() -> dict[str, set[bool]]:
     return found
 
 
+@pytest.mark.slow
 def test_whether_a_reason_is_tried_again_is_described() -> None:
     found, tried = retryable(), 0
     for reason, rows_of in described_reasons().items():

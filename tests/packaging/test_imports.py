@@ -33,6 +33,7 @@ def imported(source: str) -> Iterator[str]:
             yield node.module.partition(".")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_no_module_imports_what_its_package_may_not(package: str) -> None:
     files = sorted((ROOT / package).rglob("*.py"))
@@ -66,6 +67,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_planning_and_the_mesh_are_tested_where_no_client_is_installed() -> None:
     """All modules of those tests import, and the quick ones among them run: as without `kubernetes` and `ray`."""
     quick = "test_selectors or test_pods or test_membership"

@@ -102,6 +102,7 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_first_run_installs_aloud_and_only_the_command_speaks_on_standard_output(checkout: Checkout) -> None:
     code, out, err = checkout.make("run", "ARGS=--once --json")
     assert (code, out) == (0, "localmodel dev --once --json\n"), err
@@ -139,6 +140,7 @@ def test_a_venv_without_pip_is_made_anew(checkout: Checkout) -> None:
     assert checkout.times("-m venv --clear .venv") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_what_an_interrupted_install_left_is_thrown_away(checkout: Checkout, number: signal.Signals) -> None:
     process = checkout.start("run", SLOW="20")
@@ -156,6 +158,7 @@ def test_an_install_that_fails_is_tried_again(checkout: Checkout) -> None:
     assert checkout.make("run")[:2] == (0, "localmodel dev\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("flock") is None, reason="flock is not installed")
 def test_two_at_once_install_once(checkout: Checkout) -> None:
     both = [checkout.start("run", SLOW="2") for _ in range(2)]

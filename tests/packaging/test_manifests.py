@@ -61,11 +61,13 @@ def check(manifest: Manifest) -> None:
         resource.model_validate(manifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manifest", [m for m in BASE if m["kind"] != "RayCluster"], ids=identity)
 def test_kubernetes_accepts_the_base(manifest: Manifest) -> None:
     check(manifest)
 
 
+@pytest.mark.slow
 @needs_kuberay
 def test_kuberay_accepts_the_ray_cluster() -> None:
     cluster = pick(BASE, "RayCluster")
@@ -77,6 +79,7 @@ def test_kuberay_accepts_the_ray_cluster() -> None:
     del cluster["spec"]["headGroupSpec"]["tolerance"]
 
 
+@pytest.mark.slow
 @needs_kubectl
 def test_the_overlay_for_tls_mounts_what_it_names_to_the_agents_and_nobody_else() -> None:
     templates = dict(pod_templates(kustomize(K8S / "overlays" / "peer-tls")))
@@ -96,6 +99,7 @@ def test_the_overlay_for_tls_mounts_what_it_names_to_the_agents_and_nobody_else(
     }
 
 
+@pytest.mark.slow
 @needs_kubectl
 def test_kustomize_fills_in_images_and_changes_nothing_else() -> None:
     rendered = kustomize(K8S / "base")
@@ -109,6 +113,7 @@ def test_kustomize_fills_in_images_and_changes_nothing_else() -> None:
         assert [container["image"] for container in containers(template)] == images
 
 
+@pytest.mark.slow
 @needs_kubectl
 def test_the_eviction_component_adds_its_role_and_its_flags_to_the_base(tmp_path: Path) -> None:
     shutil.copytree(K8S, tmp_path / "k8s")
@@ -126,6 +131,7 @@ def test_the_eviction_component_adds_its_role_and_its_flags_to_the_base(tmp_path
     assert (process["args"][0], parsed.eviction) == ("run", Policy(settings.EVICTION_IDLE_S))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
 def test_a_sample_says_what_it_shows_and_is_valid(path: Path) -> None:
     assert path.read_text().startswith("# "), "opens with what it shows"

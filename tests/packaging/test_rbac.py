@@ -278,6 +278,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> RecordingKube:
     return cluster.recorded
 
 
+@pytest.mark.slow
 def test_every_call_is_granted(recorded: RecordingKube) -> None:
     assert denied(recorded.requests, GRANTED) == set()
 
@@ -286,6 +287,7 @@ def test_nothing_is_granted_that_is_not_called(recorded: RecordingKube) -> None:
     assert unused(recorded.requests, GRANTED) == set()
 
 
+@pytest.mark.slow
 def test_eviction_needs_no_more_than_its_component_grants_and_all_of_that(tmp_path: Path) -> None:
     with running_coordinator(tmp_path, Policy(idle_s=0.001)) as cluster:
         a_life_with_eviction(cluster)

@@ -20,6 +20,7 @@ def fleet(*names: str, chunks: int = 100) -> Membership:
     return Membership("fill", [Member(NodeName(name)) for name in names], chunks)
 
 
+@pytest.mark.slow
 @given(NAMES, st.integers(0, 200), st.randoms(use_true_random=False))
 def test_every_chunk_has_one_owner_that_all_members_agree_on(
     names: list[NodeName], chunks: int, rng: random.Random
@@ -32,6 +33,7 @@ def test_every_chunk_has_one_owner_that_all_members_agree_on(
     assert all(sorted(one.order(chunk)) == sorted(names) for chunk in range(0, chunks, 17))
 
 
+@pytest.mark.slow
 @given(NAMES.filter(lambda names: len(names) > 1))
 def test_only_the_chunks_of_a_member_that_left_move_each_to_the_next_in_order(names: list[NodeName]) -> None:
     before = fleet(*names)
@@ -72,6 +74,7 @@ def test_neighbours_are_mutual_few_and_connect_everybody(count: int, zones: int)
     assert len(reached) == count
 
 
+@pytest.mark.slow
 @given(st.sets(st.integers(0, 300), min_size=1))
 def test_a_bitmap_is_the_set_of_its_members(numbers: set[int]) -> None:
     bits = bitmap.bitmap(numbers)

@@ -44,6 +44,7 @@ def reads(mesh: Mesh) -> list[int]:
 # --- whole worlds ---
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(SEEDS, st.integers(1, 6), st.integers(0, 40))
 def test_without_a_failure_every_chunk_is_read_once_and_everybody_gets_everything(
@@ -54,6 +55,7 @@ def test_without_a_failure_every_chunk_is_read_once_and_everybody_gets_everythin
     assert world.reads == Counter(range(chunks))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_when_nodes_die_the_others_finish_and_read_again_only_what_was_lost(seed: int) -> None:
@@ -76,6 +78,7 @@ def test_when_nodes_die_the_others_finish_and_read_again_only_what_was_lost(seed
     assert world.reads.total() - 40 <= len(only_theirs) + in_flight
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(SEEDS)
 @example(627841)  # two acted for it at the same moment

@@ -40,6 +40,7 @@ def a_world(honest: int, liars: dict[str, Liar], seed: int, seeds: str = "") -> 
     return World("abcdefg"[:honest], CHUNKS, random.Random(seed), liars=liars, read_s=READ_S, seeds=seeds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("honest", [1, 2, 7])
 @pytest.mark.parametrize("kind", LIARS)
 def test_a_liar_among_honest_members_stalls_none(kind: str, honest: int) -> None:
@@ -49,6 +50,7 @@ def test_a_liar_among_honest_members_stalls_none(kind: str, honest: int) -> None
     assert world.reads.total() <= CHUNKS + read_twice(honest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), list(pairwise([*LIARS, next(iter(LIARS))])))
 def test_two_liars_of_different_kinds_stall_none(one: str, other: str) -> None:
     world = a_world(2, {"y": LIARS[one](), "z": LIARS[other]()}, seed=1)
@@ -57,6 +59,7 @@ def test_two_liars_of_different_kinds_stall_none(one: str, other: str) -> None:
     assert world.reads.total() <= CHUNKS + read_twice(2, liars=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["is always busy, and claims everything", "is silent after accepting", "trickles"])
 def test_a_copy_that_never_gives_is_replaced_by_the_origin(kind: str) -> None:
     world = a_world(2, {"y": LIARS[kind]()}, seed=1, seeds="y")
@@ -65,6 +68,7 @@ def test_a_copy_that_never_gives_is_replaced_by_the_origin(kind: str) -> None:
     assert world.reads.total() <= CHUNKS + read_twice(2)
 
 
+@pytest.mark.slow
 def test_two_that_redirect_to_each_other_are_not_followed_for_long() -> None:
     liars = {"y": LIARS["redirects to itself what it owns"](), "z": LIARS["redirects to itself what it owns"]()}
     liars["y"].to, liars["z"].to = "z", "y"  # type: ignore[attr-defined]  # they are of one kind
@@ -74,6 +78,7 @@ def test_two_that_redirect_to_each_other_are_not_followed_for_long() -> None:
     assert world.reads.total() <= CHUNKS + read_twice(2, liars=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_honest_peers_that_are_slow_are_waited_for(seed: int) -> None:
     """A read takes longer than any fixed patience would allow."""

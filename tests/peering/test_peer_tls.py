@@ -78,6 +78,7 @@ def test_a_chunk_goes_over_tls_as_it_goes_without(server: PeerServer, authority:
         assert next(frames).value == 0b001111
 
 
+@pytest.mark.slow
 def test_the_token_is_needed_all_the_same(server: PeerServer, authority: Authority) -> None:
     assert status(server, Tls(authority.peer()), "a guess") == 403
 
@@ -98,6 +99,7 @@ def _pair(files: TlsFiles) -> tuple[Path, Path]:
     return files.certificate, files.key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("who", REFUSED)
 def test_refused(who: str, server: PeerServer, authority: Authority, tmp_path: Path) -> None:
     with pytest.raises(OSError):
@@ -120,6 +122,7 @@ def test_who_shows_no_certificate_hears_nothing(server: PeerServer, authority: A
     assert heard == b""
 
 
+@pytest.mark.slow
 def test_a_server_that_has_expired_is_told_nothing(swarm: Swarm, authority: Authority) -> None:
     server = PeerServer("127.0.0.1", 0, {FILL: swarm}, Tls(authority.peer(days=-1)))
     try:
@@ -129,6 +132,7 @@ def test_a_server_that_has_expired_is_told_nothing(swarm: Swarm, authority: Auth
         server.close()
 
 
+@pytest.mark.slow
 def test_files_that_are_renewed_are_used_and_broken_ones_are_not(
     server: PeerServer, authority: Authority, tmp_path: Path
 ) -> None:
@@ -154,6 +158,7 @@ def test_files_that_are_renewed_are_used_and_broken_ones_are_not(
     assert tls.usable
 
 
+@pytest.mark.slow
 def test_nodes_fill_together_over_tls_and_one_without_a_certificate_by_itself(
     tmp_path: Path, authority: Authority
 ) -> None:

@@ -185,6 +185,7 @@ def test_connections_that_ask_for_nothing_give_way_to_those_that_do(
             assert reply.status == 200
 
 
+@pytest.mark.slow
 def test_connections_at_work_do_not_give_way(server: PeerServer, asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "MAX_CONNECTIONS", 2)
     listening = [asker.listen(the_peer(server)) for _ in range(2)]
@@ -196,6 +197,7 @@ def test_connections_at_work_do_not_give_way(server: PeerServer, asker: Asker, m
         assert next(frames) == Frame(Kind.DELTA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"GET /fills/x HTTP/1.1\r\n"], ids=["nothing", "half a head"])
 def test_a_connection_that_asks_for_nothing_is_hung_up_on(
     sent: bytes, server: PeerServer, monkeypatch: pytest.MonkeyPatch
@@ -225,6 +227,7 @@ def test_a_head_that_comes_a_byte_at_a_time_is_not_waited_for(
         eventually(hung_up_on, timeout_s=FIRST_HEAD_S / 2, every_s=0.0)
 
 
+@pytest.mark.slow
 def test_a_peer_that_takes_a_byte_now_and_then_does_not_keep_a_slot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,6 +46,7 @@ def test_a_death_and_late_joiners_cost_the_origin_hardly_anything() -> None:
     assert all(node.done_at for node in fleet.nodes.values() if node.healthy)
 
 
+@pytest.mark.slow
 def test_an_origin_that_takes_long_over_each_chunk_is_still_read_once() -> None:
     scenario = Scenario("slow origin", 12, 128 << 20, 0.2 * GBIT, 0.02 * GBIT)
     fleet = Fleet(scenario, seed=1)
@@ -54,6 +55,7 @@ def test_an_origin_that_takes_long_over_each_chunk_is_still_read_once() -> None:
     assert result(fleet)["origin"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_larger_fleet_talks_to_few_however_many_there_are() -> None:
     fleet = Fleet(Scenario("wide", 50, 2 << 30, 25 * GBIT, 10 * GBIT, segments=1), seed=1)
     fleet.run()

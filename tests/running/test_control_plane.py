@@ -9,6 +9,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from actors.messages import DesiredState, NodeName, NodeReport, Phase
 from actors.transport.answers import SourceOptions
 from coordinator.api.crds import load
@@ -125,6 +127,7 @@ def quiet(kube: HttpKube) -> Callable[[], bool]:
     return unchanged
 
 
+@pytest.mark.slow
 def test_from_apply_to_ready_to_deleted(tmp_path: Path) -> None:
     with running(load(), tmp_path) as kube:
         apply(kube, a_node("n1"), a_node("n2"), a_group(), a_cache("a", "s3://m"))
@@ -153,6 +156,7 @@ def test_from_apply_to_ready_to_deleted(tmp_path: Path) -> None:
         eventually(lambda: kube.list(CACHES)[0] == [])
 
 
+@pytest.mark.slow
 def test_on_a_cluster_that_has_kserves_own_crds(tmp_path: Path) -> None:
     """Our status fields vanish in every answer: said once, and no write follows another."""
     with running([without_our_status(crd) for crd in load()], tmp_path) as kube:

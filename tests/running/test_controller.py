@@ -468,6 +468,7 @@ def test_progress_is_written_at_most_once_per_interval_and_news_at_once() -> Non
     assert sorted(rig.writes())[-2:] == [("patch status", "llama"), ("patch status", "n1")]
 
 
+@pytest.mark.slow
 def test_writes_per_second_are_bounded_and_everybody_gets_a_turn() -> None:
     cache = a_cache()
     nodes = [f"n{number:02}" for number in range(40)]

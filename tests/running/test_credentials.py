@@ -548,6 +548,7 @@ def test_what_a_cache_may_reach_is_the_operators_to_say() -> None:
 # --- options for fsspec in a Secret ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uri", "given", "kept"),
     [
@@ -680,6 +681,7 @@ def test_headers_of_a_secret_say_who_asks_and_not_where_a_request_ends(header: s
 # --- what goes over the wire ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hf", "s3", "hdfs", "oci", "web"])
 @pytest.mark.parametrize("namespaced", [True, False])
 def test_no_credential_of_anybody_reaches_an_endpoint_that_only_the_cache_names(

@@ -126,6 +126,7 @@ def test_a_bucket_refills_one_token_at_a_time() -> None:
     assert told == [(0.0, True), (0.0, True), (0.0, False), (299.0, False), (301.0, True), (302.0, False)]
 
 
+@pytest.mark.slow
 def test_an_outage_delays_events_and_loses_none(kube: FakeKube, time: Time) -> None:
     kube.fail(Unreachable("away"))
     recorder = Recorder(kube, clock=time, now=time.now)

@@ -193,6 +193,7 @@ def house(tmp_path: Path, sources: dict[str, Resolved]) -> Iterator[House]:
         yield house
 
 
+@pytest.mark.slow
 def test_what_the_dry_run_said_is_what_happens_and_then_nothing_more(house: House) -> None:
     before = house.held()
     house.coordinated(Policy(idle_s=0.001, dry_run=True))

@@ -69,6 +69,7 @@ def test_all_checks_passing_is_ready() -> None:
     assert run_checks({"informers": lambda: None}) == Response(b"[+] informers\nok\n", 200)
 
 
+@pytest.mark.slow
 def test_an_empty_host_means_every_interface() -> None:
     server = Server(":0", {"/healthz": lambda: Response(b"ok\n")})
     try:

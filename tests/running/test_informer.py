@@ -314,6 +314,7 @@ def connect(url: str, folder: Path, *, timeout_s: float = 5.0) -> HttpKube:
     return HttpKube(load_config(str(folder / "config")), timeout_s=timeout_s)
 
 
+@pytest.mark.slow
 def test_it_survives_an_api_server_that_hangs(tmp_path: Path) -> None:
     seen = Seen()
     with ApiServer() as server, Proxy(int(server.url.rpartition(":")[2])) as proxy:
@@ -331,6 +332,7 @@ def test_it_survives_an_api_server_that_hangs(tmp_path: Path) -> None:
         direct.close()
 
 
+@pytest.mark.slow
 def test_it_has_caught_up_once_it_knows_every_version_that_the_server_lists(tmp_path: Path) -> None:
     with ApiServer() as server, Proxy(int(server.url.rpartition(":")[2])) as proxy:
         direct = connect(server.url, tmp_path)

@@ -252,6 +252,7 @@ def connect(url: str, folder: Path, name: str, timeout_s: float) -> HttpKube:
     return HttpKube(load_config(str(folder / name)), timeout_s=timeout_s)
 
 
+@pytest.mark.slow
 def test_over_real_sockets_a_leader_whose_api_hangs_stops_before_the_other_starts(tmp_path: Path) -> None:
     timing = Timing(lease_s=2.0, renew_deadline_s=1.0, retry_s=0.1)
     with ApiServer() as server, Proxy(int(server.url.rpartition(":")[2])) as proxy:

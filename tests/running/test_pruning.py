@@ -35,6 +35,7 @@ def said(rig: Rig, reason: str) -> int:
     return len([event for event in rig.told.events if event[2] == reason])
 
 
+@pytest.mark.slow
 def test_pruned_fields_are_noticed_once_per_kind_and_tried_again_one_object_at_a_time() -> None:
     caches = [a_cache(name) for name in ("one", "two")]
     rig = Rig(a_full_world(*caches))
@@ -51,6 +52,7 @@ def test_pruned_fields_are_noticed_once_per_kind_and_tried_again_one_object_at_a
     assert rig.told.events == events
 
 
+@pytest.mark.slow
 def test_when_the_fields_are_back_all_is_written_without_a_restart() -> None:
     caches = [a_cache(name) for name in ("one", "two")]
     rig = Rig(a_full_world(*caches))
@@ -66,6 +68,7 @@ def test_when_the_fields_are_back_all_is_written_without_a_restart() -> None:
     assert rig.writes() == []
 
 
+@pytest.mark.slow
 def test_one_kind_may_be_pruned_and_another_not() -> None:
     cache = a_cache()
     rig = Rig(a_full_world(cache))
@@ -125,6 +128,7 @@ def status(cluster: Cluster, resource: ResourceType, name: str) -> dict[str, Any
     return dict((cluster.find(resource, name) or {}).get("status", {}))
 
 
+@pytest.mark.slow
 def test_after_other_crds_and_ours_again_status_is_right_both_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_one_that_fails_now_and_then_is_not_blamed(monkeypatch: pytest.MonkeyPat
     assert [event for event in rig.told.events if event[2] == "LeftOut"] == []
 
 
+@pytest.mark.slow
 def test_where_it_is_no_object_the_loop_goes_on_failing_and_is_not_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

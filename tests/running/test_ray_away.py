@@ -17,6 +17,7 @@ from tests.kit.waiting import eventually
 N1 = NodeName("n1")
 
 
+@pytest.mark.slow
 def test_it_is_said_once_and_tried_again_with_patience(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -243,6 +243,7 @@ def test_a_failed_look_is_not_fresh_and_is_tried_again(caplog: pytest.LogCapture
     assert len(caplog.records) == 1, "said once"
 
 
+@pytest.mark.slow
 def test_many_nodes_are_looked_at_in_turn_at_a_bounded_pace() -> None:
     pods, clock = Pods(), [100.0]
     looks = looks_over(pods, clock)

@@ -157,6 +157,7 @@ def test_a_hundred_that_hang_do_not_keep_another_waiting(
     assert world.await_good(evil | {StatusKey("well/good"): Want(GOOD, Credentials())}) < 5
 
 
+@pytest.mark.slow
 def test_a_thread_that_never_comes_back_is_replaced_and_its_want_has_failed(world: World) -> None:
     key = StatusKey("evil/c")
     wants = {key: Want(ModelSource("https://hangs.example/f"), Credentials())}

@@ -181,6 +181,7 @@ def failure(kind: str, place: str, limits: Limits | None = None, timeout_s: floa
 # Time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hf", "s3", "oci", "hdfs"])
 @pytest.mark.parametrize("answer", [trickles, trickles_headers], ids=["a body", "headers"])
 def test_an_origin_that_trickles_is_given_up_when_the_time_is_over(kind: str, answer: Answer) -> None:
@@ -192,11 +193,13 @@ def test_an_origin_that_trickles_is_given_up_when_the_time_is_over(kind: str, an
     assert "within 2 s" in str(error)
 
 
+@pytest.mark.slow
 def test_a_web_server_that_trickles_its_headers_is_given_up_too() -> None:
     with server(trickles_headers) as place:
         assert failure("http", place, QUICK).reason == "ListingTooSlow"
 
 
+@pytest.mark.slow
 def test_a_server_that_never_speaks_ends_with_the_resolution_and_leaves_no_thread() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         place = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -221,6 +224,7 @@ def test_the_time_grows_with_what_has_been_listed() -> None:
 # Bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hf", "s3", "oci", "hdfs"])
 def test_a_document_without_end_is_not_taken_into_memory(kind: str) -> None:
     with server(endless) as place:
@@ -241,6 +245,7 @@ def bomb(encoding: str, size: int = 200 << 20) -> bytes:
     return b"".join([*(packing.compress(b" " * (1 << 20)) for _ in range(size >> 20)), packing.flush()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hf", "s3", "oci", "hdfs"])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "raw deflate", "gzip, gzip", "br", "zstd"])
 def test_a_compressed_answer_is_bounded_by_what_comes_out_of_it(kind: str, encoding: str) -> None:
@@ -281,6 +286,7 @@ def test_a_compressed_answer_that_breaks_off_is_no_answer(cut: int) -> None:
         list(decoded([gzip.compress(b"text" * 1000)[:cut]], "gzip"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hf", "s3", "oci", "hdfs"])
 def test_no_encoding_is_asked_for_that_is_not_read_in_bounded_pieces(kind: str) -> None:
     found: list[str | None] = []
@@ -298,6 +304,7 @@ def test_no_encoding_is_asked_for_that_is_not_read_in_bounded_pieces(kind: str) 
     }
 
 
+@pytest.mark.slow
 def test_all_that_comes_counts_whoever_reads_it() -> None:
     def gives(request: http.server.BaseHTTPRequestHandler) -> None:
         sends(page(1000, True, str(time.monotonic_ns())), "application/xml")(request)
@@ -311,6 +318,7 @@ def test_all_that_comes_counts_whoever_reads_it() -> None:
 # Files, pages, depth, redirects
 
 
+@pytest.mark.slow
 def test_an_endless_listing_ends_at_the_number_of_files_that_a_model_may_have() -> None:
     with server(s3_endless(1000, str)) as place:
         error = failure("s3", place, Limits(files=2500))
@@ -319,12 +327,14 @@ def test_an_endless_listing_ends_at_the_number_of_files_that_a_model_may_have() 
     assert "LOCALMODEL_MAX_FILES" in str(error)
 
 
+@pytest.mark.slow
 def test_an_endless_listing_of_nothing_ends_at_the_number_of_pages() -> None:
     with server(s3_endless(0, str)) as place:
         error = failure("s3", place, Limits(pages=20))
     assert (error.reason, "in more than 20 pages" in str(error)) == ("ListingTooLarge", True)
 
 
+@pytest.mark.slow
 def test_a_listing_that_goes_in_a_circle_is_left() -> None:
     with server(s3_endless(3, lambda number: "ab"[number % 2])) as place:
         error = failure("s3", place)
@@ -362,6 +372,7 @@ def test_folders_of_any_filesystem_end_somewhere() -> None:
         filesystem.find("root", detail=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hf", "http", "oci", "s3", "hdfs"])
 def test_redirects_without_end_are_not_followed_without_end(kind: str) -> None:
     count = itertools.count()
@@ -375,6 +386,7 @@ def test_redirects_without_end_are_not_followed_without_end(kind: str) -> None:
     assert next(count) < 80
 
 
+@pytest.mark.slow
 def test_a_library_that_sleeps_before_it_tries_again_is_not_waited_for() -> None:
     class Sleeps(AsyncFileSystem):  # type: ignore[misc]  # has no types
         async def _find(self, path: str, **_: Any) -> dict[str, Any]:
@@ -449,6 +461,7 @@ def measured(kind: str, place: str, files: int = 100_000) -> tuple[Any, int]:
     return said, mib
 
 
+@pytest.mark.slow
 def test_a_bomb_takes_little_memory() -> None:
     with server(sends(bomb("gzip", 1 << 30), Content_Encoding="gzip")) as place:
         said, mib = measured("hf", place)
@@ -477,6 +490,7 @@ def tree_of(count: int) -> Answer:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", [100_000, 101_000])
 def test_a_repository_of_as_many_files_as_may_be_takes_bounded_memory(files: int) -> None:
     with server(tree_of(files)) as place:
@@ -485,6 +499,7 @@ def test_a_repository_of_as_many_files_as_may_be_takes_bounded_memory(files: int
     assert mib < 250, mib
 
 
+@pytest.mark.slow
 def test_an_endless_bucket_takes_memory_for_as_many_files_as_may_be() -> None:
     with server(s3_endless(1000, str)) as place:
         said, mib = measured("s3", place, 10_000)
@@ -518,6 +533,7 @@ def long_fields_in_a_bucket() -> Answer:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "answer"),
     [("hf", long_names_on_the_hub), ("s3", long_fields_in_a_bucket())],
@@ -543,6 +559,7 @@ print(json.dumps([said, peak()]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "hdfs"])
 def test_a_range_that_is_answered_without_end_takes_little_memory(kind: str) -> None:
     with server(endless) as place:

@@ -90,6 +90,7 @@ def test_bytes_with_another_checksum_are_read_once_more(s3: S3, node: Node) -> N
     assert (node.folder(URI) / "weights.bin").read_bytes() == WEIGHTS
 
 
+@pytest.mark.slow
 def test_bytes_that_never_have_the_checksum_are_not_published_until_they_do(s3: S3, node: Node) -> None:
     found = resolved(s3)
     s3.objects["bucket/model/weights.bin"].wrong = -1

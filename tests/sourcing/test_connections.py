@@ -213,6 +213,7 @@ def test_the_hub_and_web_servers_are_asked_with_the_same_trust(
     close_session()
 
 
+@pytest.mark.slow
 def test_a_registry_is_asked_through_the_proxy_and_with_the_same_trust(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +285,7 @@ def test_what_no_proxy_names_is_reached_directly(monkeypatch: pytest.MonkeyPatch
 NO_PROXIES = ["*", "127.0.0.0/8", "localhost, 127.0.0.1:{port}", "[::1],127.0.0.1", "10.0.0.0/8 127.0.0.1/32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entries", NO_PROXIES)
 @pytest.mark.parametrize("what", ["hub", "bucket", "registry", "web"])
 def test_no_proxy_is_read_alike_by_everything_that_connects(

@@ -107,6 +107,7 @@ def test_the_certificates_of_the_system_may_be_named(monkeypatch: pytest.MonkeyP
     assert tls_context().verify_mode is ssl.CERT_REQUIRED
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_no_list_names_who_gave_it() -> None:
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -97,6 +97,7 @@ def test_an_origin_at_an_address_that_is_not_allowed_is_not_asked(client: str, b
     assert "--allow-origins" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", NAMED)
 def test_one_at_an_address_that_is_allowed_is(client: str, good: Witness) -> None:
     uri, env = NAMED[client](GOOD, good.port)
@@ -186,6 +187,7 @@ def test_nor_to_a_blob(good: Witness, bad: Witness) -> None:
     reader.close()
 
 
+@pytest.mark.slow
 def test_a_bucket_leads_nowhere_at_all(good: Witness, bad: Witness) -> None:
     """As with boto: a redirect to another region is one that it makes by itself, with a signature for it."""
     good.answer = lambda path: (307, {"Location": f"{bad.url}/secret"}, b"")
@@ -216,6 +218,7 @@ def test_nor_behind_a_proxy(bad: Witness, monkeypatch: pytest.MonkeyPatch) -> No
         assert proxy.asked
 
 
+@pytest.mark.slow
 def test_a_role_is_asked_for_only_where_that_is_allowed(bad: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", bad.url)
     env = {**S3, "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/x"}
@@ -227,6 +230,7 @@ def test_a_node_that_reads_a_bucket_itself_asks_nobody_else(bad: Witness) -> Non
     refused(lambda: read_range("s3://bucket/m", arguments, 0, 4, TRUST))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [True, False])
 def test_the_clouds_identity_is_asked_for_only_by_whom_it_is_of(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """botocore asks 169.254.169.254 where it has no keys: not for a cache that is not the operator's."""

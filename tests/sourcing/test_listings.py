@@ -127,6 +127,7 @@ def test_what_cannot_be_followed_is_refused_by_name(
     assert filled(f"file://{tree}", tmp_path / "to", "--exclude", "sub/odd", "--exclude", "sub/odd/") == PLAIN
 
 
+@pytest.mark.slow
 def test_what_may_not_be_read_is_refused_by_name(tree: Path) -> None:
     """As another user, if we are the one who may read everything."""
     (tree / "sub" / "w.bin").chmod(0)
@@ -229,6 +230,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 def test_a_bucket_of_odd_keys_is_filled_over_several_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3(KEYS, page=2) as server:
         for name, value in server.env.items():
@@ -241,6 +243,7 @@ def test_a_bucket_of_odd_keys_is_filled_over_several_pages(tmp_path: Path, monke
         }
 
 
+@pytest.mark.slow
 def test_a_bucket_that_lists_a_file_as_a_folder_says_so() -> None:
     with s3({"m/1": b"x", "m/1/a": b"y"}) as server:
         with pytest.raises(SourceError, match="'1' both as a file and as a folder: leave one of them out"):

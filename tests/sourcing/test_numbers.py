@@ -125,6 +125,7 @@ def test_any_other_size_is_taken(kind: str, answering: Callable[[object], Answer
         assert resolve(ModelSource(uri), SourceOptions(env, 5.0)).manifest.total_bytes == size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["-5", "5.5", "nan", "1_000", "99999999999999999999", "", "+5", "five"])
 def test_a_size_in_a_bucket_that_is_none_is_refused(size: str) -> None:
     body = (

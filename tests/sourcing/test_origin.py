@@ -77,6 +77,7 @@ def test_the_hubs_own_client_downloads_the_repository(origin: Origin, sample: Pa
     assert origin.stats()["repos"][REPO]["bytes"] == SAMPLE_BYTES
 
 
+@pytest.mark.slow
 def test_a_gated_repository_is_described_to_all_and_given_to_the_token(sample: Path, tmp_path: Path) -> None:
     with Origin({"a/gated": Repository("a/gated", sample, token="let-me-in")}) as origin:
         assert huggingface_hub.HfApi(origin.hub_endpoint, token=False).model_info("a/gated").gated == "manual"

@@ -136,6 +136,7 @@ NO_FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fault"), [(kind, fault) for kind in SOURCES for fault in REASONS if (kind, fault) not in NO_FAULTS]
 )

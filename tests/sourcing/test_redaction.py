@@ -160,6 +160,7 @@ SECRETS = st.text(
 ).filter(lambda secret: len(set(secret)) > 3 and "…" not in secret)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(secret=SECRETS, enters=st.sampled_from(ENTERS), says=st.sampled_from(SAYS))
 def test_no_text_of_ours_shows_a_secret(
@@ -235,6 +236,7 @@ def test_a_short_secret_is_one_only_as_a_word_of_its_own() -> None:
     assert redacted("the latest is late") == "the latest is …"
 
 
+@pytest.mark.slow
 def test_a_text_without_end_takes_no_time_and_is_cut() -> None:
     began = time.process_time()
     for text in ("?" * 1_000_000, "a." * 500_000, "cookie: '" * 100_000, "https://" * 100_000, "-----BEGIN " * 90_000):
@@ -290,6 +292,7 @@ def test_what_agents_are_sent_to_read_with_is_a_secret_there_too() -> None:
     assert redacted("agents-0-secret agents-1-secret agents-2-secret") == "… … …"
 
 
+@pytest.mark.slow
 def test_an_exception_that_nobody_catches_is_printed_without_secrets() -> None:
     program = (
         "import sys, threading; from coordinator.logs import guard_output; guard_output()\n"

@@ -173,6 +173,7 @@ def test_what_a_library_makes_of_an_answer_keeps_its_code() -> None:
     assert code_in(outer) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code", "text", "reason"),
     [
@@ -213,6 +214,7 @@ def test_the_engine_reads_the_code_of_a_refused_range_itself(status: int, code: 
         reader.close()
 
 
+@pytest.mark.slow
 def test_an_archived_object_is_named_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

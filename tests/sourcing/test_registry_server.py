@@ -295,6 +295,7 @@ def test_a_login_that_cannot_work_is_said(
         resolve(ModelSource(f"oci://{server.place}/{NAME}:v1"), SourceOptions())
 
 
+@pytest.mark.slow
 def test_a_token_that_ends_again_and_again_is_renewed(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

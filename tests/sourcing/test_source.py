@@ -346,6 +346,7 @@ def test_two_different_revisions_are_not_guessed_between(origin: Origin) -> None
         resolve(ModelSource(f"hf://{REPO}:v1", "v2"), options(origin))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "error", "wait_s"),
     [
@@ -750,6 +751,7 @@ def test_a_role_is_assumed_with_the_keys(web: Scripted, monkeypatch: pytest.Monk
     assert "Credential=id/" in web.received["/"]["Authorization"]
 
 
+@pytest.mark.slow
 def test_a_role_that_is_refused_is_named(web: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", web.url)
     body = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>no</Message></Error></ErrorResponse>"
@@ -953,6 +955,7 @@ def test_a_bucket_refuses(
         resolve(ModelSource(uri), SourceOptions(s3_env | change))
 
 
+@pytest.mark.slow
 def test_an_unreachable_bucket_can_be_tried_again() -> None:
     env = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
     with pytest.raises(SourceError, match="could not be reached") as caught:
@@ -960,6 +963,7 @@ def test_an_unreachable_bucket_can_be_tried_again() -> None:
     assert caught.value.retryable
 
 
+@pytest.mark.slow
 def test_hundreds_of_globs_on_as_many_files_as_may_be_take_seconds() -> None:
     files = [ManifestFile(f"folder/{number:06}-with-a-longer-name.bin", 1) for number in range(100_000)]
     globs = tuple(f"*{number}-x" for number in range(500))
