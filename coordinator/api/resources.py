@@ -184,6 +184,17 @@ class CacheBytes(ApiModel):
     )
 
 
+class MountableClaim(ApiModel):
+    """A PersistentVolumeClaim through which pods of its namespace mount the model. Ours."""
+
+    namespace: str | None = None
+    name: str | None = None
+    node_group: str | None = Field(None, description="Whose nodes it leads to.")
+    sub_path: str | None = Field(None, description="Where the model is in it: the subPath of a volumeMount.")
+    phase: str | None = Field(None, description="Of the claim, as Kubernetes has it.")
+    message: str | None = Field(None, description="Why it is not there.")
+
+
 class LocalModelCacheStatus(ApiModel):
     node_status: Mapping[str, NodeStatus] = Field(default_factory=dict, description="By node name.")
     copies: Copies | None = None
@@ -206,6 +217,10 @@ class LocalModelCacheStatus(ApiModel):
     size: str | None = Field(None, description='Size of one copy for people, e.g. "15.3Gi".')
     started_at: Time | None = None
     completed_at: Time | None = None
+    path: str | None = Field(None, description="The folder on each node that holds the model, once one does.")
+    claims: tuple[MountableClaim, ...] | None = Field(
+        None, description="How pods mount the model, in each namespace where a service uses it."
+    )
     unused_since: Time | None = Field(
         None, description="Since when no pod is seen to use the model; kept while an eviction policy is on."
     )

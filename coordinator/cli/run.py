@@ -34,6 +34,7 @@ from coordinator.cli.settings import Settings
 from coordinator.control import credentials
 from coordinator.control.controller import Controller
 from coordinator.control.informers import Informers
+from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.metrics import CONTENT_TYPE, Metrics
 from coordinator.control.resolver import Resolver
 from coordinator.kube.config import ClusterConfig, NoClusterConfig, load_config
@@ -42,6 +43,7 @@ from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import SECRETS, SERVICE_ACCOUNTS, KubeError, NotFound, Object
 from coordinator.kube.leader import LOCK_NAME, Leader
 from coordinator.plan.pods import read_pod
+from coordinator.plan.snapshot import Credentials
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ class _Process:
             self._leader = Leader(self._lease_kube, identity, chosen.namespace, changed=self._leadership)
         else:
             self._metrics.leading(True)
+        job_namespace = chosen.job_namespace if chosen.job_namespace_given else None
+        self._kserve = ConfigReader(self._kube, chosen.kserve_namespace, job_namespace)
         self._server = config.server
         self._wake: Callable[[], None] = lambda: None
 
@@ -118,25 +122,21 @@ class _Process:
             recorder,
             self._metrics,
             leading=self._may_act,
-            load_options=partial(
-                credentials.load_options,
-                read=self._reader(),
-                namespace=chosen.job_namespace,
-                own=SourceOptions.from_environ(trust=trust),
-                namespaced_own=chosen.namespaced_own_credentials,
-            ),
+            load_options=self._loader(SourceOptions.from_environ(trust=trust)),
             budgets=chosen.budgets,
             progress_interval_s=chosen.progress_interval_s,
             eviction=chosen.eviction,
             orphan_grace_s=chosen.orphan_grace_s,
             home=chosen.namespace,
+            kserve=self._kserve,
         )
-        resolver.changed = controller.wake
+        resolver.changed = self._kserve.changed = controller.wake
         fleet.changed = self._wake = controller.wake
         servers = self._listen(informers, controller)
         try:
             _log.info("starting", extra={"version": version("localmodel"), "api_server": self._server})
             informers.start()
+            self._kserve.read()
             if self._leader:
                 self._leader.start()
             controller.run(self._stop, tick_s=chosen.tick_s)
@@ -191,17 +191,30 @@ class _Process:
         self._metrics.leading(leading)
         self._wake()
 
-    def _reader(self) -> Callable[[str, str], Object | None]:
-        """Secrets and ServiceAccounts of the job namespace, as `credentials` asks for them."""
-        kinds = {"Secret": SECRETS, "ServiceAccount": SERVICE_ACCOUNTS}
+    def _loader(self, own: SourceOptions) -> Callable[[Credentials], SourceOptions]:
+        """What a source is asked with, of the namespace and the Secret that KServe's configuration names by now."""
 
-        def read(kind: str, name: str) -> Object | None:
-            try:
-                return self._kube.get(kinds[kind], name, namespace=self._settings.job_namespace)
-            except NotFound:
-                return None
-            except KubeError as error:
-                message = f"cannot read {kind} {self._settings.job_namespace}/{name}: {error}"
-                raise SourceError(message, reason="CredentialsUnavailable") from error
+        def load(named: Credentials) -> SourceOptions:
+            config = self._kserve.current
+            return credentials.load_options(
+                named,
+                partial(self._read, config.job_namespace),
+                namespace=config.job_namespace,
+                own=own,
+                secret_name=config.storage_secret,
+                namespaced_own=self._settings.namespaced_own_credentials,
+            )
 
-        return read
+        return load
+
+    def _read(self, namespace: str, kind: str, name: str) -> Object | None:
+        """A Secret or ServiceAccount, as `credentials` asks for them."""
+        try:
+            return self._kube.get(
+                {"Secret": SECRETS, "ServiceAccount": SERVICE_ACCOUNTS}[kind], name, namespace=namespace
+            )
+        except NotFound:
+            return None
+        except KubeError as error:
+            message = f"cannot read {kind} {namespace}/{name}: {error}"
+            raise SourceError(message, reason="CredentialsUnavailable") from error

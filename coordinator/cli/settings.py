@@ -21,6 +21,7 @@ from coordinator.cli.health import parse_address
 from coordinator.kube.quantity import parse_bytes
 from coordinator.logs import ENCODERS, LEVELS, TIME_ENCODINGS, LogSettings, parse_level
 from coordinator.plan.eviction import Policy
+from coordinator.plan.kserve_config import CONFIG_MAP, JOB_NAMESPACE
 from coordinator.plan.origin_budget import Budget, Budgets, parse_overrides, parse_requests
 from coordinator.plan.snapshot import ORPHAN_GRACE_S
 
@@ -45,7 +46,9 @@ class Settings:
     context: str | None = None
     log: LogSettings = field(default_factory=LogSettings)
     namespace: str = "kserve"
-    job_namespace: str = "kserve-localmodel-jobs"
+    job_namespace: str = JOB_NAMESPACE
+    job_namespace_given: bool = False
+    kserve_namespace: str = "kserve"
     ray_address: str = "auto"
     tick_s: float = 1.0
     progress_interval_s: float = 3.0
@@ -93,7 +96,9 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         context=args.context,
         log=log,
         namespace=args.namespace or env.get("POD_NAMESPACE") or default.namespace,
-        job_namespace=args.job_namespace,
+        job_namespace=args.job_namespace or default.job_namespace,
+        job_namespace_given=args.job_namespace is not None,
+        kserve_namespace=args.kserve_namespace or env.get("KSERVE_CONFIG_NAMESPACE") or default.kserve_namespace,
         ray_address=args.ray_address or env.get("RAY_ADDRESS") or default.ray_address,
         tick_s=args.tick_seconds,
         progress_interval_s=args.progress_interval_seconds,
@@ -176,8 +181,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _flag(
         cluster,
         "job-namespace",
-        "where the Secrets and ServiceAccounts that models name are read",
-        default.job_namespace,
+        "where download volumes are, and the Secrets and ServiceAccounts that models name are read; else "
+        f"localModel.jobNamespace of KServe's {CONFIG_MAP}, else {default.job_namespace}",
+        None,
+        _word,
+        "NAME",
+    )
+    _flag(
+        cluster,
+        "kserve-namespace",
+        f"of KServe's {CONFIG_MAP}; else $KSERVE_CONFIG_NAMESPACE, else {default.kserve_namespace}",
+        None,
         _word,
         "NAME",
     )

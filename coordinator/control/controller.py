@@ -29,6 +29,7 @@ from actors.transport.answers import SourceOptions
 from coordinator.api.resources import StatusKey
 from coordinator.control.eviction_guard import Evictor
 from coordinator.control.informers import Informers
+from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.looks import Looks
 from coordinator.control.metrics import CacheSample, Metrics
 from coordinator.control.mounts import mounting
@@ -91,10 +92,15 @@ class Controller:
         eviction: Policy | None = None,
         orphan_grace_s: float | None = ORPHAN_GRACE_S,
         home: str = "",
+        kserve: ConfigReader | None = None,
     ) -> None:
-        """`eviction` needs `informers.pods`; `home` is the namespace whose pods are not users of models but ours."""
+        """`eviction` needs `informers.pods`; `home` is the namespace whose pods are not users of models but ours.
+
+        `kserve` None: KServe's defaults hold.
+        """
         self._informers = informers
         self._kube = kube
+        self._kserve = kserve
         self._fleet = fleet
         self._resolver = resolver
         self._recorder = recorder
@@ -290,7 +296,10 @@ class Controller:
             governed=self._governed,
             orphan_grace_s=self._orphan_grace_s,
         )
-        snapshot = self._looks.see(snapshot, now)
+        snapshot = self._looks.see(self._informers.see(snapshot), now)
+        if self._kserve is not None:
+            self._kserve.look(self._executor, now)
+            snapshot = self._kserve.see(snapshot)
         return self._evictor.see(snapshot) if self._evictor is not None else snapshot
 
     def _notice_pauses(self, governed: Mapping[OriginName, Governed], now: float) -> None:
@@ -342,7 +351,9 @@ class Controller:
                     self._pause_s = 0.0
                     if answer is None or not self._pruning.notice(write, answer, now) or not write.probe:
                         self._announce(write.events)
-                case Conflict() | NotFound():
+                case Conflict():
+                    self._pace.finished(write.ref)
+                case NotFound() if write.verb is not Verb.CREATE:  # a namespace that is missing stays so for a while
                     self._pace.finished(write.ref)
                 case Unreachable():
                     self._pace.forget(write.ref)

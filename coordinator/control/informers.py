@@ -1,21 +1,24 @@
 """The kinds that the coordinator watches, each parsed once into the values that `plan` reads.
 
 Five of them it cannot do without. Pods are watched only where an eviction policy is on: they are many, so their changes
-wake nobody, and where they cannot be watched nothing is evicted and all else goes on.
+wake nobody, and where they cannot be watched nothing is evicted and all else goes on. So with volumes and claims, of
+which a cluster may have many more than ours. The services that use caches are KServe's kinds: they need not be served.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeVar
 
 from actors.schemes import Schemes
 from coordinator.kube.informer import Informer
-from coordinator.kube.interface import NODES, PODS, Kube, Object, ResourceType
+from coordinator.kube.interface import CLAIMS, NODES, PODS, VOLUMES, Kube, Object, ResourceType
+from coordinator.plan.bindings import Claim, Volume, read_claim, read_volume
 from coordinator.plan.pods import Pod
 from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
+from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES, Service, read_service
 from coordinator.plan.snapshot import (
     CACHES,
     LOCAL_NODES,
@@ -26,6 +29,7 @@ from coordinator.plan.snapshot import (
     Node,
     NodeGroup,
     Ref,
+    Snapshot,
 )
 
 T_co = TypeVar("T_co", covariant=True)
@@ -61,6 +65,9 @@ class Informers:
     nodes: Observed[Node]
     local_nodes: Observed[LocalNode]
     pods: Observed[Pod | None] | None = None
+    services: tuple[Observed[Service | None], ...] = ()
+    volumes: Observed[Volume] | None = None
+    claims: Observed[Claim] | None = None
 
     @classmethod
     def over(
@@ -79,13 +86,23 @@ class Informers:
         """
 
         def informer(
-            resource: ResourceType, parse: Callable[[Object], T_co], changed: Callable[[], None] = changed
+            resource: ResourceType,
+            parse: Callable[[Object], T_co],
+            changed: Callable[[], None] = changed,
+            *,
+            optional: bool = False,
         ) -> Informer[T_co]:
             def report(found: Object, error: Exception) -> None:
                 poisoned(_ref_of(resource, found), error)
 
             return Informer(
-                kube, resource, parse, changed=changed, poisoned=report, restarted=partial(restarted, resource.plural)
+                kube,
+                resource,
+                parse,
+                changed=changed,
+                poisoned=report,
+                restarted=partial(restarted, resource.plural),
+                optional=optional,
             )
 
         return cls(
@@ -95,11 +112,17 @@ class Informers:
             nodes=informer(NODES, read_node),
             local_nodes=informer(LOCAL_NODES, read_local_node),
             pods=informer(PODS, read_pod, lambda: None) if read_pod is not None else None,
+            services=(
+                informer(INFERENCE_SERVICES, read_service, optional=True),
+                informer(LLM_INFERENCE_SERVICES, partial(read_service, llm=True), optional=True),
+            ),
+            volumes=informer(VOLUMES, read_volume, lambda: None),
+            claims=informer(CLAIMS, read_claim, lambda: None),
         )
 
     @property
     def kinds(self) -> tuple[Observed[object], ...]:
-        return *self._needed, *((self.pods,) if self.pods is not None else ())
+        return *self._needed, *self.services, *(kind for kind in (self.pods, self.volumes, self.claims) if kind)
 
     @property
     def synced(self) -> bool:
@@ -116,6 +139,19 @@ class Informers:
     @property
     def _needed(self) -> tuple[Observed[object], ...]:
         return self.caches, self.namespace_caches, self.groups, self.nodes, self.local_nodes
+
+    def see(self, snapshot: Snapshot) -> Snapshot:
+        """The same with services, volumes and claims, each once it was listed."""
+        services = None
+        if self.services and all(kind.synced for kind in self.services):
+            services = [each for kind in self.services for each in kind.items().values() if each is not None]
+        volumes, claims = self.volumes, self.claims
+        return replace(
+            snapshot,
+            services=services,
+            volumes={name: each for (_, name), each in volumes.items().items()} if volumes and volumes.synced else None,
+            claims={each.key: each for each in claims.items().values()} if claims and claims.synced else None,
+        )
 
     @property
     def failures(self) -> tuple[str, ...]:

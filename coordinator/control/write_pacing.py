@@ -110,10 +110,12 @@ class Pace:
         self._objects.pop(_id(ref), None)
 
     def keep(self, refs: Iterable[Ref], now: float) -> None:
-        """Forgets objects that are gone; not those just created, which are not seen yet."""
+        """Forgets objects that are gone; not those just created, which are not seen yet, nor those refused lately."""
         alive = {_id(ref) for ref in refs} | self._in_flight
         self._objects = {
-            key: memory for key, memory in self._objects.items() if key in alive or now < memory.written_at + LAG_S
+            key: memory
+            for key, memory in self._objects.items()
+            if key in alive or now < max(memory.written_at, memory.not_before) + LAG_S
         }
 
     @property

@@ -9,6 +9,8 @@
 Only a watch that ran for its whole announced time is resumed. After anything else (410, a reset, silence, an early end)
 the kind is listed again: an API server that came back without its data must not be believed to know our version.
 
+A kind that need not exist (`optional`) and is not served has no objects; it is looked for again every ABSENT_S.
+
 An object that `parse` refuses is poison: it is reported once per version, its last good version stays, and the watch
 moves on. `Store` is the pure part; `Informer` is the thread around it.
 """
@@ -46,6 +48,9 @@ Key = tuple[str | None, str]
 
 WATCH_TIMEOUT_S = 30.0
 """How long one watch lasts. Short, because a server that hangs is noticed at its end; a new one costs one request."""
+
+ABSENT_S = 5.0
+"""How often a kind that is not served is asked for again: its CustomResourceDefinition may be applied at any time."""
 
 FULL_TERM = 0.9
 """The share of its announced time after which a watch may end: servers round, and clocks differ."""
@@ -157,8 +162,12 @@ class Informer(Generic[T]):
         watch_timeout_s: float = WATCH_TIMEOUT_S,
         max_backoff_s: float = 30.0,
         restarted: Callable[[], None] = lambda: None,
+        optional: bool = False,
+        absent_s: float = ABSENT_S,
     ) -> None:
         self.resource = resource
+        self._absent_s = absent_s if optional else None
+        self._absent = False
         self._kube = kube
         self._store = Store(parse)
         self._changed = changed
@@ -213,8 +222,8 @@ class Informer(Generic[T]):
         listed = False
         while not self._stopping.is_set():
             try:
-                if not listed:
-                    self._list()
+                if not listed and not self._list():
+                    continue
                 listed = False
                 self._watch()
                 listed = True
@@ -224,12 +233,35 @@ class Informer(Generic[T]):
                 _log.exception("informer failed", extra={"resource": self.resource.plural})
                 self._failed(KubeError(f"{type(error).__name__}: {error}"))
 
-    def _list(self) -> None:
-        objects, version = self._kube.list(self.resource)
+    def _list(self) -> bool:
+        """Whether the kind is there to be watched; if not, some time has passed."""
+        try:
+            objects, version = self._kube.list(self.resource)
+        except NotFound:
+            if self._absent_s is None:
+                raise
+            self._is_absent(self._absent_s)
+            return False
+        if self._absent:
+            self._absent = False
+            _log.info("a kind is served by now", extra={"resource": self.resource.plural})
         self._report(self._store.replace(objects, version))
         self._synced = True
         self._healthy()
         self._changed()
+        return True
+
+    def _is_absent(self, wait_s: float) -> None:
+        """There are no objects of a kind that is not served. Said once; asked again after a while."""
+        self._store.replace((), "")
+        self._synced = True
+        self._healthy()
+        self._backoff.reset()
+        if not self._absent:
+            self._absent = True
+            _log.info("a kind is not served, and looked for again", extra={"resource": self.resource.plural})
+            self._changed()
+        self._stopping.wait(wait_s)
 
     def _watch(self) -> None:
         """Returns when the watch has run its time. Raises KubeError for every other end."""

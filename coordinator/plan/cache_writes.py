@@ -10,6 +10,7 @@ from coordinator.plan.cache_status import cache_numbers
 from coordinator.plan.conditions import conditions
 from coordinator.plan.deletion import deletion_writes
 from coordinator.plan.facts import Facts
+from coordinator.plan.mounting import mount_status
 from coordinator.plan.orphans import group_problem
 from coordinator.plan.patches import CACHE_STATUS, is_material, status_patch
 from coordinator.plan.removals import Leaving
@@ -33,7 +34,7 @@ def cache_writes(facts: Facts, leaving: Sequence[Leaving]) -> Iterator[Write]:
 
 def _status(facts: Facts, tally: Tally) -> Iterator[Write]:
     cache, use = tally.cache, facts.use
-    wanted = cache_numbers(tally)
+    wanted = cache_numbers(tally) | facts.consumers.status_of(cache) | mount_status(facts, tally)
     judged = verdicts(tally, _problems(facts.snapshot, cache), facts.members.duplicates.get(cache.key))
     wanted["conditions"] = conditions(cache, judged, facts.now)
     if judged[0].status and not wanted["completedAt"]:

@@ -13,6 +13,7 @@ from actors.manifest import Manifest, StorageKey
 from actors.messages import NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import forsaken, veiled, with_contested
+from coordinator.plan.consumers import Consumers, consumers
 from coordinator.plan.fold import Fold, Turn, fold
 from coordinator.plan.offline_sources import known_from_copies
 from coordinator.plan.placement import Members, place
@@ -40,6 +41,7 @@ class Facts:
     forsaken: frozenset[StorageKey] = frozenset()
     asked: Mapping[NodeName, frozenset[StorageKey]] = field(default_factory=dict)
     manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
+    consumers: Consumers = field(default_factory=Consumers)
 
 
 def gather(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Facts:
@@ -64,4 +66,5 @@ def gather(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Facts:
         forsaken=forsaken(snapshot.caches.values(), snapshot.resolutions),
         asked=copies.asked,
         manifests=copies.manifests,
+        consumers=consumers(snapshot),
     )

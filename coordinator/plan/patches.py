@@ -12,6 +12,8 @@ from typing import Any
 CACHE_STATUS = (
     "nodeStatus",
     "copies",
+    "inferenceServices",
+    "llmInferenceServices",
     "conditions",
     "observedGeneration",
     "selection",
@@ -24,6 +26,8 @@ CACHE_STATUS = (
     "progress",
     "available",
     "size",
+    "path",
+    "claims",
     "startedAt",
     "completedAt",
     "unusedSince",
@@ -33,8 +37,11 @@ CACHE_STATUS = (
 )
 NODE_STATUS = ("modelStatus", "models", "roots", "agent")
 
-KSERVE_FIELDS = frozenset({"nodeStatus", "copies", "modelStatus"})
+KSERVE_FIELDS = frozenset({"nodeStatus", "copies", "inferenceServices", "llmInferenceServices", "modelStatus"})
 """What is left of them on a cluster with KServe's own CRDs."""
+
+_THERE = frozenset({"copies"})
+"""Is there from the first write, also with nothing in it: KServe's clients wait for it."""
 
 _PROGRESS = frozenset({"bytes", "rateBytesPerSecond", "eta", "progress", "models", "roots"})
 _MATERIAL_OF_CONDITION = ("type", "status", "reason", "observedGeneration")
@@ -53,9 +60,11 @@ def status_patch(
         if not extensions and name not in KSERVE_FIELDS and name not in current:
             continue
         now, then = current.get(name), wanted.get(name)
-        if now == then or (not now and not then and now != 0 and then != 0):  # absent, null and empty are one
+        if name in _THERE and now is None and then == {}:
+            patch[name] = then
+        elif now == then or (not now and not then and now != 0 and then != 0):  # absent, null and empty are one
             continue
-        if isinstance(now, Mapping) and isinstance(then, Mapping):
+        elif isinstance(now, Mapping) and isinstance(then, Mapping):
             patch[name] = _merge(now, then)
         else:
             patch[name] = then or None if not isinstance(then, int) else then

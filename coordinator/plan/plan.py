@@ -33,6 +33,7 @@ from coordinator.plan.origin_shares import Shares, govern
 from coordinator.plan.removals import Leaving, orders_of, removals
 from coordinator.plan.snapshot import Snapshot
 from coordinator.plan.tally import Tally
+from coordinator.plan.volumes import volume_writes
 from coordinator.plan.writes import Verb as Verb
 from coordinator.plan.writes import Write as Write
 
@@ -69,7 +70,7 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     shares = govern(facts, together)
     carried_out = () if snapshot.evict_dry_run else going
     return Plan(
-        writes=(*cache_writes(facts, leaving), *node_writes(facts), *group_writes(facts)),
+        writes=(*cache_writes(facts, leaving), *node_writes(facts), *group_writes(facts), *volume_writes(facts)),
         desired=desired_states(facts, together, shares, _orders(snapshot, leaving, carried_out, now)),
         wants=wants(facts),
         tallies=facts.folded.caches,

@@ -21,7 +21,9 @@ from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.kube.node_selector import compile_selector
 from coordinator.kube.quantity import parse_bytes
 from coordinator.plan import written
+from coordinator.plan.bindings import volume_path
 from coordinator.plan.snapshot import (
+    CLAIMS_IN,
     DELETE_IN_USE,
     LOCAL_NODES,
     NODE_GROUPS,
@@ -79,6 +81,7 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         selection=source.selection,
         problem=problem,
         readable=isinstance(_mapping(raw.get("spec")).get("sourceModelUri"), str),
+        claims_in=_claims_in(_mapping(metadata.get("annotations")).get(CLAIMS_IN), ref.namespace),
     )
 
 
@@ -115,6 +118,12 @@ def _credentials(ref: Ref, spec: LocalModelCacheSpec) -> Credentials:
         namespaced=ref.namespace is not None,
         namespace=ref.namespace,
     )
+
+
+def _claims_in(annotation: object, of_cache: str | None) -> frozenset[str]:
+    """The namespaces that are named; of a cache in a namespace no other than its own."""
+    names = {name.strip() for name in annotation.split(",")} - {""} if isinstance(annotation, str) else set()
+    return frozenset(names if of_cache is None else names & {of_cache})
 
 
 def _salvage(spec: object) -> LocalModelCacheSpec:
@@ -156,15 +165,16 @@ def read_node_group(raw: Object) -> NodeGroup:
             "NoNodeAffinity",
             f"LocalModelNodeGroup {ref.name} has no nodes: spec.persistentVolumeSpec.nodeAffinity.required is missing",
         )
-    path = _mapping(volume.get("local")).get("path") or _mapping(volume.get("hostPath")).get("path")
-    if isinstance(path, str) and path.startswith("/") and ".." not in path.split("/"):
-        root = path.rstrip("/") or "/"
+    path = volume_path(volume)
+    if path is not None and path.startswith("/") and ".." not in path.split("/"):
+        root = path
     else:
         problem = problem or Problem(
             "NodeGroupInvalid",
             f"LocalModelNodeGroup {ref.name}: spec.persistentVolumeSpec has no absolute local.path or hostPath.path",
         )
-    return NodeGroup(ref, root, selector, limit_bytes, _mapping(raw.get("status")), problem)
+    claim = _mapping(spec.get("persistentVolumeClaimSpec"))
+    return NodeGroup(ref, root, selector, limit_bytes, _mapping(raw.get("status")), problem, volume, claim)
 
 
 def read_node(raw: Object) -> Node:

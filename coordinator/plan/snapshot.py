@@ -27,12 +27,18 @@ from coordinator.api.resources import (
 from coordinator.fleet.interface import AgentView
 from coordinator.kube.interface import ResourceType
 from coordinator.kube.node_selector import NodeSelector
+from coordinator.plan.bindings import Claim, ClaimName, Volume
+from coordinator.plan.kserve_config import KServeConfig
 from coordinator.plan.origin_budget import Budgets
 from coordinator.plan.pods import Look, Pod
+from coordinator.plan.ref import Ref as Ref
+from coordinator.plan.services import Service
 
 ORPHAN_GRACE_S = 7 * 86400.0
 DELETE_IN_USE = "localmodel.kserve.io/delete-in-use"
 """Annotation of a cache; "true": when it is deleted, its copies go also from under pods that use them."""
+CLAIMS_IN = "localmodel.kserve.io/claims"
+"""Annotation of a cache: namespaces, by comma, that get a claim to each of its node groups also without a service."""
 
 
 def resource_type(model: type[Resource]) -> ResourceType:
@@ -47,17 +53,6 @@ LOCAL_NODES = resource_type(LocalModelNode)
 
 STARTING = AgentView(failure=Failure("AgentStarting", "the node agent has not reported yet"))
 """Of a node that nothing is known of yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """An object as a write and an Event name it."""
-
-    resource: ResourceType
-    name: str
-    namespace: str | None = None
-    uid: str = ""
-    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +85,8 @@ class Cache:
     """A LocalModelCache or LocalModelNamespaceCache. `status` is as it stands in the object.
 
     `entry` is its line in `LocalModelNode.spec.localModels`, without the node group. `created` is epoch seconds, and so
-    is `unused_since`, as it was last written. `served`: its status lists services that KServe ties to it.
+    is `unused_since`, as it was last written. `served`: its status lists services that use it. `claims_in` are the
+    namespaces that get claims to it although no service there uses it.
     `delete_in_use`: its deletion does not wait for pods. `contested`: others of its URI ask with credentials of their
     own, so that a copy need not be what the coordinator's own would have been given (see `access`). `readable`: it says
     what its URI is, if only that it is empty.
@@ -120,6 +116,7 @@ class Cache:
     problem: Problem | None = None
     contested: bool = False
     readable: bool = True
+    claims_in: frozenset[str] = frozenset()
 
     @property
     def age_order(self) -> tuple[float, str]:
@@ -129,7 +126,10 @@ class Cache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeGroup:
-    """A LocalModelNodeGroup. `root` and `selector` are None where `problem` says why."""
+    """A LocalModelNodeGroup. `root` and `selector` are None where `problem` says why.
+
+    `volume_spec` and `claim_spec` are as they stand in it: every volume of the group is made from them.
+    """
 
     ref: Ref
     root: str | None
@@ -137,6 +137,8 @@ class NodeGroup:
     limit_bytes: int | None
     status: Mapping[str, Any]
     problem: Problem | None = None
+    volume_spec: Mapping[str, Any] = field(default_factory=dict)
+    claim_spec: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,6 +206,9 @@ class Snapshot:
     `left_out` are objects, by the name of their mapping here and their key in it, that exist and cannot be planned for.
 
     `orphan_grace_s` is how long a copy is kept that nobody wants any more but nobody deleted; None: for ever.
+
+    `services`, `volumes` and `claims` are None where they are not watched, or cannot be yet: then nothing that depends
+    on them is written. `kserve` is what KServe itself is configured with.
     """
 
     owner: str
@@ -227,6 +232,10 @@ class Snapshot:
     left_out: frozenset[tuple[str, str]] = frozenset()
     budgets: Budgets = field(default_factory=Budgets)
     governed: Mapping[OriginName, Governed] = field(default_factory=dict)
+    services: Collection[Service] | None = None
+    volumes: Mapping[str, Volume] | None = None
+    claims: Mapping[ClaimName, Claim] | None = None
+    kserve: KServeConfig = field(default_factory=KServeConfig)
 
     def agent(self, name: NodeName) -> AgentView:
         """What is known of the node's agent: that it starts, where nothing has been heard of it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from coordinator.kube.interface import Object
 from coordinator.plan.announcements import Announcement
-from coordinator.plan.snapshot import Ref
+from coordinator.plan.ref import Ref
 
 
 class Verb(Enum):

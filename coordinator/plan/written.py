@@ -78,6 +78,17 @@ def items_of(key: str, **fields: _Reader) -> _Reader:
     return read
 
 
+def listed(*fields: str) -> _Reader:
+    """Reads a list of objects of these texts, whatever else is in them."""
+
+    def read(value: object) -> list[dict[str, Any]] | None:
+        if not isinstance(value, list):
+            return None
+        return [read_fields(item, dict.fromkeys(fields, text)) for item in value]
+
+    return read
+
+
 CONDITIONS = items_of("type", status=text, reason=text, message=text, lastTransitionTime=time, observedGeneration=count)
 
 CACHE_STATUS: Mapping[str, _Reader] = {
@@ -88,10 +99,12 @@ CACHE_STATUS: Mapping[str, _Reader] = {
         total=count, cached=count, fromOrigin=count, fromPeers=count, fromOtherZones=count, amplification=text
     ),
     **dict.fromkeys(("wrongPeers", "wrongReaders"), counts),
+    **dict.fromkeys(("inferenceServices", "llmInferenceServices"), listed("namespace", "name")),
+    "claims": listed("namespace", "name", "nodeGroup", "subPath", "phase", "message"),
     **dict.fromkeys(("observedGeneration", "rateBytesPerSecond"), count),
     "credentialsOnNodes": flag,
     **dict.fromkeys(
-        ("selection", "revision", "manifestDigest", "resolvedAs", "eta", "progress", "available", "size"), text
+        ("selection", "revision", "manifestDigest", "resolvedAs", "eta", "progress", "available", "size", "path"), text
     ),
     **dict.fromkeys(("startedAt", "completedAt", "unusedSince"), time),
 }

@@ -16,9 +16,12 @@ from actors.manifest import Location, ManifestFile, ModelSource, Resolved, Stora
 from actors.messages import ModelReport, NodeName, NodeReport, Phase, RootReport
 from coordinator.api.resources import RESOURCES, LocalModelCache, LocalModelNamespaceCache, StatusKey
 from coordinator.fleet.interface import AgentView
+from coordinator.plan.bindings import read_claim, read_volume
+from coordinator.plan.kserve_config import KServeConfig
 from coordinator.plan.plan import Plan, Verb, Write, plan
 from coordinator.plan.pods import Look, read_pod
 from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
+from coordinator.plan.services import read_service
 from coordinator.plan.snapshot import ORPHAN_GRACE_S, Resolution, Snapshot
 
 NOW = 1_700_000_000.0
@@ -201,6 +204,33 @@ def a_pod(name: str = "server", namespace: str = "default") -> PodBuilder:
     return PodBuilder(name, namespace)
 
 
+class ServiceBuilder(Builder):
+    def __init__(self, name: str, namespace: str, *, llm: bool) -> None:
+        kind, version = ("LLMInferenceService", "v1alpha2") if llm else ("InferenceService", "v1beta1")
+        super().__init__(kind, name, f"serving.kserve.io/{version}")
+        self.llm = llm
+        self.with_metadata(namespace=namespace, labels={}, annotations={})
+        self.with_spec(predictor={})
+
+    def using(self, cache: str, namespace: str | None = None) -> Self:
+        """As KServe's mutator writes it: a cluster cache, or one of `namespace`."""
+        prefix = "internal.serving.kserve.io/localmodel"
+        self.json["metadata"]["labels"] |= {prefix: cache} | ({f"{prefix}-namespace": namespace} if namespace else {})
+        return self
+
+    def in_group(self, group: str) -> Self:
+        return self.annotated("serving.kserve.io/nodegroup", group)
+
+    def annotated(self, name: str, value: str) -> Self:
+        self.json["metadata"]["annotations"][name] = value
+        return self
+
+
+def a_service(name: str = "chat", namespace: str = "default", *, llm: bool = False) -> ServiceBuilder:
+    """An InferenceService, or an LLMInferenceService, that uses no cache."""
+    return ServiceBuilder(name, namespace, llm=llm)
+
+
 class LocalNodeBuilder(Builder):
     def __init__(self, name: str) -> None:
         super().__init__("LocalModelNode", name)
@@ -297,6 +327,9 @@ class World:
     looked_at: frozenset[NodeName] = frozenset()
     look_failures: dict[NodeName, Look] = field(default_factory=dict)
     orphan_grace_s: float | None = ORPHAN_GRACE_S
+    volumes_known: bool = False
+    services_known: bool = True
+    kserve: KServeConfig = field(default_factory=KServeConfig)
 
     def add(self, *objects: Builder) -> Self:
         self.objects += objects
@@ -343,7 +376,25 @@ class World:
             | self.look_failures,
             looked_at=self.looked_at,
             orphan_grace_s=self.orphan_grace_s,
+            **(self._bindings() if self.volumes_known else {}),
         )
+
+    def _bindings(self) -> dict[str, Any]:
+        """What an API server with KServe's kinds knows of services, volumes and claims."""
+        raw = [deepcopy(builder.json) for builder in self.objects]
+        services = [
+            read_service(each, llm=each["kind"].startswith("LLM"))
+            for each in raw
+            if each["kind"].endswith("InferenceService")
+        ]
+        volumes = [read_volume(each) for each in raw if each["kind"] == "PersistentVolume"]
+        claims = [read_claim(each) for each in raw if each["kind"] == "PersistentVolumeClaim"]
+        return {
+            "services": [each for each in services if each is not None] if self.services_known else None,
+            "volumes": {each.ref.name: each for each in volumes},
+            "claims": {each.key: each for each in claims},
+            "kserve": self.kserve,
+        }
 
     def plan(self, now: float = NOW) -> Plan:
         return plan(self.snapshot(), now)

@@ -21,6 +21,7 @@ from coordinator.api.resources import LocalModelCache, LocalModelNamespaceCache,
 from coordinator.control.controller import Controller
 from coordinator.control.credentials import load_options
 from coordinator.control.informers import Informers
+from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.metrics import Metrics
 from coordinator.control.resolver import Resolver
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
@@ -30,6 +31,7 @@ from coordinator.kube.events import Recorder
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import (
     CLAIMS,
+    CONFIG_MAPS,
     EVENTS,
     NAMESPACES,
     NODES,
@@ -44,6 +46,7 @@ from coordinator.kube.interface import (
 from coordinator.kube.leader import Leader
 from coordinator.plan.eviction import Policy
 from coordinator.plan.pods import read_pod
+from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS
 from tests.kit.builders import (
     Builder,
@@ -55,8 +58,10 @@ from tests.kit.builders import (
     a_pod,
     a_report,
     a_resolution,
+    a_service,
 )
 from tests.kit.builders import an_agent as an_agent_view
+from tests.kit.kserve import as_sent, consumer_crds
 from tests.kit.manifests import K8S, pick, resources
 from tests.kit.openapi import problems, schema_of
 from tests.kit.rbac import Grant, Request, denied, grants, unused
@@ -64,8 +69,13 @@ from tests.kit.recording_kube import RecordingKube
 from tests.kit.waiting import eventually
 
 BASE = resources(K8S / "base")
-HOME, JOBS, TEAM = "localmodel", "kserve-localmodel-jobs", "team-a"
+HOME, JOBS, TEAM, KSERVE = "localmodel", "kserve-localmodel-jobs", "team-a", "kserve"
 GRANTED = grants(BASE, "localmodel-coordinator", HOME)
+FOR_ADMISSION = {
+    Grant("update", "serving.kserve.io", f"{plural}/finalizers")
+    for plural in ("localmodelcaches", "localmodelnamespacecaches")
+}
+"""What no request needs, and an admission plugin asks for."""
 FOR_EVICTION = grants(resources(K8S / "components" / "eviction"), "localmodel-coordinator", HOME)
 
 
@@ -119,10 +129,7 @@ class Cluster:
     asked_with: dict[str, SourceOptions] = field(default_factory=dict)
 
     def create(self, resource: ResourceType, built: Builder, namespace: str | None = None) -> None:
-        body: dict[str, Any] = {**built.json, "metadata": dict(built.json["metadata"])}
-        for given_by_the_server in ("uid", "resourceVersion", "generation", "creationTimestamp", "finalizers"):
-            body["metadata"].pop(given_by_the_server, None)
-        self.admin.create(resource, body, namespace=namespace)
+        self.admin.create(resource, as_sent(built), namespace=namespace)
 
     def find(self, resource: ResourceType, name: str, namespace: str | None = None) -> Object | None:
         try:
@@ -136,6 +143,9 @@ class Cluster:
 
     def is_gone(self, resource: ResourceType, name: str, namespace: str | None = None) -> bool:
         return self.find(resource, name, namespace) is None
+
+    def is_owned(self, resource: ResourceType, name: str, namespace: str | None = None) -> bool:
+        return bool((self.find(resource, name, namespace) or {"metadata": {}})["metadata"].get("ownerReferences"))
 
     def was_said(self, name: str, reason: str, times: int) -> bool:
         """Whether the Events about an object say `reason` that often."""
@@ -160,14 +170,14 @@ def read_credentials(kube: RecordingKube, kind: str, name: str) -> Object | None
 @contextmanager
 def running_coordinator(folder: Path, eviction: Policy | None = None) -> Iterator[Cluster]:
     with ExitStack() as stack:
-        server = stack.enter_context(ApiServer(crds.load()))
+        server = stack.enter_context(ApiServer([*crds.load(), *consumer_crds()]))
         write_kubeconfig(folder / "kubeconfig", server.url)
         config = load_config(str(folder / "kubeconfig"))
         admin, client = HttpKube(config), HttpKube(config)
         stack.callback(admin.close)
         kube = RecordingKube(client)
         cluster = Cluster(admin, kube, Agents())
-        for name in (HOME, JOBS, TEAM):
+        for name in (HOME, JOBS, TEAM, KSERVE):
             admin.create(NAMESPACES, {"metadata": {"name": name}})
 
         recorder = Recorder(kube)
@@ -194,6 +204,7 @@ def running_coordinator(folder: Path, eviction: Policy | None = None) -> Iterato
             progress_interval_s=0.05,
             eviction=eviction,
             home=HOME,
+            kserve=ConfigReader(kube, KSERVE),
         )
         stop = threading.Event()
         loop = threading.Thread(target=controller.run, args=(stop,), kwargs={"tick_s": 0.05})
@@ -224,12 +235,27 @@ def a_life(cluster: Cluster) -> None:
     cluster.create(CACHES, a_cache("gated").with_spec(serviceAccountName="reader"))
     cluster.create(NAMESPACE_CACHES, a_namespace_cache(TEAM, "public"), TEAM)
 
+    admin.create(CONFIG_MAPS, {"metadata": {"name": "inferenceservice-config"}, "data": {}}, namespace=KSERVE)
+    cluster.create(INFERENCE_SERVICES, a_service("chat", TEAM).using("keyed"), TEAM)
+    cluster.create(LLM_INFERENCE_SERVICES, a_service("llm", TEAM, llm=True).using("keyed"), TEAM)
+    made_by_kserve = {"metadata": {"name": "gated-gpu-download"}, "spec": a_group().volume}
+    admin.create(VOLUMES, made_by_kserve)
+    claim = {"metadata": {"name": "gated-gpu"}, "spec": {"volumeName": "gated-gpu-download"}}
+    admin.create(CLAIMS, claim, namespace=JOBS)
+
     caches = ((CACHES, "keyed", None), (CACHES, "gated", None), (NAMESPACE_CACHES, "public", TEAM))
     for cache in caches:
         soon(partial(cluster.ready, *cache))
     assert cluster.asked_with["hf://models/gated"].env["HF_TOKEN"] == "hf_x"
     soon(lambda: cluster.find(LOCAL_NODES, "long-gone") is None)
     soon(lambda: (cluster.find(NODE_GROUPS, "gpu") or {}).get("status", {}).get("used"))
+
+    soon(lambda: cluster.find(CLAIMS, "keyed-gpu", TEAM))
+    for made in ((VOLUMES, "gated-gpu-download", None), (CLAIMS, "gated-gpu", JOBS)):
+        soon(partial(cluster.is_owned, *made))
+    admin.delete(INFERENCE_SERVICES, "chat", namespace=TEAM)
+    admin.delete(LLM_INFERENCE_SERVICES, "llm", namespace=TEAM)
+    soon(lambda: cluster.is_gone(VOLUMES, f"keyed-gpu-{TEAM}"))
 
     for times in (1, 2):  # what is said again is counted: the second time patches the Event of the first
         cluster.agents.silent = Failure("AgentUnavailable", "the node agent does not answer")
@@ -284,7 +310,7 @@ def test_every_call_is_granted(recorded: RecordingKube) -> None:
 
 
 def test_nothing_is_granted_that_is_not_called(recorded: RecordingKube) -> None:
-    assert unused(recorded.requests, GRANTED) == set()
+    assert unused(recorded.requests, GRANTED) == FOR_ADMISSION
 
 
 @pytest.mark.slow

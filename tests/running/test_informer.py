@@ -14,11 +14,24 @@ import pytest
 from coordinator.backoff import Backoff
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.fake_kube import FakeKube
+from coordinator.dev.laptop.cluster import CUSTOM_RESOURCE_DEFINITIONS
 from coordinator.kube import http as kube_module
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.informer import Informer, Key, Store
-from coordinator.kube.interface import CONFIG_MAPS, EventType, Kube, NotFound, Object, Unreachable, WatchEvent
+from coordinator.kube.interface import (
+    CONFIG_MAPS,
+    EventType,
+    Kube,
+    NotFound,
+    Object,
+    ResourceType,
+    Unreachable,
+    WatchEvent,
+)
+from coordinator.plan.services import INFERENCE_SERVICES
+from tests.kit.builders import a_service
+from tests.kit.kserve import as_sent, lenient_crd
 from tests.kit.proxy import Proxy
 from tests.kit.waiting import eventually
 
@@ -109,6 +122,61 @@ def by_name(items: object) -> dict[str, str]:
 def label(found: Object) -> str:
     metadata = found["metadata"] or {}
     return f"{metadata.get('name', '')}@{metadata.get('resourceVersion', '')}"
+
+
+def test_a_kind_that_need_not_be_served_has_no_objects_until_it_is_and_none_when_it_is_no_longer(
+    tmp_path: Path,
+) -> None:
+    crd = lenient_crd(INFERENCE_SERVICES)
+    with ApiServer() as server, client_of(server, tmp_path) as kube:
+        changes = threading.Event()
+        informer = Informer(
+            kube,
+            INFERENCE_SERVICES,
+            lambda found: str(found["metadata"]["name"]),
+            changed=changes.set,
+            poisoned=lambda found, error: None,
+            optional=True,
+            absent_s=0.05,
+            watch_timeout_s=1.0,
+        )
+        informer.start()
+        eventually(lambda: informer.synced)
+        assert (informer.items(), informer.failure) == ({}, None)
+
+        kube.create(CUSTOM_RESOURCE_DEFINITIONS, crd)
+        eventually(lambda: is_served(kube, INFERENCE_SERVICES))
+        kube.create(INFERENCE_SERVICES, as_sent(a_service("chat")), namespace="default")
+        eventually(lambda: informer.items() == {("default", "chat"): "chat"})
+        assert informer.failure is None
+
+        kube.delete(CUSTOM_RESOURCE_DEFINITIONS, crd["metadata"]["name"])
+        eventually(lambda: informer.items() == {}, seen=informer.items)
+        kube.create(CUSTOM_RESOURCE_DEFINITIONS, crd)
+        eventually(lambda: is_served(kube, INFERENCE_SERVICES))
+        kube.create(INFERENCE_SERVICES, as_sent(a_service("again")), namespace="default")
+        eventually(lambda: informer.items() == {("default", "again"): "again"})
+        informer.stop()
+        kube.close()
+        assert informer.join(5.0)
+
+
+@contextmanager
+def client_of(server: ApiServer, folder: Path) -> Iterator[HttpKube]:
+    write_kubeconfig(folder / "config", server.url)
+    kube = HttpKube(load_config(str(folder / "config")))
+    try:
+        yield kube
+    finally:
+        kube.close()
+
+
+def is_served(kube: Kube, resource: ResourceType) -> bool:
+    try:
+        kube.list(resource)
+    except NotFound:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("case", EVENTS)
