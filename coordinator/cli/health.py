@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from actors.service import Service
 
@@ -63,12 +63,12 @@ class Server:
     """
 
     def __init__(self, address: str, routes: Mapping[str, Route]) -> None:
-        self._listener: _Listener | None = None
+        self._listener: BoundListener | None = None
         parsed = parse_address(address)
         if parsed is None:
             return
         handler = type("Handler", (_Handler,), {"routes": dict(routes)})
-        self._listener = _listen(*parsed, handler)
+        self._listener = listen(*parsed, handler)
         self._closing = threading.Event()
         self._service = Service(f"http-{self.port}", self._listener.serve_forever, self._closing)
         self._service.start()
@@ -88,7 +88,14 @@ class Server:
             self._listener = None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class QuietHandler(BaseHTTPRequestHandler):
+    """Logs no requests: a probe every few seconds is not news."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
+        """Nothing."""
+
+
+class _Handler(QuietHandler):
     """One short answer per connection."""
 
     routes: ClassVar[Mapping[str, Route]]
@@ -110,16 +117,34 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815 - the base class names it
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-        """A probe every few seconds is not news."""
 
+class BoundListener(ThreadingHTTPServer):
+    """A thread for each connection, `connections` at a time: one more is closed."""
 
-class _Listener(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, family: socket.AddressFamily, host: str, port: int, handler: type[_Handler]) -> None:
+    def __init__(
+        self, family: socket.AddressFamily, host: str, port: int, handler: type[QuietHandler], connections: int
+    ) -> None:
         self.address_family = family
+        self._free = threading.BoundedSemaphore(connections)
         super().__init__((host, port), handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def server_bind(self) -> None:
         """Without HTTPServer's reverse look-up of the host name, which can take seconds."""
@@ -131,11 +156,12 @@ class _Listener(ThreadingHTTPServer):
         """A client that hung up."""
 
 
-def _listen(host: str, port: int, handler: type[_Handler]) -> _Listener:
+def listen(host: str, port: int, handler: type[QuietHandler], *, connections: int = 256) -> BoundListener:
+    """Bound, and not serving yet. An empty host: all addresses. Raises OSError that names the address."""
     try:
         if not host and socket.has_dualstack_ipv6():
-            return _Listener(socket.AF_INET6, "::", port, handler)
+            return BoundListener(socket.AF_INET6, "::", port, handler, connections)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return _Listener(family, host, port, handler)
+        return BoundListener(family, host, port, handler, connections)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror or error}") from error

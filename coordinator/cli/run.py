@@ -31,12 +31,17 @@ from actors.transport.answers import SourceOptions
 from coordinator import logs
 from coordinator.cli import health, settings
 from coordinator.cli.settings import Settings
+from coordinator.cli.tls_suites import tls_settings
+from coordinator.cli.webhooks import WebhookServer
 from coordinator.control import credentials
+from coordinator.control.admission import Admission
 from coordinator.control.controller import Controller
 from coordinator.control.informers import Informers
 from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.metrics import CONTENT_TYPE, Metrics
 from coordinator.control.resolver import Resolver
+from coordinator.control.tls_contexts import TlsContexts
+from coordinator.control.webhook_identity import WebhookIdentity
 from coordinator.kube.config import ClusterConfig, NoClusterConfig, load_config
 from coordinator.kube.events import Recorder
 from coordinator.kube.http import HttpKube
@@ -49,6 +54,8 @@ _log = logging.getLogger(__name__)
 
 LEASE_TIMEOUT_S = 4.0
 """Of a request for the Lease: under half of the renew deadline, so that a hung one can be made again in time."""
+REVIEW_TIMEOUT_S = 4.0
+"""Of a look-up for a webhook: under half of the 10 s that an API server waits for its answer."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +72,12 @@ def run(args: argparse.Namespace) -> int:
         _log.error("unable to set up client config", extra={"error": str(error)})
         return 1
     try:
-        return _Process(chosen, config, stop).serve()
+        apply = tls_settings(chosen.tls_min_version, chosen.tls_cipher_suites)
+    except ValueError as error:
+        _log.error("unable to resolve TLS configuration", extra={"error": str(error)})
+        return 1
+    try:
+        return _Process(chosen, config, stop, TlsContexts(chosen.webhook_cert_dir, apply)).serve()
     except (OSError, ValueError) as error:  # an address that cannot be listened on
         _log.error("unable to start", extra={"error": str(error)})
         return 1
@@ -79,12 +91,15 @@ def _quieten_ray() -> None:
 class _Process:
     """Everything that is built once, and how it stands together."""
 
-    def __init__(self, chosen: Settings, config: ClusterConfig, stop: threading.Event) -> None:
+    def __init__(self, chosen: Settings, config: ClusterConfig, stop: threading.Event, contexts: TlsContexts) -> None:
         self._settings = chosen
         self._stop = stop
+        self._contexts = contexts
         self._metrics = Metrics(version("localmodel"), leader_lock=LOCK_NAME)
         self._kube = HttpKube(config, observe=self._metrics.kube_request)
         self._lease_kube = HttpKube(config, timeout_s=LEASE_TIMEOUT_S, observe=self._metrics.kube_request)
+        self._review_kube = HttpKube(config, timeout_s=REVIEW_TIMEOUT_S, observe=self._metrics.kube_request)
+        self._identity = WebhookIdentity(self._kube, chosen.namespace, contexts)
         self._leader: Leader | None = None
         if chosen.leader_elect:
             identity = f"{socket.gethostname()}_{uuid.uuid4()}"
@@ -132,14 +147,17 @@ class _Process:
         )
         resolver.changed = self._kserve.changed = controller.wake
         fleet.changed = self._wake = controller.wake
-        servers = self._listen(informers, controller)
+        servers = self._listen(informers, controller, Admission(informers, self._review_kube, trust.schemes))
         try:
             _log.info("starting", extra={"version": version("localmodel"), "api_server": self._server})
             informers.start()
             self._kserve.read()
+            if chosen.webhook_port:
+                self._identity.start()
             if self._leader:
                 self._leader.start()
             controller.run(self._stop, tick_s=chosen.tick_s)
+            self._identity.stop()
             _log.info("stopping")
         finally:
             self._stop.set()
@@ -147,10 +165,11 @@ class _Process:
             if self._leader:
                 self._leader.release()
             informers.stop()
+            self._identity.stop()
             fleet.close(stop_agents=False)
             resolver.close()
-            self._kube.close()
-            self._lease_kube.close()
+            for kube in (self._kube, self._lease_kube, self._review_kube):
+                kube.close()
             for server in servers:
                 server.close()
         if not fleet.closed:
@@ -158,8 +177,11 @@ class _Process:
             os._exit(0)
         return 0
 
-    def _listen(self, informers: Informers, controller: Controller) -> list[health.Server]:
-        """Probes and metrics, up before anything that may take long."""
+    def _listen(
+        self, informers: Informers, controller: Controller, admission: Admission
+    ) -> list[health.Server | WebhookServer]:
+        """Probes, metrics and webhooks, up before anything that may take long, and on every replica."""
+        chosen = self._settings
         checks: dict[str, health.Check] = {
             "informers": lambda: None if informers.synced else "; ".join(informers.failures) or "not synced yet",
             "loop": controller.standstill,
@@ -176,13 +198,24 @@ class _Process:
             self._metrics.leading(self._may_act())  # which ends by the clock, whatever request hangs
             return health.Response(self._metrics.render(), content_type=CONTENT_TYPE)
 
-        metrics = {"/metrics": render}
-        probes = health.Server(self._settings.health_probe_addr, routes)
+        servers: list[health.Server | WebhookServer] = []
         try:
-            return [probes, health.Server(self._settings.metrics_addr, metrics)]
+            servers.append(health.Server(chosen.health_probe_addr, routes))
+            servers.append(health.Server(chosen.metrics_addr, {"/metrics": render}))
+            servers.append(
+                WebhookServer(
+                    chosen.webhook_port,
+                    admission.routes(),
+                    self._contexts.current,
+                    lambda: admission.ready,
+                    insist=chosen.webhook_port_given,
+                )
+            )
         except (OSError, ValueError):
-            probes.close()
+            for server in servers:
+                server.close()
             raise
+        return servers
 
     def _may_act(self) -> bool:
         return self._leader is None or self._leader.leading

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from actors.addresses import Origins
@@ -25,6 +27,8 @@ from coordinator.plan.kserve_config import CONFIG_MAP, JOB_NAMESPACE
 from coordinator.plan.origin_budget import Budget, Budgets, parse_overrides, parse_requests
 from coordinator.plan.snapshot import ORPHAN_GRACE_S
 
+CERTIFICATES = Path(tempfile.gettempdir()) / "k8s-webhook-server" / "serving-certs"
+"""Where controller-runtime looks for them."""
 EVICTION = ("off", "dry-run", "lru")
 EVICTION_IDLE_S = 86400.0
 T = TypeVar("T")
@@ -39,6 +43,8 @@ class Settings:
     metrics_addr: str = ":8080"
     health_probe_addr: str = ":8081"
     webhook_port: int = 9443
+    webhook_port_given: bool = field(default=False, compare=False)
+    webhook_cert_dir: Path = CERTIFICATES
     tls_min_version: str = "VersionTLS12"
     tls_cipher_suites: tuple[str, ...] = ()
     leader_elect: bool = False
@@ -74,7 +80,9 @@ def parse(argv: Sequence[str], env: Mapping[str, str]) -> Settings:
 def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
     """Settings from what `add_arguments` parsed. Exits with code 2 where two flags contradict each other."""
     default = Settings()
-    suites = tuple(name for name in args.tls_cipher_suites.split(",") if name)
+    suites = tuple(name for each in args.tls_cipher_suites.split(",") if (name := each.strip()))
+    if args.tls_cipher_suites and not suites:
+        _usage_error("cipher suites flag was set but no valid suites were specified")
     if suites and args.tls_min_version == "VersionTLS13":
         # KServe's words (pkg/tls/tls_default.go), so that whoever searches for them finds the cause.
         _usage_error("cipher suites cannot be configured with TLS 1.3 (Go manages TLS 1.3 ciphers internally)")
@@ -88,7 +96,9 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
     return Settings(
         metrics_addr=args.metrics_addr,
         health_probe_addr=args.health_probe_addr,
-        webhook_port=args.webhook_port,
+        webhook_port=default.webhook_port if args.webhook_port is None else args.webhook_port,
+        webhook_port_given=args.webhook_port is not None,
+        webhook_cert_dir=args.webhook_cert_dir or default.webhook_cert_dir,
         tls_min_version=args.tls_min_version or default.tls_min_version,
         tls_cipher_suites=suites,
         leader_elect=args.leader_elect,
@@ -154,10 +164,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "ADDR",
     )
     _flag(
-        serving, "webhook-port", "accepted as KServe's; no webhook is served yet", default.webhook_port, _port, "PORT"
+        serving,
+        "webhook-port",
+        f"where the webhooks of caches are served, over TLS; 0: nowhere (default {default.webhook_port})",
+        None,
+        _port,
+        "PORT",
     )
-    _flag(serving, "tls-min-version", "accepted, as --webhook-port", "", str, choices=("", *TLS_VERSIONS))
-    _flag(serving, "tls-cipher-suites", "accepted, as --webhook-port", "", str, "NAMES")
+    _flag(
+        serving,
+        "webhook-cert-dir",
+        f"tls.crt and tls.key of the webhooks (default {CERTIFICATES}); without them they are in a Secret",
+        None,
+        Path,
+        "FOLDER",
+    )
+    text = "of the webhooks; without it VersionTLS12"
+    _flag(serving, "tls-min-version", text, "", str, choices=("", *TLS_VERSIONS))
+    _flag(serving, "tls-cipher-suites", "of the webhooks in TLS 1.2, by comma; Go's names", "", str, "NAMES")
 
     cluster = parser.add_argument_group("cluster")
     _flag(
@@ -372,7 +396,7 @@ def _level(text: str) -> int:
 
 def _port(text: str) -> int:
     port = decimal(text)
-    if port is None or not 0 < port < 65536:
+    if port is None or not 0 <= port < 65536:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a port")
     return port
 

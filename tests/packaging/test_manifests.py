@@ -16,9 +16,12 @@ from actors.agent.settings import AgentSettings
 from coordinator.api import crds
 from coordinator.api.resources import RESOURCES, Resource
 from coordinator.cli import ray_node, settings
+from coordinator.control.admission import path_of
+from coordinator.control.webhook_identity import CONFIGURATIONS, SERVICE
 from coordinator.fleet.interface import NODE_LABEL
 from coordinator.kube.node_selector import compile_selector
 from coordinator.plan.eviction import Policy
+from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES
 from tests.kit.manifests import (
     K8S,
     KUSTOMIZE,
@@ -187,10 +190,35 @@ def test_the_coordinator_is_started_with_flags_it_has_on_the_ports_it_declares()
     assert command == "run"
     assert parsed.leader_elect
     assert (parsed.metrics_addr, parsed.health_probe_addr) == (ports["metrics"], ports["probes"])
+    assert f":{parsed.webhook_port}" == ports["webhook-server"]
     assert (parsed.namespace, parsed.ray_address) == ("localmodel", "head:6379")
     for probe, path in {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}.items():
         assert process[probe]["httpGet"] == {"path": path, "port": "probes"}
-    assert pick(BASE, "Service")["spec"]["selector"].items() <= coordinator()["metadata"]["labels"].items()
+    for name, port in (("localmodel-metrics", "metrics"), (SERVICE, "webhook-server")):
+        service = pick(BASE, "Service", name)["spec"]
+        assert service["selector"].items() <= coordinator()["metadata"]["labels"].items()
+        assert [each["targetPort"] for each in service["ports"]] == [port]
+
+
+def test_the_webhooks_point_to_paths_that_are_served_and_let_go_what_is_on_its_way_out() -> None:
+    configuration = pick(BASE, "ValidatingWebhookConfiguration")
+    assert configuration["metadata"]["name"] in CONFIGURATIONS
+    asked = set()
+    for webhook in configuration["webhooks"]:
+        assert webhook["clientConfig"]["service"].items() >= {"namespace": "localmodel", "name": SERVICE}.items()
+        (rule,) = webhook["rules"]
+        (plural,) = rule["resources"]
+        resource = CACHES if plural == CACHES.plural else NAMESPACE_CACHES
+        assert webhook["clientConfig"]["service"]["path"] == path_of(resource)
+        assert (rule["apiGroups"], rule["apiVersions"]) == ([resource.group], [resource.version])
+        assert webhook["admissionReviewVersions"] == ["v1", "v1beta1"]
+        if "UPDATE" in rule["operations"]:
+            assert "deletionTimestamp" in webhook["matchConditions"][0]["expression"]
+        if plural == NAMESPACE_CACHES.plural and "DELETE" in rule["operations"]:
+            assert webhook["failurePolicy"] == "Ignore"
+        asked |= {(plural, operation) for operation in rule["operations"]}
+    both = (CACHES.plural, NAMESPACE_CACHES.plural)
+    assert asked == {(plural, operation) for plural in both for operation in ("CREATE", "UPDATE", "DELETE")}
 
 
 def test_driver_and_its_ray_node_share_processes_session_folder_store_and_cluster() -> None:
@@ -288,6 +316,8 @@ def test_only_pods_of_ours_reach_ray() -> None:
     chosen = [name for name, template in pod_templates(BASE) if matches(open_to_all["podSelector"], template)]
     assert chosen == ["coordinator"]
     assert open_to_all["ingress"] == [{"ports": [{"port": 8080, "protocol": "TCP"}]}]
+    webhooks = pick(BASE, "NetworkPolicy", "localmodel-webhooks")["spec"]
+    assert webhooks["ingress"] == [{"ports": [{"port": 9443, "protocol": "TCP"}]}]
 
 
 def test_a_pod_disruption_budget_lets_every_drain_go_on() -> None:
@@ -366,6 +396,7 @@ def test_a_pod_shares_nothing_with_its_host_but_the_model_disk(name: str, templa
 def test_every_object_is_in_a_namespace_of_the_base_or_in_none() -> None:
     namespaces = {m["metadata"]["name"] for m in BASE if m["kind"] == "Namespace"}
     cluster_scoped = {"Namespace", "ClusterRole", "ClusterRoleBinding", "PriorityClass"}
+    cluster_scoped |= {"ValidatingWebhookConfiguration"}
     for manifest in BASE:
         if manifest["kind"] in cluster_scoped:
             assert "namespace" not in manifest["metadata"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,12 +19,15 @@ from actors.messages import DesiredState, ModelReport, NodeName, Phase, Removal
 from actors.transport.answers import SourceOptions
 from coordinator.api import crds
 from coordinator.api.resources import LocalModelCache, LocalModelNamespaceCache, LocalModelNode, Resource
+from coordinator.control.admission import Admission
 from coordinator.control.controller import Controller
 from coordinator.control.credentials import load_options
 from coordinator.control.informers import Informers
 from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.metrics import Metrics
 from coordinator.control.resolver import Resolver
+from coordinator.control.tls_contexts import TlsContexts
+from coordinator.control.webhook_identity import CONFIGURATIONS, SECRET, SERVICE, WEBHOOKS, WebhookIdentity
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.fleet.interface import AgentView
 from coordinator.kube.config import load_config
@@ -67,6 +71,7 @@ from tests.kit.openapi import problems, schema_of
 from tests.kit.rbac import Grant, Request, denied, grants, unused
 from tests.kit.recording_kube import RecordingKube
 from tests.kit.waiting import eventually
+from tests.kit.webhooks import a_review
 
 BASE = resources(K8S / "base")
 HOME, JOBS, TEAM, KSERVE = "localmodel", "kserve-localmodel-jobs", "team-a", "kserve"
@@ -126,6 +131,8 @@ class Cluster:
     admin: HttpKube
     recorded: RecordingKube
     agents: Agents
+    admission: Admission
+    identity: WebhookIdentity
     asked_with: dict[str, SourceOptions] = field(default_factory=dict)
 
     def create(self, resource: ResourceType, built: Builder, namespace: str | None = None) -> None:
@@ -176,20 +183,21 @@ def running_coordinator(folder: Path, eviction: Policy | None = None) -> Iterato
         admin, client = HttpKube(config), HttpKube(config)
         stack.callback(admin.close)
         kube = RecordingKube(client)
-        cluster = Cluster(admin, kube, Agents())
         for name in (HOME, JOBS, TEAM, KSERVE):
             admin.create(NAMESPACES, {"metadata": {"name": name}})
 
         recorder = Recorder(kube)
         leader = Leader(kube, "coordinator-1", HOME)
-        resolver = Resolver(cluster.resolve, workers=1)
-        stack.callback(resolver.close, 5.0)
         informers = Informers.over(
             kube,
             changed=lambda: controller.wake(),
             poisoned=lambda *poison: controller.poisoned(*poison),
             read_pod=partial(read_pod, home=HOME) if eviction is not None else None,
         )
+        identity = WebhookIdentity(kube, HOME, TlsContexts(folder / "none"))
+        cluster = Cluster(admin, kube, Agents(), Admission(informers, kube), identity)
+        resolver = Resolver(cluster.resolve, workers=1)
+        stack.callback(resolver.close, 5.0)
         controller = Controller(
             informers,
             kube,
@@ -278,6 +286,36 @@ def a_life(cluster: Cluster) -> None:
         soon(partial(cluster.is_gone, *cache))
 
 
+def reviews(cluster: Cluster) -> None:
+    """What the API server asks: of a node group that nobody has seen, and of a deletion in a namespace."""
+    users = {name: [{"namespace": TEAM, "name": "chat"}] for name in ("inferenceServices", "llmInferenceServices")}
+    cache = a_namespace_cache(TEAM, "used").in_group("none").with_status(**users).json
+    for operation, new, old in (("CREATE", cache, None), ("DELETE", None, cache)):
+        asked = a_review(operation, new, old)
+        answer = cluster.admission.review(NAMESPACE_CACHES, json.dumps(asked).encode())
+        assert answer["response"]["allowed"] is (operation == "DELETE")
+    resource = INFERENCE_SERVICES
+    labels = {"internal.serving.kserve.io/localmodel": "used", "internal.serving.kserve.io/localmodel-namespace": TEAM}
+    cluster.admin.create(resource, {**header(resource), "metadata": {"name": "chat", "labels": labels}}, namespace=TEAM)
+    answer = cluster.admission.review(NAMESPACE_CACHES, json.dumps(a_review("DELETE", None, cache)).encode())
+    assert answer["response"]["allowed"] is False
+
+
+def a_certificate(cluster: Cluster) -> None:
+    """Made, trusted, and made anew when it is damaged."""
+    client = {"service": {"namespace": HOME, "name": SERVICE, "path": "/x"}}
+    webhook = {"name": "a.b.c", "clientConfig": client, "sideEffects": "None", "admissionReviewVersions": ["v1"]}
+    for name in CONFIGURATIONS:
+        cluster.admin.create(WEBHOOKS, {**header(WEBHOOKS), "metadata": {"name": name}, "webhooks": [webhook]})
+    cluster.identity.look()
+    cluster.admin.patch(SECRETS, SECRET, {"data": {"tls.crt": None}}, namespace=HOME)
+    cluster.identity.look()
+
+
+def header(resource: ResourceType) -> Object:
+    return {"apiVersion": resource.api_version, "kind": resource.kind}
+
+
 def a_life_with_eviction(cluster: Cluster) -> None:
     """Its one eviction: a copy that no pod uses is in the way, and the pods of its node are looked at."""
     cluster.create(NODE_GROUPS, a_group())
@@ -301,6 +339,8 @@ def soon(fact: Callable[[], object]) -> None:
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> RecordingKube:
     with running_coordinator(tmp_path_factory.mktemp("rbac")) as cluster:
         a_life(cluster)
+        reviews(cluster)
+        a_certificate(cluster)
     return cluster.recorded
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,9 +23,11 @@ from coordinator.api import crds
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
-from coordinator.kube.interface import LEASES, NAMESPACES
+from coordinator.kube.interface import LEASES, NAMESPACES, SECRETS
 from coordinator.kube.leader import LOCK_NAME
+from tests.kit.builders import a_cache
 from tests.kit.waiting import eventually
+from tests.kit.webhooks import CACHE_PATH, Caller
 
 pytestmark = pytest.mark.e2e
 
@@ -31,13 +36,15 @@ class Coordinator:
     """One `localmodel run` with probes and metrics on ports of its own."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            second.bind(("127.0.0.1", 0))
+        with socket.socket() as first, socket.socket() as second, socket.socket() as third:
+            for each in (first, second, third):
+                each.bind(("127.0.0.1", 0))
             self.health, self.metrics = first.getsockname()[1], second.getsockname()[1]
+            self.webhooks = third.getsockname()[1]
         self.log = folder / f"run-{self.health}.log"
         command = [sys.executable, "-m", "coordinator.cli", "run", f"--health-probe-addr=127.0.0.1:{self.health}"]
-        command += [f"--metrics-addr=127.0.0.1:{self.metrics}", "--ray-address=127.0.0.2:9", *arguments]
+        command += [f"--metrics-addr=127.0.0.1:{self.metrics}", "--ray-address=127.0.0.2:9"]
+        command += [f"--webhook-port={self.webhooks}", f"--webhook-cert-dir={folder / 'certs'}", *arguments]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -270,3 +277,48 @@ def test_an_api_server_that_is_killed_and_comes_back_finds_the_same_process_acti
     told = [message for message in coordinator.messages() if isinstance(message, str) and "lease" in message]
     assert told == ["cannot hold the leader lease", "the leader lease is lost; it is sought again"]
     assert coordinator.stop() == 0
+
+
+def test_every_replica_serves_the_webhooks_with_one_certificate(
+    tmp_path: Path, kubeconfig: Path, started: list[Coordinator]
+) -> None:
+    started += [
+        Coordinator(tmp_path, f"--kubeconfig={kubeconfig}", "--leader-elect", "--tls-min-version=VersionTLS13")
+        for _ in range(2)
+    ]
+    eventually(lambda: all(each.get("/readyz")[0] == 200 for each in started), seen=lambda: logs(started))
+    eventually(lambda: sum(map(acts, started)) == 1, seen=lambda: logs(started))
+    kube = HttpKube(load_config(str(kubeconfig)))
+    try:
+        made = eventually(lambda: kube.list(SECRETS, namespace="kserve")[0], seen=lambda: logs(started))
+    finally:
+        kube.close()
+    authority = base64.b64decode(made[0]["data"]["ca.crt"])
+    for each in started:
+        caller = Caller(each.webhooks, authority)
+        eventually(partial(serves, caller), seen=lambda: logs(started))
+        assert caller.review(CACHE_PATH, "CREATE", a_cache("x").json)["allowed"] is True
+        with pytest.raises(ssl.SSLError):
+            Caller(each.webhooks, authority, maximum_version=ssl.TLSVersion.TLSv1_2).certificate()
+    assert [each.stop() for each in started] == [0, 0]
+
+
+def serves(caller: Caller) -> bool:
+    try:
+        return bool(caller.certificate())
+    except OSError:
+        return False
+
+
+def test_a_suite_that_is_none_and_a_webhook_port_that_is_taken_end_it_with_exit_code_1(kubeconfig: Path) -> None:
+    done = run(f"--kubeconfig={kubeconfig}", "--tls-cipher-suites=TLS_RSA_WITH_RC4_128_SHA")
+    assert done.returncode == 1
+    line = json.loads(done.stderr.splitlines()[-1])
+    assert line["msg"] == "unable to resolve TLS configuration"
+    assert line["error"] == "unknown TLS cipher suite(s): TLS_RSA_WITH_RC4_128_SHA"
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        free = ("--metrics-addr=0", "--health-probe-addr=0", "--ray-address=127.0.0.2:9")
+        done = run(f"--kubeconfig={kubeconfig}", f"--webhook-port={port}", *free)
+    assert done.returncode == 1
+    assert str(port) in json.loads([each for each in done.stderr.splitlines() if each.startswith("{")][-1])["error"]

@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,11 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
         ["--tls-min-version=VersionTLS12", "--tls-cipher-suites=A,B", "--webhook-port", "10250"],
         {},
         replace(DEFAULT, tls_cipher_suites=("A", "B"), webhook_port=10250),
+    ),
+    "webhooks nowhere, with certificates elsewhere": (
+        ["--webhook-port=0", "--webhook-cert-dir=/certs"],
+        {},
+        replace(DEFAULT, webhook_port=0, webhook_cert_dir=Path("/certs")),
     ),
     "another cluster": (
         ["--kubeconfig", "/etc/kube", "--context", "prod"],
@@ -165,6 +171,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a scheme that opens all others": (["--allow-schemes=reference"], "reference opens other filesystems"),
     "an empty namespace": (["--namespace="], "must not be empty"),
     "a TLS version that is none": (["--tls-min-version=SSL3"], "invalid choice: 'SSL3'"),
+    "cipher suites without one": (["--tls-cipher-suites=,"], "was set but no valid suites were specified"),
     "cipher suites for TLS 1.3": (
         ["--tls-min-version=VersionTLS13", "--tls-cipher-suites=A"],
         "cipher suites cannot be configured with TLS 1.3 (Go manages TLS 1.3 ciphers internally)",

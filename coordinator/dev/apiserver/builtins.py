@@ -123,9 +123,23 @@ NAMESPACES = _kind(
     columns=(Column("Status", ".status.phase"), AGE),
 )
 
+VALIDATING, MUTATING = (
+    _kind(
+        f"{word.lower()}webhookconfigurations",
+        f"{word}WebhookConfiguration",
+        group="admissionregistration.k8s.io",
+        categories=("api-extensions",),
+        schema={**_opaque(webhooks={"type": "array", "x-kubernetes-patch-merge-key": "name", "items": _opaque()})},
+        columns=(Column("Webhooks", "webhook-count", "integer"), AGE),
+    )
+    for word in ("Validating", "Mutating")
+)
+
 BUILTINS = (
     NAMESPACES,
     CRDS,
+    VALIDATING,
+    MUTATING,
     _kind(
         "nodes",
         "Node",

@@ -74,7 +74,7 @@ class LaptopCluster:
         self.real = envtest.RealServer(binaries, directory / "apiserver", port=options.api_port) if binaries else None
         self.logs = directory / "logs"
         self.nodes = [NodeName(f"node-{number}") for number in range(1, options.nodes + 1)]
-        self.ports = dict(zip(("api", "origin", "metrics", "health"), _free_ports(4), strict=True))
+        self.ports = dict(zip(("api", "origin", "metrics", "health", "webhook"), _free_ports(5), strict=True))
         if options.api_port:
             self.ports["api"] = options.api_port
         if self.real is not None:
@@ -179,6 +179,7 @@ class LaptopCluster:
         command += ["--allow-origins", self.options.allow_origins]
         command += ["--metrics-addr", f"127.0.0.1:{self.ports['metrics']}"]
         command += ["--health-probe-addr", f"127.0.0.1:{self.ports['health']}"]
+        command += ["--webhook-port", str(self.ports["webhook"]), "--webhook-cert-dir", str(self.directory / "certs")]
         command += ["--tick-seconds", "0.5", "--progress-interval-seconds", "0.5", *extra]
         environment = self.ray.environment_of_child()
         if not self.options.real_hub:
