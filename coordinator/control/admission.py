@@ -30,7 +30,8 @@ from coordinator.plan.admission import (
     undecodable,
 )
 from coordinator.plan.admission_warnings import warnings
-from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, NODE_GROUPS, Cache, NodeGroup, read_node_group
+from coordinator.plan.reading import read_node_group
+from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, NODE_GROUPS, Cache, NodeGroup
 
 VERSIONS = ("admission.k8s.io/v1", "admission.k8s.io/v1beta1")
 MAX_BYTES = 7 << 20

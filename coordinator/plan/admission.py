@@ -23,9 +23,9 @@ from actors.messages import NodeName
 from actors.schemes import Schemes
 from coordinator.api.resources import GROUP, VERSION, StatusKey
 from coordinator.kube.interface import Object, ResourceType
+from coordinator.plan.reading import read_cache, read_namespace_cache
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES, read_service
-from coordinator.plan.snapshot import CACHES, NODE_GROUPS, Cache, LocalNode, Node, NodeGroup, read_cache
-from coordinator.plan.snapshot import read_namespace_cache as read_in_namespace
+from coordinator.plan.snapshot import CACHES, NODE_GROUPS, Cache, LocalNode, Node, NodeGroup
 
 
 class Operation(StrEnum):
@@ -82,7 +82,7 @@ class Write:
 
     def parsed(self, schemes: Schemes | None = None) -> Cache:
         """What is judged, as `plan` would see it. Raises ValueError for an object without a name."""
-        read = read_cache if self.resource is CACHES else read_in_namespace
+        read = read_cache if self.resource is CACHES else read_namespace_cache
         return read(self.object, schemes)
 
 

@@ -103,6 +103,23 @@ def test_kserves_names_selectors_and_namespace_are_taken_so_that_an_apply_replac
     assert "kserve" not in namespaces, "deleting this overlay must not delete KServe"
 
 
+def test_what_kserve_left_of_its_webhook_leads_to_the_coordinator() -> None:
+    manifests = rendered("kserve")
+    configuration = pick(manifests, "ValidatingWebhookConfiguration")
+    assert configuration["metadata"]["name"] == "localmodelcache.serving.kserve.io"
+    assert configuration["webhooks"][0]["name"] == "localmodelcache.kserve-webhook-server.validator"
+    for webhook in configuration["webhooks"]:
+        service = webhook["clientConfig"]["service"]
+        assert (service["namespace"], service["name"]) == ("kserve", "localmodel-webhook-server-service")
+    service = pick(manifests, "Service", "localmodel-webhook-server-service")
+    template = pick(manifests, "Deployment")["spec"]["template"]
+    assert service["metadata"]["namespace"] == "kserve"
+    assert matches({"matchLabels": service["spec"]["selector"]}, template)
+    assert template["metadata"]["labels"]["control-plane"] == "kserve-localmodel-controller-manager"  # KServe's Service
+    (port,) = [each for each in template["spec"]["containers"][0]["ports"] if each["name"] == "webhook-server"]
+    assert port["containerPort"] == 9443  # as KServe's Service names it
+
+
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
     """Paths of what is not equal in two documents."""
     if isinstance(one, dict) and isinstance(other, dict):
