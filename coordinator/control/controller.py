@@ -7,8 +7,8 @@
                                      └─► remover, evictor           what goes is announced
 
 A tick never waits for anything: writes go through a small thread pool and their outcome is looked at in the next tick.
-A Conflict or NotFound means that the snapshot was old, and the next plan is made from a newer one. While the API server
-is away the agents keep their desired state, and their reports keep coming in. Only a leader acts; everybody observes.
+While the API server is away the agents keep their desired state, and their reports keep coming in. Only a leader acts;
+everybody observes.
 """
 
 from __future__ import annotations
@@ -17,42 +17,41 @@ import logging
 import secrets
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from actors.manifest import Manifest, OriginName
 from actors.messages import Company, NodeName
 from actors.transport.answers import SourceOptions
 from coordinator.api.resources import StatusKey
+from coordinator.control.acting import WATCHED_ANEW_S as WATCHED_ANEW_S
+from coordinator.control.acting import Acting
 from coordinator.control.eviction_guard import Evictor
 from coordinator.control.informers import Informers
 from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.looks import Looks
 from coordinator.control.metrics import CacheSample, Metrics
-from coordinator.control.mounts import mounting
+from coordinator.control.outage import Outage
 from coordinator.control.pruning import Pruning
 from coordinator.control.quarantine import Quarantine
 from coordinator.control.remover import Remover
 from coordinator.control.story import Story
 from coordinator.control.write_pacing import Pace
+from coordinator.control.writer import Writer
 from coordinator.fleet.interface import Fleet
-from coordinator.kube.interface import NAMESPACES, Conflict, Invalid, Kube, KubeError, NotFound, Object, Unreachable
+from coordinator.kube.interface import Kube
 from coordinator.plan.announcements import Announcement
 from coordinator.plan.eviction import Policy
 from coordinator.plan.origin_budget import Budgets
-from coordinator.plan.plan import Plan, Verb, Want, Write, plan
+from coordinator.plan.plan import Plan, Want, Write, plan
 from coordinator.plan.snapshot import ORPHAN_GRACE_S, Credentials, Governed, Ref, Resolution, Snapshot
 from coordinator.plan.tally import Tally
 
 _log = logging.getLogger(__name__)
 
-MAX_PAUSE_S = 30.0
-LOOK_S = 1.0
-WATCHED_ANEW_S = 40.0
-"""After this every watch has ended and begun anew, so an informer that still differs is behind by moments only."""
 STANDSTILL_S = 60.0
 """How long the loop may fail, or take for one turn, before the coordinator is no longer ready."""
 DEBOUNCE_S = 0.05
@@ -70,6 +69,25 @@ class Recorder(Protocol):
         """Never blocks, never raises."""
 
 
+class Choices(TypedDict, total=False):
+    """What an operator, or a test, may choose.
+
+    `budgets`: how much all nodes together may ask of an origin. `eviction` needs `informers.pods`. `orphan_grace_s`:
+    as in Snapshot. `home` is the namespace whose pods are not users of models but ours. `writes_per_s` and
+    `progress_interval_s`: as in Pace. `executor` sends the writes and looks at pods. `kserve` None: its defaults hold.
+    """
+
+    budgets: Budgets | None
+    eviction: Policy | None
+    orphan_grace_s: float | None
+    home: str
+    writes_per_s: float
+    progress_interval_s: float
+    executor: Executor | None
+    kserve: ConfigReader | None
+    clock: Callable[[], float]
+
+
 class Controller:
     """Turns snapshots into desired states and writes. `tick` and `run` belong to one thread."""
 
@@ -84,58 +102,40 @@ class Controller:
         *,
         leading: Callable[[], bool],
         load_options: Callable[[Credentials], SourceOptions],
-        budgets: Budgets | None = None,
-        writes_per_s: float = 100.0,
-        progress_interval_s: float = 3.0,
-        executor: Executor | None = None,
-        clock: Callable[[], float] = time.time,
-        eviction: Policy | None = None,
-        orphan_grace_s: float | None = ORPHAN_GRACE_S,
-        home: str = "",
-        kserve: ConfigReader | None = None,
+        **chosen: Unpack[Choices],
     ) -> None:
-        """`eviction` needs `informers.pods`; `home` is the namespace whose pods are not users of models but ours.
-
-        `kserve` None: KServe's defaults hold.
-        """
         self._informers = informers
-        self._kube = kube
-        self._kserve = kserve
+        self._kserve = chosen.get("kserve")
         self._fleet = fleet
         self._resolver = resolver
         self._recorder = recorder
         self._metrics = metrics
         self._leading = leading
         self._load_options = load_options
-        self._executor = executor or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
-        self._clock = clock
+        self._clock = chosen.get("clock", time.time)
+        self._budgets = chosen.get("budgets") or Budgets()
+        self._orphan_grace_s = chosen.get("orphan_grace_s", ORPHAN_GRACE_S)
+        self._executor = chosen.get("executor") or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
         self._story = Story()
-        self._pace = Pace(writes_per_s, progress_interval_s)
-        self._outcomes: deque[tuple[Write, Object | None, KubeError | None]] = deque()
-        self._woken = threading.Event()
-        self._owner = ""
-        self._acting = False
-        self._acting_since = 0.0
-        self._leading_since: float | None = None
-        self._look_at = 0.0
-        self._waiting = False
-        self._companies: Mapping[str, Company] = {}
-        self._manifests: Mapping[StatusKey, Manifest] = {}
-        self._budgets = budgets or Budgets()
-        self._governed: Mapping[OriginName, Governed] = {}
-        self._secret = secrets.token_bytes(32)
-        self._pause_s = 0.0
-        self._paused_until = 0.0
-        self._orphan_grace_s = orphan_grace_s
-        self._looks = Looks(kube, self._executor, clock, self.wake, home)
         self._remover = Remover(self._announce)
         self._pruning = Pruning(self._announce)
         self._quarantine = Quarantine(self._announce, metrics)
-        self._good_at = time.monotonic()
-        self._failure = ""
+        self._looks = Looks(kube, self._executor, self._clock, self.wake, chosen.get("home", ""))
+        eviction = chosen.get("eviction")
         self._evictor: Evictor | None = None
         if eviction is not None and informers.pods is not None:
             self._evictor = Evictor(eviction, informers.pods, self._announce)
+        self._pace = Pace(chosen.get("writes_per_s", 100.0), chosen.get("progress_interval_s", 3.0))
+        outage = Outage()
+        self._writer = Writer(kube, self._executor, self._pace, self._pruning, outage, leading, self._announce)
+        self._acting = Acting(informers, kube, outage, self._turned)
+        self._companies: Mapping[str, Company] = {}
+        self._manifests: Mapping[StatusKey, Manifest] = {}
+        self._governed: Mapping[OriginName, Governed] = {}
+        self._secret = secrets.token_bytes(32)
+        self._woken = threading.Event()
+        self._good_at = time.monotonic()
+        self._failure = ""
 
     def wake(self) -> None:
         """Something changed. May be called from any thread, as often as one likes."""
@@ -180,14 +180,13 @@ class Controller:
 
     def close(self) -> None:
         """Waits for the writes under way, and says what came of them; nothing more is sent."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
-        self._settle(self._clock())
+        self._writer.close(self._clock())
 
     def tick(self) -> Plan | None:
         """One turn. Returns the plan it acted on, None if it may not or cannot act."""
         now = self._clock()
-        self._settle(now)
-        if not self._may_act(now):
+        self._writer.settle(now)
+        if not self._acting.look(self._leading(), now):
             return None
         snapshot = self._quarantine.clean(self._snapshot(now))
         planned = self._plan(snapshot, now)
@@ -204,11 +203,9 @@ class Controller:
         if self._evictor is not None:
             self._evictor.act(snapshot, planned.evictions)
         writes = self._pruning.with_probes(planned.writes, lambda: self._in_full(snapshot, now), now)
-        sent = [] if now < self._paused_until else self._pace.admit(writes, now)
-        for write in sent:
-            self._executor.submit(self._send, write)
+        self._writer.send(writes, now)
         self._pace.keep(_refs(snapshot), now)
-        self._settle(now)
+        self._writer.settle(now)
         self._metrics.show(
             [_sample(tally) for tally in planned.tallies.values()],
             _agents(snapshot),
@@ -236,51 +233,18 @@ class Controller:
     def _in_full(self, snapshot: Snapshot, now: float) -> Iterable[Write]:
         return self._plan(replace(snapshot, pruned=frozenset()), now).writes
 
-    def _may_act(self, now: float) -> bool:
-        """Leading, everything listed at least once, and the cluster's identity known."""
-        acting = self._leading() and self._informers.synced
+    def _turned(self, acting: bool) -> None:
+        """It begins to act, or ends: what was told to agents by then is another coordinator's."""
+        self._companies, self._governed = {}, {}
+        self._story.begin()
         if not acting:
-            self._leading_since, self._waiting = None, False
-        if acting and not self._owner and now >= self._paused_until:
-            try:
-                self._owner = self._kube.get(NAMESPACES, "kube-system")["metadata"]["uid"]
-            except KubeError as error:
-                self._pause(now, error)
-        acting = acting and bool(self._owner)
-        if acting and not self._acting and not self._caught_up(now):
-            return False
-        if acting != self._acting:
-            self._acting, self._acting_since, self._companies, self._governed = acting, now, {}, {}
-            _log.info("acting" if acting else "observing only")
-            self._story.begin()
-            if not acting:
-                self._resolver.want({}, self._load_options)
-                self._metrics.show([], {})  # they are for whoever acts to show
-        return acting
-
-    def _caught_up(self, now: float) -> bool:
-        """Whether the informers know the cluster as it is: asked before the first act, and after each time of rest."""
-        if self._leading_since is None:
-            self._leading_since = now
-        if now < max(self._paused_until, self._look_at):
-            return False
-        self._look_at = now + LOOK_S
-        try:
-            current = self._informers.caught_up()
-        except KubeError as error:
-            self._pause(now, error)
-            return False
-        if current or now >= self._leading_since + WATCHED_ANEW_S:
-            return True
-        if not self._waiting:
-            _log.info("waiting until the informers know what the API server says")
-        self._waiting = True
-        return False
+            self._resolver.want({}, self._load_options)
+            self._metrics.show([], {})  # they are for whoever acts to show
 
     def _snapshot(self, now: float) -> Snapshot:
         caches = [*self._informers.caches.items().values(), *self._informers.namespace_caches.items().values()]
         snapshot = Snapshot(
-            owner=self._owner,
+            owner=self._acting.owner,
             caches={cache.key: cache for cache in caches},
             groups={name: group for (_, name), group in self._informers.groups.items().items()},
             nodes={NodeName(name): node for (_, name), node in self._informers.nodes.items().items()},
@@ -291,7 +255,7 @@ class Controller:
             companies=self._companies,
             manifests=self._manifests,
             secret=self._secret,
-            acting_since=self._acting_since,
+            acting_since=self._acting.since,
             budgets=self._budgets,
             governed=self._governed,
             orphan_grace_s=self._orphan_grace_s,
@@ -310,69 +274,6 @@ class Controller:
                 self._metrics.paused(origin)
                 pause_s = round(told.quiet_until - now, 1)
                 _log.warning("an origin asked for a pause", extra={"origin": origin, "pause_s": pause_s})
-
-    # --- writes ---
-
-    def _send(self, write: Write) -> None:
-        """In a writer thread."""
-        if not self._leading():
-            self._outcomes.append((write, None, Conflict("no longer leading")))
-            return
-        ref, kube = write.ref, self._kube
-        answer: Object | None = None
-        try:
-            match write.verb:
-                case Verb.CREATE:
-                    answer = kube.create(ref.resource, write.body, namespace=ref.namespace)
-                case Verb.DELETE:
-                    if write.unmounted and (pods := mounting(kube, ref.namespace or "", ref.name)):
-                        raise Conflict(f"{', '.join(pods[:3])} of {ref.namespace} mount the claim {ref.name}")
-                    kube.delete(ref.resource, ref.name, namespace=ref.namespace, uid=ref.uid, version=ref.version)
-                case _:
-                    subresource = "status" if write.verb is Verb.PATCH_STATUS else None
-                    answer = kube.patch(
-                        ref.resource, ref.name, write.body, namespace=ref.namespace, subresource=subresource
-                    )
-        except KubeError as error:
-            self._outcomes.append((write, None, error))
-        except Exception as error:  # noqa: BLE001 - the seam promises KubeError only; anything else must not wedge it
-            _log.exception("write failed", extra=_fields(write))
-            self._outcomes.append((write, None, KubeError(str(error))))
-        else:
-            self._outcomes.append((write, answer, None))
-
-    def _settle(self, now: float) -> None:
-        """Looks at the writes that were answered since."""
-        while self._outcomes:
-            write, answer, error = self._outcomes.popleft()
-            match error:
-                case None:
-                    self._pace.finished(write.ref)
-                    self._pause_s = 0.0
-                    if answer is None or not self._pruning.notice(write, answer, now) or not write.probe:
-                        self._announce(write.events)
-                case Conflict():
-                    self._pace.finished(write.ref)
-                case NotFound() if write.verb is not Verb.CREATE:  # a namespace that is missing stays so for a while
-                    self._pace.finished(write.ref)
-                case Unreachable():
-                    self._pace.forget(write.ref)
-                    self._pause(now, error)
-                case _:
-                    delay = self._pace.refused(write.ref, now)
-                    if isinstance(error, Invalid):  # an object that was written past its schema has no other voice
-                        self._announce(event for event in write.events if event.warning)
-                    fields = {**_fields(write), "error": str(error), "retry_after_s": delay}
-                    _log.warning("the API server refused a write", extra=fields)
-
-    def _pause(self, now: float, error: KubeError) -> None:
-        """Stops writing for a while; says so once per outage."""
-        if now < self._paused_until:
-            return
-        if not self._pause_s:
-            _log.warning("the API server cannot be written to", extra={"error": str(error)})
-        self._pause_s = min(MAX_PAUSE_S, max(1.0, 2 * self._pause_s))
-        self._paused_until = now + max(self._pause_s, error.retry_after_s or 0.0)
 
     def _announce(self, events: Iterable[Announcement]) -> None:
         for event in events:
@@ -407,8 +308,3 @@ def _refs(snapshot: Snapshot) -> Iterable[Ref]:
     yield from (cache.ref for cache in snapshot.caches.values())
     yield from (group.ref for group in snapshot.groups.values())
     yield from (local.ref for local in snapshot.local_nodes.values())
-
-
-def _fields(write: Write) -> dict[str, str | None]:
-    ref = write.ref
-    return {"verb": write.verb.value, "kind": ref.resource.kind, "namespace": ref.namespace, "object": ref.name}
