@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -56,35 +57,44 @@ def _column(name: str, path: str, *, kind: str = "string", wide: bool = False, a
     return column
 
 
-_AGE = _column("Age", ".metadata.creationTimestamp", kind="date")
+_AGE = _column("Age", ".metadata.creationTimestamp", kind="date", about="How long the object exists.")
+_READY = _column("Ready", '.status.conditions[?(@.type=="Ready")].status', about="True, False, or nothing yet.")
+_REASON = _column("Reason", '.status.conditions[?(@.type=="Ready")].reason', about="Of Ready: docs/reasons.md.")
 _CACHE_COLUMNS = (
-    _column("Ready", '.status.conditions[?(@.type=="Ready")].status', about="True once every node holds the model."),
+    _READY,
     _column("Available", ".status.available", about="Nodes that hold the model / nodes that should."),
-    _column("Progress", ".status.progress"),
-    _column("Size", ".status.size", about="Of one copy, measured at the source."),
+    _column("Progress", ".status.progress", about="Finished share of all wanted bytes."),
     _column("ETA", ".status.eta", about="Time left until the last node is done."),
+    _REASON,
     _AGE,
-    _column("Reason", '.status.conditions[?(@.type=="Ready")].reason', wide=True),
-    _column("Source", ".spec.sourceModelUri", wide=True),
-    _column("Revision", ".status.revision", wide=True),
-    _column("NodeGroups", ".spec.nodeGroups", wide=True),
+    _column("Size", ".status.size", wide=True, about="Of one copy, measured at the source."),
+    _column("Rate", ".status.rate", wide=True, about="Summed over nodes."),
+    _column("Revision", ".status.shortRevision", wide=True, about="What the source was resolved to."),
+    _column("Source", ".spec.sourceModelUri", wide=True, about="Where the model comes from."),
+    _column("NodeGroups", ".spec.nodeGroups", wide=True, about="Whose nodes get a copy."),
 )
+"""Without the wide ones they fit 80 columns with a name of 13 characters and the longest reasons."""
 COLUMNS: Mapping[type[Resource], Sequence[Schema]] = {
     LocalModelCache: _CACHE_COLUMNS,
     LocalModelNamespaceCache: _CACHE_COLUMNS,
     LocalModelNodeGroup: (
-        _column("Limit", ".spec.storageLimit", about="Space for models on each node."),
-        _column("Used", ".status.used"),
-        _column("Available", ".status.available"),
+        _column("Limit/Node", ".spec.storageLimit", about="Space for models on each node."),
+        _column("Total-Used", ".status.used", about="By models, on all nodes that report."),
+        _column("Total-Free", ".status.available", about="For more models, on all nodes that report."),
         _AGE,
-        _column("Path", ".spec.persistentVolumeSpec.local.path", wide=True),
+        _column("Path", ".spec.persistentVolumeSpec.local.path", wide=True, about="Of the models on each node."),
     ),
     LocalModelNode: (
-        _column("Ready", ".status.agent.ready", kind="boolean", about="Whether the node agent answers."),
-        _column("Reason", ".status.agent.reason"),
-        _column("Version", ".status.agent.version"),
+        _column("Ready", ".status.summary.ready", about="Whether the node agent reports: True or False."),
+        _column("Reason", ".status.agent.reason", about="Why it does not: docs/reasons.md."),
+        _column("Models", ".status.summary.models", about="Models that are there / models that should be."),
+        _column("Size", ".status.summary.size", about="What they take on the node's disks."),
+        _column("Rate", ".status.summary.rate", about="What arrives."),
+        _column("Silent", ".status.agent.silentSince", kind="date", about="Since the last report of the node agent."),
         _AGE,
-        _column("Message", ".status.agent.message", wide=True),
+        _column("Free", ".status.summary.free", wide=True, about="On the fullest of its disks."),
+        _column("Version", ".status.agent.version", wide=True, about="Of localmodel on the node."),
+        _column("Message", ".status.agent.message", wide=True, about="Why the node agent does not report."),
     ),
 }
 
@@ -114,9 +124,9 @@ def definition(resource: type[Resource]) -> Schema:
         "type": "object",
         **({"description": root["description"]} if "description" in root else {}),
         "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
+            "kind": {"type": "string", "description": "What the object is, in one word."},
+            "metadata": {"type": "object", "description": "Of every object: its name, its labels."},
             "spec": properties["spec"],
             "status": properties["status"],
         },
@@ -169,18 +179,23 @@ def structural(schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Schema:
 
 
 def _kubernetes(name: str) -> Schema:
-    """The structural schema of one of Kubernetes' own types, such as `core.v1.PersistentVolumeSpec`, undescribed."""
+    """The structural schema of one of Kubernetes' own types, such as `core.v1.PersistentVolumeSpec`.
+
+    Of each description there is the first sentence: whole ones would make the object too large for `kubectl apply`.
+    """
     import kubernetes_validate  # the generator's dependency only
 
     bundled = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema" / f"v{KUBERNETES_VERSION}-local"
     defs = json.loads((bundled / "_definitions.json").read_text())["$defs"]
 
     def expand(schema: Mapping[str, Any]) -> Schema:
-        rest = {key: value for key, value in schema.items() if key != "description"}
+        rest = dict(schema)
+        if "description" in rest:
+            rest["description"] = _first_sentence(rest["description"])
         if reference := rest.pop("$ref", None):
             type_name = _name(reference).rpartition(".")[2]
             if type_name == "Quantity":
-                return dict(QUANTITY_SCHEMA)
+                return {**QUANTITY_SCHEMA, **({"description": rest["description"]} if "description" in rest else {})}
             expanded = expand({**defs[_name(reference)], **rest})
             for field, default in KUBERNETES_DEFAULTS.get(type_name, {}).items():
                 expanded["properties"][field]["default"] = default
@@ -204,6 +219,11 @@ def _descend(schema: Schema, transform: Callable[[Mapping[str, Any]], Schema]) -
 
 def _name(reference: str) -> str:
     return reference.rpartition("/")[2]
+
+
+def _first_sentence(text: str) -> str:
+    words = " ".join(text.split())
+    return re.split(r"(?<=[a-z)`\"])\. ", words, maxsplit=1)[0].rstrip(".") + "."
 
 
 class _Dumper(yaml.SafeDumper):

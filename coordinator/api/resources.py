@@ -123,8 +123,10 @@ class ObjectMeta(ApiModel):
 class LocalModelStorageSpec(ApiModel):
     """Which credentials to read the source with: a key of the Secret `storage-config`, and overrides."""
 
-    key: str | None = None
-    parameters: Mapping[str, str] | None = None
+    key: str | None = Field(None, description="Entry of the Secret `storage-config` that holds the credentials.")
+    parameters: Mapping[str, str] | None = Field(
+        None, description="Overrides what the Secret says, such as the bucket's region or endpoint."
+    )
 
 
 class LocalModelCacheSpec(ApiModel):
@@ -150,27 +152,27 @@ class LocalModelCacheSpec(ApiModel):
 
 
 class NamespacedName(ApiModel):
-    namespace: str | None = None
-    name: str | None = None
+    namespace: str | None = Field(None, description="Its namespace.")
+    name: str | None = Field(None, description="Its name.")
 
 
 class Copies(ApiModel):
     """Absent means 0, as in KServe."""
 
-    available: int = 0
-    failed: int = 0
-    total: int = 0
+    available: int = Field(0, description="Nodes that hold the model. Absent: 0.")
+    failed: int = Field(0, description="Nodes on which it failed. Absent: 0.")
+    total: int = Field(0, description="Nodes that should hold it. Absent: 0.")
 
 
 class Condition(ApiModel):
     """One aspect of the state, as `kubectl wait` understands it (metav1.Condition)."""
 
-    type: str
-    status: str
-    reason: str
-    message: str = ""
-    last_transition_time: Time
-    observed_generation: Bytes | None = None
+    type: str = Field(description="Ready, Progressing or Degraded.")
+    status: str = Field(description="True, False or Unknown.")
+    reason: str = Field(description="CamelCase, for programs: docs/reasons.md.")
+    message: str = Field("", description="For people: the thing, the number, the cause, the next step.")
+    last_transition_time: Time = Field(description="When `status` last changed.")
+    observed_generation: Bytes | None = Field(None, description="The metadata.generation that this is about.")
 
 
 class CacheBytes(ApiModel):
@@ -187,8 +189,8 @@ class CacheBytes(ApiModel):
 class MountableClaim(ApiModel):
     """A PersistentVolumeClaim through which pods of its namespace mount the model. Ours."""
 
-    namespace: str | None = None
-    name: str | None = None
+    namespace: str | None = Field(None, description="Its namespace.")
+    name: str | None = Field(None, description="Its name.")
     node_group: str | None = Field(None, description="Whose nodes it leads to.")
     sub_path: str | None = Field(None, description="Where the model is in it: the subPath of a volumeMount.")
     phase: str | None = Field(None, description="Of the claim, as Kubernetes has it.")
@@ -198,29 +200,40 @@ class MountableClaim(ApiModel):
 class LocalModelCacheStatus(ApiModel):
     node_status: Mapping[str, NodeStatus] = Field(default_factory=dict, description="By node name.")
     copies: Copies | None = None
-    inference_services: tuple[NamespacedName, ...] | None = None
-    llm_inference_services: tuple[NamespacedName, ...] | None = None
+    inference_services: tuple[NamespacedName, ...] | None = Field(
+        None, description="InferenceServices that use the model."
+    )
+    llm_inference_services: tuple[NamespacedName, ...] | None = Field(
+        None, description="LLMInferenceServices that use the model."
+    )
     # Ours.
-    conditions: tuple[Condition, ...] = Field((), json_schema_extra=list_map("type"))
-    observed_generation: Bytes | None = None
+    conditions: tuple[Condition, ...] = Field(
+        (), json_schema_extra=list_map("type"), description="Ready, Progressing and Degraded, for `kubectl wait`."
+    )
+    observed_generation: Bytes | None = Field(None, description="The metadata.generation that this status is about.")
     revision: str | None = Field(None, description="The commit that `spec.revision` was resolved to.")
     selection: str | None = Field(None, description="Names the request (uri, revision, globs) that `revision` answers.")
     manifest_digest: str | None = Field(None, description="sha256 over every file's path, size and digest.")
     resolved_as: str | None = Field(
         None, description="Names the credentials in spec that the source was resolved with; not what they contain."
     )
-    bytes: CacheBytes | None = None
+    bytes: CacheBytes | None = Field(None, description="How much, and where it came from.")
     rate_bytes_per_second: Bytes | None = Field(None, description="Summed over nodes; absent when nothing moves.")
     eta: str | None = Field(None, description='Time left until the last node is done, e.g. "4m10s".')
     progress: str | None = Field(None, description='Finished share of all wanted bytes, e.g. "73%".')
     available: str | None = Field(None, description='Nodes that hold the model of those that should, e.g. "3/4".')
     size: str | None = Field(None, description='Size of one copy for people, e.g. "15.3Gi".')
-    started_at: Time | None = None
-    completed_at: Time | None = None
     path: str | None = Field(None, description="The folder on each node that holds the model, once one does.")
     claims: tuple[MountableClaim, ...] | None = Field(
         None, description="How pods mount the model, in each namespace where a service uses it."
     )
+    rate: str | None = Field(None, description='`rateBytesPerSecond` for people, e.g. "1.2Gi/s".')
+    moved: str | None = Field(
+        None, description='Where the bytes came from, for people, e.g. "origin 15.3Gi (1.00 times), peers 45.9Gi".'
+    )
+    short_revision: str | None = Field(None, description="`revision`, of a commit the first 12 digits.")
+    started_at: Time | None = Field(None, description="When the first node began.")
+    completed_at: Time | None = Field(None, description="When the last node was done; absent while one is not.")
     unused_since: Time | None = Field(
         None, description="Since when no pod is seen to use the model; kept while an eviction policy is on."
     )
@@ -253,11 +266,11 @@ class LocalModelNodeGroupStatus(ApiModel):
 class LocalModelInfo(ApiModel):
     """One model that a node should hold."""
 
-    source_model_uri: str
-    model_name: str
-    namespace: str | None = None
-    node_group: str | None = None
-    service_account_name: str | None = None
+    source_model_uri: str = Field(description="Where the model comes from.")
+    model_name: str = Field(description="Name of the cache.")
+    namespace: str | None = Field(None, description="Namespace of the cache; absent of a cluster cache.")
+    node_group: str | None = Field(None, description="The LocalModelNodeGroup that puts it on this node.")
+    service_account_name: str | None = Field(None, description="As in the spec of the cache.")
     storage: LocalModelStorageSpec | None = None
 
 
@@ -269,30 +282,31 @@ class NodeModelDetail(ApiModel):
     """One model on this node, for people. Ours."""
 
     name: str = Field(description="The key of `modelStatus` this explains.")
-    phase: str
-    bytes_total: Bytes | None = None
-    bytes_done: Bytes | None = None
-    bytes_from_origin: Bytes | None = None
-    bytes_from_peers: Bytes | None = None
+    phase: str = Field(description="Pending, Downloading, Verifying, Ready, Failed, Damaged or Removing.")
+    progress: str | None = Field(None, description='How far it is, for people, e.g. "41% of 15.3Gi".')
+    bytes_total: Bytes | None = Field(None, description="Size of the copy.")
+    bytes_done: Bytes | None = Field(None, description="Finished bytes, of earlier attempts too.")
+    bytes_from_origin: Bytes | None = Field(None, description="Bytes read from the origin.")
+    bytes_from_peers: Bytes | None = Field(None, description="Bytes read from other nodes.")
     bytes_from_other_zones: Bytes | None = Field(None, description="Those of `bytesFromPeers` that crossed a zone.")
-    rate_bytes_per_second: Bytes | None = None
-    eta: str | None = None
-    attempt: Bytes | None = None
-    reason: str | None = None
-    message: str | None = None
-    retry_time: Time | None = None
+    rate_bytes_per_second: Bytes | None = Field(None, description="Absent when nothing moves.")
+    eta: str | None = Field(None, description='Time left at this rate, e.g. "4m10s".')
+    attempt: Bytes | None = Field(None, description="Number of the attempt, from 1.")
+    reason: str | None = Field(None, description="Why it is not as it should be: docs/reasons.md.")
+    message: str | None = Field(None, description="For people: the thing, the number, the cause, the next step.")
+    retry_time: Time | None = Field(None, description="When it is tried again.")
     orphaned_since: Time | None = Field(
         None, description="Since when no node group of the cache selects the node, although nobody removed it from one."
     )
     removal_time: Time | None = Field(None, description="When the orphaned copy goes, if no pod uses it then.")
-    digest: str | None = None
-    revision: str | None = None
+    digest: str | None = Field(None, description="Manifest digest of the copy that is there.")
+    revision: str | None = Field(None, description="What the copy that is there is of.")
     verified: Mapping[str, int] | None = Field(None, description="Number of files by how each was checked.")
-    started_at: Time | None = None
-    finished_at: Time | None = None
+    started_at: Time | None = Field(None, description="When its fill began.")
+    finished_at: Time | None = Field(None, description="When it was committed.")
     verified_at: Time | None = Field(None, description="When the whole copy was last read from the disk.")
     repaired: str | None = Field(None, description="What was damaged when the copy was last repaired.")
-    repaired_at: Time | None = None
+    repaired_at: Time | None = Field(None, description="When that was.")
     wrong_peers: Mapping[str, int] | None = Field(
         None, description="By node, chunks that came from it to this one with wrong bytes."
     )
@@ -304,26 +318,37 @@ class NodeModelDetail(ApiModel):
 class NodeRootDetail(ApiModel):
     """One model root on this node's disk. Ours."""
 
-    path: str
-    free: Bytes | None = None
-    used: Bytes | None = None
-    reserved: Bytes | None = None
-    aside: Bytes | None = None
-    """Part of `used`: old copies that a pod may still have open."""
-    junk: list[str] | None = None
-    """What was found there and is not ours: where it is now, and why it was set aside."""
-    reason: str | None = None
-    message: str | None = None
+    path: str = Field(description="As the PersistentVolume of the node group names it.")
+    free: Bytes | None = Field(None, description="Bytes that are free on its filesystem.")
+    used: Bytes | None = Field(None, description="Bytes of committed models.")
+    reserved: Bytes | None = Field(None, description="Bytes that are promised to fills under way.")
+    aside: Bytes | None = Field(None, description="Part of `used`: old copies that a pod may still have open.")
+    junk: list[str] | None = Field(
+        None, description="What was found there and is not ours: where it is now, and why it was set aside."
+    )
+    reason: str | None = Field(None, description="Why it cannot be used: docs/reasons.md.")
+    message: str | None = Field(None, description="For people: the cause and the next step.")
 
 
 class NodeAgentDetail(ApiModel):
     """The agent on this node. Ours."""
 
-    ready: bool = False
-    incarnation: str | None = None
-    version: str | None = None
-    reason: str | None = None
-    message: str | None = None
+    ready: bool = Field(False, description="Whether it reports.")
+    incarnation: str | None = Field(None, description="New for every start of the agent.")
+    version: str | None = Field(None, description="Of localmodel on the node.")
+    silent_since: Time | None = Field(None, description="When it last reported; absent while it does.")
+    reason: str | None = Field(None, description="Why it does not report: docs/reasons.md.")
+    message: str | None = Field(None, description="For people: the cause and the next step.")
+
+
+class NodeSummary(ApiModel):
+    """This node and all its models together, as `kubectl get` shows them. Ours."""
+
+    ready: str | None = Field(None, description="Whether the node agent reports: True or False.")
+    models: str | None = Field(None, description='Models that are there of those that should be, e.g. "3/4".')
+    size: str | None = Field(None, description='What they take on its disks, e.g. "97.2Gi".')
+    free: str | None = Field(None, description='What is free on its fullest disk, e.g. "3.1Gi".')
+    rate: str | None = Field(None, description='What arrives, e.g. "1.2Gi/s"; absent when nothing does.')
 
 
 class LocalModelNodeStatus(ApiModel):
@@ -331,8 +356,13 @@ class LocalModelNodeStatus(ApiModel):
         default_factory=dict, description="By cache name, or namespace/name of a namespaced cache."
     )
     # Ours.
-    models: tuple[NodeModelDetail, ...] = Field((), json_schema_extra=list_map("name"))
-    roots: tuple[NodeRootDetail, ...] = Field((), json_schema_extra=list_map("path"))
+    summary: NodeSummary | None = None
+    models: tuple[NodeModelDetail, ...] = Field(
+        (), json_schema_extra=list_map("name"), description="Each model that the node holds, or should."
+    )
+    roots: tuple[NodeRootDetail, ...] = Field(
+        (), json_schema_extra=list_map("path"), description="The folders that hold models."
+    )
     agent: NodeAgentDetail | None = None
 
 
@@ -356,8 +386,8 @@ class LocalModelCache(Resource):
 
     FINALIZER: ClassVar[str] = "localmodel.kserve.io/finalizer"
 
-    spec: LocalModelCacheSpec
-    status: LocalModelCacheStatus = LocalModelCacheStatus()
+    spec: LocalModelCacheSpec = Field(description="What is wanted.")
+    status: LocalModelCacheStatus = Field(LocalModelCacheStatus(), description="What is. Written by the coordinator.")
 
     @property
     def status_key(self) -> StatusKey:
@@ -383,8 +413,10 @@ class LocalModelNodeGroup(Resource):
     PLURAL = "localmodelnodegroups"
     SHORT_NAMES = ("lmng",)
 
-    spec: LocalModelNodeGroupSpec
-    status: LocalModelNodeGroupStatus = LocalModelNodeGroupStatus()
+    spec: LocalModelNodeGroupSpec = Field(description="What is wanted.")
+    status: LocalModelNodeGroupStatus = Field(
+        LocalModelNodeGroupStatus(), description="What is. Written by the coordinator."
+    )
 
 
 class LocalModelNode(Resource):
@@ -394,8 +426,8 @@ class LocalModelNode(Resource):
     PLURAL = "localmodelnodes"
     SHORT_NAMES = ("lmn",)
 
-    spec: LocalModelNodeSpec
-    status: LocalModelNodeStatus = LocalModelNodeStatus()
+    spec: LocalModelNodeSpec = Field(description="What is wanted.")
+    status: LocalModelNodeStatus = Field(LocalModelNodeStatus(), description="What is. Written by the coordinator.")
 
 
 RESOURCES: tuple[type[Resource], ...] = (LocalModelCache, LocalModelNamespaceCache, LocalModelNodeGroup, LocalModelNode)

@@ -109,7 +109,13 @@ def _size_differs(change: Change) -> Iterator[Announcement]:
 def _downloading(change: Change) -> Iterator[Announcement]:
     _, progressing, _ = change.verdicts
     if progressing.reason == "Downloading" != change.was("Progressing").get("reason"):
-        yield change.say("Downloading", progressing.message)
+        yield change.say("Downloading", _begun(change.wanted))
+
+
+def _begun(wanted: Mapping[str, Any]) -> str:
+    """Without a rate and a time left: what the first second says of these, `describe` would show for an hour."""
+    size = wanted.get("size")
+    return f"{wanted['available']} nodes hold the model" + (f", {size} each" if size else "")
 
 
 def _degraded(change: Change) -> Iterator[Announcement]:

@@ -6,15 +6,18 @@ coordinator, a silent agent and a source that is down take nothing back. Conditi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from actors.messages import NodeName
 from actors.times import rfc3339
-from coordinator.kube.quantity import format_bytes, format_duration, format_percent
+from coordinator.kube.quantity import format_bytes, format_duration, format_percent, say_bytes
 from coordinator.plan.access import Access, asks_itself
 from coordinator.plan.tally import Tally
+
+_HEXADECIMAL = re.compile(r"(?:\w+:)?(?P<digits>[0-9a-f]{40,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,26 @@ class Standing:
 def cache_numbers(tally: Tally) -> dict[str, Any]:
     """The status of a cache except its conditions. A value of None means that the field is absent."""
     standing = Standing.of(tally)
-    return {name: value(standing) for name, value in _FIELDS.items()} | _identity(standing)
+    identity = _identity(standing)
+    named = {"shortRevision": short_revision(identity["revision"])}
+    return {name: value(standing) for name, value in _FIELDS.items()} | identity | named
+
+
+def short_revision(revision: str | None) -> str | None:
+    """Of a commit the first digits, of a digest those after its algorithm; anything else as it is."""
+    found = _HEXADECIMAL.fullmatch(revision or "")
+    return found["digits"][:12] if found else revision
+
+
+def _moved(it: Standing) -> str | None:
+    """`origin 15.3Gi (1.00 times), peers 45.9Gi`; None if nothing was read."""
+    tally, size = it.tally, it.size_bytes
+    if size is None or not tally.bytes_from_origin + tally.bytes_from_peers:
+        return None
+    times = f" ({tally.bytes_from_origin / size:.2f} times)" if size else ""
+    text = f"origin {say_bytes(tally.bytes_from_origin)}{times}, peers {say_bytes(tally.bytes_from_peers)}"
+    zones = tally.bytes_from_other_zones
+    return f"{text}, {say_bytes(zones)} of it from other zones" if zones else text
 
 
 def _copies(it: Standing) -> dict[str, int]:
@@ -116,7 +138,9 @@ _FIELDS: Mapping[str, Callable[[Standing], Any]] = {
     "copies": _copies,
     "observedGeneration": lambda it: it.tally.cache.generation,
     "bytes": _bytes,
+    "moved": _moved,
     "rateBytesPerSecond": lambda it: int(it.tally.rate) or None,
+    "rate": lambda it: f"{format_bytes(int(it.tally.rate))}/s" if int(it.tally.rate) else None,
     "eta": _eta,
     "progress": _progress,
     "available": lambda it: f"{it.tally.available}/{it.tally.total}",

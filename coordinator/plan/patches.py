@@ -18,10 +18,13 @@ CACHE_STATUS = (
     "observedGeneration",
     "selection",
     "revision",
+    "shortRevision",
     "manifestDigest",
     "resolvedAs",
     "bytes",
+    "moved",
     "rateBytesPerSecond",
+    "rate",
     "eta",
     "progress",
     "available",
@@ -35,7 +38,7 @@ CACHE_STATUS = (
     "wrongPeers",
     "wrongReaders",
 )
-NODE_STATUS = ("modelStatus", "models", "roots", "agent")
+NODE_STATUS = ("modelStatus", "summary", "models", "roots", "agent")
 
 KSERVE_FIELDS = frozenset({"nodeStatus", "copies", "inferenceServices", "llmInferenceServices", "modelStatus"})
 """What is left of them on a cluster with KServe's own CRDs."""
@@ -43,7 +46,7 @@ KSERVE_FIELDS = frozenset({"nodeStatus", "copies", "inferenceServices", "llmInfe
 _THERE = frozenset({"copies"})
 """Is there from the first write, also with nothing in it: KServe's clients wait for it."""
 
-_PROGRESS = frozenset({"bytes", "rateBytesPerSecond", "eta", "progress", "models", "roots"})
+_PROGRESS = frozenset({"bytes", "moved", "rateBytesPerSecond", "rate", "eta", "progress", "summary", "models", "roots"})
 _MATERIAL_OF_CONDITION = ("type", "status", "reason", "observedGeneration")
 
 

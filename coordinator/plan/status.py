@@ -5,14 +5,14 @@ Plain dictionaries in KServe's and our field names, never with a null in them: w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actors.messages import ModelReport, NodeReport, Phase, RootReport
 from actors.times import rfc3339
 from coordinator.api.resources import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet.interface import AgentView
-from coordinator.kube.quantity import format_duration
+from coordinator.kube.quantity import format_bytes, format_duration, format_percent
 from coordinator.plan.snapshot import LocalNode
 from coordinator.plan.tally import Cell, remaining_seconds
 
@@ -31,12 +31,28 @@ def local_node_status(
     """The whole status of one LocalModelNode. `settling`: as in `agent_detail`."""
     current = (local.status.get("roots") if local else None) or ()
     roots = list(current) if view.report is None else root_details(view.report, current)
+    agent = agent_detail(view, local, settling=settling)
     return {
         "modelStatus": words,
+        "summary": node_summary(agent, details, roots),
         "models": details,
         "roots": roots,
-        "agent": agent_detail(view, local, settling=settling),
+        "agent": agent,
     }
+
+
+def node_summary(
+    agent: Mapping[str, Any], details: Sequence[Mapping[str, Any]], roots: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """One node as `kubectl get` shows it, its agent in the words of a condition."""
+    disks = [root for root in roots if not root.get("reason")]
+    there = sum(detail["phase"] == "Ready" for detail in details)
+    rate = sum(detail.get("rateBytesPerSecond") or 0 for detail in details)
+    summary = {"ready": str(agent["ready"]), "models": f"{there}/{len(details)}"}
+    if disks:
+        summary["size"] = format_bytes(sum(root.get("used") or 0 for root in disks))
+        summary["free"] = format_bytes(min(root.get("free") or 0 for root in disks))
+    return summary | ({"rate": f"{format_bytes(rate)}/s"} if rate else {})
 
 
 def agent_detail(view: AgentView, local: LocalNode | None = None, *, settling: bool = False) -> Mapping[str, Any]:
@@ -50,6 +66,9 @@ def agent_detail(view: AgentView, local: LocalNode | None = None, *, settling: b
         agent |= {"incarnation": view.report.incarnation, "version": view.report.version}
     if view.failure is not None:
         agent |= {"reason": view.failure.reason, "message": view.failure.message}
+        before = written.get("silentSince") if isinstance(written, Mapping) else None
+        since = before if view.received_at is None else rfc3339(view.received_at)
+        agent |= {"silentSince": since} if since else {}
     return agent
 
 
@@ -120,6 +139,11 @@ def _reported(word: NodeStatus, report: ModelReport) -> dict[str, Any]:
     at_rest = report.earlier if not under_way else None
     detail["bytesTotal"] = at_rest.bytes_total if at_rest is not None else report.bytes_total
     detail["bytesDone"] = at_rest.bytes_total if at_rest is not None else report.bytes_done
+    if report.bytes_total and word is not NodeStatus.DOWNLOADED:
+        share = format_percent(report.bytes_done, report.bytes_total)
+        detail["progress"] = f"{share} of {format_bytes(report.bytes_total)}"
+            f"{format_percent(report.bytes_done, report.bytes_total)} of {format_bytes(report.bytes_total)}"
+        )
     detail["bytesFromOrigin"] = report.bytes_from_origin
     detail["bytesFromPeers"] = report.bytes_from_peers
     detail["bytesFromOtherZones"] = report.bytes_from_other_zones

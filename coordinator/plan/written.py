@@ -104,7 +104,11 @@ CACHE_STATUS: Mapping[str, _Reader] = {
     **dict.fromkeys(("observedGeneration", "rateBytesPerSecond"), count),
     "credentialsOnNodes": flag,
     **dict.fromkeys(
-        ("selection", "revision", "manifestDigest", "resolvedAs", "eta", "progress", "available", "size", "path"), text
+        (
+            *("selection", "revision", "shortRevision", "manifestDigest", "resolvedAs", "path"),
+            *("eta", "progress", "available", "size", "rate", "moved"),
+        ),
+        text,
     ),
     **dict.fromkeys(("startedAt", "completedAt", "unusedSince"), time),
 }
@@ -113,10 +117,11 @@ _NAMES_OF_COUNTS = ("bytesTotal", "bytesDone", "bytesFromOrigin", "bytesFromPeer
 
 NODE_STATUS: Mapping[str, _Reader] = {
     "modelStatus": words,
+    "summary": fields_of(ready=text, models=text, size=text, free=text, rate=text),
     "models": items_of(
         "name",
         **dict.fromkeys((*_NAMES_OF_COUNTS, "rateBytesPerSecond", "attempt"), count),
-        **dict.fromkeys(("phase", "eta", "reason", "message", "digest", "revision", "repaired"), text),
+        **dict.fromkeys(("phase", "progress", "eta", "reason", "message", "digest", "revision", "repaired"), text),
         **dict.fromkeys(
             ("retryTime", "startedAt", "finishedAt", "verifiedAt", "repairedAt", "orphanedSince", "removalTime"), time
         ),
@@ -125,5 +130,5 @@ NODE_STATUS: Mapping[str, _Reader] = {
     "roots": items_of(
         "path", free=count, used=count, reserved=count, aside=count, junk=texts, reason=text, message=text
     ),
-    "agent": fields_of(ready=flag, incarnation=text, version=text, reason=text, message=text),
+    "agent": fields_of(ready=flag, incarnation=text, version=text, silentSince=time, reason=text, message=text),
 }

@@ -9,8 +9,9 @@ import pytest
 
 from actors.errors import Failure
 from actors.messages import Phase, RootReport
-from actors.times import parse_time
+from actors.times import parse_time, rfc3339
 from coordinator.api.resources import LocalModelCacheStatus, LocalModelNodeStatus
+from coordinator.plan.cache_status import short_revision
 from coordinator.plan.fold import SETTLING_S
 from coordinator.plan.plan import Plan, plan
 from coordinator.plan.snapshot import LOCAL_NODES
@@ -539,3 +540,88 @@ def patched(made: Plan) -> dict[str, Any]:
     if "agent" in found:
         found["agent"] = {name: value for name, value in found["agent"].items() if value is not None}
     return found
+
+
+# --- for people ---
+
+
+def test_a_node_is_summed_up_in_words() -> None:
+    cache = a_cache()
+    moving = a_report(cache, Phase.DOWNLOADING, total=4 * GIB, done=GIB, rate_bytes_per_s=2.0 * GIB)
+    world = a_cluster(cache).reporting("n1", moving, roots=(RootReport("/models", 10 * GIB, 3 * GIB),))
+    world.settle()
+
+    status = node_status(world, "n1")
+
+    assert status["summary"] == {"ready": "True", "models": "0/1", "size": "3Gi", "free": "10Gi", "rate": "2Gi/s"}
+    assert status["models"][0]["progress"] == "25% of 4Gi"
+    world.reporting("n1", a_report(cache), roots=(RootReport("/models", 9 * GIB, 4 * GIB),)).settle()
+    status = node_status(world, "n1")
+    assert status["summary"] == {"ready": "True", "models": "1/1", "size": "4Gi", "free": "9Gi"}
+    assert "progress" not in status["models"][0]
+
+
+def test_a_disk_that_cannot_be_used_is_not_counted() -> None:
+    cache = a_cache()
+    roots = (RootReport("/models", failure=Failure("DiskReadOnly", "read-only")), RootReport("/b", 5 * GIB, GIB))
+    world = a_cluster(cache).reporting("n1", a_report(cache), roots=roots)
+    world.settle()
+
+    assert node_status(world, "n1")["summary"] == {"ready": "True", "models": "1/1", "size": "1Gi", "free": "5Gi"}
+
+
+def test_a_silent_agent_says_since_when_and_a_new_coordinator_does_not_forget_it() -> None:
+    cache = a_cache()
+    world = a_cluster(cache).reporting("n1", a_report(cache))
+    world.settle()
+    assert "silentSince" not in node_status(world, "n1")["agent"]
+
+    world.agents["n1"] = a_silent_agent(last=world.agents["n1"])
+    world.settle(NOW + 300)
+    assert node_status(world, "n1")["agent"]["silentSince"] == rfc3339(NOW)
+    assert node_status(world, "n1")["summary"]["ready"] == "False"
+
+    world.agents["n1"] = a_silent_agent()  # nothing is remembered
+    world.settle(NOW + 600)
+    assert node_status(world, "n1")["agent"]["silentSince"] == rfc3339(NOW)
+    world.reporting("n1", a_report(cache)).settle(NOW + 900)
+    assert "silentSince" not in node_status(world, "n1")["agent"]
+
+
+@pytest.mark.parametrize(
+    ("revision", "short"),
+    [
+        (None, None),
+        ("main", "main"),
+        ("7c5ac14d5cff174fdaf88da07139f501d9a6288d", "7c5ac14d5cff"),
+        ("sha256:" + "ab" * 32, "abababababab"),
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z"),
+    ],
+)
+def test_a_commit_is_named_by_its_first_digits(revision: str | None, short: str | None) -> None:
+    assert short_revision(revision) == short
+
+
+def test_what_moved_is_said_for_people() -> None:
+    cache = a_cache()
+    world = a_cluster(cache)
+    report = a_report(cache, bytes_from_origin=GIB // 2, bytes_from_peers=GIB // 2, bytes_from_other_zones=GIB // 4)
+    world.resolved(cache, GIB).reporting("n1", report)
+    world.settle()
+
+    status = cache.json["status"]
+
+    assert status["moved"] == "origin 512Mi (0.50 times), peers 512Mi, 256Mi of it from other zones"
+    assert status["shortRevision"] == status["revision"] == "c0ffee"
+    assert "rate" not in status
+
+
+def test_the_event_of_a_beginning_has_no_time_left() -> None:
+    cache = a_cache()
+    world = a_cluster(cache).resolved(cache, 10 * GIB)
+    begun = a_report(cache, Phase.DOWNLOADING, total=10 * GIB, done=1, rate_bytes_per_s=100.0)
+    world.reporting("n1", begun)
+    events = [event for _ in range(4) for write in world.step().writes for event in write.events]
+
+    (said,) = [event.message for event in events if event.reason == "Downloading"]
+    assert said == "0/1 nodes hold the model, 10Gi each"

@@ -318,7 +318,7 @@ def test_kubectl_shows_what_is_going_on(laptop: Laptop) -> None:
     assert "created" in laptop.kubectl("apply", "-f", "-", stdin=manifest).stdout
     laptop.kubectl("wait", "--for=condition=Ready", "lmc/sample", "--timeout=60s")
     heading, row = laptop.kubectl("get", "lmc").stdout.splitlines()
-    assert heading.split() == ["NAME", "READY", "AVAILABLE", "PROGRESS", "SIZE", "ETA", "AGE"]
+    assert heading.split() == ["NAME", "READY", "AVAILABLE", "PROGRESS", "ETA", "REASON", "AGE"]
     assert row.split()[:4] == ["sample", "True", "2/2", "100%"]
     described = laptop.kubectl("describe", "lmc", "sample").stdout
     assert "AllNodesReady" in described

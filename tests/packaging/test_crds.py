@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -123,10 +124,10 @@ def test_every_column_points_at_a_field(resource: type[Resource]) -> None:
 
 
 COLUMNS = {
-    "LocalModelCache": "READY AVAILABLE PROGRESS SIZE ETA AGE | REASON SOURCE REVISION NODEGROUPS",
-    "LocalModelNamespaceCache": "READY AVAILABLE PROGRESS SIZE ETA AGE | REASON SOURCE REVISION NODEGROUPS",
-    "LocalModelNodeGroup": "LIMIT USED AVAILABLE AGE | PATH",
-    "LocalModelNode": "READY REASON VERSION AGE | MESSAGE",
+    "LocalModelCache": "READY AVAILABLE PROGRESS ETA REASON AGE | SIZE RATE REVISION SOURCE NODEGROUPS",
+    "LocalModelNamespaceCache": "READY AVAILABLE PROGRESS ETA REASON AGE | SIZE RATE REVISION SOURCE NODEGROUPS",
+    "LocalModelNodeGroup": "LIMIT/NODE TOTAL-USED TOTAL-FREE AGE | PATH",
+    "LocalModelNode": "READY REASON MODELS SIZE RATE SILENT AGE | FREE VERSION MESSAGE",
 }
 
 
@@ -137,6 +138,27 @@ def test_kubectl_get_shows_these_columns_and_more_when_wide(resource: type[Resou
     usual = [column["name"].upper() for column in columns if column.get("priority", 0) == 0]
     wide = [column["name"].upper() for column in columns if column.get("priority", 0) == 1]
     assert f"{' '.join(usual)} | {' '.join(wide)}" == COLUMNS[resource.KIND]
+
+
+@each_kind
+def test_kubectl_explain_describes_every_field(resource: type[Resource]) -> None:
+    silent = [path for path, schema in fields(schema_of(ours(resource))) if not schema.get("description", "").strip()]
+    assert silent == []
+
+
+@each_kind
+def test_a_definition_is_small_enough_for_kubectl_apply(resource: type[Resource]) -> None:
+    assert len(json.dumps(ours(resource))) < 200_000, "kubectl keeps it in an annotation of at most 262144 bytes"
+
+
+def fields(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Everything that `kubectl explain` has a line for."""
+    for name, child in schema.get("properties", {}).items():
+        yield f"{path}.{name}", child
+        yield from fields(child, f"{path}.{name}")
+    for inner in (schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(inner, Mapping):
+            yield from fields(inner, f"{path}[]")
 
 
 # What KServe promises.
