@@ -112,7 +112,8 @@ def load() -> list[Schema]:
     here = Path(__file__).resolve().parent
     packaged, repository = here / "crds_data", here.parents[1] / "k8s" / "crds"
     directory = packaged if packaged.is_dir() else repository
-    return [yaml.safe_load((directory / f"{resource.PLURAL}.yaml").read_text()) for resource in RESOURCES]
+    texts = [(directory / f"{resource.PLURAL}.yaml").read_text() for resource in RESOURCES]
+    return [yaml.load(text, Loader=_LOADER) for text in texts]  # noqa: S506  a safe one, either way
 
 
 def definition(resource: type[Resource]) -> Schema:
@@ -224,6 +225,10 @@ def _name(reference: str) -> str:
 def _first_sentence(text: str) -> str:
     words = " ".join(text.split())
     return re.split(r"(?<=[a-z)`\"])\. ", words, maxsplit=1)[0].rstrip(".") + "."
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Ten times as fast, where PyYAML was built with it."""
 
 
 class _Dumper(yaml.SafeDumper):

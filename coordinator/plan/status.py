@@ -142,8 +142,6 @@ def _reported(word: NodeStatus, report: ModelReport) -> dict[str, Any]:
     if report.bytes_total and word is not NodeStatus.DOWNLOADED:
         share = format_percent(report.bytes_done, report.bytes_total)
         detail["progress"] = f"{share} of {format_bytes(report.bytes_total)}"
-            f"{format_percent(report.bytes_done, report.bytes_total)} of {format_bytes(report.bytes_total)}"
-        )
     detail["bytesFromOrigin"] = report.bytes_from_origin
     detail["bytesFromPeers"] = report.bytes_from_peers
     detail["bytesFromOtherZones"] = report.bytes_from_other_zones
