@@ -12,6 +12,8 @@
 
 git-sha1 and md5 catch damage, not malice. They are what the origin vouches for, so they are what is compared. The CRCs
 are made up at will; they are compared where there is nothing else, beside the sha256 that the file is then known by.
+
+Chunks that go from node to node have a BLAKE3 (`chunk_hash`), which no origin names: docs/decisions/blake3.md.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import hashlib
 import re
 from collections.abc import Callable
 from typing import Protocol
+
+from blake3 import blake3
 
 from actors.errors import SourceUnsupported
 from actors.manifest import Digest, ManifestFile
@@ -34,6 +38,17 @@ class Hash(Protocol):
     def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
 
     def hexdigest(self) -> str: ...
+
+
+class ChunkHash(Protocol):
+    def update(self, data: bytes | bytearray | memoryview, /) -> object: ...
+
+    def digest(self) -> bytes: ...
+
+
+def chunk_hash() -> ChunkHash:
+    """What is fed with a chunk, in order, gives the digest that the chunk has between nodes."""
+    return blake3()
 
 
 class Digester:

@@ -19,8 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blake3 import blake3
-
+from actors.digest import chunk_hash
 from actors.errors import Cancelled, SourceChanged, SourceError
 from actors.fill.files import Files, Reached
 from actors.fill.meter import Traffic
@@ -216,7 +215,7 @@ class Together:
     def _read(self, reader: RangeReader, number: int) -> None:
         """The chunk, or what is missing of it, from the origin."""
         chunk = self._swarm.grid.chunks[number]
-        gaps, digest = self._files.gaps(chunk), blake3()
+        gaps, digest = self._files.gaps(chunk), chunk_hash()
         try:
             for gap in gaps:
                 self._fetcher.fetch(reader, gap, self._stop, turn_s=self._swarm.pace.takeover_s, each=digest.update)
@@ -284,7 +283,7 @@ class Together:
             return Outcome.CORRUPT
         with self._swarm.lock:
             stale = self._mesh.rejects(number, origin)
-        gaps, digest, view = self._files.gaps(chunk), blake3(), memoryview(buffer)
+        gaps, digest, view = self._files.gaps(chunk), chunk_hash(), memoryview(buffer)
         here = self._swarm.membership.members.get(self._swarm.me)
         far = here is not None and peer.zone != here.zone and None not in (peer.zone, here.zone)
         position, began = chunk.start, time.monotonic()
@@ -375,7 +374,7 @@ class Together:
         chunks, path = self._swarm.grid.of_file(index), self._files.manifest.files[index].path
         self._swarm.withdraw(chunks)
         for number in chunks:
-            chunk, digest = self._swarm.grid.chunks[number], blake3()
+            chunk, digest = self._swarm.grid.chunks[number], chunk_hash()
             self._fetcher.fetch(reader, chunk, self._stop, each=digest.update)
             with self._swarm.lock:
                 self._mesh.put_back(number, Origin(self._swarm.me, digest.digest()))

@@ -18,10 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from blake3 import blake3
-
 from actors.chunks import Chunk, Ranges
-from actors.digest import Digester, algorithm_of, how_verified
+from actors.digest import Digester, algorithm_of, chunk_hash, how_verified
 from actors.disk.durable import start_writeback, sync_files
 from actors.disk.filesystem import disk_errors
 from actors.disk.ingest import Ingest
@@ -122,7 +120,7 @@ class Files:
 
     def chunk_digest(self, chunk: Chunk, buffer: bytearray) -> bytes:
         """The BLAKE3 of a chunk that is there."""
-        digest = blake3()
+        digest = chunk_hash()
         for block in self._blocks(self._descriptor(chunk.file), chunk.start, chunk.stop, buffer):
             digest.update(block)
         return digest.digest()

@@ -19,9 +19,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from blake3 import blake3
-
 from actors.chunks import Grid
+from actors.digest import chunk_hash
 from actors.disk.handles import Folder
 from actors.manifest import Manifest
 from actors.mesh.actions import Answer, Elsewhere, Origin, Release
@@ -244,7 +243,7 @@ class Swarm:
 def _digest(descriptor: int, start: int, stop: int, buffer: bytearray) -> bytes:
     if not buffer:
         buffer.extend(bytes(BLOCK_BYTES))
-    view, digest = memoryview(buffer), blake3()
+    view, digest = memoryview(buffer), chunk_hash()
     while start < stop:
         count = os.preadv(descriptor, [view[: stop - start]], start)
         if not count:
