@@ -19,14 +19,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from actors.digest import chunk_hash
+from actors.chunks import Chunk
+from actors.digest import ChunkHash, chunk_hash
 from actors.errors import Cancelled, SourceChanged, SourceError
 from actors.fill.files import Files, Reached
 from actors.fill.meter import Traffic
 from actors.fill.origin_quota import NotOurTurn
 from actors.fill.origin_reader import Fetcher
 from actors.fill.range_reader import RangeReader, RangesIgnored, Redirects
-from actors.mesh.actions import AskPeer, Done, Origin, Outcome, ReadOrigin, Steal, Wait
+from actors.fill.workers import Workers, started
+from actors.mesh.actions import AskPeer, Origin, Outcome, ReadOrigin, Steal
 from actors.mesh.membership import Member
 from actors.messages import NodeName
 from actors.peers.client import Asker, Reply
@@ -60,7 +62,7 @@ _OUTCOMES = {503: Outcome.BUSY, 401: Outcome.BUSY, 403: Outcome.BUSY, 404: Outco
 
 
 class Together:
-    """Runs once. `run` belongs to one thread, `cancel` to any. Methods with `_locked` hold the swarm's lock."""
+    """Runs once. `run` belongs to one thread, `cancel` to any."""
 
     def __init__(
         self,
@@ -70,147 +72,112 @@ class Together:
         redirects: Redirects,
         check: Callable[[], None],
         swarm: Swarm,
+        asker: Asker,
         rng: random.Random,
     ) -> None:
         """`check` is called before every chunk, and ends the fill by raising: the fence."""
         self._files = files
         self._fetcher = fetcher
         self._traffic = traffic
-        self._redirects = redirects
         self._check = check
         self._swarm = swarm
-        self._mesh = swarm.mesh
+        self._asker = asker
         self._rng = rng
-        self._asker = Asker(swarm.me, swarm.company.fill, lambda: swarm.tokens, swarm.pace.silence_s, swarm.tls)
-        self._stop = threading.Event()
-        self._wake = threading.Condition(swarm.lock)
-        self._work = threading.Condition(swarm.lock)
+        self._workers = Workers(fetcher, redirects, self._work, self.cancel)
+        self._stop = self._workers.stopped
+        self._most = swarm.pace.slots + swarm.pace.origin_reads + HASHERS
+        self._lock = threading.Lock()
+        self._work_left = threading.Condition(self._lock)
         self._jobs: deque[_Job] = deque(map(_Hash, files.begun()))
         self._idle = 0
-        self._most = swarm.pace.slots + swarm.pace.origin_reads + HASHERS
-        self._threads: list[threading.Thread] = []
-        self._listening: dict[NodeName, threading.Thread] = {}
-        self._readers: list[RangeReader] = []
-        self._flying: set[int] = set()
         self._until = 0.0
+        self._listening: dict[NodeName, threading.Thread] = {}
         self._landed_at = time.monotonic()
         self._origin_error: SourceError | None = None
-        self._error: BaseException | None = None
 
     def run(self) -> None:
         """Returns when every file is sealed, or soon after `cancel`. Raises the first error that cannot be helped.
 
         RangesIgnored: this origin gives nothing but whole files, so that there is nothing to share out.
         """
-        self._fetcher.throttled = self._throttled
-        with self._swarm.lock:
-            self._swarm.poke = self._pump
-            while self._files.unsealed and not self._stop.is_set():
-                self._keep_to_share_locked()
-                now = time.monotonic()
-                if now >= self._until:
-                    self._pump()
-                self._listen_locked()
-                if self._origin_error is not None and now > self._landed_at + STUCK_S:
-                    self._error = self._origin_error
-                    break
-                self._wake.wait(min(1.0, max(0.0, self._until - time.monotonic())))
+        while self._files.unsealed and not self._stop.is_set():
+            self._keep_to_share()
+            self._begin()
+            self._listen_to_neighbours()
+            error, now = self._origin_error, time.monotonic()
+            if error is not None and now > self._landed_at + STUCK_S:
+                self._workers.fail(error)
+                break
+            self._swarm.wait(min(1.0, max(0.0, self._until - now)))
         self.cancel()
-        for thread in [*self._threads, *self._listening.values()]:
-            thread.join()
-        with self._swarm.lock:
-            self._swarm.poke = lambda: None
-            for number in list(self._flying):
-                self._failed_locked(number, Outcome.NOT_YET)
-        if self._error is not None:
-            raise self._error
+        try:
+            self._workers.join()
+        finally:
+            for thread in self._listening.values():
+                thread.join()
+            self._swarm.rest()
 
     def cancel(self) -> None:
         """`run` ends soon; transfers that wait for the network are cut."""
         self._stop.set()
-        with self._swarm.lock:
-            self._wake.notify_all()
-            self._work.notify_all()
-            readers = list(self._readers)
+        self._swarm.stir()
+        with self._lock:
+            self._work_left.notify_all()
         self._asker.close()
-        for reader in readers:
-            reader.abort()
+        self._workers.stop()
 
-    def _keep_to_share_locked(self) -> None:
-        """The mesh knows what this node may read, and when nobody may."""
-        more = self._mesh.allow(self._fetcher.want(self._mesh.reads))
+    def _keep_to_share(self) -> None:
+        """The swarm knows what this node may read, and when nobody may."""
+        self._swarm.allow(self._fetcher.want(self._swarm.reads))
         if pause_s := self._fetcher.pause_s:
-            self._swarm.quiet(pause_s)
-        if more:
-            self._until = 0.0
+            self._swarm.pause(pause_s)
 
-    # --- what is next; with the swarm's lock held ---
+    # --- what is next ---
 
     def _pump(self) -> None:
-        """All that can begin now does."""
-        if self._stop.is_set():
-            return
-        before = self._until
-        while True:
-            action = self._mesh.next(time.monotonic())
-            if isinstance(action, Wait | Done):
-                self._until = action.until if isinstance(action, Wait) else float("inf")
-                break
-            if not isinstance(action, Steal):
-                self._flying.add(action.chunk)
-            self._jobs.append(action)
-        for _ in range(min(len(self._jobs), self._idle)):
-            self._work.notify()
-        missing = len(self._jobs) - self._idle
-        for number in range(len(self._threads), min(self._most, len(self._threads) + max(0, missing))):
-            thread = threading.Thread(target=self._worker, name=f"fill-{number}", daemon=True)
-            if not _started(thread):
-                self._until = min(self._until, time.monotonic() + SHORT_S)
-                break
-            self._threads.append(thread)
-        if self._until < before:
-            self._wake.notify()
+        """All that can begin now does, and `run` looks again as soon as there may be more."""
+        if self._begin():
+            self._swarm.stir()
+
+    def _begin(self) -> bool:
+        """All that can begin now is a job, and has a worker. Whether to look again sooner than was known before."""
+        with self._lock:
+            if self._stop.is_set():
+                return False
+            begun, until = self._swarm.begin()
+            self._jobs.extend(begun)
+            for _ in range(min(len(self._jobs), self._idle)):
+                self._work_left.notify()
+            missing = max(0, len(self._jobs) - self._idle)
+            if self._workers.start(min(self._most, len(self._workers) + missing)) is not None:
+                until = min(until, time.monotonic() + SHORT_S)
+            sooner, self._until = until < self._until, until
+            return sooner
 
     def _take(self) -> _Job | None:
-        with self._swarm.lock:
+        with self._lock:
             while not self._stop.is_set():
                 if self._jobs:
                     return self._jobs.popleft()
                 self._idle += 1
-                self._work.wait()
+                self._work_left.wait()
                 self._idle -= 1
         return None
 
-    def _failed_locked(self, number: int, outcome: Outcome, retry_at: float = 0.0) -> None:
-        self._flying.discard(number)
-        self._swarm.release(self._mesh.failed(number, outcome, time.monotonic(), retry_at=retry_at))
-
     # --- one worker ---
 
-    def _worker(self) -> None:
-        reader = self._fetcher.reader(self._redirects)
-        with self._swarm.lock:
-            self._readers.append(reader)
-        try:
-            while (job := self._take()) is not None:
-                self._check()
-                match job:
-                    case ReadOrigin(number):
-                        self._read(reader, number)
-                    case AskPeer(number, peer):
-                        self._ask(reader, number, peer)
-                    case Steal(owner):
-                        self._steal(owner)
-                    case _Hash(file):
-                        self._advance(file, reader)
-        except BaseException as error:  # noqa: BLE001  it is raised again, by `run`
-            with self._swarm.lock:
-                cancelled = self._stop.is_set() or isinstance(error, Cancelled)
-                if self._error is None and not cancelled:
-                    self._error = error
-            self.cancel()
-        finally:
-            reader.close()
+    def _work(self, reader: RangeReader, _number: int) -> None:
+        while (job := self._take()) is not None:
+            self._check()
+            match job:
+                case ReadOrigin(number):
+                    self._read(reader, number)
+                case AskPeer(number, peer):
+                    self._ask(reader, number, peer)
+                case Steal(owner):
+                    self._steal(owner)
+                case _Hash(file):
+                    self._advance(file, reader)
 
     def _read(self, reader: RangeReader, number: int) -> None:
         """The chunk, or what is missing of it, from the origin."""
@@ -218,7 +185,7 @@ class Together:
         gaps, digest = self._files.gaps(chunk), chunk_hash()
         try:
             for gap in gaps:
-                self._fetcher.fetch(reader, gap, self._stop, turn_s=self._swarm.pace.takeover_s, each=digest.update)
+                self._fetch(reader, gap, digest, turn_s=self._swarm.pace.takeover_s)
         except RangesIgnored:
             raise
         except NotOurTurn:
@@ -230,12 +197,18 @@ class Together:
         made = digest.digest() if gaps == [chunk] else self._files.chunk_digest(chunk, reader.buffer)
         self._landed(number, Origin(self._swarm.me, made), reader)
 
+    def _fetch(self, reader: RangeReader, chunk: Chunk, digest: ChunkHash, *, turn_s: float | None = None) -> None:
+        pause = self._swarm.pause
+        self._fetcher.fetch(reader, chunk, self._stop, turn_s=turn_s, each=digest.update, throttled=pause)
+
+    def _failed(self, number: int, outcome: Outcome, retry_at: float = 0.0) -> None:
+        self._swarm.failed(number, outcome, retry_at=retry_at)
+        self._pump()
+
     def _let_go(self, number: int) -> None:
         """Others may read the chunk sooner than we, or have done so: as if it had not been begun."""
-        with self._swarm.lock:
-            self._keep_to_share_locked()
-            self._failed_locked(number, Outcome.ORIGIN)
-            self._pump()
+        self._keep_to_share()
+        self._failed(number, Outcome.ORIGIN)
 
     def _origin_failed(self, number: int, error: SourceError) -> None:
         """Others may have the chunk, or read it: the fill goes on for a while. Not if the source has changed."""
@@ -244,10 +217,8 @@ class Together:
         retry = self._fetcher.settings.retry
         delay_s = max(retry.max_s * self._rng.uniform(0.5, 1.0), error.retry_after_s or 0.0)
         self._traffic.troubled(error.failure(), delay_s)
-        with self._swarm.lock:
-            self._origin_error = error
-            self._failed_locked(number, Outcome.ORIGIN, time.monotonic() + delay_s)
-            self._pump()
+        self._origin_error = error
+        self._failed(number, Outcome.ORIGIN, time.monotonic() + delay_s)
 
     def _ask(self, reader: RangeReader, number: int, peer: NodeName) -> None:
         """The chunk from a peer, if it gives it and it is right."""
@@ -258,7 +229,8 @@ class Together:
                 patience_s = self._swarm.pace.silence_s + 1.0  # it may hold the request for as long as `silence_s`
                 with self._asker.ask(member, "GET", f"chunks/{number}", timeout_s=patience_s) as reply:
                     if reply.status == 307:
-                        self._redirected(number, NodeName(reply.head.fields.get(READER.lower(), "")))
+                        self._swarm.redirected(number, NodeName(reply.head.fields.get(READER.lower(), "")))
+                        self._pump()
                         return
                     got = self._receive(reply, number, member, reader.buffer) if reply.status == 200 else None
                     if isinstance(got, Origin):
@@ -271,9 +243,7 @@ class Together:
         if outcome is Outcome.CORRUPT:
             self._traffic.wrong_peer(peer)
             _log.warning("a peer sent wrong bytes", extra={"peer": peer, "chunk": number})
-        with self._swarm.lock:
-            self._failed_locked(number, outcome)
-            self._pump()
+        self._failed(number, outcome)
 
     def _receive(self, reply: Reply, number: int, peer: Member, buffer: bytearray) -> Origin | Outcome:
         """The chunk is written and has the digest it came with; or why it is not good."""
@@ -281,38 +251,13 @@ class Together:
         origin = _origin(reply)
         if origin is None or reply.left != chunk.size:
             return Outcome.CORRUPT
-        with self._swarm.lock:
-            stale = self._mesh.rejects(number, origin)
-        gaps, digest, view = self._files.gaps(chunk), chunk_hash(), memoryview(buffer)
-        here = self._swarm.membership.members.get(self._swarm.me)
-        far = here is not None and peer.zone != here.zone and None not in (peer.zone, here.zone)
-        position, began = chunk.start, time.monotonic()
-        told_at, told = began, chunk.start
-        while count := reply.read_into(view):
-            block = view[:count]
-            digest.update(block)
-            for gap in gaps:
-                start, stop = max(gap.start, position), min(gap.stop, position + count)
-                if start < stop and not stale:
-                    self._files.write(chunk.file, start, block[start - position : stop - position])
-            position += count
-            self._traffic.peer(count, far=far)
-            self._fetcher.spend(count, self._stop)
-            now = time.monotonic()
-            if now < told_at + ARRIVING_S:
-                continue
-            if now > began + self._swarm.pace.takeover_s and position - chunk.start < SLOWEST_BYTES_PER_S * (
-                now - began
-            ):
-                return Outcome.UNREACHABLE
-            with self._swarm.lock:
-                self._mesh.arriving(number, (position - told) / chunk.size, now)
-                if self._mesh.abandons(number):
-                    return Outcome.UNREACHABLE
-            told_at, told = now, position
+        stale, gaps = self._swarm.rejects(number, origin), self._files.gaps(chunk)
+        digest = self._body(reply, number, peer, [] if stale else gaps, buffer)
+        if digest is None:
+            return Outcome.UNREACHABLE
         if stale:  # all of it was read, so that its sender is rid of it
             return Outcome.STALE
-        if digest.digest() != origin.digest:
+        if digest != origin.digest:
             return Outcome.CORRUPT
         for gap in gaps:
             self._files.wrote(gap.file, gap.start, gap.stop)
@@ -322,24 +267,43 @@ class Together:
             return origin if made == origin.digest else Origin(self._swarm.me, made)
         return origin
 
-    def _landed(self, number: int, origin: Origin, reader: RangeReader) -> None:
-        with self._swarm.lock:
-            self._flying.discard(number)
-            self._landed_at, self._origin_error = time.monotonic(), None
-            self._swarm.release(self._mesh.landed(number, origin, self._landed_at))
-            if origin.reader == self._swarm.me:
-                self._swarm.told_anew()
-            self._pump()
-        self._advance(self._swarm.grid.chunks[number].file, reader)
+    def _body(self, reply: Reply, number: int, peer: Member, gaps: list[Chunk], buffer: bytearray) -> bytes | None:
+        """The digest of what the peer sends, of which `gaps` are written. None: it takes too long."""
+        chunk, digest, view = self._swarm.grid.chunks[number], chunk_hash(), memoryview(buffer)
+        far = self._is_far(peer)
+        position, told = chunk.start, chunk.start
+        began = told_at = time.monotonic()
+        while count := reply.read_into(view):
+            block = view[:count]
+            digest.update(block)
+            for gap in gaps:
+                start, stop = max(gap.start, position), min(gap.stop, position + count)
+                if start < stop:
+                    self._files.write(chunk.file, start, block[start - position : stop - position])
+            position += count
+            self._traffic.peer(count, far=far)
+            self._fetcher.spend(count, self._stop)
+            now = time.monotonic()
+            if now < told_at + ARRIVING_S:
+                continue
+            is_slow = position - chunk.start < SLOWEST_BYTES_PER_S * (now - began)
+            if is_slow and now > began + self._swarm.pace.takeover_s:
+                return None
+            if not self._swarm.arriving(number, (position - told) / chunk.size):
+                return None
+            told_at, told = now, position
+        return digest.digest()
 
-    def _redirected(self, number: int, reader: NodeName) -> None:
-        with self._swarm.lock:
-            if reader in self._swarm.membership.members:
-                self._flying.discard(number)
-                self._swarm.release(self._mesh.redirected(number, reader, time.monotonic()))
-            else:
-                self._failed_locked(number, Outcome.NOT_YET)
-            self._pump()
+    def _is_far(self, peer: Member) -> bool:
+        """The peer is in another zone than this node."""
+        here = self._swarm.membership.members.get(self._swarm.me)
+        return here is not None and peer.zone != here.zone and None not in (peer.zone, here.zone)
+
+    def _landed(self, number: int, origin: Origin, reader: RangeReader) -> None:
+        self._swarm.landed(number, origin)
+        self._landed_at, self._origin_error = time.monotonic(), None
+        self._pump()
+        self._advance(self._swarm.grid.chunks[number].file, reader)
 
     def _steal(self, owner: NodeName) -> None:
         chunk, reached = None, False
@@ -353,9 +317,8 @@ class Together:
         except OSError as error:
             if self._stop.is_set():
                 raise Cancelled from error
-        with self._swarm.lock:
-            self._mesh.stolen(owner, chunk, time.monotonic(), reached=reached)
-            self._pump()
+        self._swarm.stolen(owner, chunk, reached=reached)
+        self._pump()
 
     def _advance(self, index: int, reader: RangeReader) -> None:
         """The file is hashed as far as it reaches. One that is complete and wrong is read anew."""
@@ -363,8 +326,7 @@ class Together:
         if reached is Reached.WRONG:
             self._read_alone(reader, index)
         elif reached is Reached.SEALED and not self._files.unsealed:
-            with self._swarm.lock:
-                self._wake.notify()
+            self._swarm.stir()
 
     def _read_alone(self, reader: RangeReader, index: int) -> None:
         """All of a file from the origin: then it is known who read it wrong.
@@ -375,31 +337,27 @@ class Together:
         self._swarm.withdraw(chunks)
         for number in chunks:
             chunk, digest = self._swarm.grid.chunks[number], chunk_hash()
-            self._fetcher.fetch(reader, chunk, self._stop, each=digest.update)
-            with self._swarm.lock:
-                self._mesh.put_back(number, Origin(self._swarm.me, digest.digest()))
+            self._fetch(reader, chunk, digest)
+            self._swarm.put_back(number, Origin(self._swarm.me, digest.digest()))
         self._advance(index, reader)  # raises if it is wrong again: then it is the origin's fault, and no reader's
-        with self._swarm.lock:
-            blamed = self._mesh.settle(chunks, time.monotonic())
-            self._pump()
+        blamed = self._swarm.settle(chunks)
+        self._pump()
         for number, name in blamed.items():
             self._traffic.wrong_reader(name)
             _log.warning("a node read wrong bytes", extra={"peer": name, "chunk": number, "file": path})
 
-    def _throttled(self, pause_s: float) -> None:
-        with self._swarm.lock:
-            self._swarm.quiet(pause_s)
-
     # --- news ---
 
-    def _listen_locked(self) -> None:
+    def _listen_to_neighbours(self) -> None:
         """Every neighbour of ours is listened to."""
         for name in self._swarm.membership.neighbours(self._swarm.me):
             thread = self._listening.get(name)
             if thread is None or not thread.is_alive():
                 thread = threading.Thread(target=self._listen, args=(name,), name=f"news-{name}", daemon=True)
-                if _started(thread):  # else it is tried again within a second
+                if (error := started(thread)) is None:
                     self._listening[name] = thread
+                else:  # it is tried again within a second
+                    _log.warning("cannot listen to a neighbour now", extra={"peer": name, "error": str(error)})
 
     def _listen(self, name: NodeName) -> None:
         """Until it is no neighbour any more, or the fill is over."""
@@ -415,21 +373,10 @@ class Together:
             pause_s = min(RELISTEN_S[1], pause_s * 2)
 
     def _heard(self, name: NodeName, frame: Frame) -> None:
-        with self._swarm.lock:
-            if frame.kind is Kind.QUIET:
-                self._mesh.told_to_pause(name, frame.value / 1000, time.monotonic())
-            elif self._mesh.heard(name, frame.value, time.monotonic(), whole=frame.kind is Kind.WHOLE):
-                self._pump()
-
-
-def _started(thread: threading.Thread) -> bool:
-    """Not while the process has no thread left: what runs goes on, and more is tried a little later."""
-    try:
-        thread.start()
-    except (RuntimeError, MemoryError) as error:
-        _log.warning("cannot start a thread now", extra={"which": thread.name, "error": str(error)})
-        return False
-    return True
+        if frame.kind is Kind.QUIET:
+            self._swarm.told_to_pause(name, frame.value / 1000)
+        elif self._swarm.heard(name, frame.value, whole=frame.kind is Kind.WHOLE):
+            self._pump()
 
 
 def _origin(reply: Reply) -> Origin | None:

@@ -180,7 +180,8 @@ class Fill:
                 swarm = exchange.open(company, self.manifest, data.here, have, begun)
         except OSError as error:
             raise StoreError(f"opening {self._ingest.data}: {error.strerror}") from error
-        driver = Together(self._files, self._fetcher, self._traffic, self._redirects, self._check, swarm, self._rng)
+        shared = (self._files, self._fetcher, self._traffic, self._redirects, self._check)
+        driver = Together(*shared, swarm, exchange.asker(swarm), self._rng)
         with self._lock:
             self._driver = driver
             if self._company is None or self._company.fill != company.fill:

@@ -54,6 +54,22 @@ RENEWALS_IN_VAIN = 2
 """A chunk of which not a byte came from so many fresh locations in a row is denied, not expired."""
 
 
+@dataclass(slots=True)
+class _Reading:
+    """One chunk that is being fetched: as far as `position`, and journaled as far as `recorded`."""
+
+    reader: RangeReader
+    chunk: Chunk
+    stop: threading.Event
+    resumes: bool
+    turn_s: float | None
+    each: Callable[[memoryview], object]
+    resolved: Resolved
+    """From where it was tried last."""
+    position: int
+    recorded: int
+
+
 class Fetcher:
     """What the threads of a fill share to read the origin. `resolved` may be replaced at any time."""
 
@@ -67,17 +83,15 @@ class Fetcher:
         limit: RateLimit,
         rng: random.Random,
         quotas: Quotas | None = None,
-        throttled: Callable[[float], None] = lambda pause_s: None,
         renew: Callable[[], Resolved] | None = None,
     ) -> None:
         """`quotas` are those of the node; None: this fill has the origins to itself.
 
-        `throttled` hears of every pause that the origin asks for. `renew` resolves the same again where locations have
-        expired; None: that is somebody else's to do, and an expired location ends the fill.
+        `renew` resolves the same again where locations have expired; None: that is somebody else's to do, and an
+        expired location ends the fill.
         """
         self.resolved = resolved
         self.settings = settings
-        self.throttled = throttled
         self._files = files
         self._traffic = traffic
         self._limit = limit
@@ -116,57 +130,77 @@ class Fetcher:
         resumes: bool = True,
         turn_s: float | None = None,
         each: Callable[[memoryview], object] = lambda block: None,
+        throttled: Callable[[float], None] = lambda pause_s: None,
     ) -> None:
         """The chunk is written and journaled; of one that fails or is slow, what has come of it.
 
         Not `resumes`: the server sends nothing but the whole, so that every try begins at the beginning. `each` is
-        given every block in order. Raises RangesIgnored and the SourceError family; Cancelled soon after `stop` is set;
-        NotOurTurn as `Quota.request` does.
+        given every block in order; `throttled` hears of every pause that the origin asks for. Raises RangesIgnored and
+        the SourceError family; Cancelled soon after `stop` is set; NotOurTurn as `Quota.request` does.
         """
-        file = self._files.manifest.files[chunk.file]
-        position = recorded = chunk.start
+        reading = _Reading(reader, chunk, stop, resumes, turn_s, each, self.resolved, chunk.start, chunk.start)
         failures, came = 0, self._files.done
         try:
-            while position < chunk.stop:
-                origin = self.resolved.locations[chunk.file].origin
-                quota = self._quotas.of(origin) if origin is not None else None
-                trouble: SourceError | None = None
-                with self._turn(quota, stop, turn_s):
-                    began, began_at, resolved = position, time.monotonic(), self.resolved
-                    if resolved.unreadable is not None:
-                        raise SourceError(resolved.unreadable.message, reason=resolved.unreadable.reason)
-                    location = resolved.locations[chunk.file]
-                    try:
-                        for block in reader.blocks(location, resolved.storage_options, file.size, position, chunk.stop):
-                            self._files.write(chunk.file, position, block)
-                            if position == began:
-                                self._traffic.answered(time.monotonic() - began_at)
-                            self._files.wrote(chunk.file, position, position + len(block))
-                            self._traffic.origin(len(block), requests=position == chunk.start)
-                            each(block)
-                            position += len(block)
-                            if resumes and self._is_slow(chunk, position - began, time.monotonic() - began_at):
-                                self._files.record(Chunk(chunk.file, recorded, position))
-                                recorded = position
-                            self.spend(len(block), stop, quota.arrived(len(block)) if quota is not None else 0.0)
-                    except RangesIgnored:
-                        raise
-                    except SourceError as error:
-                        if stop.is_set():
-                            raise Cancelled from error
-                        trouble = error
-                        if quota is not None and error.retry_after_s is not None:
-                            quota.quiet(error.retry_after_s)  # all fills of all nodes are meant, not only this chunk
-                if trouble is not None:
-                    others = isinstance(trouble, Crowded) and self._files.done > came
-                    failures = 1 if (resumes and position > began) or others else failures + 1
-                    came = self._files.done
-                    if not resumes:
-                        position = chunk.start
-                    self._endure(trouble, failures, stop, resolved)
+            while reading.position < chunk.stop:
+                began = reading.position
+                trouble = self._attempt(reading)
+                if trouble is None:
+                    continue
+                others = isinstance(trouble, Crowded) and self._files.done > came
+                failures = 1 if (resumes and reading.position > began) or others else failures + 1
+                came = self._files.done
+                if not resumes:
+                    reading.position = chunk.start
+                self._endure(trouble, failures, reading, throttled)
         finally:
-            if position > recorded:
-                self._files.record(Chunk(chunk.file, recorded, position))
+            self._record(reading)
+
+    def _attempt(self, reading: _Reading) -> SourceError | None:
+        """One request for what is missing of the chunk: as far as it came, and why no further.
+
+        Raises what no further try can help, and Cancelled.
+        """
+        origin = self.resolved.locations[reading.chunk.file].origin
+        quota = self._quotas.of(origin) if origin is not None else None
+        with self._turn(quota, reading.stop, reading.turn_s):
+            reading.resolved = self.resolved
+            if reading.resolved.unreadable is not None:
+                raise SourceError(reading.resolved.unreadable.message, reason=reading.resolved.unreadable.reason)
+            try:
+                self._read(reading, quota)
+            except RangesIgnored:
+                raise
+            except SourceError as error:
+                if reading.stop.is_set():
+                    raise Cancelled from error
+                if quota is not None and error.retry_after_s is not None:
+                    quota.quiet(error.retry_after_s)  # all fills of all nodes are meant, not only this chunk
+                return error
+        return None
+
+    def _read(self, reading: _Reading, quota: Quota | None) -> None:
+        """The rest of the chunk is written, and counted, as it comes."""
+        chunk, resolved = reading.chunk, reading.resolved
+        size, location = self._files.manifest.files[chunk.file].size, resolved.locations[chunk.file]
+        began, began_at = reading.position, time.monotonic()
+        for block in reading.reader.blocks(location, resolved.storage_options, size, began, chunk.stop):
+            position = reading.position
+            self._files.write(chunk.file, position, block)
+            if position == began:
+                self._traffic.answered(time.monotonic() - began_at)
+            self._files.wrote(chunk.file, position, position + len(block))
+            self._traffic.origin(len(block), requests=position == chunk.start)
+            reading.each(block)
+            reading.position += len(block)
+            if reading.resumes and self._is_slow(chunk, reading.position - began, time.monotonic() - began_at):
+                self._record(reading)
+            self.spend(len(block), reading.stop, quota.arrived(len(block)) if quota is not None else 0.0)
+
+    def _record(self, reading: _Reading) -> None:
+        """What has come of the chunk is journaled."""
+        if reading.position > reading.recorded:
+            self._files.record(Chunk(reading.chunk.file, reading.recorded, reading.position))
+            reading.recorded = reading.position
 
     @staticmethod
     def _is_slow(chunk: Chunk, came: int, seconds: float) -> bool:
@@ -179,27 +213,18 @@ class Fetcher:
         if stop.wait(pause_s) if pause_s else stop.is_set():
             raise Cancelled
 
-    def _endure(self, error: SourceError, failures: int, stop: threading.Event, read: Resolved) -> None:
-        """Returns when the chunk may be tried again; raises `error` when that is not for this attempt to do.
-
-        `read` is where it was tried.
-        """
+    def _endure(self, error: SourceError, failures: int, reading: _Reading, throttled: Callable[[float], None]) -> None:
+        """Returns when the chunk may be tried again; raises `error` when that is not for this attempt to do."""
+        read, settings = reading.resolved, self.settings
         if read is not self.resolved:
             return
-        settings = self.settings
         if self._renew is not None and _is_expired(error, read):
-            if failures > RENEWALS_IN_VAIN:
-                raise _denied(error)
-            try:
-                self._renew_locations(read, self._renew)
-            except SourceError as failed:
-                if not failed.retryable or isinstance(failed, SourceChanged):
-                    raise
-                error = failed  # the origin is in trouble: it is asked again like for anything else
-            else:
-                if failures > 1 and stop.wait(settings.retry.first_s):
+            trouble = self._renewed(error, failures, read, self._renew)
+            if trouble is None:
+                if failures > 1 and reading.stop.wait(settings.retry.first_s):
                     raise Cancelled
                 return
+            error = trouble  # the origin is in trouble: it is asked again like for anything else
         if not error.retryable or _is_changed(error, read) or failures >= settings.tries:
             raise error.refusal if isinstance(error, Crowded) else error
         delay_s = settings.retry.delay_s(error, failures, self._rng)
@@ -207,9 +232,23 @@ class Fetcher:
             raise error
         self._traffic.troubled(error.failure(), delay_s)
         if isinstance(error, SourceThrottled):
-            self.throttled(delay_s)
-        if stop.wait(delay_s):
+            throttled(delay_s)
+        if reading.stop.wait(delay_s):
             raise Cancelled
+
+    def _renewed(
+        self, error: SourceError, failures: int, read: Resolved, renew: Callable[[], Resolved]
+    ) -> SourceError | None:
+        """None: there are fresh locations. Else why there are none, if trying again may help."""
+        if failures > RENEWALS_IN_VAIN:
+            raise _denied(error)
+        try:
+            self._renew_locations(read, renew)
+        except SourceError as failed:
+            if not failed.retryable or isinstance(failed, SourceChanged):
+                raise
+            return failed
+        return None
 
     def _renew_locations(self, read: Resolved, renew: Callable[[], Resolved]) -> None:
         """The locations are others than those that were `read`. Raises SourceChanged if the files are others, too."""

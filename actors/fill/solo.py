@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from actors.chunks import Chunk, plan_chunks
-from actors.errors import Cancelled, StoreError
+from actors.errors import StoreError
 from actors.fill import concurrency
 from actors.fill.files import Files, Reached
 from actors.fill.meter import Traffic
 from actors.fill.origin_reader import Fetcher
 from actors.fill.range_reader import RangeReader, RangesIgnored, Redirects
+from actors.fill.workers import Workers
 
 SMALLEST_CHUNK_BYTES = 4 << 20
 """Of a model too small to keep all connections busy; below, the round trips between two chunks would show."""
@@ -43,13 +44,11 @@ class Alone:
         self._files = files
         self._fetcher = fetcher
         self._traffic = traffic
-        self._redirects = redirects
         self._check = check
+        self._workers = Workers(fetcher, redirects, self._work, self.cancel)
         self._lock = threading.Condition()
-        self._stop = threading.Event()
+        self._stop = self._workers.stopped
         self._over = threading.Event()
-        self._readers: list[RangeReader] = []
-        self._error: BaseException | None = None
         self._busy = 0
         settings, manifest = fetcher.settings, files.manifest
         most = max(1, min(settings.connections, len(manifest.files) + manifest.total_bytes // (1 << 20)))
@@ -62,23 +61,15 @@ class Alone:
         self._plans = self._todo()
         self._open: list[tuple[int, Iterator[Chunk]]] = []
         self._held_back = False
-        """Somebody waits for a file to be hashed further."""
-        fetcher.throttled = self._throttled
+        """A worker waits for a file to be hashed further."""
 
     def run(self) -> None:
         """Returns when every file is sealed, or soon after `cancel`. Raises the first error that cannot be helped."""
-        workers: list[threading.Thread] = []
         self._keep_to_share()
         while True:
-            for number in range(len(workers), self._concurrency.workers):
-                worker = threading.Thread(target=self._work, args=(number,), name=f"fill-{number}", daemon=True)
-                try:
-                    worker.start()
-                except (RuntimeError, MemoryError) as error:
-                    if not workers:
-                        raise StoreError(f"there is no thread to fill with: {error}", reason="OutOfThreads") from error
-                    break  # those that run go on; more are tried with the next tick
-                workers.append(worker)
+            error = self._workers.start(self._concurrency.workers)
+            if error is not None and not len(self._workers):
+                raise StoreError(f"there is no thread to fill with: {error}", reason="OutOfThreads") from error
             if self._over.wait(_TICK_S):
                 break
             with self._lock:
@@ -87,10 +78,7 @@ class Alone:
                 self._concurrency = concurrency.observe(self._concurrency, self._traffic.sample())
                 if self._concurrency.workers > before.workers:
                     self._lock.notify_all()
-        for worker in workers:
-            worker.join()
-        if self._error is not None:
-            raise self._error
+        self._workers.join()
 
     def cancel(self) -> None:
         """`run` ends soon; transfers that wait for the network are cut."""
@@ -98,9 +86,7 @@ class Alone:
         self._over.set()
         with self._lock:
             self._lock.notify_all()
-            readers = list(self._readers)
-        for reader in readers:
-            reader.abort()
+        self._workers.stop()
 
     def _keep_to_share(self) -> None:
         """No more are at work than the node may have at the origin, which changes; one is, if only to wait."""
@@ -168,36 +154,25 @@ class Alone:
 
     # --- one worker ---
 
-    def _work(self, number: int) -> None:
-        reader = self._fetcher.reader(self._redirects)
-        with self._lock:
-            self._readers.append(reader)
-        try:
-            while (chunk := self._next(number)) is not None:
-                try:
-                    self._check()
-                    if chunk.size:
-                        self._fetch(reader, chunk)
-                    if self._files.advance(chunk.file, reader.buffer, self._stop, self._hashed) is Reached.WRONG:
-                        with self._lock:
-                            self._again.extend(self._chunks_of(chunk.file))
-                finally:
+    def _work(self, reader: RangeReader, number: int) -> None:
+        while (chunk := self._next(number)) is not None:
+            try:
+                self._check()
+                if chunk.size:
+                    self._fetch(reader, chunk)
+                if self._files.advance(chunk.file, reader.buffer, self._stop, self._hashed) is Reached.WRONG:
                     with self._lock:
-                        self._busy -= 1
-                        if not self._busy or self._again:
-                            self._lock.notify_all()
-        except BaseException as error:  # noqa: BLE001  it is raised again, by `run`
-            with self._lock:
-                cancelled = self._stop.is_set() or isinstance(error, Cancelled)
-                if self._error is None and not cancelled:
-                    self._error = error
-            self.cancel()
-        finally:
-            reader.close()
+                        self._again.extend(self._chunks_of(chunk.file))
+            finally:
+                with self._lock:
+                    self._busy -= 1
+                    if not self._busy or self._again:
+                        self._lock.notify_all()
 
     def _fetch(self, reader: RangeReader, chunk: Chunk) -> None:
         try:
-            self._fetcher.fetch(reader, chunk, self._stop, resumes=chunk.file not in self._whole)
+            resumes = chunk.file not in self._whole
+            self._fetcher.fetch(reader, chunk, self._stop, resumes=resumes, throttled=self._throttled)
         except RangesIgnored:  # this file comes in one piece, and once; other chunks of it are dropped
             with self._lock:
                 if chunk.file not in self._whole:

@@ -18,6 +18,7 @@ from actors.manifest import Manifest
 from actors.mesh import bitmap
 from actors.mesh.limits import LINK_BYTES_PER_S, Pace, choose_slots
 from actors.messages import Company, NodeName, Part
+from actors.peers.client import Asker
 from actors.peers.server import PeerServer
 from actors.peers.swarm import Swarm
 from actors.peers.tls import Tls, TlsFiles
@@ -64,13 +65,17 @@ class Exchange:
         """
         pace = Pace(slots=choose_slots(company.chunk_bytes, self._link_bytes_per_s))
         rng = random.Random(self._rng.random())
-        swarm = Swarm(self._node, company, manifest, folder, pace, have=have, begun=begun, rng=rng, tls=self._tls)
+        swarm = Swarm(self._node, company, manifest, folder, pace, have=have, begun=begun, rng=rng)
         with self._lock:
             before = self._swarms.get(company.fill)
             self._swarms[company.fill] = swarm
         if before is not None:
             before.close()
         return swarm
+
+    def asker(self, swarm: Swarm) -> Asker:
+        """The asking end of that part: connections to the other members."""
+        return Asker(swarm.me, swarm.company.fill, lambda: swarm.tokens, swarm.pace.silence_s, self._tls)
 
     def seed(self, company: Company, manifest: Manifest, folder: Path) -> None:
         """A committed copy is there for others. Does nothing if it is already."""
@@ -106,10 +111,7 @@ class Exchange:
     def part(self, fill: str | None) -> Part | None:
         """What this node does in a fill."""
         swarm = self._swarms.get(fill or "")
-        if swarm is None:
-            return None
-        with swarm.lock:
-            return swarm.part
+        return swarm.part if swarm is not None else None
 
     def close(self) -> None:
         server, self._server = self._server, None

@@ -1,8 +1,11 @@
 """One node's part in a fill that several nodes do together: what it has, what it tells, what it hands out.
 
-                    ┌── asked, served, asked for work ── peer port (`actors.peers.server`)
+                    ┌── asked, served, asked for work ──── peer port (`actors.peers.server`)
     Mesh ── lock ───┤
-                    └── next, landed, failed, heard ──── the fill at work (`fill.cooperative`), while there is one
+                    └── begin, landed, failed, heard, … ── the fill at work (`fill.cooperative`), while there is one
+
+Every event takes the lock, tells the mesh, and answers the peers that waited for it. Nobody else has the mesh or the
+lock, and nothing is called while the lock is held: a fill at work that has nothing to do sleeps in `wait`.
 
 It outlives the attempts to fill: a node that is complete, or waits before it tries again, serves on from what is on its
 disk. The folder is held open, so that committing the model, which renames it, disturbs nobody.
@@ -16,14 +19,14 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from actors.chunks import Grid
 from actors.digest import chunk_hash
 from actors.disk.handles import Folder
 from actors.manifest import Manifest
-from actors.mesh.actions import Answer, Elsewhere, Origin, Release
+from actors.mesh.actions import Answer, AskPeer, Done, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal, Wait
 from actors.mesh.announcements import NOTHING
 from actors.mesh.limits import Pace
 from actors.mesh.membership import Membership
@@ -31,7 +34,6 @@ from actors.mesh.mesh import Mesh
 from actors.messages import Company, NodeName, Part
 from actors.peers.gossip import SIGN_OF_LIFE_S, Frame, Kind
 from actors.peers.server import STUCK_S, Sending
-from actors.peers.tls import Tls
 
 BLOCK_BYTES = 1 << 20
 
@@ -45,7 +47,7 @@ class _Held:
 
 
 class Swarm:
-    """Any thread may call anything; `mesh` only while holding `lock`."""
+    """Any thread may call anything; `wait` is for one, which is the fill at work."""
 
     def __init__(
         self,
@@ -58,22 +60,21 @@ class Swarm:
         have: int,
         rng: random.Random,
         begun: int = 0,
-        tls: Tls | None = None,
     ) -> None:
         """`folder` holds the files; `have` and `begun` are bitmaps of the chunks there, and in part. Raises OSError."""
         self.me = me
-        self.tls = tls
         self.grid = Grid(manifest.files, company.chunk_bytes)
         self.manifest = manifest
         self.company = company
         self.pace = pace
-        self.lock = threading.Lock()
         self.closed = False
-        self.poke: Callable[[], None] = lambda: None
-        """Called with `lock` held when something has happened that may let the fill go on."""
         self.membership = Membership(company.fill, company.members, len(self.grid))
-        self.mesh = Mesh(me, self.membership, pace, rng=rng, now=time.monotonic(), have=have, begun=begun)
-        self._news = threading.Condition(self.lock)
+        self._lock = threading.Lock()
+        self._mesh = Mesh(me, self.membership, pace, rng=rng, now=time.monotonic(), have=have, begun=begun)
+        self._flying: set[int] = set()  # begun by the fill at work
+        self._news = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)
+        self._stirred = False
         self._quiet_until = 0.0
         self._tokens = (company.token, company.token)
         self._held: dict[tuple[NodeName, int], list[_Held]] = {}
@@ -88,13 +89,9 @@ class Swarm:
 
     @property
     def part(self) -> Part:
-        here = self.membership.members.get(self.me)
-        return Part(
-            self.company.fill,
-            self.company.name,
-            self.company.chunk_bytes,
-            here is not None and here.owns,
-        )
+        with self._lock:
+            here, company = self.membership.members.get(self.me), self.company
+        return Part(company.fill, company.name, company.chunk_bytes, here is not None and here.owns)
 
     def join(self, company: Company) -> None:
         """From now on these take part. The last token opens the port still: others may be a moment behind."""
@@ -102,29 +99,150 @@ class Swarm:
             return
         same = company.members == self.company.members
         membership = self.membership if same else Membership(company.fill, company.members, len(self.grid))
-        with self.lock:
+        with self._lock:
             if company.token != self._tokens[0]:
                 self._tokens = (company.token, self._tokens[0])
             self.company, self.membership = company, membership
             if same:
                 return
-            self.mesh.join(membership, time.monotonic())
-            self.poke()
+            self._mesh.join(membership, time.monotonic())
+            self._stir()
             self._news.notify_all()
 
     def close(self) -> None:
         """Nothing is told or handed out any more."""
-        with self.lock:
+        with self._lock:
             self.closed = True
             self._news.notify_all()
             for waiting in self._held.values():
                 for each in waiting:
                     each.answered.set()
 
-    # --- what the fill at work reports; with the lock held ---
+    # --- the fill at work ---
 
-    def release(self, releases: list[Release]) -> None:
-        """Those who waited are answered, and those who are told at once are told."""
+    def wait(self, timeout_s: float) -> None:
+        """Returns when something has happened that may let the fill go on, or after so long."""
+        with self._lock:
+            if not self._stirred:
+                self._changed.wait(timeout_s)
+            self._stirred = False
+
+    def stir(self) -> None:
+        """`wait` returns."""
+        with self._lock:
+            self._stir()
+
+    def begin(self) -> tuple[list[ReadOrigin | AskPeer | Steal], float]:
+        """All that is to be begun now, and when to ask again if nothing happens before: seconds, on a monotonic clock.
+
+        Each ends with `landed`, `failed`, `redirected` or `stolen`.
+        """
+        begun: list[ReadOrigin | AskPeer | Steal] = []
+        with self._lock:
+            while True:
+                action = self._mesh.next(time.monotonic())
+                if isinstance(action, Wait | Done):
+                    return begun, action.until if isinstance(action, Wait) else float("inf")
+                if not isinstance(action, Steal):
+                    self._flying.add(action.chunk)
+                begun.append(action)
+
+    def landed(self, chunk: int, origin: Origin) -> None:
+        """The chunk is on the disk and right. Peers that waited for it get it; what we read is told at once."""
+        with self._lock:
+            self._flying.discard(chunk)
+            self._release(self._mesh.landed(chunk, origin, time.monotonic()))
+            if origin.reader == self.me:
+                self._news.notify_all()
+
+    def failed(self, chunk: int, outcome: Outcome, *, retry_at: float = 0.0) -> None:
+        """The chunk did not come. `retry_at`: when the origin may be asked again."""
+        with self._lock:
+            self._failed(chunk, outcome, retry_at)
+
+    def redirected(self, chunk: int, to: NodeName) -> None:
+        """A peer names another that has the chunk, or reads it. One that is no member has nothing."""
+        with self._lock:
+            if to in self.membership.members:
+                self._flying.discard(chunk)
+                self._release(self._mesh.redirected(chunk, to, time.monotonic()))
+            else:
+                self._failed(chunk, Outcome.NOT_YET)
+
+    def stolen(self, owner: NodeName, chunk: int | None, *, reached: bool) -> None:
+        with self._lock:
+            self._mesh.stolen(owner, chunk, time.monotonic(), reached=reached)
+
+    def arriving(self, chunk: int, share: float) -> bool:
+        """So much of a chunk has come, slowly. Whether the rest of it is to be waited for."""
+        with self._lock:
+            self._mesh.arriving(chunk, share, time.monotonic())
+            return not self._mesh.abandons(chunk)
+
+    def heard(self, peer: NodeName, chunks: int, *, whole: bool) -> bool:
+        """A peer tells what it has. Whether something may be begun."""
+        with self._lock:
+            return self._mesh.heard(peer, chunks, time.monotonic(), whole=whole)
+
+    def told_to_pause(self, peer: NodeName, pause_s: float) -> None:
+        with self._lock:
+            self._mesh.told_to_pause(peer, pause_s, time.monotonic())
+
+    def allow(self, reads: int | None) -> None:
+        """So many chunks may be read from the origin at a time; None: any number."""
+        with self._lock:
+            self._mesh.allow(reads)
+
+    @property
+    def reads(self) -> int:
+        """How many chunks this node is to read at a time, if it is allowed to."""
+        with self._lock:
+            return self._mesh.reads
+
+    def pause(self, pause_s: float) -> None:
+        """The origin, or the coordinator, asked this node for a pause. Its neighbours are told, unless they know."""
+        until = time.monotonic() + pause_s
+        with self._lock:
+            if until > self._quiet_until + 0.5:
+                self._quiet_until = until
+                self._mesh.quiet_origin(until)
+                self._news.notify_all()
+
+    def rejects(self, chunk: int, origin: Origin) -> bool:
+        with self._lock:
+            return self._mesh.rejects(chunk, origin)
+
+    def withdraw(self, chunks: range) -> None:
+        """Nobody gets these any more, and nobody is getting them: they may be written anew."""
+        with self._lock:
+            self._mesh.withdraw(chunks)
+            deadline = time.monotonic() + STUCK_S
+            while any(chunk in chunks for chunk in self._sending) and time.monotonic() < deadline:
+                self._news.wait(0.1)
+
+    def put_back(self, chunk: int, origin: Origin) -> None:
+        with self._lock:
+            self._mesh.put_back(chunk, origin)
+
+    def settle(self, chunks: range) -> dict[int, NodeName]:
+        """These are right now. By chunk, the reader whose bytes were not."""
+        with self._lock:
+            return self._mesh.settle(chunks, time.monotonic())
+
+    def rest(self) -> None:
+        """The fill is at work no more: what it had begun brings nothing."""
+        with self._lock:
+            for chunk in list(self._flying):
+                self._failed(chunk, Outcome.NOT_YET)
+
+    # --- with the lock held ---
+
+    def _failed(self, chunk: int, outcome: Outcome, retry_at: float = 0.0) -> None:
+        self._flying.discard(chunk)
+        self._release(self._mesh.failed(chunk, outcome, time.monotonic(), retry_at=retry_at))
+
+    def _release(self, releases: list[Release]) -> None:
+        """Requests that were held are answered."""
         for each in releases:
             waiting = self._held.get((each.peer, each.chunk))
             if waiting:
@@ -132,27 +250,11 @@ class Swarm:
                 held.answer = each.answer
                 held.answered.set()
             elif each.answer is Answer.DATA:
-                self.mesh.served(each.peer, each.chunk, time.monotonic(), ok=False)
+                self._mesh.served(each.peer, each.chunk, time.monotonic(), ok=False)
 
-    def told_anew(self) -> None:
-        """Something has landed that nobody else may have."""
-        self._news.notify_all()
-
-    def quiet(self, pause_s: float) -> None:
-        """The origin, or the coordinator, asked this node for a pause. Its neighbours are told, unless they know."""
-        until = time.monotonic() + pause_s
-        if until > self._quiet_until + 0.5:
-            self._quiet_until = until
-            self.mesh.quiet_origin(until)
-            self._news.notify_all()
-
-    def withdraw(self, chunks: range) -> None:
-        """Nobody gets these any more, and nobody is getting them: they may be written anew."""
-        with self.lock:
-            self.mesh.withdraw(chunks)
-            deadline = time.monotonic() + STUCK_S
-            while any(chunk in chunks for chunk in self._sending) and time.monotonic() < deadline:
-                self._news.wait(0.1)
+    def _stir(self) -> None:
+        self._stirred = True
+        self._changed.notify()
 
     # --- what peers ask: `actors.peers.server.Served` ---
 
@@ -164,8 +266,8 @@ class Swarm:
     def asked(self, peer: NodeName, chunk: int, buffer: bytearray) -> Sending | Answer | Elsewhere:
         if chunk >= len(self.grid):
             return Answer.NOT_YET
-        with self.lock:
-            answer = self.mesh.asked(peer, chunk, time.monotonic())
+        with self._lock:
+            answer = self._mesh.asked(peer, chunk, time.monotonic())
             if answer is Answer.HOLD:
                 held = _Held()
                 self._held.setdefault((peer, chunk), []).append(held)
@@ -174,31 +276,31 @@ class Swarm:
         return self._open(peer, chunk, buffer) if answer is Answer.DATA else answer
 
     def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None:
-        with self.lock:
+        with self._lock:
             if chunk in self._sending:
                 self._sending.remove(chunk)
-            if self.mesh.served(peer, chunk, time.monotonic(), ok=ok):
-                self.poke()
+            if self._mesh.served(peer, chunk, time.monotonic(), ok=ok):
+                self._stir()
 
     def asked_for_work(self, peer: NodeName) -> int | None:
-        with self.lock:
-            return self.mesh.asked_for_work(peer, time.monotonic())
+        with self._lock:
+            return self._mesh.asked_for_work(peer, time.monotonic())
 
     def told(self) -> Iterator[bytes]:
         """Urgent news at once, other news every `Pace.news_s`, and a sign of life when there is none for long."""
         cursor, quiet_until, told_at = NOTHING, 0.0, 0.0
         while True:
-            with self.lock:
-                while not self.closed and self._quiet_until == quiet_until and not self.mesh.urgent(cursor):
+            with self._lock:
+                while not self.closed and self._quiet_until == quiet_until and not self._mesh.urgent(cursor):
                     now = time.monotonic()
-                    behind = self.mesh.news(cursor).cursor != cursor
+                    behind = self._mesh.news(cursor).cursor != cursor
                     due = told_at + (self.pace.news_s if behind else SIGN_OF_LIFE_S)
                     if now >= due:
                         break
                     self._news.wait(min(due - now, self.pace.news_s))
                 if self.closed:
                     return
-                news = self.mesh.news(cursor)
+                news = self._mesh.news(cursor)
                 quiet, quiet_until = self._quiet_until != quiet_until, self._quiet_until
             cursor, told_at = news.cursor, time.monotonic()
             yield Frame(Kind.WHOLE if news.whole else Kind.DELTA, news.chunks).encode()
@@ -207,11 +309,11 @@ class Swarm:
 
     def _hold(self, peer: NodeName, chunk: int, held: _Held) -> Answer:
         held.answered.wait(self.pace.silence_s)
-        with self.lock:
+        with self._lock:
             waiting = self._held.get((peer, chunk), [])
             if held in waiting:
                 waiting.remove(held)
-                held.answer = self.mesh.unhold(peer, chunk)
+                held.answer = self._mesh.unhold(peer, chunk)
             if not waiting:
                 self._held.pop((peer, chunk), None)
         return held.answer
@@ -223,15 +325,15 @@ class Swarm:
         descriptor = -1
         try:
             descriptor = self._folder.open(file.path)
-            with self.lock:
-                if not self.mesh.have >> chunk & 1:
+            with self._lock:
+                if not self._mesh.have >> chunk & 1:
                     raise OSError("it was withdrawn")
                 self._sending.append(chunk)
-                origin = self.mesh.origins.get(chunk)
+                origin = self._mesh.origins.get(chunk)
             if origin is None:  # it was on the disk before: nobody has made a digest of this chunk
                 origin = Origin(self.me, _digest(descriptor, place.start, place.stop, buffer))
-                with self.lock:
-                    origin = self.mesh.origins.setdefault(chunk, origin)
+                with self._lock:
+                    origin = self._mesh.origins.setdefault(chunk, origin)
             return Sending(descriptor, place.start, place.size, origin)
         except OSError:  # the model was removed, or the disk is failing: not ours to report here
             if descriptor >= 0:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from actors.peers import server as peers
 from actors.peers import wire
 from actors.peers.client import Asker
 from actors.peers.gossip import Frame, Kind
-from actors.peers.server import FIRST_HEAD_S, RAY_PORTS, PeerServer
+from actors.peers.server import FIRST_HEAD_S, RAY_PORTS, PeerServer, Sending
 from actors.peers.swarm import Swarm
 from actors.peers.wire import DIGEST, NODE, READER
 from tests.kit.waiting import eventually
@@ -251,11 +251,12 @@ def test_a_peer_that_takes_a_byte_now_and_then_does_not_keep_a_slot(
             for connection in slow:
                 with contextlib.suppress(ConnectionError):
                     connection.recv(1)
-            with swarm.lock:
-                return swarm.mesh.asked(THERE, 0, time.monotonic()) is Answer.DATA
+            answer = swarm.asked(THERE, 0, bytearray())
+            if isinstance(answer, Sending):
+                os.close(answer.descriptor)
+            return answer is not Answer.BUSY
 
-        with swarm.lock:
-            assert swarm.mesh.asked(THERE, 0, time.monotonic()) is Answer.BUSY
+        assert swarm.asked(THERE, 0, bytearray()) is Answer.BUSY
         eventually(slot)
         for connection in slow:
             connection.close()
@@ -295,8 +296,7 @@ def test_a_peer_that_has_not_heard_of_the_new_token_is_asked_with_the_last(serve
 def test_news_come_whole_first_and_end_with_the_fill(server: PeerServer, swarm: Swarm, asker: Asker) -> None:
     frames = asker.listen(the_peer(server))
     assert next(frames) == Frame(Kind.WHOLE, 0b001111)
-    with swarm.lock:
-        swarm.quiet(5.0)
+    swarm.pause(5.0)
     assert next(frames) == Frame(Kind.DELTA, 0)
     quiet = next(frames)
     assert quiet.kind is Kind.QUIET
@@ -311,8 +311,7 @@ def test_whoever_asks_for_what_is_coming_waits_for_it(
     lands: bool, status: int, server: PeerServer, swarm: Swarm, asker: Asker
 ) -> None:
     swarm.join(replace(COMPANY, members=(Member(HERE), Member(THERE, owns=False))))
-    with swarm.lock:
-        action = swarm.mesh.next(time.monotonic())
+    (action, *_), _ = swarm.begin()
     assert isinstance(action, ReadOrigin)
     heard: list[int] = []
 
@@ -324,8 +323,7 @@ def test_whoever_asks_for_what_is_coming_waits_for_it(
     asking.start()
     if lands:
         eventually(lambda: swarm._held, every_s=0.001)
-        with swarm.lock:
-            swarm.release(swarm.mesh.landed(action.chunk, Origin(HERE, b"digest"), time.monotonic()))
+        swarm.landed(action.chunk, Origin(HERE, b"digest"))
     asking.join()
     assert heard == [status]
 
