@@ -1,12 +1,9 @@
 """A fill in company: carries out what the mesh decides, over real sockets.
 
-    swarm.mesh ──next──► jobs ──► workers: read a chunk from the origin │ ask a peer for it │ ask an owner for work
-        ▲                                      │ landed, failed, redirected, stolen
-        └──────────────────────────────────────┘      then: hash the file as far as it reaches
-    neighbours' news ──heard──► mesh                  one thread each, for as long as something is missing
-
-A chunk from a peer counts once its bytes have the digest that whoever read it from the origin made of them. Bytes that
-were there before are never written over, because they may have been hashed already.
+swarm.mesh ──next──► jobs ──► workers: read a chunk from the origin │ ask a peer for it │ ask an owner for work
+    ▲                                      │ landed, failed, redirected, stolen
+    └──────────────────────────────────────┘      then: hash the file as far as it reaches
+neighbours' news ──heard──► mesh                  one thread each, for as long as something is missing
 """
 
 from __future__ import annotations
@@ -21,27 +18,24 @@ from dataclasses import dataclass
 
 from actors.chunks import Chunk
 from actors.digest import ChunkHash, chunk_hash
-from actors.errors import Cancelled, SourceChanged, SourceError
+from actors.errors import SourceChanged, SourceError
 from actors.fill.files import Files, Reached
 from actors.fill.meter import Traffic
 from actors.fill.origin_quota import NotOurTurn
 from actors.fill.origin_reader import Fetcher
+from actors.fill.peer_reader import PeerReader
 from actors.fill.range_reader import RangeReader, RangesIgnored, Redirects
 from actors.fill.workers import Workers, started
-from actors.mesh.actions import AskPeer, Origin, Outcome, ReadOrigin, Steal
-from actors.mesh.membership import Member
+from actors.mesh.actions import AskPeer, Elsewhere, Origin, Outcome, ReadOrigin, Steal
 from actors.messages import NodeName
-from actors.peers.client import Asker, Reply
+from actors.peers.client import Asker
 from actors.peers.gossip import Frame, Kind
 from actors.peers.swarm import Swarm
-from actors.peers.wire import DIGEST, READER, SLOWEST_BYTES_PER_S
 
 HASHERS = 4
 """Workers beyond those that wait for the network: hashing must not keep slots empty."""
 STUCK_S = 15.0
 """The origin fails, and no chunk has come from anywhere for so long: the attempt ends with the origin's error."""
-ARRIVING_S = 1.0
-"""How often the mesh hears of a chunk that comes slowly from a peer."""
 RELISTEN_S = (0.05, 3.0)
 SHORT_S = 0.5
 """How soon a thread that could not be started is tried again."""
@@ -57,8 +51,6 @@ class _Hash:
 
 
 _Job = ReadOrigin | AskPeer | Steal | _Hash
-_OUTCOMES = {503: Outcome.BUSY, 401: Outcome.BUSY, 403: Outcome.BUSY, 404: Outcome.NOT_YET, 425: Outcome.NOT_YET}
-"""By status. A token that is not accepted is one that the peer has not heard of yet."""
 
 
 class Together:
@@ -85,6 +77,7 @@ class Together:
         self._rng = rng
         self._workers = Workers(fetcher, redirects, self._work, self.cancel)
         self._stop = self._workers.stopped
+        self._peers = PeerReader(files, fetcher, traffic, swarm, asker, self._stop)
         self._most = swarm.pace.slots + swarm.pace.origin_reads + HASHERS
         self._lock = threading.Lock()
         self._work_left = threading.Condition(self._lock)
@@ -108,7 +101,8 @@ class Together:
             if error is not None and now > self._landed_at + STUCK_S:
                 self._workers.fail(error)
                 break
-            self._swarm.wait(min(1.0, max(0.0, self._until - now)))
+            self._swarm.changed.wait(min(1.0, max(0.0, self._until - now)))
+            self._swarm.changed.clear()
         self.cancel()
         try:
             self._workers.join()
@@ -120,7 +114,7 @@ class Together:
     def cancel(self) -> None:
         """`run` ends soon; transfers that wait for the network are cut."""
         self._stop.set()
-        self._swarm.stir()
+        self._swarm.changed.set()
         with self._lock:
             self._work_left.notify_all()
         self._asker.close()
@@ -137,7 +131,7 @@ class Together:
     def _pump(self) -> None:
         """All that can begin now does, and `run` looks again as soon as there may be more."""
         if self._begin():
-            self._swarm.stir()
+            self._swarm.changed.set()
 
     def _begin(self) -> bool:
         """All that can begin now is a job, and has a worker. Whether to look again sooner than was known before."""
@@ -222,82 +216,14 @@ class Together:
 
     def _ask(self, reader: RangeReader, number: int, peer: NodeName) -> None:
         """The chunk from a peer, if it gives it and it is right."""
-        outcome = Outcome.UNREACHABLE
-        member = self._swarm.membership.members.get(peer)
-        try:
-            if member is not None:
-                patience_s = self._swarm.pace.silence_s + 1.0  # it may hold the request for as long as `silence_s`
-                with self._asker.ask(member, "GET", f"chunks/{number}", timeout_s=patience_s) as reply:
-                    if reply.status == 307:
-                        self._swarm.redirected(number, NodeName(reply.head.fields.get(READER.lower(), "")))
-                        self._pump()
-                        return
-                    got = self._receive(reply, number, member, reader.buffer) if reply.status == 200 else None
-                    if isinstance(got, Origin):
-                        self._landed(number, got, reader)
-                        return
-                    outcome = got or _OUTCOMES.get(reply.status, Outcome.UNREACHABLE)
-        except OSError as error:
-            if self._stop.is_set():
-                raise Cancelled from error
-        if outcome is Outcome.CORRUPT:
-            self._traffic.wrong_peer(peer)
-            _log.warning("a peer sent wrong bytes", extra={"peer": peer, "chunk": number})
-        self._failed(number, outcome)
-
-    def _receive(self, reply: Reply, number: int, peer: Member, buffer: bytearray) -> Origin | Outcome:
-        """The chunk is written and has the digest it came with; or why it is not good."""
-        chunk = self._swarm.grid.chunks[number]
-        origin = _origin(reply)
-        if origin is None or reply.left != chunk.size:
-            return Outcome.CORRUPT
-        stale, gaps = self._swarm.rejects(number, origin), self._files.gaps(chunk)
-        digest = self._body(reply, number, peer, [] if stale else gaps, buffer)
-        if digest is None:
-            return Outcome.UNREACHABLE
-        if stale:  # all of it was read, so that its sender is rid of it
-            return Outcome.STALE
-        if digest != origin.digest:
-            return Outcome.CORRUPT
-        for gap in gaps:
-            self._files.wrote(gap.file, gap.start, gap.stop)
-        self._files.record(chunk)
-        if gaps != [chunk]:  # what was there before decides what the peers get from us
-            made = self._files.chunk_digest(chunk, buffer)
-            return origin if made == origin.digest else Origin(self._swarm.me, made)
-        return origin
-
-    def _body(self, reply: Reply, number: int, peer: Member, gaps: list[Chunk], buffer: bytearray) -> bytes | None:
-        """The digest of what the peer sends, of which `gaps` are written. None: it takes too long."""
-        chunk, digest, view = self._swarm.grid.chunks[number], chunk_hash(), memoryview(buffer)
-        far = self._is_far(peer)
-        position, told = chunk.start, chunk.start
-        began = told_at = time.monotonic()
-        while count := reply.read_into(view):
-            block = view[:count]
-            digest.update(block)
-            for gap in gaps:
-                start, stop = max(gap.start, position), min(gap.stop, position + count)
-                if start < stop:
-                    self._files.write(chunk.file, start, block[start - position : stop - position])
-            position += count
-            self._traffic.peer(count, far=far)
-            self._fetcher.spend(count, self._stop)
-            now = time.monotonic()
-            if now < told_at + ARRIVING_S:
-                continue
-            is_slow = position - chunk.start < SLOWEST_BYTES_PER_S * (now - began)
-            if is_slow and now > began + self._swarm.pace.takeover_s:
-                return None
-            if not self._swarm.arriving(number, (position - told) / chunk.size):
-                return None
-            told_at, told = now, position
-        return digest.digest()
-
-    def _is_far(self, peer: Member) -> bool:
-        """The peer is in another zone than this node."""
-        here = self._swarm.membership.members.get(self._swarm.me)
-        return here is not None and peer.zone != here.zone and None not in (peer.zone, here.zone)
+        came = self._peers.ask(number, peer, reader.buffer)
+        if isinstance(came, Origin):
+            self._landed(number, came, reader)
+        elif isinstance(came, Elsewhere):
+            self._swarm.redirected(number, came.peer)
+            self._pump()
+        else:
+            self._failed(number, came)
 
     def _landed(self, number: int, origin: Origin, reader: RangeReader) -> None:
         self._swarm.landed(number, origin)
@@ -306,17 +232,7 @@ class Together:
         self._advance(self._swarm.grid.chunks[number].file, reader)
 
     def _steal(self, owner: NodeName) -> None:
-        chunk, reached = None, False
-        member = self._swarm.membership.members.get(owner)
-        try:
-            if member is not None:
-                with self._asker.ask(member, "POST", "work") as reply:
-                    text = reply.read(16)
-                    chunk = int(text) if reply.status == 200 and text.isdigit() else None
-                    reached = True
-        except OSError as error:
-            if self._stop.is_set():
-                raise Cancelled from error
+        chunk, reached = self._peers.ask_for_work(owner)
         self._swarm.stolen(owner, chunk, reached=reached)
         self._pump()
 
@@ -326,7 +242,7 @@ class Together:
         if reached is Reached.WRONG:
             self._read_alone(reader, index)
         elif reached is Reached.SEALED and not self._files.unsealed:
-            self._swarm.stir()
+            self._swarm.changed.set()
 
     def _read_alone(self, reader: RangeReader, index: int) -> None:
         """All of a file from the origin: then it is known who read it wrong.
@@ -377,12 +293,3 @@ class Together:
             self._swarm.told_to_pause(name, frame.value / 1000)
         elif self._swarm.heard(name, frame.value, whole=frame.kind is Kind.WHOLE):
             self._pump()
-
-
-def _origin(reply: Reply) -> Origin | None:
-    """Whose bytes the peer says these are."""
-    fields = reply.head.fields
-    try:
-        return Origin(NodeName(fields[READER.lower()]), bytes.fromhex(fields[DIGEST.lower()]))
-    except (KeyError, ValueError):
-        return None

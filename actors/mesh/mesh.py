@@ -36,7 +36,9 @@ from actors.mesh.actions import (
     Elsewhere,
     Origin,
     Outcome,
+    ReadOrigin,
     Release,
+    Steal,
     Wait,
 )
 from actors.mesh.announcements import Cursor, News
@@ -113,6 +115,18 @@ class Mesh:
         else:
             takeover.give_up(state, now)
         return Wait(state.until)
+
+    def begin(self, now: float) -> tuple[list[ReadOrigin | AskPeer | Steal], float]:
+        """All that is to be begun now, and when to call again if nothing happens before."""
+        begun: list[ReadOrigin | AskPeer | Steal] = []
+        while not isinstance(action := self.next(now), Wait | Done):
+            begun.append(action)
+        return begun, action.until if isinstance(action, Wait) else NEVER
+
+    @property
+    def flying(self) -> frozenset[int]:
+        """The chunks that were begun and have not ended."""
+        return frozenset(self.state.transfers.flying)
 
     def landed(self, chunk: int, origin: Origin, now: float) -> list[Release]:
         """The chunk is on the disk and has the digest it was announced with."""

@@ -5,7 +5,7 @@
                     └── begin, landed, failed, heard, … ── the fill at work (`fill.cooperative`), while there is one
 
 Every event takes the lock, tells the mesh, and answers the peers that waited for it. Nobody else has the mesh or the
-lock, and nothing is called while the lock is held: a fill at work that has nothing to do sleeps in `wait`.
+lock, and nothing is called while the lock is held: a fill at work that has nothing to do waits for `changed`.
 
 It outlives the attempts to fill: a node that is complete, or waits before it tries again, serves on from what is on its
 disk. The folder is held open, so that committing the model, which renames it, disturbs nobody.
@@ -13,41 +13,31 @@ disk. The folder is held open, so that committing the model, which renames it, d
 
 from __future__ import annotations
 
-import hmac
 import os
 import random
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from actors.chunks import Grid
-from actors.digest import chunk_hash
-from actors.disk.handles import Folder
 from actors.manifest import Manifest
-from actors.mesh.actions import Answer, AskPeer, Done, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal, Wait
+from actors.mesh.actions import Answer, AskPeer, Elsewhere, Origin, Outcome, ReadOrigin, Release, Steal
 from actors.mesh.announcements import NOTHING
 from actors.mesh.limits import Pace
 from actors.mesh.membership import Membership
 from actors.mesh.mesh import Mesh
 from actors.messages import Company, NodeName, Part
+from actors.peers.content import Content
 from actors.peers.gossip import SIGN_OF_LIFE_S, Frame, Kind
+from actors.peers.held import Held, Waiting
 from actors.peers.server import STUCK_S, Sending
+from actors.peers.tokens import Tokens
 
 BLOCK_BYTES = 1 << 20
 
 
-class _Held:
-    """A request that waits for its chunk to land."""
-
-    def __init__(self) -> None:
-        self.answered = threading.Event()
-        self.answer = Answer.NOT_YET
-
-
 class Swarm:
-    """Any thread may call anything; `wait` is for one, which is the fill at work."""
+    """Any thread may call anything."""
 
     def __init__(
         self,
@@ -63,29 +53,26 @@ class Swarm:
     ) -> None:
         """`folder` holds the files; `have` and `begun` are bitmaps of the chunks there, and in part. Raises OSError."""
         self.me = me
-        self.grid = Grid(manifest.files, company.chunk_bytes)
-        self.manifest = manifest
+        self._content = Content(manifest, company.chunk_bytes, folder)
+        self.grid = self._content.grid
         self.company = company
         self.pace = pace
         self.closed = False
         self.membership = Membership(company.fill, company.members, len(self.grid))
         self._lock = threading.Lock()
         self._mesh = Mesh(me, self.membership, pace, rng=rng, now=time.monotonic(), have=have, begun=begun)
-        self._flying: set[int] = set()  # begun by the fill at work
         self._news = threading.Condition(self._lock)
-        self._changed = threading.Condition(self._lock)
-        self._stirred = False
+        self.changed = threading.Event()
+        """Set when something has happened that may let the fill at work go on, which clears it."""
         self._quiet_until = 0.0
-        self._tokens = (company.token, company.token)
-        self._held: dict[tuple[NodeName, int], list[_Held]] = {}
+        self._tokens = Tokens(company.token)
+        self._held = Held()
         self._sending: list[int] = []
-        self._folder = Folder.at(folder)
-        weakref.finalize(self, self._folder.close)  # not sooner: whoever sends from it holds on to us
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The present one, and the last: for peers that have not heard of the present one yet."""
-        return tuple(dict.fromkeys(self._tokens))
+        """Those that open this fill's port of a peer, the likelier first."""
+        return self._tokens.known
 
     @property
     def part(self) -> Part:
@@ -100,13 +87,12 @@ class Swarm:
         same = company.members == self.company.members
         membership = self.membership if same else Membership(company.fill, company.members, len(self.grid))
         with self._lock:
-            if company.token != self._tokens[0]:
-                self._tokens = (company.token, self._tokens[0])
+            self._tokens.renew(company.token)
             self.company, self.membership = company, membership
             if same:
                 return
             self._mesh.join(membership, time.monotonic())
-            self._stir()
+            self.changed.set()
             self._news.notify_all()
 
     def close(self) -> None:
@@ -114,43 +100,21 @@ class Swarm:
         with self._lock:
             self.closed = True
             self._news.notify_all()
-            for waiting in self._held.values():
-                for each in waiting:
-                    each.answered.set()
+            self._held.close()
 
     # --- the fill at work ---
-
-    def wait(self, timeout_s: float) -> None:
-        """Returns when something has happened that may let the fill go on, or after so long."""
-        with self._lock:
-            if not self._stirred:
-                self._changed.wait(timeout_s)
-            self._stirred = False
-
-    def stir(self) -> None:
-        """`wait` returns."""
-        with self._lock:
-            self._stir()
 
     def begin(self) -> tuple[list[ReadOrigin | AskPeer | Steal], float]:
         """All that is to be begun now, and when to ask again if nothing happens before: seconds, on a monotonic clock.
 
         Each ends with `landed`, `failed`, `redirected` or `stolen`.
         """
-        begun: list[ReadOrigin | AskPeer | Steal] = []
         with self._lock:
-            while True:
-                action = self._mesh.next(time.monotonic())
-                if isinstance(action, Wait | Done):
-                    return begun, action.until if isinstance(action, Wait) else float("inf")
-                if not isinstance(action, Steal):
-                    self._flying.add(action.chunk)
-                begun.append(action)
+            return self._mesh.begin(time.monotonic())
 
     def landed(self, chunk: int, origin: Origin) -> None:
         """The chunk is on the disk and right. Peers that waited for it get it; what we read is told at once."""
         with self._lock:
-            self._flying.discard(chunk)
             self._release(self._mesh.landed(chunk, origin, time.monotonic()))
             if origin.reader == self.me:
                 self._news.notify_all()
@@ -164,7 +128,6 @@ class Swarm:
         """A peer names another that has the chunk, or reads it. One that is no member has nothing."""
         with self._lock:
             if to in self.membership.members:
-                self._flying.discard(chunk)
                 self._release(self._mesh.redirected(chunk, to, time.monotonic()))
             else:
                 self._failed(chunk, Outcome.NOT_YET)
@@ -232,47 +195,33 @@ class Swarm:
     def rest(self) -> None:
         """The fill is at work no more: what it had begun brings nothing."""
         with self._lock:
-            for chunk in list(self._flying):
+            for chunk in self._mesh.flying:
                 self._failed(chunk, Outcome.NOT_YET)
 
     # --- with the lock held ---
 
     def _failed(self, chunk: int, outcome: Outcome, retry_at: float = 0.0) -> None:
-        self._flying.discard(chunk)
         self._release(self._mesh.failed(chunk, outcome, time.monotonic(), retry_at=retry_at))
 
     def _release(self, releases: list[Release]) -> None:
         """Requests that were held are answered."""
         for each in releases:
-            waiting = self._held.get((each.peer, each.chunk))
-            if waiting:
-                held = waiting.pop(0)
-                held.answer = each.answer
-                held.answered.set()
-            elif each.answer is Answer.DATA:
+            if not self._held.answer(each) and each.answer is Answer.DATA:
                 self._mesh.served(each.peer, each.chunk, time.monotonic(), ok=False)
-
-    def _stir(self) -> None:
-        self._stirred = True
-        self._changed.notify()
 
     # --- what peers ask: `actors.peers.server.Served` ---
 
     def admits(self, token: str) -> bool:
-        given = token.encode()
-        current, previous = (hmac.compare_digest(given, each.encode()) for each in self._tokens)
-        return (current or previous) and not self.closed
+        return self._tokens.admit(token) and not self.closed
 
     def asked(self, peer: NodeName, chunk: int, buffer: bytearray) -> Sending | Answer | Elsewhere:
         if chunk >= len(self.grid):
             return Answer.NOT_YET
         with self._lock:
             answer = self._mesh.asked(peer, chunk, time.monotonic())
-            if answer is Answer.HOLD:
-                held = _Held()
-                self._held.setdefault((peer, chunk), []).append(held)
-        if answer is Answer.HOLD:
-            answer = self._hold(peer, chunk, held)
+            held = self._held.add(peer, chunk) if answer is Answer.HOLD else None
+        if held is not None:
+            answer = self._hold(held)
         return self._open(peer, chunk, buffer) if answer is Answer.DATA else answer
 
     def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None:
@@ -280,7 +229,7 @@ class Swarm:
             if chunk in self._sending:
                 self._sending.remove(chunk)
             if self._mesh.served(peer, chunk, time.monotonic(), ok=ok):
-                self._stir()
+                self.changed.set()
 
     def asked_for_work(self, peer: NodeName) -> int | None:
         with self._lock:
@@ -307,49 +256,30 @@ class Swarm:
             if quiet and quiet_until > told_at:
                 yield Frame(Kind.QUIET, int((quiet_until - told_at) * 1000)).encode()
 
-    def _hold(self, peer: NodeName, chunk: int, held: _Held) -> Answer:
+    def _hold(self, held: Waiting) -> Answer:
         held.answered.wait(self.pace.silence_s)
         with self._lock:
-            waiting = self._held.get((peer, chunk), [])
-            if held in waiting:
-                waiting.remove(held)
-                held.answer = self._mesh.unhold(peer, chunk)
-            if not waiting:
-                self._held.pop((peer, chunk), None)
+            if self._held.give_up(held):
+                return self._mesh.unhold(held.peer, held.chunk)
         return held.answer
 
     def _open(self, peer: NodeName, chunk: int, buffer: bytearray) -> Sending | Answer:
         """A sending slot is taken: it is given back here if there is nothing to send."""
-        place = self.grid.chunks[chunk]
-        file = self.manifest.files[place.file]
-        descriptor = -1
+        place, descriptor = self.grid.chunks[chunk], -1
         try:
-            descriptor = self._folder.open(file.path)
+            descriptor = self._content.open(chunk)
             with self._lock:
                 if not self._mesh.have >> chunk & 1:
                     raise OSError("it was withdrawn")
                 self._sending.append(chunk)
                 origin = self._mesh.origins.get(chunk)
             if origin is None:  # it was on the disk before: nobody has made a digest of this chunk
-                origin = Origin(self.me, _digest(descriptor, place.start, place.stop, buffer))
+                origin = Origin(self.me, self._content.digest(chunk, descriptor, buffer))
                 with self._lock:
                     origin = self._mesh.origins.setdefault(chunk, origin)
             return Sending(descriptor, place.start, place.size, origin)
-        except OSError:  # the model was removed, or the disk is failing: not ours to report here
+        except OSError:  # not ours to report here
             if descriptor >= 0:
                 os.close(descriptor)
             self.served(peer, chunk, ok=False)
             return Answer.NOT_YET
-
-
-def _digest(descriptor: int, start: int, stop: int, buffer: bytearray) -> bytes:
-    if not buffer:
-        buffer.extend(bytes(BLOCK_BYTES))
-    view, digest = memoryview(buffer), chunk_hash()
-    while start < stop:
-        count = os.preadv(descriptor, [view[: stop - start]], start)
-        if not count:
-            raise OSError("the file became shorter")
-        digest.update(view[:count])
-        start += count
-    return digest.digest()

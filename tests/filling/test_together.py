@@ -19,9 +19,9 @@ from actors.manifest import Resolved, known_from_a_copy, storage_key
 from actors.mesh.actions import Answer, Elsewhere
 from actors.mesh.actions import Origin as ReadBy
 from actors.messages import Company, DesiredRoot, DesiredState, Member, NodeName, Phase
+from actors.peers.content import digest_of
 from actors.peers.gossip import Frame, Kind
 from actors.peers.server import PeerServer, Sending
-from actors.peers.swarm import _digest
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
@@ -307,7 +307,7 @@ class Impostor:
         self.asked_for += 1
         place = self.grid.chunks[chunk]
         descriptor = os.open(self.files[place.file], os.O_RDONLY)
-        made = _digest(descriptor, place.start, place.stop, bytearray(1 << 20))
+        made = digest_of(descriptor, place.start, place.stop, bytearray(1 << 20))
         return self.send(descriptor, Sending(descriptor, place.start, place.size, ReadBy(self.name, made)))
 
     def send(self, descriptor: int, sending: Sending) -> Sending:
@@ -352,7 +352,7 @@ class Forger(Impostor):
         os.close(descriptor)
         wrong = os.memfd_create("wrong")
         os.write(wrong, content)
-        made = _digest(wrong, 0, sending.size, bytearray(1 << 20))
+        made = digest_of(wrong, 0, sending.size, bytearray(1 << 20))
         return replace(sending, descriptor=wrong, start=0, origin=ReadBy(self.name, made))
 
 
