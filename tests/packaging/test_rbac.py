@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,67 +11,41 @@ from typing import Any
 import pytest
 
 from actors.errors import Failure
-from actors.manifest import ModelSource, Resolved, storage_key
-from actors.messages import DesiredState, ModelReport, NodeName, Phase, Removal
-from actors.transport.answers import SourceOptions
+from actors.manifest import storage_key
 from coordinator.api import crds
 from coordinator.api.resources import LocalModelCache, LocalModelNamespaceCache, LocalModelNode, Resource
-from coordinator.control.admission import Admission
-from coordinator.control.controller import Controller
-from coordinator.control.credentials import load_options
-from coordinator.control.informers import Informers
-from coordinator.control.kserve_config import ConfigReader
-from coordinator.control.metrics import Metrics
-from coordinator.control.resolver import Resolver
-from coordinator.control.tls_contexts import TlsContexts
-from coordinator.control.webhook_identity import CONFIGURATIONS, SECRET, SERVICE, WEBHOOKS, WebhookIdentity
-from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
-from coordinator.fleet.interface import AgentView
-from coordinator.kube.config import load_config
-from coordinator.kube.events import Recorder
-from coordinator.kube.http import HttpKube
+from coordinator.control.webhook_identity import CONFIGURATIONS, SECRET, SERVICE, WEBHOOKS
 from coordinator.kube.interface import (
     CLAIMS,
     CONFIG_MAPS,
-    EVENTS,
-    NAMESPACES,
     NODES,
     PODS,
     SECRETS,
     SERVICE_ACCOUNTS,
     VOLUMES,
-    NotFound,
     Object,
     ResourceType,
 )
-from coordinator.kube.leader import Leader
 from coordinator.plan.eviction import Policy
-from coordinator.plan.pods import read_pod
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS
 from tests.kit.builders import (
-    Builder,
     a_cache,
     a_group,
     a_local_node,
     a_namespace_cache,
     a_node,
     a_pod,
-    a_report,
-    a_resolution,
     a_service,
 )
-from tests.kit.builders import an_agent as an_agent_view
-from tests.kit.kserve import as_sent, consumer_crds
+from tests.kit.control_plane import HOME, JOBS, KSERVE, TEAM, Cluster, running_coordinator, soon
 from tests.kit.manifests import K8S, pick, resources
 from tests.kit.openapi import problems, schema_of
 from tests.kit.rbac import Grant, Request, denied, grants, unused
 from tests.kit.recording_kube import RecordingKube
-from tests.kit.waiting import eventually
 from tests.kit.webhooks import a_review
 
 BASE = resources(K8S / "base")
-HOME, JOBS, TEAM, KSERVE = "localmodel", "kserve-localmodel-jobs", "team-a", "kserve"
 GRANTED = grants(BASE, "localmodel-coordinator", HOME)
 FOR_ADMISSION = {
     Grant("update", "serving.kserve.io", f"{plural}/finalizers")
@@ -82,151 +53,6 @@ FOR_ADMISSION = {
 }
 """What no request needs, and an admission plugin asks for."""
 FOR_EVICTION = grants(resources(K8S / "components" / "eviction"), "localmodel-coordinator", HOME)
-
-
-class Agents:
-    """A fleet whose agents hold what they should at once, and until they are ordered to remove it.
-
-    They can be told to be silent.
-    """
-
-    def __init__(self) -> None:
-        self.desired: Mapping[NodeName, DesiredState] = {}
-        self.silent: Failure | None = None
-        self.no_room_for = ""
-        self.ordered: tuple[Removal, ...] = ()
-        self.held: dict[NodeName, dict[str, ModelSource]] = {}
-
-    def sync(self, desired: Mapping[NodeName, DesiredState]) -> None:
-        self.desired = dict(desired)
-        for node, state in desired.items():
-            held = self.held.setdefault(node, {})
-            held |= {model.key: model.source for model in state.models}
-            for order in state.remove:
-                if order.for_key is None:
-                    held.pop(order.key, None)
-        self.ordered = tuple(order for state in desired.values() for order in state.remove) or self.ordered
-
-    def views(self) -> Mapping[NodeName, AgentView]:
-        return {node: self._view(node) for node in self.desired}
-
-    def _view(self, node: NodeName) -> AgentView:
-        if self.silent is not None:
-            return AgentView(failure=self.silent)
-        return an_agent_view(node, *(self._report(source) for source in self.held[node].values()))
-
-    def _report(self, source: ModelSource) -> ModelReport:
-        if source.uri != self.no_room_for:
-            return a_report(source)
-        full = Failure("InsufficientStorage", "there is no room")
-        return a_report(source, Phase.PENDING, failure=full, needed_bytes=1, lacking_bytes=1)
-
-    def close(self, *, stop_agents: bool) -> None: ...
-
-
-@dataclass
-class Cluster:
-    """A coordinator over a development API server; `admin` is the person, `recorded` the coordinator's own client."""
-
-    admin: HttpKube
-    recorded: RecordingKube
-    agents: Agents
-    admission: Admission
-    identity: WebhookIdentity
-    asked_with: dict[str, SourceOptions] = field(default_factory=dict)
-
-    def create(self, resource: ResourceType, built: Builder, namespace: str | None = None) -> None:
-        self.admin.create(resource, as_sent(built), namespace=namespace)
-
-    def find(self, resource: ResourceType, name: str, namespace: str | None = None) -> Object | None:
-        try:
-            return self.admin.get(resource, name, namespace=namespace)
-        except NotFound:
-            return None
-
-    def ready(self, resource: ResourceType, name: str, namespace: str | None = None) -> bool:
-        status = (self.find(resource, name, namespace) or {}).get("status", {})
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions", ()))
-
-    def is_gone(self, resource: ResourceType, name: str, namespace: str | None = None) -> bool:
-        return self.find(resource, name, namespace) is None
-
-    def is_owned(self, resource: ResourceType, name: str, namespace: str | None = None) -> bool:
-        return bool((self.find(resource, name, namespace) or {"metadata": {}})["metadata"].get("ownerReferences"))
-
-    def was_said(self, name: str, reason: str, times: int) -> bool:
-        """Whether the Events about an object say `reason` that often."""
-        found, _ = self.admin.list(EVENTS)
-        about = [event for event in found if event["involvedObject"]["name"] == name and event["reason"] == reason]
-        return sum(int(event["count"]) for event in about) == times
-
-    def resolve(self, source: ModelSource, options: SourceOptions, *, pinned_revision: str | None = None) -> Resolved:
-        self.asked_with[source.uri] = options
-        resolved = a_resolution(source).resolved
-        assert resolved is not None
-        return resolved
-
-
-def read_credentials(kube: RecordingKube, kind: str, name: str) -> Object | None:
-    try:
-        return kube.get(SECRETS if kind == "Secret" else SERVICE_ACCOUNTS, name, namespace=JOBS)
-    except NotFound:
-        return None
-
-
-@contextmanager
-def running_coordinator(folder: Path, eviction: Policy | None = None) -> Iterator[Cluster]:
-    with ExitStack() as stack:
-        server = stack.enter_context(ApiServer([*crds.load(), *consumer_crds()]))
-        write_kubeconfig(folder / "kubeconfig", server.url)
-        config = load_config(str(folder / "kubeconfig"))
-        admin, client = HttpKube(config), HttpKube(config)
-        stack.callback(admin.close)
-        kube = RecordingKube(client)
-        for name in (HOME, JOBS, TEAM, KSERVE):
-            admin.create(NAMESPACES, {"metadata": {"name": name}})
-
-        recorder = Recorder(kube)
-        leader = Leader(kube, "coordinator-1", HOME)
-        informers = Informers.over(
-            kube,
-            changed=lambda: controller.wake(),
-            poisoned=lambda *poison: controller.poisoned(*poison),
-            read_pod=partial(read_pod, home=HOME) if eviction is not None else None,
-        )
-        identity = WebhookIdentity(kube, HOME, TlsContexts(folder / "none"))
-        cluster = Cluster(admin, kube, Agents(), Admission(informers, kube), identity)
-        resolver = Resolver(cluster.resolve, workers=1)
-        stack.callback(resolver.close, 5.0)
-        controller = Controller(
-            informers,
-            kube,
-            cluster.agents,
-            resolver,
-            recorder,
-            Metrics("test"),
-            leading=lambda: leader.leading,
-            load_options=partial(
-                load_options, read=partial(read_credentials, kube), namespace=JOBS, own=SourceOptions({})
-            ),
-            progress_interval_s=0.05,
-            eviction=eviction,
-            home=HOME,
-            kserve=ConfigReader(kube, KSERVE),
-        )
-        stop = threading.Event()
-        loop = threading.Thread(target=controller.run, args=(stop,), kwargs={"tick_s": 0.05})
-
-        informers.start()
-        stack.callback(informers.stop, 5.0)
-        stack.callback(client.close)  # ends the watches under way
-        stack.callback(recorder.close)
-        leader.start()
-        stack.callback(leader.release)
-        loop.start()
-        stack.callback(loop.join)
-        stack.callback(stop.set)
-        yield cluster
 
 
 def a_life(cluster: Cluster) -> None:
@@ -329,10 +155,6 @@ def a_life_with_eviction(cluster: Cluster) -> None:
     cluster.agents.no_room_for = "hf://models/new"
     soon(lambda: [order.for_uri for order in cluster.agents.ordered] == ["hf://models/new"])
     assert [order.key for order in cluster.agents.ordered] == [storage_key("hf://models/old")]
-
-
-def soon(fact: Callable[[], object]) -> None:
-    eventually(fact, timeout_s=20.0, every_s=0.02)
 
 
 @pytest.fixture(scope="module")

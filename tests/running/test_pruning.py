@@ -21,7 +21,7 @@ from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.plan.patches import CACHE_STATUS, KSERVE_FIELDS, NODE_STATUS
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
 from tests.kit.builders import CacheBuilder, World, a_cache, a_group, a_node, a_report, a_world
-from tests.packaging.test_rbac import Cluster, running_coordinator, soon
+from tests.kit.control_plane import Cluster, running_coordinator, soon
 from tests.running.test_controller import Rig
 
 OURS = frozenset({*CACHE_STATUS, *NODE_STATUS} - KSERVE_FIELDS)
