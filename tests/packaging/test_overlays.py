@@ -22,11 +22,9 @@ from tests.kit.manifests import (
     matches,
     pick,
     pod_templates,
-    read,
 )
-from tests.kit.openapi import problems, schema_of
 from tests.kit.waiting import eventually
-from tests.packaging.test_manifests import KUBERAY, check, identity, needs_kubectl, needs_kuberay
+from tests.packaging.test_manifests import KUBERAY, check, check_ray_cluster, identity, needs_kubectl
 
 OVERLAYS = sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml"))
 ASSETS = envtest.assets()
@@ -49,13 +47,11 @@ def test_the_overlays_are_those_that_are_described() -> None:
     assert [name for name in OVERLAYS if f"`overlays/{name}/`" not in text] == []
 
 
-@needs_kuberay
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_kubernetes_and_kuberay_accept_an_overlay(name: str) -> None:
     for manifest in rendered(name):
         if manifest["kind"] == "RayCluster":
-            (crd,) = read(KUBERAY)
-            assert problems(manifest, schema_of(crd, "v1")) == []
+            check_ray_cluster(manifest)
         elif "cert-manager.io" not in manifest["apiVersion"]:
             check(manifest)
 
@@ -167,8 +163,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[envtest.RealSer
     with envtest.RealServer(ASSETS, tmp_path_factory.mktemp("server")) as running:
         for name in ("localmodel", "kserve", "kserve-localmodel-jobs"):
             assert kubectl(running, "create", "namespace", name).returncode == 0
-        for files in (["-f", str(K8S / "crds")], ["--server-side", "-f", str(KUBERAY)]):
-            done = kubectl(running, "apply", *files)
+        for files, stdin in ((["-f", str(K8S / "crds")], None), (["-f", "-"], yaml.safe_dump(KUBERAY))):
+            done = kubectl(running, "apply", "--server-side", *files, stdin=stdin)
             assert done.returncode == 0, done.stderr
         eventually(lambda: kubectl(running, "get", "rayclusters,localmodelcaches", "-A").returncode == 0, timeout_s=30)
         yield running
@@ -180,7 +176,6 @@ def kubectl(server: envtest.RealServer, *arguments: str, stdin: str | None = Non
     return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
 
 
-@needs_kuberay
 @pytest.mark.e2e
 @pytest.mark.parametrize("name", ["base", *OVERLAYS])
 def test_a_real_api_server_accepts_an_overlay(server: envtest.RealServer, name: str) -> None:
@@ -190,7 +185,6 @@ def test_a_real_api_server_accepts_an_overlay(server: envtest.RealServer, name: 
     assert len(done.stdout.splitlines()) == len(manifests)
 
 
-@needs_kuberay
 @pytest.mark.e2e
 @pytest.mark.parametrize("mode", [[], ["--server-side", "--force-conflicts"]], ids=["client side", "server side"])
 def test_an_apply_puts_back_nothing_that_decides_where_agents_run(server: envtest.RealServer, mode: list[str]) -> None:
