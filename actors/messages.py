@@ -119,7 +119,8 @@ class DesiredModel:
     `expected_digest` (a manifest digest) fails closed: a copy with another digest is never Ready. `company` names an
     entry of `DesiredState.companies`, or one in `companies_known`: who fills the same. None: nobody else does.
     `evictable`: it may make room for others, and one that did waits until it fits beside them. `kept`: a copy that is
-    there stays as it is, is repaired and is served to others; one that is not there is not fetched.
+    there stays as it is, is repaired and is served to others; one that is not there is not fetched. `retry` names a
+    request to try again at once, which is heeded once.
     """
 
     key: StorageKey
@@ -131,6 +132,7 @@ class DesiredModel:
     company: str | None = None
     evictable: bool = False
     kept: bool = False
+    retry: str = ""
 
     @property
     def place(self) -> Place:

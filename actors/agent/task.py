@@ -23,6 +23,9 @@ from actors.moved import Moved
 from actors.scrub.repair import Repair
 from actors.trust import UNRESTRICTED
 
+RETRY_PAUSE_S = 5.0
+"""However often somebody asks for another attempt, there is none sooner after the last one."""
+
 
 class Task:
     """The agent's lock guards it."""
@@ -46,6 +49,8 @@ class Task:
         self._failure: Failure | None = None
         self._retry_at: float | None = None
         self._failed_at = 0.0
+        self._heeded = model.retry
+        """The request to try again that the last attempt came after."""
         self._started_at: float | None = None
         self._thread: threading.Thread | None = None
         self._attempt: Attempt | None = None
@@ -76,8 +81,15 @@ class Task:
     def active(self, now: float) -> Active:
         waiting = self._thread is None
         # A clock that was set back ends the wait: else it could last for as long as the clock was wrong.
-        due = waiting and (self._retry_at is None or not self._failed_at <= now < self._retry_at)
+        due = waiting and (self._retry_at is None or not self._failed_at <= now < self._waits_until())
         return Active(self.model.source.selection, self._resolved_name, waiting, due)
+
+    def _waits_until(self) -> float:
+        """The next attempt; sooner where somebody asks for it, but not than the origin does, and never in a circle."""
+        if self._retry_at is None or self.model.retry == self._heeded:
+            return self._retry_at or 0.0
+        asked_for = self._failure.retry_after_s if self._failure is not None else None
+        return min(self._retry_at, self._failed_at + max(RETRY_PAUSE_S, asked_for or 0.0))
 
     # --- what the agent tells it ---
 
@@ -120,6 +132,7 @@ class Task:
 
     def _launch(self, attempt: Attempt, ended: Callable[[Ended], None]) -> None:
         self._failure, self._retry_at, self._last = None, None, None
+        self._heeded = self.model.retry
         self._attempt = attempt
         self._thread = threading.Thread(target=lambda: ended(attempt.run()), name=f"fill-{self.place.key}", daemon=True)
         try:

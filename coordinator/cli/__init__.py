@@ -89,12 +89,20 @@ def _status(parser: argparse.ArgumentParser) -> Handler:
     return status.status
 
 
+def _retry(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import retry
+
+    retry.add_retry_arguments(parser)
+    return retry.retry
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
     "dev": ("A whole cluster on this machine, with a sample model.", _dev),
     "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
     "ray-node": ("A Ray node that waits for its cluster, and joins again when it was lost.", _ray_node),
     "fill": ("Download and verify one model into a folder, without Kubernetes or Ray.", _fill),
     "status": ("How far every cache is on every node, what is wrong, and why.", _status),
+    "retry": ("Try again now what failed, and not when its wait is over.", _retry),
     "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),
 }
 

@@ -35,6 +35,8 @@ from coordinator.plan.snapshot import Credentials, Resolution
 FIRST_RETRY_S = 2.0
 SLOWEST_RETRY_S = 300.0
 JITTER = 0.2
+ASKED_PAUSE_S = 5.0
+"""However often somebody asks for another attempt, there is none sooner after the last one."""
 CREDENTIALS_LOOK_S = 20.0
 """While a permanent failure waits, its credentials are read this often."""
 REFRESH_AT = 0.75
@@ -169,6 +171,7 @@ class Resolver:
             if entry.waits(self._clock()) and entry.fingerprint == fingerprint:
                 entry.looked(self._clock())
                 return False
+            entry.heeded = want.retry
         try:
             outcome = outcome or self._ask(turn.job, options)
         except Exception as error:  # noqa: BLE001  # a bug in the reader of one source must not end the worker for all
@@ -236,6 +239,8 @@ class _Entry:
     retry_at: float | None = None
     look_at: float | None = None
     in_flight: bool = False
+    heeded: str = ""
+    """The request to ask again that the last attempt came after."""
     rejected_soon: int = 0
     """So many resolutions in a row were rejected almost at once: it may be that what they are signed with is denied."""
 
@@ -257,7 +262,13 @@ class _Entry:
 
     def waits(self, now: float) -> bool:
         """Not on after the clock was set back: the wait could last for as long as the clock had been wrong."""
-        return self.retry_at is not None and self.failed_at <= now < self.retry_at
+        if self.retry_at is None:
+            return False
+        until = self.retry_at
+        if self.want.retry != self.heeded:
+            asked_for = self.failure.retry_after_s if self.failure is not None else None
+            until = min(until, self.failed_at + max(ASKED_PAUSE_S, asked_for or 0.0))
+        return self.failed_at <= now < until
 
     def looked(self, now: float) -> None:
         """The credentials are what they were."""

@@ -24,6 +24,7 @@ from coordinator.plan.fill_groups import Companies
 from coordinator.plan.fold import Fold
 from coordinator.plan.origin_shares import Shares
 from coordinator.plan.placement import Placement, Slot, expected_digest, priority, status_roots
+from coordinator.plan.retries import name_for, name_for_source
 from coordinator.plan.snapshot import Cache, Credentials, Snapshot
 from coordinator.plan.tally import SourceState
 from coordinator.plan.usage import oldest_users
@@ -31,12 +32,16 @@ from coordinator.plan.usage import oldest_users
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """A source to resolve. `pinned_revision`: answer for this commit. `reject`: resolutions that no longer serve."""
+    """A source to resolve. `pinned_revision`: answer for this commit. `reject`: resolutions that no longer serve.
+
+    `retry` names the last request to ask again at once (see `plan.retries`).
+    """
 
     source: ModelSource
     credentials: Credentials
     pinned_revision: str | None = None
     reject: frozenset[str] = frozenset()
+    retry: str = ""
 
 
 def desired_states(
@@ -92,7 +97,7 @@ class _ModelsOf:
             models = self._accompanied[alike]
         if foreign := self._facts.folded.foreign.get(name):
             models = _replacing(models, placement, foreign, self._facts.sources)
-        return models
+        return _asked_again(models, placement, name)
 
 
 def _models(facts: Facts, placement: Placement) -> tuple[DesiredModel, ...]:
@@ -133,6 +138,19 @@ def _replacing(
         if model.key in digests
         else model
         for model in models
+    )
+
+
+def _asked_again(models: tuple[DesiredModel, ...], placement: Placement, node: NodeName) -> tuple[DesiredModel, ...]:
+    """With the requests of every cache that shares the folder to try again at once on this node."""
+    names: dict[StorageKey, set[str]] = {}
+    for slot in placement.slots:
+        if slot.cache.retries and (name := name_for(slot.cache.retries, node)):
+            names.setdefault(slot.cache.storage_key, set()).add(name)
+    if not names:
+        return models
+    return tuple(
+        replace(model, retry=",".join(sorted(names[model.key]))) if model.key in names else model for model in models
     )
 
 
@@ -209,6 +227,7 @@ def wants(facts: Facts) -> dict[StatusKey, Want]:
             credentials=cache.credentials,
             pinned_revision=commits.get((cache.storage_key, cache.selection)) or folded.caches[key].coming,
             reject=frozenset(rejected.get(key, ())),
+            retry=name_for_source(cache.retries),
         )
         for key, cache in wanted.items()
     }

@@ -22,6 +22,7 @@ from coordinator.kube.node_selector import compile_selector
 from coordinator.kube.quantity import parse_bytes
 from coordinator.plan import written
 from coordinator.plan.bindings import volume_path
+from coordinator.plan.retries import RETRY, read_retries
 from coordinator.plan.snapshot import (
     CLAIMS_IN,
     DELETE_IN_USE,
@@ -81,6 +82,7 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         selection=source.selection,
         problem=problem,
         readable=isinstance(_mapping(raw.get("spec")).get("sourceModelUri"), str),
+        retries=read_retries(_mapping(metadata.get("annotations")).get(RETRY)),
         claims_in=_claims_in(_mapping(metadata.get("annotations")).get(CLAIMS_IN), ref.namespace),
     )
 

@@ -17,6 +17,7 @@ from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resol
 from actors.sources.resolve import SourceOptions
 from coordinator.api.resources import StatusKey
 from coordinator.control.resolver import (
+    ASKED_PAUSE_S,
     CREDENTIALS_LOOK_S,
     REJECTED_AT_ONCE,
     REJECTED_PAUSE_S,
@@ -370,3 +371,39 @@ def test_with_a_real_hub_a_token_that_arrives_later_opens_a_gated_repository(tmp
             assert found.manifest.total_bytes == 100_000
         finally:
             resolver.close(timeout_s=5)
+
+
+# --- asked by a person ---
+
+
+def test_a_request_ends_the_wait_once(world: World) -> None:
+    world.answer = failing(SourceNotFound("no such repository"))
+    state = world.want(want(), ends=1)[LLAMA]
+    assert (state.attempt, len(world.asked)) == (1, 1)
+
+    world.want(want(retry="one"), at=ASKED_PAUSE_S - 1)  # not in a circle, however often somebody asks
+    assert len(world.asked) == 1
+    state = world.want(want(retry="one"), at=ASKED_PAUSE_S, ends=1)[LLAMA]
+    assert (state.attempt, len(world.asked)) == (2, 2)
+    world.want(want(retry="one"), at=ASKED_PAUSE_S * 3)
+    assert len(world.asked) == 2
+    world.want(want(retry="two"), at=ASKED_PAUSE_S * 3, ends=1)
+    assert len(world.asked) == 3
+
+
+def test_a_request_does_not_come_before_the_time_that_the_origin_asked_for(world: World) -> None:
+    world.answer = failing(SourceThrottled("busy", retry_after_s=60.0))
+    world.want(want(), ends=1)
+
+    world.want(want(retry="one"), at=59)
+    assert len(world.asked) == 1
+    world.want(want(retry="one"), at=60, ends=1)
+    assert len(world.asked) == 2
+
+
+def test_a_request_that_is_older_than_the_first_attempt_asks_no_second(world: World) -> None:
+    world.answer = failing(SourceNotFound("no such repository"))
+    world.want(want(retry="old"), ends=1)
+
+    world.want(want(retry="old"), at=ASKED_PAUSE_S * 2)
+    assert len(world.asked) == 1
