@@ -59,10 +59,14 @@ _MOVED = {
 """Package before and now → modules, `old:new` where the name is another."""
 
 _SPLIT = {
+    "actors.moved": ("actors.transferred",),
     "actors.origin": ("actors.transport.answers",),
     "coordinator.snapshot": ("coordinator.plan.snapshot", "coordinator.plan.reading"),
 }
 """Modules that became several, or moved to the vocabulary."""
+
+_RENAMED = {"actors.moved.Moved": "Transferred"}
+"""What has another name within its module."""
 
 NOW: Mapping[str, tuple[str, ...]] = {
     f"{before}.{item.partition(':')[0]}": (f"{now}.{item.partition(':')[2] or item}",)
@@ -84,11 +88,14 @@ class _Finder(MetaPathFinder, Loader):
         """Where there is one module now, the old name is that very module; else it has the names of all."""
         name, now = module.__name__, NOW[module.__name__]
         warnings.warn(f"{name} is {', '.join(now)} now", DeprecationWarning, stacklevel=2)
-        if len(now) == 1:
+        renamed = {old: new for old, new in _RENAMED.items() if old.rpartition(".")[0] == name}
+        if len(now) == 1 and not renamed:
             sys.modules[name] = import_module(now[0])
         else:
             for each in now:
                 vars(module).update({key: value for key, value in vars(import_module(each)).items() if key[:2] != "__"})
+        for old, new in renamed.items():
+            setattr(module, old.rpartition(".")[2], vars(module)[new])
 
 
 def install() -> None:

@@ -28,6 +28,9 @@ StorageKey = NewType("StorageKey", str)
 Digest = NewType("Digest", str)
 """`algorithm:hex`; the algorithms are in `actors.digest`."""
 
+NodeName = NewType("NodeName", str)
+"""A Kubernetes node's `metadata.name`. Not to be mixed with a Ray node id."""
+
 OriginName = NewType("OriginName", str)
 """`scheme://host:port`, without the port where it is the scheme's own. See `origin_of`."""
 

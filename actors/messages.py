@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import NewType
 
 from actors.errors import Failure
 from actors.manifest import Manifest, ModelSource, OriginName, Resolved, StorageKey
+from actors.manifest import NodeName as NodeName
+from actors.transferred import Transferred
 from actors.trust import UNRESTRICTED, Trust
-
-NodeName = NewType("NodeName", str)
-"""A Kubernetes node's `metadata.name`. Not to be mixed with a Ray node id."""
 
 
 class Phase(StrEnum):
@@ -220,13 +218,12 @@ class Earlier:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelReport:
+class ModelReport(Transferred):
     """One model on one node. `bytes_done` counts finished bytes, of any earlier attempt too; `attempt` starts at 1.
 
     `verified` counts files by how they were checked (`sha256`, `git-sha1`, `md5`, `size`). `resolved` names the
     `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator. `part`: it is filled,
-    or served, together with others. `wrong_peers` counts, by node, chunks that came from it with wrong bytes;
-    `wrong_readers` those that were wrong already when it read them from the origin.
+    or served, together with others. What has come over the network for it is inherited.
 
     `damage` names the files of a committed copy that are no longer what they were; the copy is not Ready, and the rest
     of the report is about its repair. `repaired` is what the last one put right. `verified_at`: when the whole copy was
@@ -247,9 +244,6 @@ class ModelReport:
     resolved: str | None = None
     bytes_total: int = 0
     bytes_done: int = 0
-    bytes_from_origin: int = 0
-    bytes_from_peers: int = 0
-    bytes_from_other_zones: int = 0
     rate_bytes_per_s: float = 0.0
     attempt: int = 0
     failure: Failure | None = None
@@ -264,8 +258,6 @@ class ModelReport:
     repaired: str | None = None
     repaired_at: float | None = None
     part: Part | None = None
-    wrong_peers: Mapping[NodeName, int] = field(default_factory=dict)
-    wrong_readers: Mapping[NodeName, int] = field(default_factory=dict)
     needed_bytes: int = 0
     lacking_bytes: int | None = None
     earlier: Earlier | None = None

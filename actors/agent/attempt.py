@@ -25,11 +25,11 @@ from actors.fill.finish import Ending
 from actors.fill.origin_quota import Quotas
 from actors.manifest import Manifest, Resolved, StorageKey, check_digest
 from actors.messages import Company
-from actors.moved import Moved
 from actors.peers.exchange import Exchange
 from actors.retry import RateLimit, RetryPolicy
 from actors.scrub.repair import Repair
 from actors.scrub.scrubber import BLOCK_BYTES
+from actors.transferred import Transferred
 from actors.trust import Trust
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Wish:
     expected_digest: str | None = None
     repair: Repair | None = None
     started_at: float | None = None
-    earlier: Moved = field(default_factory=Moved)
+    earlier: Transferred = field(default_factory=Transferred)
 
     def part(self) -> Resolved:
         """The part of the source that is filled."""

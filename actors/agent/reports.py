@@ -93,16 +93,12 @@ def of_copy(key: StorageKey, marker: Marker, phase: Phase, record: Record | None
         selection=manifest.source.selection,
         bytes_total=manifest.total_bytes,
         bytes_done=manifest.total_bytes,
-        bytes_from_origin=marker.moved.from_origin,
-        bytes_from_peers=marker.moved.from_peers,
-        bytes_from_other_zones=marker.moved.from_other_zones,
+        **marker.moved.numbers,
         manifest_digest=manifest.digest,
         revision=manifest.revision,
         verified=Counter(marker.verified.values()),
         started_at=marker.started_at,
         finished_at=marker.finished_at,
-        wrong_peers=marker.moved.wrong_peers,
-        wrong_readers=marker.moved.wrong_readers,
     )
     if record is None:
         return report

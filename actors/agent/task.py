@@ -19,8 +19,8 @@ from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreEr
 from actors.fill.fill import Progress
 from actors.manifest import Resolved
 from actors.messages import Company, DesiredModel, ModelReport, Phase, Place
-from actors.moved import Moved
 from actors.scrub.repair import Repair
+from actors.transferred import Transferred
 from actors.trust import UNRESTRICTED
 
 RETRY_PAUSE_S = 5.0
@@ -56,7 +56,7 @@ class Task:
         self._attempt: Attempt | None = None
         """The one that runs."""
         self._last: Progress | None = None
-        self._moved_before = Moved()
+        self._moved_before = Transferred()
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -222,9 +222,7 @@ class Task:
             resolved=self._resolved_name,
             bytes_total=total,
             bytes_done=done,
-            bytes_from_origin=moved.from_origin,
-            bytes_from_peers=moved.from_peers,
-            bytes_from_other_zones=moved.from_other_zones,
+            **moved.numbers,
             rate_bytes_per_s=running.rate_bytes_per_s if running is not None else 0.0,
             attempt=self._attempts,
             failure=failure,
@@ -234,8 +232,6 @@ class Task:
             verified=dict(progress.verified) if progress is not None else {},
             started_at=self._started_at,
             part=self._engine.exchange.part(fill_name) if self._engine.exchange is not None else None,
-            wrong_peers=moved.wrong_peers,
-            wrong_readers=moved.wrong_readers,
             needed_bytes=self.needed_bytes,
             lacking_bytes=self.lacking_bytes if self.lacks_space else None,
         )

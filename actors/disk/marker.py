@@ -23,8 +23,8 @@ from actors.disk.documents import MOST_BYTES, parsed
 from actors.disk.handles import Folder
 from actors.errors import LocalModelError
 from actors.manifest import Manifest, ManifestFile, make_manifest
-from actors.moved import Moved
 from actors.numbers import count, moment
+from actors.transferred import Transferred
 
 MARKER = ".localmodel/manifest.json"
 OWN = ".localmodel"
@@ -55,7 +55,7 @@ class Marker:
     verified: Mapping[str, str]
     started_at: float | None = None
     finished_at: float | None = None
-    moved: Moved = field(default_factory=Moved)
+    moved: Transferred = field(default_factory=Transferred)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -89,7 +89,7 @@ class Marker:
             verified={_text(path): _text(how) for path, how in data["verified"].items()},
             started_at=moment(data.get("startedAt")),
             finished_at=moment(data.get("finishedAt")),
-            moved=_moved(data),
+            moved=Transferred.from_json(data),
         )
 
 
@@ -215,13 +215,3 @@ def _manifest(data: Mapping[str, Any]) -> Manifest:
             _text(each)
     read = Manifest.from_json(data)
     return make_manifest(read.source, read.revision, read.files)
-
-
-def _moved(data: Mapping[str, Any]) -> Moved:
-    for name in ("bytesFromOrigin", "bytesFromPeers", "bytesFromOtherZones"):
-        count(data.get(name, 0))
-    for name in ("wrongPeers", "wrongReaders"):
-        for node, times in data.get(name, {}).items():
-            _text(node)
-            count(times)
-    return Moved.from_json(data)

@@ -30,8 +30,8 @@ from actors.fill.solo import Alone
 from actors.manifest import Manifest, Resolved
 from actors.mesh import bitmap
 from actors.messages import Company
-from actors.moved import Moved
 from actors.retry import RateLimit
+from actors.transferred import Transferred
 
 if TYPE_CHECKING:
     from actors.peers.exchange import Exchange
@@ -43,7 +43,7 @@ class Progress:
 
     done: int
     hashed: int
-    moved: Moved
+    moved: Transferred
     rate_bytes_per_s: float
     verified: Counter[str]
     trouble: Failure | None = None

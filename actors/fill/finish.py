@@ -12,7 +12,7 @@ from actors.disk.ingest import Ingest
 from actors.disk.marker import Marker
 from actors.fill.fill import verified_how
 from actors.manifest import Manifest
-from actors.moved import Moved
+from actors.transferred import Transferred
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Ending:
     expected: Callable[[Manifest], None]
     check: Callable[[], None] = lambda: None
 
-    def marker(self, ingest: Ingest, filled: Manifest, moved: Moved) -> Marker:
+    def marker(self, ingest: Ingest, filled: Manifest, moved: Transferred) -> Marker:
         """The data of the ingest is what is to be committed, and this is its marker.
 
         `filled` is what `Fill.run` returned. Raises what `expected` and `unpack` raise.

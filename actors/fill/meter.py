@@ -11,8 +11,8 @@ from collections.abc import Callable
 from actors.errors import Failure
 from actors.fill.concurrency import Sample
 from actors.messages import NodeName
-from actors.moved import Moved
 from actors.retry import RateMeter
+from actors.transferred import Transferred
 
 
 class Traffic:
@@ -55,10 +55,15 @@ class Traffic:
             self._wrong_readers[name] += 1
 
     @property
-    def moved(self) -> Moved:
+    def moved(self) -> Transferred:
         with self._lock:
-            wrong = dict(self._wrong_peers), dict(self._wrong_readers)
-            return Moved(self._from_origin, self._from_peers, self._from_other_zones, *wrong)
+            return Transferred(
+                bytes_from_origin=self._from_origin,
+                bytes_from_peers=self._from_peers,
+                bytes_from_other_zones=self._from_other_zones,
+                wrong_peers=dict(self._wrong_peers),
+                wrong_readers=dict(self._wrong_readers),
+            )
 
     def answered(self, latency_s: float) -> None:
         """The first byte of a request came after so long."""

@@ -47,9 +47,9 @@ from actors.fill.fill import Fill, verified_how
 from actors.fill.finish import Ending
 from actors.fill.origin_reader import FillSettings
 from actors.manifest import Manifest, ModelSource, Resolved, check_digest
-from actors.moved import Moved
 from actors.numbers import decimal
 from actors.sources.resolve import resolve
+from actors.transferred import Transferred
 from actors.transport.answers import SourceOptions
 from coordinator.cli.output import print_json, printable, say, tell
 from coordinator.cli.target import Target
@@ -331,7 +331,7 @@ def _run(
     narrow: Callable[[Resolved], Resolved],
     options: SourceOptions,
     args: argparse.Namespace,
-) -> tuple[Manifest, Moved]:
+) -> tuple[Manifest, Transferred]:
     """The manifest as it was filled. Locations that expire are renewed, as often as it takes while it helps."""
     source, revision = resolved.manifest.source, resolved.manifest.revision
     work = Fill(

@@ -291,12 +291,8 @@ def _sample(tally: Tally) -> CacheSample:
         nodes={word.value: count for word, count in Counter(tally.node_status.values()).items()},
         bytes_total=tally.size_bytes,
         bytes_cached=tally.bytes_cached,
-        bytes_from_origin=tally.bytes_from_origin,
-        bytes_from_peers=tally.bytes_from_peers,
-        bytes_from_other_zones=tally.bytes_from_other_zones,
         rate_bytes_per_s=tally.rate,
-        chunks_sent_wrong=tally.wrong_peers.total(),
-        chunks_read_wrong=tally.wrong_readers.total(),
+        moved=tally.moved,
     )
 
 

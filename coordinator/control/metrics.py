@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from actors.transferred import Transferred
 from coordinator.plan.origin_budget import OriginUse
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -25,19 +26,15 @@ _FAST = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 @dataclass(frozen=True, slots=True)
 class CacheSample:
-    """`nodes` counts nodes by KServe's node status; bytes are summed over nodes, `bytes_total` is of one."""
+    """`nodes` counts nodes by KServe's node status. `bytes_total` is of one copy; the rest is summed over nodes."""
 
     name: str
     namespace: str = ""
     nodes: Mapping[str, int] = field(default_factory=dict)
     bytes_total: int = 0
     bytes_cached: int = 0
-    bytes_from_origin: int = 0
-    bytes_from_peers: int = 0
-    bytes_from_other_zones: int = 0
     rate_bytes_per_s: float = 0.0
-    chunks_sent_wrong: int = 0
-    chunks_read_wrong: int = 0
+    moved: Transferred = field(default_factory=Transferred)
 
 
 class Metrics:
@@ -171,14 +168,14 @@ class _Now(Collector):
                 nodes.add_metric([*key, status], count)
             total.add_metric(key, cache.bytes_total)
             cached.add_metric(key, cache.bytes_cached)
-            read.add_metric([*key, "origin"], cache.bytes_from_origin)
-            read.add_metric([*key, "peers"], cache.bytes_from_peers)
-            zones.add_metric(key, cache.bytes_from_other_zones)
-            wrong.add_metric([*key, "sent"], cache.chunks_sent_wrong)
-            wrong.add_metric([*key, "read"], cache.chunks_read_wrong)
+            read.add_metric([*key, "origin"], cache.moved.bytes_from_origin)
+            read.add_metric([*key, "peers"], cache.moved.bytes_from_peers)
+            zones.add_metric(key, cache.moved.bytes_from_other_zones)
+            wrong.add_metric([*key, "sent"], sum(cache.moved.wrong_peers.values()))
+            wrong.add_metric([*key, "read"], sum(cache.moved.wrong_readers.values()))
             rate.add_metric(key, cache.rate_bytes_per_s)
             if cache.bytes_total:
-                times.add_metric(key, cache.bytes_from_origin / cache.bytes_total)
+                times.add_metric(key, cache.moved.bytes_from_origin / cache.bytes_total)
         agents = GaugeMetricFamily("localmodel_agents", "Node agents by state.", labels=["state"])
         for state, count in self.agents.items():
             agents.add_metric([state], count)

@@ -13,6 +13,7 @@ from typing import Any
 
 from actors.messages import NodeName
 from actors.times import rfc3339
+from actors.transferred import BY_NODE, CAMEL, Transferred
 from coordinator.kube.quantity import format_bytes, format_duration, format_percent, say_bytes
 from coordinator.plan.access import Access, asks_itself
 from coordinator.plan.tally import Tally
@@ -22,12 +23,13 @@ _HEXADECIMAL = re.compile(r"(?:\w+:)?(?P<digits>[0-9a-f]{40,})")
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What all fields go by. `kept`: what was written is about what is still there.
+    """What all fields go by. `moved` is the sum over nodes. `kept`: what was written is about what is still there.
 
     `answered`: it is known what the present spec comes to. `size_bytes` is of one copy; None where nobody knows it.
     """
 
     tally: Tally
+    moved: Transferred
     kept: bool
     answered: bool
     size_bytes: int | None
@@ -45,7 +47,7 @@ class Standing:
         if any(failure.reason == "SourceConflict" for _, failure, _ in tally.troubles):
             answered = same and kept
         size = tally.size_bytes or ((written.get("bytes") if kept else None) or {}).get("total")
-        return cls(tally, kept, answered, size)
+        return cls(tally, tally.moved, kept, answered, size)
 
     def written(self, name: str) -> Any:
         """What stands in the status and still holds; None: nothing does."""
@@ -76,12 +78,12 @@ def short_revision(revision: str | None) -> str | None:
 
 def _moved(it: Standing) -> str | None:
     """`origin 15.3Gi (1.00 times), peers 45.9Gi`; None if nothing was read."""
-    tally, size = it.tally, it.size_bytes
-    if size is None or not tally.bytes_from_origin + tally.bytes_from_peers:
+    moved, size = it.moved, it.size_bytes
+    if size is None or not moved.bytes_from_origin + moved.bytes_from_peers:
         return None
-    times = f" ({tally.bytes_from_origin / size:.2f} times)" if size else ""
-    text = f"origin {say_bytes(tally.bytes_from_origin)}{times}, peers {say_bytes(tally.bytes_from_peers)}"
-    zones = tally.bytes_from_other_zones
+    times = f" ({moved.bytes_from_origin / size:.2f} times)" if size else ""
+    text = f"origin {say_bytes(moved.bytes_from_origin)}{times}, peers {say_bytes(moved.bytes_from_peers)}"
+    zones = moved.bytes_from_other_zones
     return f"{text}, {say_bytes(zones)} of it from other zones" if zones else text
 
 
@@ -94,17 +96,24 @@ def _copies(it: Standing) -> dict[str, int]:
 def _bytes(it: Standing) -> dict[str, Any] | None:
     if it.size_bytes is None:
         return None
-    tally = it.tally
     moved: dict[str, Any] = {
         "total": it.size_bytes,
         "cached": it.bytes_cached,
-        "fromOrigin": tally.bytes_from_origin,
-        "fromPeers": tally.bytes_from_peers,
-        "fromOtherZones": tally.bytes_from_other_zones,
+        **{_in_bytes(name): amount for name, amount in it.moved.amounts.items()},
     }
     if it.size_bytes:
-        moved["amplification"] = f"{tally.bytes_from_origin / it.size_bytes:.2f}"
+        moved["amplification"] = f"{it.moved.bytes_from_origin / it.size_bytes:.2f}"
     return moved
+
+
+def _in_bytes(name: str) -> str:
+    """`bytesFromOrigin` is `bytes.fromOrigin`."""
+    short = name.removeprefix("bytes")
+    return short[:1].lower() + short[1:]
+
+
+def _wrong(name: str) -> Callable[[Standing], Any]:
+    return lambda it: _at_least(it.moved.by_node[name], it.written(name))
 
 
 def _progress(it: Standing) -> str | None:
@@ -148,8 +157,7 @@ _FIELDS: Mapping[str, Callable[[Standing], Any]] = {
     "startedAt": _started_at,
     "completedAt": _completed_at,
     "credentialsOnNodes": lambda it: it.tally.source.carries_options or None,
-    "wrongPeers": lambda it: _at_least(it.tally.wrong_peers, it.written("wrongPeers")),
-    "wrongReaders": lambda it: _at_least(it.tally.wrong_readers, it.written("wrongReaders")),
+    **{CAMEL[name]: _wrong(CAMEL[name]) for name in BY_NODE},
 }
 
 

@@ -239,8 +239,7 @@ def of_earlier(report: ModelReport) -> ModelReport:
         selection=report.selection,
         started_at=report.started_at if report.phase is Phase.READY else None,
         finished_at=kept.finished_at,
-        bytes_from_origin=report.bytes_from_origin if report.phase is Phase.READY else 0,
-        bytes_from_peers=report.bytes_from_peers if report.phase is Phase.READY else 0,
+        **(report.numbers if report.phase is Phase.READY else {}),
     )
 
 

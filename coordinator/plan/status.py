@@ -142,16 +142,13 @@ def _reported(word: NodeStatus, report: ModelReport) -> dict[str, Any]:
     if report.bytes_total and word is not NodeStatus.DOWNLOADED:
         share = format_percent(report.bytes_done, report.bytes_total)
         detail["progress"] = f"{share} of {format_bytes(report.bytes_total)}"
-    detail["bytesFromOrigin"] = report.bytes_from_origin
-    detail["bytesFromPeers"] = report.bytes_from_peers
-    detail["bytesFromOtherZones"] = report.bytes_from_other_zones
+    detail |= report.amounts
     known = {
         "attempt": report.attempt,
         "digest": held.manifest_digest,
         "revision": held.revision,
         "verified": dict(report.verified),
-        "wrongPeers": dict(report.wrong_peers),
-        "wrongReaders": dict(report.wrong_readers),
+        **report.by_node,
     }
     detail.update((name, value) for name, value in known.items() if value)
     times = {"startedAt": report.started_at, "finishedAt": report.finished_at, "verifiedAt": report.verified_at}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 from actors.errors import Failure
 from actors.messages import Earlier, ModelReport, NodeName, Phase
+from actors.transferred import Transferred, total
 from coordinator.api.resources import NodeStatus
 from coordinator.plan.snapshot import Cache
 
@@ -58,9 +58,6 @@ class Tally:
     barred: bool = False
     bytes_total: int = 0
     bytes_cached: int = 0
-    bytes_from_origin: int = 0
-    bytes_from_peers: int = 0
-    bytes_from_other_zones: int = 0
     rate: float = 0.0
     seconds_left: float | None = None
     unmeasured: int = 0
@@ -72,8 +69,12 @@ class Tally:
     troubles: list[tuple[NodeName, Failure, float | None]] = field(default_factory=list)
     orphans: list[tuple[NodeName, str]] = field(default_factory=list)
     strays: list[tuple[NodeName, str]] = field(default_factory=list)
-    wrong_peers: Counter[NodeName] = field(default_factory=Counter)
-    wrong_readers: Counter[NodeName] = field(default_factory=Counter)
+    reports: list[ModelReport] = field(default_factory=list)
+
+    @property
+    def moved(self) -> Transferred:
+        """What has come over the network for it, over all nodes. Summed when it is asked for."""
+        return total(self.reports)
 
     @property
     def total(self) -> int:
@@ -88,18 +89,12 @@ class Tally:
         word, failure, retry_at, report = cell
         self.node_status[node] = word
         if report is not None:
-            self.bytes_from_origin += report.bytes_from_origin
-            self.bytes_from_peers += report.bytes_from_peers
-            self.bytes_from_other_zones += report.bytes_from_other_zones
-            if report.wrong_peers:
-                self.wrong_peers.update(report.wrong_peers)
-            if report.wrong_readers:
-                self.wrong_readers.update(report.wrong_readers)
-            started, total = report.started_at, report.bytes_total
+            self.reports.append(report)
+            started, size = report.started_at, report.bytes_total
             if started is not None and (self.started_at is None or started < self.started_at):
                 self.started_at = started
-            if total > self.bytes_total:
-                self.bytes_total = total
+            if size > self.bytes_total:
+                self.bytes_total = size
             if report.revision is not None and self.coming is None:
                 self.coming = report.revision
         if word is NodeStatus.DOWNLOADED:

@@ -91,7 +91,7 @@ def test_a_file_of_which_much_was_there_but_not_hashed_is_completed(tmp_path: Pa
     ingest = open_ingest(tmp_path / "ingest", resolved.manifest, "owner")
     fill = Fill(ingest, resolved, FillSettings(connections=4, chunk_bytes=1 * MIB))
     manifest = fill.run()
-    assert fill.progress().moved.from_origin == size - there
+    assert fill.progress().moved.bytes_from_origin == size - there
     assert manifest.files[0].digest == f"sha256:{sha256((tmp_path / 'served/weights').read_bytes()).hexdigest()}"
     ingest.close()
 

@@ -30,6 +30,7 @@ from actors.mesh.limits import Pace
 from actors.mesh.membership import NEIGHBOURS
 from actors.peers import gossip, wire
 from actors.peers import server as peers
+from actors.transferred import Transferred
 from coordinator import cli
 from coordinator.control import looks, resolver
 from coordinator.control.metrics import MAX_REASONS, CacheSample, Metrics
@@ -62,7 +63,7 @@ def rows(text: str) -> Iterator[list[str]]:
 def exported() -> dict[str, tuple[str, frozenset[str]]]:
     """Type and labels of every metric, by the name that is scraped."""
     metrics = Metrics("1", leader_lock="lock")
-    cache = CacheSample("llama", "team", {"NodeDownloaded": 3}, 10, 30, 10, 20, 15, 5.0, 2, 1)
+    cache = CacheSample("llama", "team", {"NodeDownloaded": 3}, 10, 30, 5.0, Transferred(bytes_from_peers=20))
     metrics.show([cache], {"Ready": 1}, [OriginUse(OriginName("https://hub"), Budget(1, 1.0))])
     metrics.kube_request("list", 200, 0.1)
     metrics.resolved("ok")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from actors.manifest import OriginName
+from actors.manifest import NodeName, OriginName
+from actors.transferred import Transferred
 from coordinator.control.metrics import MAX_REASONS, CacheSample, Metrics
 from coordinator.plan.origin_budget import Budget, OriginUse
 
@@ -38,7 +39,14 @@ def test_the_leader_is_seen_where_controller_runtime_shows_it() -> None:
 
 def test_a_cache_is_shown_and_leaves_no_series_when_it_is_gone() -> None:
     metrics = Metrics("1")
-    cache = CacheSample("llama", "team", {"NodeDownloaded": 3}, 10, 30, 10, 20, 15, 5.0, 2, 1)
+    moved = Transferred(
+        bytes_from_origin=10,
+        bytes_from_peers=20,
+        bytes_from_other_zones=15,
+        wrong_peers={NodeName("a"): 2},
+        wrong_readers={NodeName("b"): 1},
+    )
+    cache = CacheSample("llama", "team", {"NodeDownloaded": 3}, 10, 30, 5.0, moved)
     metrics.show([cache], {"ready": 3})
     key = (("name", "llama"), ("namespace", "team"))
     found = series(metrics)

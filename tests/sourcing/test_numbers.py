@@ -18,10 +18,10 @@ from actors.agent.settings import AgentSettings
 from actors.disk.journal import read
 from actors.errors import SourceError
 from actors.manifest import MAX_PATH_BYTES, Manifest, ManifestFile, ModelSource, make_manifest
-from actors.moved import Moved
 from actors.numbers import LARGEST, count, decimal, moment, within
 from actors.sources.entries import files_of
 from actors.sources.resolve import resolve
+from actors.transferred import Transferred
 from actors.transport.answers import SourceOptions, expires_at, retry_after_s
 from coordinator.cli import settings
 from coordinator.cli.fill import add_fill_arguments
@@ -279,7 +279,7 @@ def test_a_journal_ends_at_a_line_that_is_none(tmp_path: Path, line: str) -> Non
 def test_what_has_moved_is_counted_in_whole_bytes(value: object) -> None:
     for data in ({"bytesFromOrigin": value}, {"wrongPeers": {"n": value}}):
         with pytest.raises(ValueError, match="no whole number"):
-            Moved.from_json(data)
+            Transferred.from_json(data)
 
 
 # Settings
