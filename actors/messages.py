@@ -42,14 +42,15 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DesiredRoot:
-    """A folder that holds models, as the node group's PersistentVolume names it. `storage_limit_bytes` None: none.
+    """A folder that holds models, as a node group's PersistentVolume names it, and what of it the group may use.
 
-    `group` names the one that sets the limit, for people.
+    Groups can share a folder: then there is one of these for each, and the limit of each holds for its own models
+    (`DesiredModel.group`). `storage_limit_bytes` None: no limit.
     """
 
     path: str
     storage_limit_bytes: int | None = None
-    group: str = field(default="", compare=False)
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ class DesiredModel:
     entry of `DesiredState.companies`, or one in `companies_known`: who fills the same. None: nobody else does.
     `evictable`: it may make room for others, and one that did waits until it fits beside them. `kept`: a copy that is
     there stays as it is, is repaired and is served to others; one that is not there is not fetched. `retry` names a
-    request to try again at once, which is heeded once.
+    request to try again at once, which is heeded once. `group` names the `DesiredRoot` whose limit it counts against.
     """
 
     key: StorageKey
@@ -131,6 +132,7 @@ class DesiredModel:
     evictable: bool = False
     kept: bool = False
     retry: str = ""
+    group: str = ""
 
     @property
     def place(self) -> Place:

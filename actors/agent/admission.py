@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actors.agent.capacity import Room, Waiting
+from actors.agent.capacity import Limit, Room, Waiting
 from actors.agent.evictions import Entry
 from actors.agent.state import State
 from actors.agent.task import Task
@@ -46,7 +46,7 @@ class Admission:
             for each in others
             if each.lacks_space
         ]
-        room, manifest = self._room(task.place.root, store, others), resolved.manifest
+        room, manifest = self._room(task, store, others), resolved.manifest
         held = store.ingested_bytes(task.place.key)
         if repair is not None:
             task.needed_bytes = repair.total_bytes
@@ -56,7 +56,7 @@ class Admission:
         task.needed_bytes, peak = manifest.total_bytes, manifest.peak_bytes
         evicted = self.state.roots.evicted(task.place)
         if evicted is not None:
-            room = room.promise(self._owed_bytes(task, evicted, room))
+            room = room.promise(*self._owed_bytes(task, evicted, room))
         try:
             room.check(task.needed_bytes, peak_bytes=peak, held_bytes=held)
             room.check_turn(task.model.priority, ahead)
@@ -66,23 +66,32 @@ class Admission:
                 task.lacking_bytes = room.lacking_bytes(task.needed_bytes, peak_bytes=peak, held_bytes=held)
             raise
 
-    def _room(self, name: str, store: Store, others: list[Task]) -> Room:
+    def _room(self, task: Task, store: Store, others: list[Task]) -> Room:
+        name, group = task.place.root, task.model.group
         desired = self.state.goal.desired
-        limits = next((each for each in desired.roots if each.path == name), None) if desired is not None else None
+        roots = desired.roots if desired is not None else ()
+        shares = {each.group: each.storage_limit_bytes for each in roots if each.path == name}
+        elsewhere = {
+            place.key for place, model in self.state.goal.models.items() if place.root == name and model.group != group
+        }
         return Room(
             root=name,
             free_bytes=store.free_bytes(),
             headroom_bytes=self.headroom_bytes,
-            used_bytes=self.state.roots[name].used_bytes(),
             reserved_bytes=sum(each.reserved_bytes for each in others),
             unallocated_bytes=sum(each.reserved_bytes for each in others if not each.allocated),
-            limit_bytes=limits.storage_limit_bytes if limits is not None else None,
-            group=limits.group if limits is not None else "",
+            used_bytes=self.state.roots[name].used_bytes(),
+            limit=Limit(
+                shares.get(group),
+                used_bytes=self.state.roots[name].used_bytes(without=elsewhere),
+                reserved_bytes=sum(each.reserved_bytes for each in others if each.model.group == group),
+                group=group,
+            ),
         )
 
-    def _owed_bytes(self, task: Task, evicted: Entry, room: Room) -> int:
-        """What an evicted model must leave to others that are as important and not here yet."""
-        owed, goal, roots = 0, self.state.goal, self.state.roots
+    def _owed_bytes(self, task: Task, evicted: Entry, room: Room) -> tuple[int, int]:
+        """What an evicted model must leave to others that are as important and not here yet: to all, to its group's."""
+        owed, of_group, goal, roots = 0, 0, self.state.goal, self.state.roots
         for place, model in goal.models.items():
             if model.root != room.root or place == task.place or roots.copy(place) or roots.evicted(place):
                 continue
@@ -94,5 +103,7 @@ class Admission:
                 resolved.manifest.total_bytes if resolved is not None else 0,
                 evicted.for_bytes if model.key == evicted.for_key else 0,
             )
-            owed += needed if room.has_a_chance(needed) else 0
-        return owed
+            if room.has_a_chance(needed):
+                owed += needed
+                of_group += needed if model.group == task.model.group else 0
+        return owed, of_group

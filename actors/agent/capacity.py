@@ -1,6 +1,6 @@
 """Whether a model fits, before its first byte, beside what was promised to others. Pure.
 
-    storage limit ── used ── reserved             ≥ needed      a repair is exempt: its copy replaces what it repairs
+    group's limit ── used ── reserved             ≥ needed      a repair is exempt: its copy replaces what it repairs
     free on the disk ── headroom ── unallocated   ≥ needed, less what an interrupted fill already holds
 
 A model that waits for space holds back those of lower priority, so that they do not take away, one after the other,
@@ -26,11 +26,25 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """One root. `reserved_bytes` are promised to fills under way; `unallocated_bytes` of them still count as free.
+class Limit:
+    """What the models of one node group may take on this node, and do. `bytes` None: as much as the disk has.
 
-    `group` names the node group that sets the limit.
+    A copy that no group wants counts as used by each.
     """
+
+    bytes: int | None = None
+    used_bytes: int = 0
+    reserved_bytes: int = 0
+    group: str = ""
+
+    def lacking_bytes(self, needed_bytes: int) -> int | None:
+        """How many bytes are too many; negative: so many to spare. None: nothing is limited."""
+        return None if self.bytes is None else self.used_bytes + self.reserved_bytes + needed_bytes - self.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """One root. `reserved_bytes` are promised to fills under way; `unallocated_bytes` of them still count as free."""
 
     root: str
     free_bytes: int
@@ -38,8 +52,7 @@ class Room:
     used_bytes: int
     reserved_bytes: int = 0
     unallocated_bytes: int = 0
-    limit_bytes: int | None = None
-    group: str = ""
+    limit: Limit = Limit()
 
     def check(
         self, needed_bytes: int, *, peak_bytes: int | None = None, held_bytes: int = 0, repair: bool = False
@@ -49,13 +62,13 @@ class Room:
         `peak_bytes` is what it takes on its way, where that is more; `held_bytes` of it are allocated already.
         """
         peak = needed_bytes if peak_bytes is None else peak_bytes
-        limit, used = self.limit_bytes, self.used_bytes
-        if not repair and limit is not None and used + self.reserved_bytes + needed_bytes > limit:
-            of_group = f" for group {self.group}" if self.group else ""
+        limit, over = self.limit, self.limit.lacking_bytes(needed_bytes)
+        if not repair and over is not None and over > 0:
+            allowed, used, reserved = map(say_bytes, (limit.bytes or 0, limit.used_bytes, limit.reserved_bytes))
+            of_group = f" for group {limit.group}" if limit.group else ""
             raise InsufficientStorage(
-                f"needs {say_bytes(needed_bytes, up=True)} in {self.root}, {say_bytes(limit)} allowed{of_group},"
-                f" of which {say_bytes(used)} are used and {say_bytes(self.reserved_bytes)} reserved: raise the group's"
-                " storageLimit, or remove a model"
+                f"needs {say_bytes(needed_bytes, up=True)} in {self.root}, {allowed} allowed{of_group}, of which {used}"
+                f" are used and {reserved} reserved: raise the group's storageLimit, or remove a model"
             )
         if peak - held_bytes > self.free_bytes - self.headroom_bytes - self.unallocated_bytes:
             raise InsufficientStorage(
@@ -82,18 +95,19 @@ class Room:
         """How many bytes must go before `check` agrees; negative: it does, with so many to spare."""
         peak = needed_bytes if peak_bytes is None else peak_bytes
         lacking = peak - held_bytes - (self.free_bytes - self.headroom_bytes - self.unallocated_bytes)
-        if self.limit_bytes is None:
-            return lacking
-        return max(lacking, self.used_bytes + self.reserved_bytes + needed_bytes - self.limit_bytes)
+        over = self.limit.lacking_bytes(needed_bytes)
+        return lacking if over is None else max(lacking, over)
 
-    def promise(self, count: int) -> Room:
-        """The same with so many more bytes reserved, and none of them allocated."""
-        return replace(
-            self, reserved_bytes=self.reserved_bytes + count, unallocated_bytes=self.unallocated_bytes + count
+    def promise(self, count: int, of_group: int | None = None) -> Room:
+        """The same with so many more bytes reserved, none of them allocated; `of_group` of them for the same group."""
+        limit = replace(
+            self.limit, reserved_bytes=self.limit.reserved_bytes + (count if of_group is None else of_group)
         )
+        reserved, unallocated = self.reserved_bytes + count, self.unallocated_bytes + count
+        return replace(self, reserved_bytes=reserved, unallocated_bytes=unallocated, limit=limit)
 
     def has_a_chance(self, needed_bytes: int) -> bool:
         """Whether it would fit if nothing but headroom and what is not ours were on the disk."""
         ours = self.used_bytes + self.reserved_bytes - self.unallocated_bytes
         capacity = self.free_bytes - self.headroom_bytes + ours
-        return needed_bytes <= (capacity if self.limit_bytes is None else min(capacity, self.limit_bytes))
+        return needed_bytes <= (capacity if self.limit.bytes is None else min(capacity, self.limit.bytes))

@@ -211,9 +211,10 @@ class Root:
     def aside_bytes(self) -> int:
         return sum(each.size_bytes for each in self.aside())
 
-    def used_bytes(self) -> int:
-        """What the committed models take, and the old copies that lie aside."""
-        return sum(marker.manifest.total_bytes for marker in self.present.values()) + self.aside_bytes()
+    def used_bytes(self, without: Set[StorageKey] = frozenset()) -> int:
+        """What the committed models take, but for some, and the old copies that lie aside."""
+        counted = (marker.manifest.total_bytes for key, marker in self.present.items() if key not in without)
+        return sum(counted) + self.aside_bytes()
 
 
 class Roots(Mapping[str, Root]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, NewType
+from typing import Annotated, Any, ClassVar, Literal, NewType
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -259,8 +259,14 @@ class LocalModelNodeGroupSpec(ApiModel):
 
 
 class LocalModelNodeGroupStatus(ApiModel):
-    used: Quantity | None = Field(None, description="By models, summed over the nodes that report.")
+    used: Quantity | None = Field(None, description="By the group's models, summed over the nodes that report.")
     available: Quantity | None = Field(None, description="For more models, summed over the nodes that report.")
+    storage_limit_mode: Literal["Enforce", "Warn"] | None = Field(
+        None, description="Whether a model that does not fit into storageLimit is not fetched, or is only warned of."
+    )
+    nodes_over_limit: Bytes | None = Field(
+        None, description="On how many nodes the group's models take more than storageLimit."
+    )
 
 
 class LocalModelInfo(ApiModel):

@@ -142,6 +142,7 @@ class _Process:
             progress_interval_s=chosen.progress_interval_s,
             eviction=chosen.eviction,
             orphan_grace_s=chosen.orphan_grace_s,
+            storage_limit=chosen.storage_limit,
             home=chosen.namespace,
             kserve=self._kserve,
         )

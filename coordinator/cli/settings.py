@@ -60,6 +60,7 @@ class Settings:
     progress_interval_s: float = 3.0
     eviction: Policy | None = None
     orphan_grace_s: float | None = ORPHAN_GRACE_S
+    storage_limit: str = "auto"
     budgets: Budgets = field(default_factory=Budgets)
     schemes: Schemes = field(default_factory=Schemes)
     origins: Origins = field(default_factory=Origins)
@@ -114,6 +115,7 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         progress_interval_s=args.progress_interval_seconds,
         eviction=None if args.eviction == "off" else Policy(args.eviction_idle_seconds, args.eviction == "dry-run"),
         orphan_grace_s=args.orphan_grace_seconds or None,
+        storage_limit=args.storage_limit,
         budgets=_budgets(args, env),
         schemes=_schemes(args, env),
         origins=_given(args.allow_origins, env, "LOCALMODEL_ALLOW_ORIGINS", Origins.parse, Origins()),
@@ -247,6 +249,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ORPHAN_GRACE_S,
         partial(_positive, below=10 * 365 * 86400.0, zero=True),
         "S",
+    )
+
+    limits = parser.add_argument_group("capacity")
+    _flag(
+        limits,
+        "storage-limit",
+        "what a node group's storageLimit means: auto only warns where KServe is installed, which never reads it, and"
+        " enforces elsewhere; an annotation of the group wins",
+        "auto",
+        str.lower,
+        choices=("auto", "enforce", "warn"),
     )
 
     eviction = parser.add_argument_group("eviction")

@@ -80,6 +80,7 @@ class Choices(TypedDict, total=False):
     budgets: Budgets | None
     eviction: Policy | None
     orphan_grace_s: float | None
+    storage_limit: str
     home: str
     writes_per_s: float
     progress_interval_s: float
@@ -115,6 +116,7 @@ class Controller:
         self._clock = chosen.get("clock", time.time)
         self._budgets = chosen.get("budgets") or Budgets()
         self._orphan_grace_s = chosen.get("orphan_grace_s", ORPHAN_GRACE_S)
+        self._storage_limit = chosen.get("storage_limit", "auto")
         self._executor = chosen.get("executor") or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
         self._story = Story()
         self._remover = Remover(self._announce)
@@ -259,6 +261,7 @@ class Controller:
             budgets=self._budgets,
             governed=self._governed,
             orphan_grace_s=self._orphan_grace_s,
+            storage_limit=self._storage_limit,
         )
         snapshot = self._looks.see(self._informers.see(snapshot), now)
         if self._kserve is not None:

@@ -15,8 +15,9 @@ from dataclasses import replace
 
 from coordinator.kube.interface import Object
 from coordinator.plan.announcements import Announcement
-from coordinator.plan.patches import KSERVE_FIELDS
+from coordinator.plan.patches import KSERVE_FIELDS, KSERVE_FIELDS_OF_GROUPS
 from coordinator.plan.plan import Verb, Write
+from coordinator.plan.snapshot import NODE_GROUPS
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Pruning:
 
     def notice(self, write: Write, answer: Object, now: float) -> bool:
         """What the answer to a write tells. Whether all of our fields that were in it are gone."""
-        sent = _ours(write) if write.verb is Verb.PATCH_STATUS else frozenset[str]()
+        sent = _ours(write)
         if not sent:
             return False
         kind, gone = write.ref.resource, not sent & set(answer.get("status") or {})
@@ -68,12 +69,16 @@ class Pruning:
         probes: dict[str, Write] = {}
         for write in in_full():
             plural = write.ref.resource.plural
-            if plural in self._pruned and write.verb is Verb.PATCH_STATUS and _ours(write):
+            if plural in self._pruned and _ours(write):
                 probes.setdefault(plural, replace(write, material=True, probe=True))
         probed = {write.ref for write in probes.values()}
         return [*probes.values(), *(write for write in writes if write.ref not in probed)]
 
 
 def _ours(write: Write) -> frozenset[str]:
-    """Of the fields that a status patch sets, those that KServe's CRDs do not have."""
-    return frozenset(name for name, value in write.body["status"].items() if value is not None) - KSERVE_FIELDS
+    """Of the fields of status that a patch sets, those that KServe's CRDs do not have."""
+    if write.verb not in (Verb.PATCH, Verb.PATCH_STATUS):
+        return frozenset()
+    status = write.body.get("status") or {}
+    kserves = KSERVE_FIELDS_OF_GROUPS if write.ref.resource == NODE_GROUPS else KSERVE_FIELDS
+    return frozenset(name for name, value in status.items() if value is not None) - kserves

@@ -6,14 +6,15 @@ is deduplicated by the object itself: a restarted coordinator, a second replica 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from actors.messages import NodeName
 from coordinator.api.resources import NodeStatus, StatusKey
 from coordinator.kube.quantity import format_bytes, say_bytes
 from coordinator.plan.conditions import WAITING, Verdict, name_nodes
-from coordinator.plan.snapshot import Cache, Ref
+from coordinator.plan.snapshot import Cache, NodeGroup, Ref
 
 NAMED_EVENTS = 10
 """Up to this many nodes that finish at once get an Event each; more share one."""
@@ -232,3 +233,14 @@ def eviction_events(
 def _written_size(status: Mapping[str, Any]) -> object:
     written = status.get("bytes")
     return written.get("total") if isinstance(written, Mapping) else None
+
+
+def limit_events(group: NodeGroup, over: Collection[NodeName]) -> list[Announcement]:
+    """What to say when there are others than before on which the group's models take more than its limit."""
+    if not over or group.limit_bytes is None:
+        return []
+    message = (
+        f"the models of group {group.ref.name} take more than the {format_bytes(group.limit_bytes)} that"
+        f" spec.storageLimit allows on {name_nodes(over)}: raise it, or remove a model"
+    )
+    return [Announcement(group.ref, True, "StorageLimitExceeded", message)]

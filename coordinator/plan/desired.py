@@ -115,6 +115,7 @@ def _models(facts: Facts, placement: Placement) -> tuple[DesiredModel, ...]:
             priority=priority(sharing[slot.cache.storage_key]),
             evictable=may_go(sharing[slot.cache.storage_key], facts.use),
             kept=slot.orphan is not None,
+            group=slot.group,
         )
         for slot in placement.slots
         if slot.owner is slot.cache and slot.root is not None and slot.cache.storage_key not in facts.forsaken

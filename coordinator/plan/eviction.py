@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from actors.manifest import StorageKey
-from actors.messages import ModelReport, NodeName, Phase, Removal
+from actors.messages import DesiredRoot, ModelReport, NodeName, Phase, Removal
 from actors.times import rfc3339
 from coordinator.api.resources import StatusKey
 from coordinator.kube.quantity import say_bytes
@@ -173,7 +173,7 @@ def evictions(facts: Facts) -> tuple[Eviction, ...]:
         if view.failure is None and any(model.lacking_bytes is not None for model in view.models.values()):
             open_here = users_on(snapshot, name) or {}
             for root in placement.roots:
-                found += _on_disk(facts, name, root.path, open_here, idle_before)
+                found += _on_disk(facts, name, root, open_here, idle_before)
     return tuple(found)
 
 
@@ -188,9 +188,10 @@ def orders_of(snapshot: Snapshot, going: Iterable[Eviction], now: float) -> dict
 
 
 def _on_disk(
-    facts: Facts, node: NodeName, root: str, open_here: Container[StorageKey], idle_before: float
+    facts: Facts, node: NodeName, share: DesiredRoot, open_here: Container[StorageKey], idle_before: float
 ) -> Iterator[Eviction]:
-    """`open_here` are the models that pods on the node may have open."""
+    """Among the models of one group, whose limit it is. `open_here` are those that pods on the node may have open."""
+    root, group = share.path, share.group
     sharing: dict[StorageKey, list[Slot]] = {}
     for slot in facts.members.placements[node].slots:
         sharing.setdefault(slot.cache.storage_key, []).append(slot)
@@ -199,7 +200,7 @@ def _on_disk(
     copies, waiting = [], []
     for key, slots in sharing.items():
         report, first = reports.get(key), next(slot for slot in slots if slot.owner is slot.cache)
-        if report is None or first.root != root or report.selection != first.owner.selection:
+        if report is None or (first.root, first.group) != (root, group) or report.selection != first.owner.selection:
             continue
         important = priority(slots)
         if report.phase is Phase.READY and report.damage is None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from actors.messages import NodeName, Phase
 from coordinator.kube.quantity import format_bytes, parse_bytes
-from coordinator.plan.announcements import agent_events, eviction_events, repair_events
+from coordinator.plan.announcements import agent_events, eviction_events, limit_events, repair_events
 from coordinator.plan.desired import draining
 from coordinator.plan.facts import Facts
+from coordinator.plan.limits import limit_mode
 from coordinator.plan.orphans import traces
-from coordinator.plan.patches import NODE_STATUS, is_material, status_patch
+from coordinator.plan.patches import GROUP_STATUS, KSERVE_FIELDS_OF_GROUPS, NODE_STATUS, is_material, status_patch
 from coordinator.plan.placement import Placement
-from coordinator.plan.snapshot import LOCAL_NODES, LocalNode, Node, NodeGroup, Ref, Snapshot
+from coordinator.plan.snapshot import LOCAL_NODES, NODE_GROUPS, LocalNode, Node, NodeGroup, Ref, Snapshot
 from coordinator.plan.status import SETTLE, local_node_status
 from coordinator.plan.writes import Verb, Write, patched
 
@@ -82,30 +84,50 @@ def _owner(node: Node) -> Mapping[str, str]:
 
 
 def group_writes(facts: Facts) -> Iterator[Write]:
-    """`status.used` and `.available`, summed over the members that report. Not a subresource, as in KServe."""
+    """How full every group is, over the members that report, and what its limit means. As in KServe no subresource."""
     snapshot = facts.snapshot
     for name, nodes in facts.members.groups.items():
-        group = snapshot.groups[name]
-        roots = [
-            root
-            for node in nodes
-            if (report := snapshot.report(node)) is not None
-            for root in report.roots
-            if root.path == group.root and root.failure is None
-        ]
-        if not roots:
+        group, mode = snapshot.groups[name], limit_mode(snapshot, snapshot.groups[name])
+        rooms = [room for node in nodes if (room := _room(facts, node, group)) is not None]
+        if not rooms:
             continue
         limit = group.limit_bytes if group.limit_bytes is not None else 1 << 62
-        used = sum(root.used_bytes for root in roots)
-        available = sum(max(0, min(root.free_bytes, limit - root.used_bytes) - root.reserved_bytes) for root in roots)
-        yield from _group_status(group, used, available)
+        over = [room.node for room in rooms if room.used > limit]
+        available = sum(max(0, min(room.free, limit - room.used) - room.reserved) for room in rooms)
+        status = {
+            "used": _settled_quantity(sum(room.used for room in rooms), group.status.get("used")),
+            "available": _settled_quantity(available, group.status.get("available")),
+            "storageLimitMode": mode.value,
+            "nodesOverLimit": len(over) or None,
+        }
+        extensions = NODE_GROUPS.plural not in snapshot.pruned
+        patch = status_patch(group.status, status, GROUP_STATUS, KSERVE_FIELDS_OF_GROUPS, extensions=extensions)
+        if patch:
+            events = limit_events(group, over) if "nodesOverLimit" in patch else []
+            yield Write(Verb.PATCH, group.ref, patched(group.ref, status=patch), material=False, events=tuple(events))
 
 
-def _group_status(group: NodeGroup, used: int, available: int) -> Iterator[Write]:
-    measured = {"used": used, "available": available}
-    wanted = {name: _settled_quantity(count, group.status.get(name)) for name, count in measured.items()}
-    if any(group.status.get(name) != value for name, value in wanted.items()):
-        yield Write(Verb.PATCH, group.ref, patched(group.ref, status=wanted), material=False)
+class _Room(NamedTuple):
+    """Of one group on one node, in bytes. `free` and `reserved` are of the whole disk."""
+
+    node: NodeName
+    used: int
+    free: int
+    reserved: int
+
+
+def _room(facts: Facts, node: NodeName, group: NodeGroup) -> _Room | None:
+    """None: the node does not report the group's folder, or cannot use it."""
+    report = facts.snapshot.report(node)
+    root = next((each for each in report.roots if each.path == group.root), None) if report is not None else None
+    if report is None or root is None or root.failure is not None:
+        return None
+    placement = facts.members.placements[node]
+    used = root.used_bytes
+    if sum(share.path == group.root for share in placement.roots) > 1:
+        mine = {slot.cache.storage_key for slot in placement.slots if slot.group == group.ref.name}
+        used = sum(each.bytes_total for each in report.models if each.phase is Phase.READY and each.key in mine)
+    return _Room(node, used, root.free_bytes, root.reserved_bytes)
 
 
 def _settled_quantity(count: int, written: object) -> object:

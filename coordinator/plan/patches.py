@@ -6,7 +6,7 @@ person or a program may be waiting for; the rest is progress (bytes, rate, ETA),
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 CACHE_STATUS = (
@@ -40,7 +40,10 @@ CACHE_STATUS = (
 )
 NODE_STATUS = ("modelStatus", "summary", "models", "roots", "agent")
 
+GROUP_STATUS = ("used", "available", "storageLimitMode", "nodesOverLimit")
+
 KSERVE_FIELDS = frozenset({"nodeStatus", "copies", "inferenceServices", "llmInferenceServices", "modelStatus"})
+KSERVE_FIELDS_OF_GROUPS = frozenset({"used", "available"})
 """What is left of them on a cluster with KServe's own CRDs."""
 
 _THERE = frozenset({"copies"})
@@ -51,16 +54,21 @@ _MATERIAL_OF_CONDITION = ("type", "status", "reason", "observedGeneration")
 
 
 def status_patch(
-    current: Mapping[str, Any], wanted: Mapping[str, Any], owned: Iterable[str], *, extensions: bool = True
+    current: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    owned: Iterable[str],
+    kserves: Set[str] = KSERVE_FIELDS,
+    *,
+    extensions: bool = True,
 ) -> dict[str, Any]:
     """What to merge into `status` so that the owned fields are as `wanted`; empty if they are.
 
-    With `extensions` False the API server drops all but KServe's own fields, so the others are not added; one that is
-    there all the same is kept current, and goes with that where it is dropped.
+    With `extensions` False the API server drops all but the fields that are `kserves`, so the others are not added; one
+    that is there all the same is kept current, and goes with that where it is dropped.
     """
     patch: dict[str, Any] = {}
     for name in owned:
-        if not extensions and name not in KSERVE_FIELDS and name not in current:
+        if not extensions and name not in kserves and name not in current:
             continue
         now, then = current.get(name), wanted.get(name)
         if name in _THERE and now is None and then == {}:

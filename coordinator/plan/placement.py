@@ -22,6 +22,7 @@ from actors.manifest import ModelSource, StorageKey, storage_key
 from actors.messages import DesiredRoot, NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import could_provide, has_standing, known_digest, rank
+from coordinator.plan.limits import enforces
 from coordinator.plan.orphans import group_problem, stays
 from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
 
@@ -187,15 +188,13 @@ def _placement(
     snapshot: Snapshot, caches: list[Cache], member_of: tuple[str, ...], held: tuple[_Held, ...]
 ) -> Placement:
     held_by_key = {item.key: item for item in held if not item.leaving}
-    roots: dict[str, DesiredRoot] = {}
+    roots: dict[tuple[str, str], DesiredRoot] = {}
     for name in member_of:
         group = snapshot.groups[name]
         if group.root is None:
             continue
-        known, limit = roots.get(group.root), group.limit_bytes
-        lowest = known.storage_limit_bytes if known is not None else None
-        if known is None or (limit is not None and (lowest is None or limit < lowest)):
-            roots[group.root] = DesiredRoot(group.root, limit, name)
+        limit = group.limit_bytes if enforces(snapshot, group) else None
+        roots[group.root, name] = DesiredRoot(group.root, limit, name)
     placed: list[_Placed] = []
     sharing: dict[StorageKey, list[_Placed]] = {}
     for cache in caches:
@@ -209,7 +208,7 @@ def _placement(
                 source = ModelSource(item.uri)
                 cache = replace(cache, source=source, selection=source.selection, storage_key=storage_key(item.uri))
             if root is not None:
-                roots.setdefault(root, DesiredRoot(root))
+                roots.setdefault((root, group_name), DesiredRoot(root, group=group_name))
         else:
             continue
         each = _Placed(cache, group_name, root, orphan)

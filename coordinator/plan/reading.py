@@ -176,7 +176,8 @@ def read_node_group(raw: Object) -> NodeGroup:
             f"LocalModelNodeGroup {ref.name}: spec.persistentVolumeSpec has no absolute local.path or hostPath.path",
         )
     claim = _mapping(spec.get("persistentVolumeClaimSpec"))
-    return NodeGroup(ref, root, selector, limit_bytes, _mapping(raw.get("status")), problem, volume, claim)
+    annotations = written.words(_mapping(raw["metadata"]).get("annotations")) or {}
+    return NodeGroup(ref, root, selector, limit_bytes, _mapping(raw.get("status")), problem, volume, claim, annotations)
 
 
 def read_node(raw: Object) -> Node:

@@ -140,6 +140,7 @@ class NodeGroup:
     problem: Problem | None = None
     volume_spec: Mapping[str, Any] = field(default_factory=dict)
     claim_spec: Mapping[str, Any] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -210,6 +211,7 @@ class Snapshot:
 
     `services`, `volumes` and `claims` are None where they are not watched, or cannot be yet: then nothing that depends
     on them is written. `kserve` is what KServe itself is configured with.
+    `storage_limit` is what becomes of limits of groups that do not say it themselves: see `plan.limits`.
     """
 
     owner: str
@@ -230,6 +232,7 @@ class Snapshot:
     looks: Mapping[NodeName, Look] = field(default_factory=dict)
     looked_at: frozenset[NodeName] = frozenset()
     orphan_grace_s: float | None = ORPHAN_GRACE_S
+    storage_limit: str = "auto"
     left_out: frozenset[tuple[str, str]] = frozenset()
     budgets: Budgets = field(default_factory=Budgets)
     governed: Mapping[OriginName, Governed] = field(default_factory=dict)

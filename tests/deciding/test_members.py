@@ -37,11 +37,11 @@ def test_nodes_with_the_same_groups_share_one_placement() -> None:
     assert members.placements["n1"] is members.placements["n2"]  # type: ignore[index]  # names as they are
 
 
-def test_the_smallest_limit_counts_where_two_groups_share_a_root() -> None:
+def test_each_group_has_its_own_limit_where_two_share_a_root() -> None:
     world = a_world(a_group("a").labelled("pool", "gpu").with_spec(storageLimit="2Gi"), a_node("n1"))
     world.add(a_group("b").labelled("pool", "gpu").with_spec(storageLimit="1Gi"))
     (placement,) = placed(world).placements.values()
-    assert placement.roots == (DesiredRoot("/models", 1 << 30),)
+    assert placement.roots == (DesiredRoot("/models", 2 << 30, "a"), DesiredRoot("/models", 1 << 30, "b"))
 
 
 def test_the_older_cache_owns_the_folder_that_two_share() -> None:
@@ -83,7 +83,7 @@ def test_a_copy_whose_group_is_missing_stays_where_it_is_and_goes_nowhere_else()
     members = placed(a_world(cache, held, a_node("n1"), a_node("n2")))
     assert layout(members) == {"n1": {"llama": "gpu"}}
     (placement,) = members.placements.values()
-    assert placement.roots == (DesiredRoot("/models"),)
+    assert placement.roots == (DesiredRoot("/models", group="gpu"),)
 
 
 def test_a_copy_whose_group_lost_its_affinity_stays_in_the_root_of_the_group() -> None:

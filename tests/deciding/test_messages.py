@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 
-from actors.agent.capacity import Room, Waiting
+from actors.agent.capacity import Limit, Room, Waiting
 from actors.agent.evictions import Entry
 from actors.errors import Failure, InsufficientStorage
 from actors.fill.origin_quota import Quota, Quotas
 from actors.manifest import OriginName, StorageKey
-from actors.messages import DesiredRoot, NodeName, OriginShare, Phase
+from actors.messages import NodeName, OriginShare, Phase
 from actors.sizes import format_bytes, say_bytes
 from coordinator.fleet import absence
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.eviction import Eviction
 from coordinator.plan.fold import FINAL, explained
-from coordinator.plan.placement import place
 from coordinator.plan.reading import read_node
 from tests.kit.builders import (
     NOW,
@@ -36,8 +35,14 @@ from tests.kit.builders import (
 
 GIB, MIB = 1 << 30, 1 << 20
 N1 = NodeName("n1")
-ROOM = Room("/models", free_bytes=300 * MIB, headroom_bytes=50 * MIB, used_bytes=150 * MIB, limit_bytes=200 * MIB)
-GROUP_ROOM = Room("/models", 9 * GIB, 0, 0, limit_bytes=200 * MIB, group="gpu")
+ROOM = Room(
+    "/models",
+    free_bytes=300 * MIB,
+    headroom_bytes=50 * MIB,
+    used_bytes=150 * MIB,
+    limit=Limit(200 * MIB, used_bytes=150 * MIB),
+)
+GROUP_ROOM = Room("/models", 9 * GIB, 0, 0, limit=Limit(200 * MIB, group="gpu"))
 
 
 def raised_by(room: Room, needed: int) -> str:
@@ -90,7 +95,7 @@ TOLD: dict[str, tuple[str, tuple[str, ...]]] = {
         absence.raised("The actor 5f3a9c0d11b2e4a7 died: RayActorError", starting=False).message,
         ("the log of the Ray worker on this node says why",),
     ),
-    "no Ray worker": (absence.no_ray_node("n1").message, ("node n1", "localmodel/node=n1", "replicas")),
+    "no Ray worker": (absence.no_ray_node("n1").message, ("node n1", "localmodel/node=n1", "DaemonSet")),
     "no Ray head": (absence.no_ray("head:6379").message, ("the Ray head at head:6379", "agents go on")),
 }
 
@@ -268,13 +273,6 @@ def test_three_restarts_within_ten_minutes_are_a_failure_and_one_is_not() -> Non
         for lost_s, ended in [(5.0, [699.0]), (5.0, [1.0, 2.0, 699.0]), (5.0, [200.0, 300.0, 699.0]), (61.0, [699.0])]
     ]
     assert reasons == ["AgentRestarting", "AgentRestarting", "AgentDied", "AgentUnavailable"]
-
-
-def test_a_node_is_told_which_group_sets_its_limit() -> None:
-    low = a_group("low").labelled("pool", "gpu").with_spec(storageLimit="1Gi")
-    world = a_world(a_cache("llama").in_group("gpu", "low"), a_group("gpu"), low, a_node("n1"))
-    (root,) = place(world.snapshot()).placements[N1].roots
-    assert (root, root.group) == (DesiredRoot("/models", GIB), "low")
 
 
 SIZES = [(0, "0", "0"), (1023, "1023", "1023"), (1536, "1.5Ki", "1.5Ki"), (3145727, "2.9Mi", "3Mi")]

@@ -336,7 +336,7 @@ def test_an_agent_is_sent_everything_its_node_should_hold() -> None:
     high, low = a_cache("high", "hf://h").with_spec(priority=7, digest="sha256:1"), a_cache("low", "hf://l")
     desired = a_cluster(high, low).plan().desired[N1]
     assert desired.owner == OWNER
-    assert desired.roots == (DesiredRoot("/models", 100 * GIB),)
+    assert desired.roots == (DesiredRoot("/models", 100 * GIB, "gpu"),)
     models = {model.source.uri: (model.root, model.priority, model.expected_digest) for model in desired.models}
     assert models == {"hf://h": ("/models", 7, "sha256:1"), "hf://l": ("/models", 0, None)}
 
@@ -392,7 +392,7 @@ def test_a_root_the_node_has_left_is_sent_until_nothing_lies_there() -> None:
     world.reporting(
         "n1", roots=(RootReport("/models", GIB), RootReport("/old", GIB, used_bytes=1), RootReport("/x", 1))
     )
-    assert world.plan().desired[N1].roots == (DesiredRoot("/models", 100 * GIB), DesiredRoot("/old"))
+    assert world.plan().desired[N1].roots == (DesiredRoot("/models", 100 * GIB, "gpu"), DesiredRoot("/old"))
 
 
 def test_a_node_that_left_its_group_is_let_go_once_nothing_lies_there() -> None:
@@ -402,7 +402,7 @@ def test_a_node_that_left_its_group_is_let_go_once_nothing_lies_there() -> None:
     world.settle()
     node.in_pool("other")
     desired = world.step().desired[N1]
-    assert ([model.kept for model in desired.models], desired.roots) == ([True], (DesiredRoot("/models"),))
+    assert ([model.kept for model in desired.models], desired.roots) == ([True], (DesiredRoot("/models", group="gpu"),))
     assert [entry["modelName"] for entry in listed(world, "n1")] == ["llama"]
     world.agents["n1"] = a_silent_agent(last=world.agents["n1"])
     assert N1 in world.settle().desired

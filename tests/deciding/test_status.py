@@ -490,7 +490,7 @@ def test_a_group_shows_what_is_used_and_what_is_left_for_models() -> None:
     world.reporting("n1", a_report(cache), roots=(RootReport("/models", 100 * GIB, GIB, 2 * GIB),))
     world.reporting("n2", a_report(cache), roots=(RootReport("/models", 3 * GIB, GIB, 0), RootReport("/other", 1)))
     world.settle()
-    assert group.json["status"] == {"used": "2Gi", "available": "8Gi"}
+    assert group.json["status"] == {"used": "2Gi", "available": "8Gi", "storageLimitMode": "Enforce"}
 
 
 def test_what_an_archive_holds_is_the_size_and_not_the_archive() -> None:

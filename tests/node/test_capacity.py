@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.agent.capacity import Room, Waiting
+from actors.agent.capacity import Limit, Room, Waiting
 from actors.errors import InsufficientStorage
 from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
 from actors.messages import DesiredRoot, ModelReport, NodeReport, Phase
@@ -27,7 +27,7 @@ MIB = 1 << 20
 # --- what fits ---
 
 ROOM = Room("/models", free_bytes=100, headroom_bytes=10, used_bytes=50)
-LIMITED = replace(ROOM, limit_bytes=80, group="gpu")
+LIMITED = replace(ROOM, limit=Limit(80, used_bytes=50, group="gpu"))
 
 FITS: dict[str, tuple[Room, int, int, bool, str | None]] = {
     "to the last byte": (ROOM, 90, 0, False, None),
@@ -49,7 +49,7 @@ FITS: dict[str, tuple[Room, int, int, bool, str | None]] = {
         "80 bytes allowed for group gpu, of which 50 bytes are used and 0 reserved",
     ),
     "over the limit with what others were promised": (
-        replace(LIMITED, reserved_bytes=10),
+        replace(LIMITED, reserved_bytes=10, limit=replace(LIMITED.limit, reserved_bytes=10)),
         21,
         0,
         False,
@@ -61,6 +61,13 @@ FITS: dict[str, tuple[Room, int, int, bool, str | None]] = {
         0,
         False,
         "73.1Gi are free, of which 10 bytes stay free",
+    ),
+    "what other groups hold in the same folder counts for the disk alone": (
+        replace(LIMITED, used_bytes=500, limit=Limit(80, group="gpu")),
+        80,
+        0,
+        False,
+        None,
     ),
     "a repair may exceed the limit": (LIMITED, 31, 0, True, None),
     "a repair may not exceed the disk": (LIMITED, 91, 0, True, "100 bytes are free"),
@@ -87,6 +94,7 @@ LACKING: dict[str, tuple[Room, int, int | None, int, int]] = {
     "what an interrupted fill holds is not lacking": (ROOM, 100, None, 5, 5),
     "the limit is short": (LIMITED, 40, None, 0, 10),
     "the disk is shorter than the limit": (replace(LIMITED, free_bytes=20), 40, None, 0, 30),
+    "what was promised to other groups does not count against the limit": (LIMITED.promise(20, 0), 30, None, 0, 0),
     "what was promised to others": (ROOM.promise(20), 80, None, 0, 10),
 }
 
@@ -97,7 +105,8 @@ def test_what_is_lacking_is_what_must_go_for_it_to_fit(case: str) -> None:
     assert room.lacking_bytes(needed, peak_bytes=peak, held_bytes=held) == lacking
 
     def emptier(gone: int) -> Room:
-        return replace(room, free_bytes=room.free_bytes + gone, used_bytes=room.used_bytes - gone)
+        limit = replace(room.limit, used_bytes=room.limit.used_bytes - gone)
+        return replace(room, free_bytes=room.free_bytes + gone, used_bytes=room.used_bytes - gone, limit=limit)
 
     emptier(lacking).check(needed, peak_bytes=peak, held_bytes=held)
     with pytest.raises(InsufficientStorage):
