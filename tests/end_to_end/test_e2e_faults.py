@@ -77,7 +77,8 @@ def test_a_coordinator_killed_in_the_middle_is_simply_restarted(laptop: Laptop) 
     assert {node: agent_pids(laptop.cluster, node) for node in laptop.cluster.nodes} == agents, (
         "the agents were not disturbed"
     )
-    assert served(laptop) - before == SIZE, "nothing was read twice, by whomever"
+    again = served(laptop) - before - SIZE
+    assert 0 <= again <= 2 << 20, "two chunks at the most, while nobody said who is there"
 
 
 def test_a_ray_head_that_is_lost_costs_no_agent_its_work_and_no_byte_but_those_in_flight(laptop: Laptop) -> None:

@@ -22,6 +22,7 @@ from actors.messages import Company, DesiredRoot, DesiredState, Member, NodeName
 from actors.peers.content import digest_of
 from actors.peers.gossip import Frame, Kind
 from actors.peers.server import PeerServer, Sending
+from actors.peers.swarm import Swarm
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
@@ -241,16 +242,17 @@ def test_an_origin_that_is_wrong_itself_is_to_blame_and_no_peer(
 
 
 def test_a_pause_that_the_origin_asks_of_one_is_kept_by_all(tmp_path: Path, origin: Origin, resolved: Resolved) -> None:
-    peers = some_peers(tmp_path, 3)
-    origin.faults.set(Fault(path="/_cdn/*", status=429, retry_after="2", times=1))
+    peers, pause_s, heard_s = some_peers(tmp_path, 3), 4.0, 1.0
+    origin.faults.set(Fault(path="/_cdn/*", status=429, retry_after=f"{pause_s:.0f}", times=1))
     with running(*peers):
         tell(peers, resolved, a_company([peer.member() for peer in peers]))
         eventually(lambda: not origin.faults.active(), every_s=0.005)
-        time.sleep(0.5)  # what was under way ends, and the word goes round
-        quiet = origin.stats()["requests"]
-        time.sleep(0.8)
-        assert origin.stats()["requests"] == quiet
+        asked_for = time.monotonic()
         all_ready(peers, URI)
+    # What was under way has ended, and the word has gone round, in a second; an origin remembers who came when.
+    begins, ends = asked_for + heard_s, asked_for + pause_s - 0.1
+    assert [at for at in origin.arrivals() if begins < at < ends] == []
+    assert max(origin.arrivals()) > ends, "they went on afterwards"
     assert origin.stats()["bytes"] <= 1.02 * SAMPLE_BYTES
 
 
@@ -402,7 +404,8 @@ def test_a_token_that_is_rotated_while_it_runs_is_not_noticed_by_the_fill(
         for number in range(1, 4):  # each time one of them hears of it late
             eventually(partial(more_than, number * 0.5 * SAMPLE_BYTES), every_s=0.01)
             tell(peers[1:], resolved, a_company(members, token=f"token {number}"))
-            time.sleep(0.2)
+            late = sum(map(done, peers[1:]))
+            eventually(lambda late=late: sum(map(done, peers[1:])) > late or late >= 2 * SAMPLE_BYTES, every_s=0.01)  # type: ignore[misc]  # a default argument binds the loop variable
             tell(peers[:1], resolved, a_company(members, token=f"token {number}"))
         all_ready(peers, URI)
         assert all(same_bytes(peer.folder(URI), sample) for peer in peers)
@@ -412,16 +415,24 @@ def test_a_token_that_is_rotated_while_it_runs_is_not_noticed_by_the_fill(
 
 
 def test_without_the_token_a_node_gets_nothing_and_reads_for_itself(
-    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    refused: list[str] = []
+
+    def admits(swarm: Swarm, token: str) -> bool:
+        admitted = original(swarm, token)
+        refused.extend(() if admitted else (token,))
+        return admitted
+
+    original = Swarm.admits
+    monkeypatch.setattr(Swarm, "admits", admits)
     honest, stranger = some_peers(tmp_path, 2)
     with running(honest, stranger):
         members = [honest.member(), stranger.member(owns=False)]
         tell([honest], resolved, a_company(members))
         all_ready([honest], URI)
         tell([stranger], resolved, a_company(members, token="a guess"))
-        eventually(lambda: stranger.model(URI) is not None)
-        time.sleep(1.0)
+        eventually(lambda: refused.count("a guess") > 2, seen=lambda: refused)
         report = stranger.model(URI)
         assert report is not None
         assert report.phase is Phase.DOWNLOADING

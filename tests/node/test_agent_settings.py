@@ -74,7 +74,7 @@ def test_refused_by_the_name_of_the_variable(case: str) -> None:
 
 
 @pytest.mark.slow
-def test_all_fills_of_a_node_together_keep_its_bandwidth_limit_and_say_no_more(tmp_path: Path) -> None:
+def test_all_fills_of_a_node_together_keep_its_bandwidth_limit(tmp_path: Path) -> None:
     limit, names = 4 * MIB, ("a/model", "b/model")
     repos = {}
     for name in names:
@@ -88,17 +88,18 @@ def test_all_fills_of_a_node_together_keep_its_bandwidth_limit_and_say_no_more(t
         models = tuple(model for state in states for model in state.models)
         resolved = {name: each for state in states for name, each in state.resolved.items()}
         agent = node.agent(rate_limit_bytes_per_s=float(limit), connections=1)
-        rates: list[float] = []
+        beyond: list[float] = []  # by how much more than the limit allows had come, each time it was looked at
         began = time.monotonic()
         agent.reconcile(DesiredState(OWNER, states[0].roots, models, resolved))
 
         def all_ready() -> bool:
             reports = agent.report().models
-            rates.append(sum(report.rate_bytes_per_s for report in reports))
+            allowed = limit * (time.monotonic() - began)
+            beyond.append(sum(report.bytes_done for report in reports) - allowed)
             return [report.phase for report in reports] == [Phase.READY] * 2
 
         eventually(all_ready, every_s=0.02, seen=agent.report)
         took = time.monotonic() - began
         assert origin.stats()["bytes"] == 10 * MIB
     assert took >= 10 * MIB / limit * 0.8
-    assert 0 < max(rates) <= limit * 1.5, "each connection begins with a block before it is told to wait"
+    assert max(beyond) <= 2 * MIB, "each connection begins with a block before it is told to wait"

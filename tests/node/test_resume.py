@@ -154,6 +154,8 @@ SLOW_CHUNK_BYTES = 4 * MIB
 """Of which one takes 16 s: all of the model is in flight at once, and no chunk is finished for long."""
 PROMPTLY_BYTES = int(SLOW_BYTES_PER_S * 1.5)
 """What such a connection brings before it is told of: less than a buffer, because of `stall.PROMPT_S`."""
+LATE_BYTES = 3 * PROMPTLY_BYTES
+"""The same on a busy machine, where an agent looks late at what the kernel has for it: a quarter of a chunk."""
 
 
 @pytest.fixture
@@ -219,7 +221,7 @@ def test_with_slow_connections_a_kill_costs_what_they_had_in_a_buffer(tmp_path: 
     assert (process.returncode, err) == (0, "")
     assert same_bytes(folder, tmp_path / "sample")
     assert PROMPTLY_BYTES <= BLOCK_BYTES
-    assert served - SLOW_MODEL_BYTES <= kills * CONNECTIONS * PROMPTLY_BYTES, "read twice"
+    assert served - SLOW_MODEL_BYTES <= kills * CONNECTIONS * LATE_BYTES, "read twice"
 
 
 @pytest.mark.e2e
@@ -237,7 +239,7 @@ def test_with_slow_connections_the_fill_command_goes_on_after_a_kill_with_all_bu
         served = origin.stats()["bytes"]
     assert process.returncode == 0, err
     assert same_bytes(tmp_path / "model", tmp_path / "sample")
-    assert served - SLOW_MODEL_BYTES <= 8 * PROMPTLY_BYTES, "read twice"
+    assert served - SLOW_MODEL_BYTES <= 8 * LATE_BYTES, "read twice"
 
 
 @pytest.mark.e2e

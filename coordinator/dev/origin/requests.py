@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -37,18 +37,25 @@ class Counts:
         self._lock = threading.Lock()
         self._files: dict[str, Counter[str]] = {}
         self._requests = 0
+        self._arrivals: deque[float] = deque(maxlen=10_000)
         self._under_way = 0
         self._most = 0
 
     def began(self) -> None:
         with self._lock:
             self._requests += 1
+            self._arrivals.append(time.monotonic())
             self._under_way += 1
             self._most = max(self._most, self._under_way)
 
     def ended(self) -> None:
         with self._lock:
             self._under_way -= 1
+
+    def arrivals(self) -> list[float]:
+        """When the last ten thousand requests came, on the monotonic clock."""
+        with self._lock:
+            return list(self._arrivals)
 
     def file(self, name: str, *, sent: int = 0, requests: int = 0) -> None:
         with self._lock:

@@ -91,6 +91,10 @@ class Origin:
         """
         return self._site.stats()
 
+    def arrivals(self) -> list[float]:
+        """When requests came, on the monotonic clock: the last ten thousand."""
+        return self._site.counts.arrivals()
+
 
 class _Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
