@@ -2,7 +2,7 @@
 
 Generic: it knows custom kinds only through the CustomResourceDefinitions it is given, and the built-in ones as plain
 stored objects. What stock `kubectl` and client libraries rely on is here and held by `test_kube_contract.py`,
-the same suite that a real `kube-apiserver` passes; what only a cluster needs (admission, RBAC, kubelets) is not.
+the same suite that a real `kube-apiserver` passes; what only a cluster needs (RBAC, kubelets) is not.
 
     server      started and stopped, in a thread      ─┐
     application HTTP                                   │ shells
@@ -17,5 +17,7 @@ the same suite that a real `kube-apiserver` passes; what only a cluster needs (a
     patches     merge, JSON, strategic patches          fields      server-side apply, managedFields
     selectors   labels and fields           tables      what `kubectl get` prints
     openapi, discovery, protobuf            what `kubectl explain`, `api-resources` and old and new kubectl read
+    admission   what webhooks are asked of one request, and have answered      matching   which are asked, and what
+    webhooks    asks them                         webhook_configurations    the objects that name them
     errors      every error as a `Status`   jsonpath    where columns look
 """

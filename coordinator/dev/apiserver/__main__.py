@@ -22,13 +22,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--kubeconfig", type=Path, help="where to write a kubeconfig for this server")
     parser.add_argument("--data", type=Path, help="journal of all objects; without it they end with the process")
     parser.add_argument("--history", type=int, default=HISTORY, help="changes kept for watches")
+    parser.add_argument(
+        "--service",
+        action="append",
+        default=[],
+        metavar="NAMESPACE/NAME=HOST:PORT",
+        help="where the admission webhooks of a Service are; may be repeated",
+    )
     arguments = parser.parse_args(argv)
     stop = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stop)  # before the thread starts, which inherits the mask
     crds = load_crds(arguments.crds) if arguments.crds else []
     try:
         server = ApiServer(
-            crds, host=arguments.host, port=arguments.port, history=arguments.history, data=arguments.data
+            crds,
+            host=arguments.host,
+            port=arguments.port,
+            history=arguments.history,
+            data=arguments.data,
+            services=dict(each.partition("=")[::2] for each in arguments.service),
         ).start()
     except (OSError, ValueError) as error:
         print(f"cannot start: {error}", file=sys.stderr)  # noqa: T201  # a command's answer

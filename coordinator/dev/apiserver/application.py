@@ -5,10 +5,12 @@ One aiohttp handler takes all paths. Writes run between two awaits, so that each
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,19 +28,28 @@ from coordinator.dev.apiserver import (
     tables,
     watching,
 )
+from coordinator.dev.apiserver.admission import Admission, Attempt, Pending
 from coordinator.dev.apiserver.errors import Object, StatusError
 from coordinator.dev.apiserver.kinds import Kind
 from coordinator.dev.apiserver.registry import Options, Registry
 from coordinator.dev.apiserver.requests import Form, Target
+from coordinator.dev.apiserver.webhooks import Webhooks
 
 _LOG = logging.getLogger(__name__)
+RETRY_S = 1.0
+"""How soon a controller tries again what a webhook has refused."""
 
 
 class Application:
     """Requests in, objects out. Everything but reading and writing sockets is synchronous."""
 
-    def __init__(self, registry: Registry, *, bookmark_s: float = 10.0) -> None:
+    def __init__(
+        self, registry: Registry, *, bookmark_s: float = 10.0, services: Mapping[str, str] | None = None
+    ) -> None:
+        """`services` says where webhooks of a Service are: `namespace/name` to `host:port`."""
         self.registry = registry
+        self.webhooks = Webhooks(registry.storage, registry.catalogue, services or {})
+        self._collecting: asyncio.Task[None] | None = None
         self._closing = False
         self._bookmark_s = bookmark_s
         self._collected = registry.storage.version
@@ -48,10 +59,13 @@ class Application:
         app.router.add_route("*", "/{path:.*}", self._answer)
         return app
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the watches."""
         self._closing = True
         self.registry.storage.wake()
+        if self._collecting is not None:
+            self._collecting.cancel()
+        await self.webhooks.close()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -60,7 +74,7 @@ class Application:
             if error.status.get("details") == {} and error.code == 404 and not request.path.startswith("/api/"):
                 return web.Response(text="404 page not found\n", status=404)  # nobody knows what it would be
             headers = {"Retry-After": "1"} if error.code == 504 else {}
-            return _json(error.status, error.code, headers)
+            return _warned(_json(error.status, error.code, headers), error.warnings)
         except web.HTTPRequestEntityTooLarge:
             message = f"Request entity too large: limit is {requests.MAX_BODY_BYTES}"
             return _json(StatusError(413, "RequestEntityTooLarge", message).status, 413)
@@ -79,19 +93,48 @@ class Application:
         if request.method == "GET" and not target.name and requests.is_watch(request.query):
             return await self._watch(request, kind, target)
         body = await request.read()
-        response = self._resource(request, kind, target, body)
+        admission = Admission(self.webhooks)
+        while True:
+            try:
+                response = self._resource(request, kind, target, body, admission)
+                break
+            except Pending as pending:
+                await admission.ask(pending.attempt)
+            except StatusError as error:
+                error.warnings += admission.warnings
+                raise
         self._collect()
-        return response
+        return _warned(response, admission.warnings)
 
     def _collect(self) -> None:
         storage = self.registry.storage
         if collector.due(storage, self._collected):
-            collector.collect(self.registry)
+            collector.collect(self.registry, self.webhooks)
         self._collected = storage.version
+        if self.registry.held_up and self._collecting is None:
+            self._collecting = asyncio.get_running_loop().create_task(self._ask_for_collector())
+
+    async def _ask_for_collector(self) -> None:
+        """What controllers delete is asked about as well, and again after a while where it is refused."""
+        while self.registry.held_up and not self._closing:
+            refused = False
+            for attempt in self.registry.held_up:
+                admission = Admission(self.webhooks)
+                await admission.ask(attempt)
+                refused |= isinstance(admission.answers[attempt.key], StatusError)
+                if not isinstance(admission.answers[attempt.key], StatusError):
+                    self.registry.cleared.add(attempt.object["metadata"]["uid"])
+            collector.collect(self.registry, self.webhooks)
+            if refused:
+                await asyncio.sleep(RETRY_S)
+        self._collecting = None
 
     # resources
 
-    def _resource(self, request: web.Request, kind: Kind, target: Target, body: bytes) -> web.Response:
+    def _resource(
+        self, request: web.Request, kind: Kind, target: Target, body: bytes, admission: Admission
+    ) -> web.Response:
+        """Raises Pending where a webhook has to be asked first: it is called again then."""
         form = requests.form(request.headers.get("Accept", ""), request.query)
         method = request.method
         if method == "GET":
@@ -105,11 +148,12 @@ class Application:
             why = f"couldn't get version/kind; json parse error: {error}"
             raise errors.unreadable(kind.kind, why) from error
         if method == "DELETE":
-            return self._delete(request, kind, target, value)
+            return self._delete(request, kind, target, value, admission)
         verb = _VERBS.get(method)
         if verb is None:
             raise errors.method_not_allowed()
         options = requests.write_options(verb, request.query, request.headers.get("User-Agent", ""))
+        options.admission = admission
         status = 200
         if method == "POST" and not target.name:
             written, status = self.registry.create(kind, target.namespace, value, options), 201
@@ -125,10 +169,7 @@ class Application:
             raise errors.bad_request("name must be provided")
         else:
             raise errors.method_not_allowed()
-        response = _json(self._formed(kind, [written], form, one=True), status)
-        for warning in options.warnings:
-            response.headers.add("Warning", f"299 - {json.dumps(warning)}")
-        return response
+        return _warned(_json(self._formed(kind, [written], form, one=True), status), options.warnings)
 
     def _patch(
         self, kind: Kind, target: Target, content_type: str, value: Any, options: Options
@@ -151,8 +192,10 @@ class Application:
             meta |= {"continue": page.next_token, "remainingItemCount": page.remaining}
         return _json(self._formed(kind, page.items, form, meta))
 
-    def _delete(self, request: web.Request, kind: Kind, target: Target, body: Any) -> web.Response:
-        options = requests.delete_options(request.query, body)
+    def _delete(
+        self, request: web.Request, kind: Kind, target: Target, body: Any, admission: Admission
+    ) -> web.Response:
+        options = replace(requests.delete_options(request.query, body), admission=admission)
         if target.name:
             value, gone = self.registry.delete(kind, target.namespace, target.name, options)
             if not gone or special.shown_when_deleted(kind):
@@ -162,6 +205,10 @@ class Application:
                 {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
             )
         page = watching.page(self.registry.storage, kind, target.namespace, request.query)
+        for value in page.items:  # all are asked about before the first goes, because this may begin anew
+            for mutating in (True, False):
+                admission(Attempt(mutating, "DELETE", kind, "", None, value, options.dry_run))
+        options = replace(options, admission=None)
         for value in page.items:
             meta = value["metadata"]
             self.registry.delete(kind, meta.get("namespace", ""), meta["name"], options)
@@ -248,6 +295,12 @@ def _subresources(kind: Kind) -> tuple[str, ...]:
 
 def _media(request: web.Request) -> str:
     return request.headers.get("Content-Type", "application/json").partition(";")[0].strip()
+
+
+def _warned(response: web.Response, warnings: Sequence[str]) -> web.Response:
+    for warning in dict.fromkeys(warnings):
+        response.headers.add("Warning", f"299 - {json.dumps(warning)}")
+    return response
 
 
 def _json(

@@ -6,6 +6,7 @@ Run after every write that could matter, until nothing is left to do. An ownerRe
 from __future__ import annotations
 
 from coordinator.dev.apiserver import special
+from coordinator.dev.apiserver.admission import Asker, Attempt
 from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
 from coordinator.dev.apiserver.errors import Object, StatusError
 from coordinator.dev.apiserver.kinds import Kind, Resource
@@ -28,10 +29,13 @@ def _matters(storage: Storage, change: Change) -> bool:
     return not all(storage.lives(owner["uid"]) for owner in change.after["metadata"].get("ownerReferences", ()))
 
 
-def collect(registry: Registry) -> None:
-    """Nothing is left that should not be."""
-    while _pass(registry):
-        pass
+def collect(registry: Registry, webhooks: Asker | None = None) -> None:
+    """Nothing is left that should not be, but for what a webhook has to be asked about first (`registry.held_up`)."""
+    registry.webhooks = webhooks
+    while True:
+        registry.held_up = []
+        if not _pass(registry):
+            return
 
 
 def _pass(registry: Registry) -> bool:
@@ -102,7 +106,11 @@ def _waits_for_dependents(owner: Object) -> bool:
 
 def _delete(registry: Registry, kind: Kind, value: Object, propagation: str) -> None:
     meta = value["metadata"]
-    if registry.storage.get(kind.resource, (meta.get("namespace", ""), meta["name"])) is not None:
+    attempt = Attempt(False, "DELETE", kind, "", None, value, False)
+    asked = registry.webhooks.asked_of(attempt) if registry.webhooks is not None else ()
+    if asked and meta["uid"] not in registry.cleared:
+        registry.held_up.append(attempt)
+    elif registry.storage.get(kind.resource, (meta.get("namespace", ""), meta["name"])) is not None:
         registry.delete(kind, meta.get("namespace", ""), meta["name"], DeleteOptions(propagation, uid=meta["uid"]))
 
 

@@ -54,6 +54,7 @@ class StatusError(Exception):
     def __init__(self, code: int, reason: str, message: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.warnings: list[str] = []
         self.status: Object = {
             "kind": "Status",
             "apiVersion": "v1",

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from coordinator.dev.apiserver import errors, fields, metadata, patches, rules, schema, special
+from coordinator.dev.apiserver.admission import Admission, Asker, Attempt
 from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
 from coordinator.dev.apiserver.errors import Cause, Object
 from coordinator.dev.apiserver.kinds import METADATA, Catalogue, Kind
@@ -33,6 +34,7 @@ class Options:
     field_validation: str = "Warn"
     force: bool = False
     warnings: list[str] = field(default_factory=list)
+    admission: Admission | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class DeleteOptions:
     resource_version: str | None = None
     dry_run: bool = False
     grace_s: int | None = None
+    admission: Admission | None = None
 
 
 class Registry:
@@ -55,6 +58,11 @@ class Registry:
         self.storage = storage
         self.catalogue = catalogue
         self._now = now
+        self.webhooks: Asker | None = None
+        self.held_up: list[Attempt] = []
+        """Deletions by controllers that a webhook has to be asked about."""
+        self.cleared: set[str] = set()
+        """Of these the uids of those that were allowed."""
         for crd in storage.all(CRDS.resource):
             catalogue.serve(crd)
         for name in special.NAMESPACES_AT_START:
@@ -148,6 +156,8 @@ class Registry:
         old = self.get(kind, namespace, name)
         self._check_preconditions(kind, old, options.uid, options.resource_version)
         special.refuse_delete(kind, name)
+        for mutating in (True, False):
+            _admitted(options.admission, Attempt(mutating, "DELETE", kind, "", None, old, options.dry_run))
         meta = dict(old["metadata"])
         extra = {"Foreground": FOREGROUND, "Orphan": ORPHAN}.get(options.propagation)
         finalizers = [*meta.get("finalizers", ())]
@@ -272,17 +282,21 @@ class Registry:
     def _create(
         self, kind: Kind, namespace: str, value: Object, options: Options, writer: fields.Writer | None
     ) -> Object:
+        admission = options.admission
+        if kind.namespaced:
+            self._require_namespace(kind, namespace, value["metadata"].get("name", ""))
+        if admission is not None:
+            value = self._mutated(kind, Attempt(True, "CREATE", kind, "", value, None, options.dry_run), admission)
         meta = metadata.tidy({key: item for key, item in value["metadata"].items() if key not in metadata.SERVER_OWNED})
         if not meta.get("name") and meta.get("generateName"):
-            suffix = "".join(random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
+            suffix = admission.suffix if admission else "".join(random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
             meta["name"] = meta["generateName"][: 253 - len(suffix)] + suffix
-        meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": self._timestamp()}
+        meta |= {"uid": admission.uid if admission else str(uuid.uuid4()), "creationTimestamp": self._timestamp()}
         value = special.initialised(kind, {**value, "metadata": meta}, self._timestamp())
         meta = value["metadata"]
         name = meta.get("name", "")
-        if kind.namespaced:
-            self._require_namespace(kind, namespace, name)
         self._refuse_invalid(kind, value, None)
+        _admitted(admission, Attempt(False, "CREATE", kind, "", value, None, options.dry_run))
         if self.storage.get(kind.resource, (namespace, name)) is not None:
             raise errors.already_exists(kind.group, kind.plural, name)
         if writer is not None:
@@ -293,6 +307,9 @@ class Registry:
         self, kind: Kind, old: Object, value: Object, options: Options, subresource: str, writer: fields.Writer | None
     ) -> Object:
         """`value` in the place of `old`, as far as the request may change it. `writer` None: managedFields are done."""
+        if options.admission is not None:
+            attempt = Attempt(True, "UPDATE", kind, subresource, value, old, options.dry_run)
+            value = self._mutated(kind, attempt, options.admission)
         sent, meta = value["metadata"], old["metadata"]
         self._check_preconditions(kind, old, sent.get("uid"), sent.get("resourceVersion"))
         name, namespace = meta["name"], meta.get("namespace", "")
@@ -314,6 +331,7 @@ class Registry:
         if "generation" in meta and _spec(kind, old) != _spec(kind, value):
             new_meta["generation"] = meta["generation"] + 1
         self._refuse_invalid(kind, value, old, subresource)
+        _admitted(options.admission, Attempt(False, "UPDATE", kind, subresource, value, old, options.dry_run))
         if writer is not None:
             new_meta["managedFields"] = fields.updated(old, value, kind.merging, writer, self._timestamp())
             value["metadata"] = new_meta = metadata.tidy(new_meta)
@@ -324,6 +342,14 @@ class Registry:
             self._put(kind, namespace, name, value)
             return self._remove(kind, namespace, name)
         return self._put(kind, namespace, name, value)
+
+    def _mutated(self, kind: Kind, attempt: Attempt, admission: Admission) -> Object:
+        """As mutating webhooks leave it: pruned again, and with defaults."""
+        value = _admitted(admission, attempt)
+        if value is None or value is attempt.new:
+            return attempt.object
+        namespace, ignored = attempt.object["metadata"].get("namespace", ""), Options(field_validation="Ignore")
+        return self._decode(kind, namespace, value, ignored, value["metadata"].get("name", ""))
 
     def _refuse_invalid(self, kind: Kind, value: Object, old: Object | None, subresource: str = "") -> None:
         meta = value["metadata"]
@@ -370,6 +396,11 @@ class Registry:
 
     def _timestamp(self) -> str:
         return self._now().strftime(_TIME)
+
+
+def _admitted(admission: Admission | None, attempt: Attempt) -> Object | None:
+    """What may go on. Raises StatusError for a refusal, and Pending while webhooks have to be asked."""
+    return attempt.new if admission is None else admission(attempt)
 
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"

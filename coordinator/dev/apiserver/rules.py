@@ -17,7 +17,7 @@ import celpy
 from coordinator.dev.apiserver.errors import Cause, show
 from coordinator.dev.apiserver.schema import Schema, merge_keys
 
-_ERRORS = (celpy.CELEvalError, celpy.CELParseError, TypeError, ValueError, KeyError)
+ERRORS = (celpy.CELEvalError, celpy.CELParseError, TypeError, ValueError, KeyError)
 _WORDS = {"true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import",
           "let", "loop", "package", "namespace", "return", "var", "void", "while"}  # fmt: skip
 
@@ -30,7 +30,7 @@ def check(value: Any, old: Any, schema: Schema, path: str = "") -> list[Cause]:
 def compiles(rule: str) -> str | None:
     """Why `rule` is not CEL; None if it is."""
     try:
-        _program(rule)
+        program(rule)
     except celpy.CELParseError as error:
         return str(error)
     return None
@@ -79,13 +79,13 @@ def _apply(rule: Mapping[str, Any], value: Any, old: Any, schema: Schema, path: 
     if old is not None:
         context["oldSelf"] = _cel(old, schema)
     try:
-        if bool(_program(rule["rule"]).evaluate(context)):
+        if bool(program(rule["rule"]).evaluate(context)):
             return
         message = rule.get("message") or f"failed rule: {rule['rule']}"
         if "messageExpression" in rule:
-            message = str(_program(rule["messageExpression"]).evaluate(context))
+            message = str(program(rule["messageExpression"]).evaluate(context))
         shown = "" if isinstance(value, dict | list) else f"{show(value)}: "
-    except _ERRORS as error:
+    except ERRORS as error:
         why = error.args[0] if error.args else error
         message = f"{why} evaluating rule: {rule.get('message') or rule['rule']}"
         shown = f"{show(schema.get('type', 'object'))}: "
@@ -105,7 +105,7 @@ def _environment() -> celpy.Environment:
 
 
 @functools.lru_cache(maxsize=1000)
-def _program(rule: str) -> Any:
+def program(rule: str) -> Any:
     return _environment().program(_environment().compile(rule))
 
 

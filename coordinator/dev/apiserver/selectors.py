@@ -25,6 +25,24 @@ def label_selector(text: str) -> Predicate:
     return lambda value: _all(requirements, value.get("metadata", {}).get("labels") or {})
 
 
+def selects(selector: Any, labels: Mapping[str, str]) -> bool:
+    """Whether a LabelSelector, as it stands in an object, selects these labels. None and {} select everything."""
+    selector = selector or {}
+    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
+        return False
+    for each in selector.get("matchExpressions") or ():
+        key, values = each.get("key"), each.get("values") or ()
+        holds = {
+            "In": labels.get(key) in values,
+            "NotIn": labels.get(key) not in values,
+            "Exists": key in labels,
+            "DoesNotExist": key not in labels,
+        }
+        if not holds.get(each.get("operator"), False):
+            return False
+    return True
+
+
 def field_selector(text: str, selectable: tuple[str, ...]) -> Predicate:
     """Raises StatusError 400 for a field that is not selectable."""
     allowed = ("metadata.name", "metadata.namespace", *selectable)

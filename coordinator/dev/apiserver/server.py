@@ -27,7 +27,7 @@ HISTORY = 10_000
 
 
 class ApiServer:
-    """The server in a thread. Also a context manager.
+    """The server in a thread. Also a context manager. `services`: where webhooks of a Service are, see `Application`.
 
     `port` 0 takes a free one. `data` names a journal: what was written survives a kill and is there at the next start.
     Raises ValueError for a `host` that is not loopback: there is no authentication.
@@ -42,12 +42,14 @@ class ApiServer:
         history: int = HISTORY,
         data: Path | None = None,
         bookmark_s: float = 10.0,
+        services: Mapping[str, str] | None = None,
     ) -> None:
         if not ipaddress.ip_address(host).is_loopback:
             raise ValueError(
                 f"the development API server has no authentication and listens on loopback only, not on {host}"
             )
         self._crds = crds
+        self._services = services
         self._host, self._port = host, port
         self._history, self._data, self._bookmark_s = history, data, bookmark_s
         self._thread: threading.Thread | None = None
@@ -101,7 +103,7 @@ class ApiServer:
             for crd in self._crds:
                 _install(registry, crd)
             collector.collect(registry)
-            application = Application(registry, bookmark_s=self._bookmark_s)
+            application = Application(registry, bookmark_s=self._bookmark_s, services=self._services)
             runner = web.AppRunner(application.routes(), access_log=None, shutdown_timeout=1.0)
             await runner.setup()
             try:
@@ -110,7 +112,7 @@ class ApiServer:
                 self._port = runner.addresses[0][1]
                 self._started.set()
                 await self._stop.wait()
-                application.close()
+                await application.close()
             finally:
                 await runner.cleanup()
         finally:

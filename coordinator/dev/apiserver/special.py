@@ -9,8 +9,8 @@ import base64
 import re
 from collections.abc import Iterator, Mapping
 
-from coordinator.dev.apiserver import errors, rules, schema
-from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
+from coordinator.dev.apiserver import errors, rules, schema, webhook_configurations
+from coordinator.dev.apiserver.builtins import CRDS, MUTATING, NAMESPACES, VALIDATING
 from coordinator.dev.apiserver.errors import Cause, Object
 from coordinator.dev.apiserver.kinds import Kind
 
@@ -23,7 +23,7 @@ def initialised(kind: Kind, value: Object, now: str) -> Object:
     meta = value["metadata"]
     if kind.status and kind.plural != "nodes":  # a kubelet registers its node with its status
         value = {key: item for key, item in value.items() if key != "status"}
-    if kind.custom or kind is CRDS or _is(kind, "pods"):
+    if kind.custom or kind in (CRDS, VALIDATING, MUTATING) or _is(kind, "pods"):
         value = {**value, "metadata": {**meta, "generation": 1}}
     if kind is NAMESPACES:
         labels = {**meta.get("labels", {}), "kubernetes.io/metadata.name": meta.get("name", "")}
@@ -47,6 +47,8 @@ def _is(kind: Kind, *plurals: str) -> bool:
 
 def normalised(kind: Kind, value: Object) -> Object:
     """The form in which the kind is stored."""
+    if kind in (VALIDATING, MUTATING):
+        return webhook_configurations.defaulted(value, mutating=kind is MUTATING)
     if _is(kind, "pods") and isinstance(value.get("spec"), dict):
         return {**value, "spec": {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30, **value["spec"]}}
     if _is(kind, "secrets"):
@@ -105,6 +107,8 @@ def causes(kind: Kind, value: Object, old: Object | None) -> Iterator[Cause]:
     """What is wrong with it, beyond metadata and schema."""
     if kind is CRDS:
         yield from _crd_causes(value)
+    elif kind in (VALIDATING, MUTATING):
+        yield from webhook_configurations.causes(value)
     elif _is(kind, "nodes"):
         yield from _taint_causes((value.get("spec") or {}).get("taints") or ())
     elif _is(kind, "pods") and not (value.get("spec") or {}).get("containers"):

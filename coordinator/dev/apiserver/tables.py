@@ -137,11 +137,16 @@ def _data_count(value: Object) -> str:
     return str(len(value.get("data") or {}) + len(value.get("binaryData") or {}))
 
 
+def _webhook_count(value: Object) -> int:
+    return len(value.get("webhooks") or ())
+
+
 _COMPUTED: dict[str, Callable[[Object], object]] = {
     "node-status": _node_status,
     "node-roles": _node_roles,
     "event-object": _event_object,
     "event-last-seen": _event_last_seen,
     "data-count": _data_count,
+    "webhook-count": _webhook_count,
 }
 """Columns of built-in kinds that no JSONPath says."""

@@ -23,9 +23,11 @@ from typing import Any, Self
 from actors.messages import NodeName
 from coordinator.api import crds
 from coordinator.api.resources import GROUP, VERSION, LocalModelCache, LocalModelNode, LocalModelNodeGroup
+from coordinator.control.webhook_identity import CONFIGURATIONS, WEBHOOKS
 from coordinator.dev.laptop import envtest
 from coordinator.dev.laptop.processes import Child, ChildFailed
 from coordinator.dev.laptop.raynodes import LocalRay
+from coordinator.dev.laptop.webhooks import webhook_configuration
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import NAMESPACES, NODES, Conflict, KubeError, Object, ResourceType
@@ -142,6 +144,7 @@ class LaptopCluster:
         self.start_coordinator()
         kube = self.kube()
         self._await("coordinator", lambda: self._agents_are_ready(kube), timeout_s=60)
+        self._await("coordinator", lambda: self._webhooks_are_trusted(kube), timeout_s=30)
 
     def stop(self) -> None:
         """Ends everything that was started; safe to call twice and half-way."""
@@ -235,6 +238,10 @@ class LaptopCluster:
         ready = {each.metadata.name for each in found if each.status.agent is not None and each.status.agent.ready}
         return ready >= set(self.nodes)
 
+    def _webhooks_are_trusted(self, kube: HttpKube) -> bool:
+        found = kube.get(WEBHOOKS, CONFIGURATIONS[0])
+        return all(webhook["clientConfig"].get("caBundle") for webhook in found["webhooks"])
+
     def _agent_environment(self, node: NodeName) -> dict[str, str]:
         home = self.directory / "nodes" / node
         return {
@@ -250,6 +257,7 @@ class LaptopCluster:
             _create(kube, CUSTOM_RESOURCE_DEFINITIONS, crd)
         for namespace in ("kserve", JOB_NAMESPACE):
             _create(kube, NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        _create(kube, WEBHOOKS, webhook_configuration(self.ports["webhook"]))
         for node in self.nodes:
             _create(kube, NODES, laptop_node(node))
             kube.patch(NODES, node, {"status": laptop_node(node)["status"]}, subresource="status")
