@@ -9,36 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-CACHE_STATUS = (
-    "nodeStatus",
-    "copies",
-    "inferenceServices",
-    "llmInferenceServices",
-    "conditions",
-    "observedGeneration",
-    "selection",
-    "revision",
-    "shortRevision",
-    "manifestDigest",
-    "resolvedAs",
-    "bytes",
-    "moved",
-    "rateBytesPerSecond",
-    "rate",
-    "eta",
-    "progress",
-    "available",
-    "size",
-    "path",
-    "claims",
-    "startedAt",
-    "completedAt",
-    "unusedSince",
-    "credentialsOnNodes",
-    "wrongPeers",
-    "wrongReaders",
-)
-NODE_STATUS = ("modelStatus", "summary", "models", "roots", "agent")
+from coordinator.plan.written import CACHE_STATUS as CACHE_FIELDS
+from coordinator.plan.written import NODE_STATUS as NODE_FIELDS
+
+CACHE_STATUS = tuple(CACHE_FIELDS)
+NODE_STATUS = tuple(NODE_FIELDS)
+"""We own every field of both: `coordinator.api.resources` has them."""
 
 GROUP_STATUS = ("used", "available", "storageLimitMode", "nodesOverLimit")
 

@@ -8,9 +8,15 @@ written anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from datetime import datetime
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from actors.times import seconds_of
+from coordinator.api.resources import LocalModelCacheStatus, LocalModelNodeStatus
 from coordinator.kube.quantity import LARGEST
 
 _Reader = Callable[[object], Any]
@@ -78,57 +84,52 @@ def items_of(key: str, **fields: _Reader) -> _Reader:
     return read
 
 
-def listed(*fields: str) -> _Reader:
-    """Reads a list of objects of these texts, whatever else is in them."""
+def listed(**fields: _Reader) -> _Reader:
+    """Reads a list of objects of these fields, whatever else is in them."""
 
     def read(value: object) -> list[dict[str, Any]] | None:
-        if not isinstance(value, list):
-            return None
-        return [read_fields(item, dict.fromkeys(fields, text)) for item in value]
+        return [read_fields(item, fields) for item in value] if isinstance(value, list) else None
 
     return read
 
 
-CONDITIONS = items_of("type", status=text, reason=text, message=text, lastTransitionTime=time, observedGeneration=count)
+def readers(model: type[BaseModel]) -> dict[str, _Reader]:
+    """How each field of a resource is read back, by its name there: what the resource says of its type decides."""
+    return {field.alias or name: _reader(field.annotation, _key(field)) for name, field in model.model_fields.items()}
 
-CACHE_STATUS: Mapping[str, _Reader] = {
-    "nodeStatus": words,
-    "copies": counts,
-    "conditions": CONDITIONS,
-    "bytes": fields_of(
-        total=count, cached=count, fromOrigin=count, fromPeers=count, fromOtherZones=count, amplification=text
-    ),
-    **dict.fromkeys(("wrongPeers", "wrongReaders"), counts),
-    **dict.fromkeys(("inferenceServices", "llmInferenceServices"), listed("namespace", "name")),
-    "claims": listed("namespace", "name", "nodeGroup", "subPath", "phase", "message"),
-    **dict.fromkeys(("observedGeneration", "rateBytesPerSecond"), count),
-    "credentialsOnNodes": flag,
-    **dict.fromkeys(
-        (
-            *("selection", "revision", "shortRevision", "manifestDigest", "resolvedAs", "path"),
-            *("eta", "progress", "available", "size", "rate", "moved"),
-        ),
-        text,
-    ),
-    **dict.fromkeys(("startedAt", "completedAt", "unusedSince"), time),
-}
 
-_NAMES_OF_COUNTS = ("bytesTotal", "bytesDone", "bytesFromOrigin", "bytesFromPeers", "bytesFromOtherZones")
+def _key(field: FieldInfo) -> str | None:
+    """Of a list that server-side apply merges by item, what tells the items apart."""
+    extra = field.json_schema_extra
+    keys = extra.get("x-kubernetes-list-map-keys") if isinstance(extra, dict) else None
+    return str(keys[0]) if isinstance(keys, list) else None
 
-NODE_STATUS: Mapping[str, _Reader] = {
-    "modelStatus": words,
-    "summary": fields_of(ready=text, models=text, size=text, free=text, rate=text),
-    "models": items_of(
-        "name",
-        **dict.fromkeys((*_NAMES_OF_COUNTS, "rateBytesPerSecond", "attempt"), count),
-        **dict.fromkeys(("phase", "progress", "eta", "reason", "message", "digest", "revision", "repaired"), text),
-        **dict.fromkeys(
-            ("retryTime", "startedAt", "finishedAt", "verifiedAt", "repairedAt", "orphanedSince", "removalTime"), time
-        ),
-        **dict.fromkeys(("verified", "wrongPeers", "wrongReaders"), counts),
-    ),
-    "roots": items_of(
-        "path", free=count, used=count, reserved=count, aside=count, junk=texts, reason=text, message=text
-    ),
-    "agent": fields_of(ready=flag, incarnation=text, version=text, silentSince=time, reason=text, message=text),
-}
+
+def _reader(kind: Any, key: str | None = None) -> _Reader:
+    """Raises TypeError for a type that no status has had so far: say here how it is read."""
+    origin, of = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _reader(of[0], key)
+    if origin in (Union, UnionType) and len(of) == 2 and of[1] is NoneType:
+        return _reader(of[0], key)
+    if origin is Mapping:
+        return counts if of[1] is int else words
+    if origin is list and of == (str,):
+        return texts
+    if origin is tuple:
+        fields = readers(of[0])
+        return items_of(key, **fields) if key is not None else listed(**fields)
+    if isinstance(kind, type):
+        if issubclass(kind, BaseModel):
+            return fields_of(**readers(kind))
+        for known, reader in _PLAIN:
+            if issubclass(kind, known):
+                return reader
+    raise TypeError(f"no reader for {kind}")
+
+
+_PLAIN: tuple[tuple[type, _Reader], ...] = ((bool, flag), (int, count), (str, text), (datetime, time))
+
+CACHE_STATUS: Mapping[str, _Reader] = readers(LocalModelCacheStatus)
+NODE_STATUS: Mapping[str, _Reader] = readers(LocalModelNodeStatus)
+CONDITIONS = CACHE_STATUS["conditions"]
