@@ -26,81 +26,27 @@ refuses is forgotten, and asked for again once.
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
-import re
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
 
-from actors.errors import SourceChanged, SourceDenied, SourceError, SourceNotFound, SourceThrottled
+from actors.errors import SourceChanged, SourceDenied, SourceError
+from actors.fill.origin_connections import Connections
+from actors.fill.origin_connections import Crowded as Crowded
+from actors.fill.origin_connections import Redirects as Redirects
+from actors.fill.range_answers import RangesIgnored as RangesIgnored
+from actors.fill.range_answers import changed_size, expected_bytes, may_be_the_range, unpacks_what_is_stored
 from actors.manifest import Location
 from actors.schemes import LOCAL
-from actors.sources.local_files import Reading
 from actors.sources.resolve import read_range
-from actors.transport.answers import expires_at, redact, translate_status, unanswered
-from actors.transport.connections import AGENT, connection_to, is_proxied
-from actors.transport.guard import guarded
-from actors.transport.redirects import Reach, check_target, inwards, reach_of, reach_of_url, target_of
+from actors.transport.answers import redact, translate_status
+from actors.transport.connections import AGENT
 from actors.transport.refusals import MAX_BODY_BYTES
-from actors.transport.servers import Servers
-from actors.transport.stall import MinSpeed, TooSlow, WatchedResponse
+from actors.transport.stall import MinSpeed, TooSlow
 from actors.trust import UNRESTRICTED, Trust
 
-MAX_REDIRECTS = 5
 BLOCK_BYTES = 512 << 10
 FSSPEC_BLOCK_BYTES = 4 << 20
-MAX_CONNECTIONS_KEPT = 4
-
-_CONTENT_RANGE = re.compile(r"bytes[ =] *([0-9]{1,19})-([0-9]{1,19}) */ *([0-9]{1,19}|\*)", re.IGNORECASE)
-_UNSATISFIED = re.compile(r"bytes[ =] *\* */ *([0-9]{1,19})", re.IGNORECASE)
-_STORED_ENCODING = "x-goog-stored-content-encoding"
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_SMALL_BODY_BYTES = 64 << 10
-
-
-_NO_RANGES = frozenset({400, 403, 405, 406, 416, 501})
-"""What servers that know no ranges answer to one."""
-_PLAIN_REASONS = frozenset({"SourceError", "SourceDenied"})
-
-
-class RangesIgnored(SourceError):
-    """The server sends the whole file whatever it is asked: a part must be asked for as part of the whole."""
-
-
-class Crowded(SourceThrottled):
-    """A server that serves other connections refused one more. `refusal`: what it means if that was not the reason."""
-
-    def __init__(self, where: str, refusal: SourceError) -> None:
-        super().__init__(f"{where} serves other connections and refused one more: {refusal}")
-        self.refusal = refusal
-
-
-class Redirects:
-    """Where URLs led to, and what is known of `servers` and of files. Shared by the readers of a fill; any thread."""
-
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._targets: dict[str, tuple[str, Reach]] = {}
-        self.servers = Servers()
-        self.reading = Reading()
-
-    def get(self, url: str) -> tuple[str, Reach] | None:
-        """The target, and how public its address must be."""
-        known = self._targets.get(url)
-        if known is None:
-            return None
-        until = expires_at(known[0])
-        return known if until is None or self._clock() < until - 30.0 else None
-
-    def put(self, url: str, target: str, floor: Reach) -> None:
-        self._targets[url] = target, floor
-
-    def forget(self, url: str) -> None:
-        self._targets.pop(url, None)
 
 
 class RangeReader:
@@ -122,15 +68,16 @@ class RangeReader:
         """
         self._trust = trust
         self._timeout_s = stall_timeout_s
-        self._least = MinSpeed(min_bytes_per_s, stall_timeout_s)
-        self._private_redirects = private_redirects
         self._redirects = redirects or Redirects()
         self._agent = agent
         self._buffer = bytearray(BLOCK_BYTES)
-        self._connections: dict[tuple[str, str], http.client.HTTPConnection] = {}
-        self._reaches: dict[str, Reach] = {}
-        self._lock = threading.Lock()
-        self._aborted = False
+        self._connections = Connections(
+            self._redirects,
+            trust,
+            timeout_s=stall_timeout_s,
+            least=MinSpeed(min_bytes_per_s, stall_timeout_s),
+            private_redirects=private_redirects,
+        )
 
     @property
     def buffer(self) -> bytearray:
@@ -164,18 +111,10 @@ class RangeReader:
                 yield memoryview(block)
 
     def close(self) -> None:
-        with self._lock:
-            connections, self._connections = list(self._connections.values()), {}
-        for connection in connections:
-            connection.close()
+        self._connections.close()
 
     def abort(self) -> None:
-        with self._lock:
-            self._aborted = True
-            for connection in self._connections.values():
-                if connection.sock is not None:
-                    with contextlib.suppress(OSError):
-                        connection.sock.shutdown(socket.SHUT_RDWR)
+        self._connections.abort()
 
     # --- http ---
 
@@ -214,7 +153,7 @@ class RangeReader:
             if complete and response.isclosed():
                 response.close()
             else:
-                self._drop(url)
+                self._connections.drop(url)
                 response.close()
 
     def _open(self, location: Location, size: int, start: int, stop: int) -> tuple[str, http.client.HTTPResponse, int]:
@@ -224,52 +163,55 @@ class RangeReader:
         if known is False and not whole:
             raise RangesIgnored(f"{redact(location.url)} does not support ranges", reason="RangesIgnored")
         headers = {"Accept-Encoding": "identity", "User-Agent": self._agent}
-        ranged = {"Range": f"bytes={start}-{stop - 1}"} if known is not False else {}
-        if location.etag and ranged:
-            ranged["If-Range"] = location.etag
-        url, response = self._follow(location, {**headers, **ranged})
-        if response.getheader(_STORED_ENCODING, "identity") != "identity" and not response.getheader(
-            "Content-Encoding"
-        ):
-            self._finish(url, response)  # Google unpacks what is stored with gzip, unless one says that one could
+        ranged = _range(location, start, stop) if known is not False else {}
+        url, response = self._connections.follow(location, {**headers, **ranged})
+        if unpacks_what_is_stored(response):
+            self._connections.finish(url, response)
             headers["Accept-Encoding"] = "gzip"
-            url, response = self._follow(location, {**headers, **ranged})
+            url, response = self._connections.follow(location, {**headers, **ranged})
         try:
             expected = self._checked(url, response, location, size, start, stop)
-            if ranged and response.getheader("Content-Range") is not None and expected == stop - start:
-                servers.learned(location.url, ranges=True)
-            return url, response, expected
         except RangesIgnored:
-            self._finish(url, response)
+            self._connections.finish(url, response)
             servers.learned(location.url, ranges=False)
             raise
         except SourceError as error:
-            self._finish(url, response)
+            self._connections.finish(url, response)
             refused = error.refusal if isinstance(error, Crowded) else error
-            if not ranged or known or not _may_be_the_range(response.status, refused, location):
+            if not ranged or known or not may_be_the_range(response.status, refused, location):
                 raise
-            try:
-                url, response = self._follow(location, headers)
-                expected = self._checked(url, response, location, size, 0, size)
-            except SourceError:
-                self._finish(url, response)
-                raise error from None
-            servers.learned(location.url, ranges=False)
-            if whole:
-                return url, response, expected
-            self._finish(url, response)
-            raise RangesIgnored(f"{redact(location.url)} refuses ranges: {error}", reason="RangesIgnored") from error
+            return self._open_without_range(location, headers, size, error, whole=whole)
+        if ranged and response.getheader("Content-Range") is not None and expected == stop - start:
+            servers.learned(location.url, ranges=True)
+        return url, response, expected
+
+    def _open_without_range(
+        self, location: Location, headers: Mapping[str, str], size: int, error: SourceError, *, whole: bool
+    ) -> tuple[str, http.client.HTTPResponse, int]:
+        """The whole, which a server may give that refused a range with `error`. Raises that where it does not."""
+        url, response = "", None
+        try:
+            url, response = self._connections.follow(location, headers)
+            expected = self._checked(url, response, location, size, 0, size)
+        except SourceError:
+            if response is not None:
+                self._connections.finish(url, response)
+            raise error from None
+        self._redirects.servers.learned(location.url, ranges=False)
+        if whole:
+            return url, response, expected
+        self._connections.finish(url, response)
+        raise RangesIgnored(f"{redact(location.url)} refuses ranges: {error}", reason="RangesIgnored") from error
 
     def _checked(
         self, url: str, response: http.client.HTTPResponse, location: Location, size: int, start: int, stop: int
     ) -> int:
         """How many bytes of the answer are ours. Raises SourceError for the wrong answer."""
         if response.status in (200, 206):
-            return _expected(response, redact(url), location, size, start, stop)
+            return expected_bytes(response, redact(url), location, size, start, stop)
+        if (changed := changed_size(response, redact(url), size)) is not None:
+            raise changed
         headers = dict(response.getheaders())
-        match = _UNSATISFIED.fullmatch(response.getheader("Content-Range", ""))
-        if response.status == 416 and match and int(match[1]) != size:
-            raise SourceChanged(f"{redact(url)} has {match[1]} bytes, it had {size} when it was listed")
         body = b""
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             body = response.read(MAX_BODY_BYTES)
@@ -279,104 +221,11 @@ class RangeReader:
             raise Crowded(redact(url), error)
         raise error
 
-    def _follow(self, location: Location, headers: Mapping[str, str]) -> tuple[str, http.client.HTTPResponse]:
-        """Where the redirects end, and what is answered there, whatever that is; its body is unread."""
-        remembered = self._redirects.get(location.url)
-        if remembered is not None:
-            url, floor = remembered
-            response = self._request(url, headers, floor, location.url)
-            if response.status < 300:
-                return url, response
-            self._finish(url, response)
-            self._redirects.forget(location.url)
-        came_from, url, floor = "", location.url, Reach.HOST
-        for _ in range(MAX_REDIRECTS + 1):
-            own = location.headers if urlsplit(url).netloc == urlsplit(location.url).netloc else {}
-            response = self._request(url, {**own, **headers}, floor, came_from)
-            target = response.getheader("Location")
-            if response.status not in _REDIRECTS or not target:
-                if response.status in (200, 206) and url != location.url:
-                    self._redirects.put(location.url, url, floor)
-                return url, response
-            self._finish(url, response)
-            following = target_of(url, target)
-            check_target(url, following)
-            came_from, url, floor = url, following, Reach.HOST if self._private_redirects else self._reach(url)
-        raise SourceNotFound(f"{redact(location.url)} redirects more than {MAX_REDIRECTS} times", reason="RedirectLoop")
 
-    def _request(
-        self, url: str, headers: Mapping[str, str], floor: Reach = Reach.HOST, came_from: str = ""
-    ) -> http.client.HTTPResponse:
-        """The answer's head. A server that is less public than `floor` is refused before it is asked.
-
-        A kept connection that the server has closed meanwhile is replaced once.
-        """
-        with guarded(self._trust.origins):
-            return self._asked(url, headers, floor, came_from)
-
-    def _asked(self, url: str, headers: Mapping[str, str], floor: Reach, came_from: str) -> http.client.HTTPResponse:
-        parts = urlsplit(url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        while True:
-            kept = False
-            try:
-                connection, kept = self._connection(parts)
-                if not kept and not is_proxied(connection):
-                    connection.connect()
-                    address = connection.sock.getpeername()[0]
-                    self._reaches[parts.netloc] = min(reach_of(address), reach_of(parts.hostname or ""))
-                if floor > Reach.HOST and self._reach(url) < floor:
-                    raise inwards(came_from, url)
-                connection.request("GET", target, headers=dict(headers))
-                return connection.getresponse()
-            except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
-                # AttributeError: the connection was closed under us by `abort`
-                self._drop(url)
-                if kept and isinstance(error, ConnectionError) and not self._aborted:
-                    continue  # the others of that age are dropped the same way, one by one
-                trouble = unanswered(url, error, self._timeout_s)
-                if isinstance(error, ConnectionError) and self._redirects.servers.crowded(came_from or url):
-                    raise Crowded(redact(url), trouble) from error
-                raise trouble from error
-
-    def _reach(self, url: str) -> Reach:
-        """Who can see the server of a URL that was, or is about to be, asked. Behind a proxy the name tells."""
-        place = urlsplit(url).netloc
-        if place not in self._reaches:
-            self._reaches[place] = reach_of_url(url)
-        return self._reaches[place]
-
-    def _connection(self, parts: SplitResult) -> tuple[http.client.HTTPConnection, bool]:
-        """A connection to that server, and whether it has served before."""
-        place = (parts.scheme, parts.netloc)
-        with self._lock:
-            if self._aborted:
-                raise SourceError("the transfer was cancelled")
-            connection = self._connections.pop(place, None)
-            if connection is not None:
-                self._connections[place] = connection  # the most recently used are last
-                return connection, connection.sock is not None
-            while len(self._connections) >= MAX_CONNECTIONS_KEPT:
-                self._connections.pop(next(iter(self._connections))).close()
-            connection = connection_to(parts, self._timeout_s)
-            connection.response_class = functools.partial(WatchedResponse, least=self._least)  # type: ignore[assignment]
-            self._connections[place] = connection
-            return connection, False
-
-    def _drop(self, url: str) -> None:
-        parts = urlsplit(url)
-        with self._lock:
-            connection = self._connections.pop((parts.scheme, parts.netloc), None)
-        if connection is not None:
-            connection.close()
-
-    def _finish(self, url: str, response: http.client.HTTPResponse) -> None:
-        """The connection can serve again: a small body is read, one with a large body is given up."""
-        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-            response.read(_SMALL_BODY_BYTES)
-        if not response.isclosed():
-            self._drop(url)
-        response.close()
+def _range(location: Location, start: int, stop: int) -> dict[str, str]:
+    """The headers that ask for a part of the file that was listed, and of no other."""
+    ranged = {"Range": f"bytes={start}-{stop - 1}"}
+    return {**ranged, "If-Range": location.etag} if location.etag else ranged
 
 
 def _ends(response: http.client.HTTPResponse) -> bool:
@@ -384,40 +233,3 @@ def _ends(response: http.client.HTTPResponse) -> bool:
     with contextlib.suppress(OSError, http.client.HTTPException, ValueError, AttributeError):
         return not response.read(1)
     return True
-
-
-def _expected(
-    response: http.client.HTTPResponse, where: str, location: Location, size: int, start: int, stop: int
-) -> int:
-    """How many bytes of the answer are ours, at most `stop - start`. Raises SourceError for the wrong answer."""
-    etag = response.getheader("ETag")
-    if location.etag and etag and etag != location.etag:
-        raise SourceChanged(f"{where} changed: its ETag is {etag}, it was {location.etag} when it was listed")
-    answer = response.getheader("Content-Range")
-    encoded = response.getheader("Content-Encoding", "identity") != "identity"
-    if response.status == 200 and answer is None:
-        if response.length not in (None, size):
-            if encoded or response.getheader(_STORED_ENCODING):
-                raise SourceError(f"{where} is sent in another encoding than it is stored in", reason="InvalidAnswer")
-            raise SourceChanged(f"{where} has {response.length} bytes, it had {size} when it was listed")
-        if (start, stop) != (0, size):
-            raise RangesIgnored(f"{where} does not support ranges", reason="RangesIgnored")
-        return size
-    match = _CONTENT_RANGE.fullmatch(answer or "")
-    if match is not None and match[3] not in ("*", str(size)):
-        raise SourceChanged(f"{where} has {match[3]} bytes, it had {size} when it was listed")
-    if match is not None and (int(match[1]), int(match[2]) + 1) == (0, size) != (start, stop):
-        raise RangesIgnored(f"{where} sends the whole for every range", reason="RangesIgnored")
-    if match is None or int(match[1]) != start or int(match[2]) >= stop or (encoded and match[3] == "*"):
-        raise SourceError(f"{where} answered {answer} when asked for bytes {start}-{stop - 1}", reason="InvalidAnswer")
-    promised = int(match[2]) + 1 - start
-    return promised if response.length is None else min(promised, response.length)
-
-
-def _may_be_the_range(status: int, error: SourceError, location: Location) -> bool:
-    """Whether a plain request may be answered although this was refused. A signature is not mistaken for that."""
-    if status in (400, 403) and (type(error) not in (SourceError, SourceDenied) or error.reason not in _PLAIN_REASONS):
-        return False  # a store has said what it is
-    if status == 403 and location.headers:
-        return False
-    return status in _NO_RANGES or error.reason == "InvalidAnswer"
