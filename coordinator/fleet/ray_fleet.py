@@ -54,6 +54,10 @@ LEAVE_TIMEOUT_S = 5.0
 REPLACED_AT_ONCE = 4
 MOST_PATIENCE_S = 5.0
 """After so long, at most, Ray is tried again when it cannot be used."""
+GENERATION = 2
+"""Raised when a class that travels between coordinator and agents has other fields, or another module: an agent that an
+earlier coordinator of the same version has started is replaced, too. Nothing but the text of `version` is asked of one
+of another generation."""
 
 _log = logging.getLogger(__name__)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -156,7 +160,7 @@ class RayFleet:
     ) -> None:
         self._address = address
         self._trust = trust
-        self._version = version or distribution_version("localmodel")
+        self._version = version or f"{distribution_version('localmodel')}/{GENERATION}"
         self._factory = factory
         self._leading = leading
         self.changed = changed
