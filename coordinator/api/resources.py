@@ -151,6 +151,36 @@ class LocalModelCacheSpec(ApiModel):
     )
 
 
+_SHARED_CLAIM_RULES: list[JsonValue] = [
+    {"rule": "!(has(self.nodeGroups) && has(self.pvcRef))", "message": "nodeGroups and pvcRef are mutually exclusive"},
+    {"rule": "has(self.nodeGroups) || has(self.pvcRef)", "message": "one of nodeGroups or pvcRef must be set"},
+    {"rule": "has(self.pvcRef) == has(oldSelf.pvcRef)", "message": "pvcRef is immutable"},
+]
+ClaimName = Annotated[
+    str,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 253,
+            "pattern": r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$",
+            "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "pvcRef is immutable"}],
+        }
+    ),
+]
+
+
+class LocalModelNamespaceCacheSpec(LocalModelCacheSpec):
+    """As later KServe has it: copies on nodes, or one in a claim of the namespace."""
+
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-validations": _SHARED_CLAIM_RULES})
+
+    node_groups: tuple[str, ...] = Field((), min_length=1, description="LocalModelNodeGroups whose nodes get a copy.")
+    pvc_ref: ClaimName | None = Field(
+        None, description="A claim of the namespace that holds the model, instead of node groups. Immutable."
+    )
+
+
 class NamespacedName(ApiModel):
     namespace: str | None = Field(None, description="Its namespace.")
     name: str | None = Field(None, description="Its name.")
@@ -410,6 +440,8 @@ class LocalModelNamespaceCache(LocalModelCache):
     NAMESPACED = True
 
     FINALIZER: ClassVar[str] = "localmodelnamespacecache.kserve.io/finalizer"
+
+    spec: LocalModelNamespaceCacheSpec
 
 
 class LocalModelNodeGroup(Resource):

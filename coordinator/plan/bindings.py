@@ -64,7 +64,10 @@ class Volume:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Claim:
-    """A PersistentVolumeClaim. `volume` is the PersistentVolume that it names, or got."""
+    """A PersistentVolumeClaim. `volume` is the PersistentVolume that it names, or got.
+
+    `capacity` is what it has, else what it asks for: a Kubernetes quantity.
+    """
 
     ref: Ref
     mark: Mark | None
@@ -73,7 +76,7 @@ class Claim:
     volume: str
     modes: frozenset[str]
     volume_mode: str
-    requested: str
+    capacity: str
     deleting: bool
 
     @property
@@ -103,6 +106,7 @@ def read_claim(raw: Object) -> Claim:
     spec = _mapping(raw.get("spec"))
     modes = spec.get("accessModes")
     requests = _mapping(_mapping(spec.get("resources")).get("requests"))
+    capacity = _mapping(_mapping(raw.get("status")).get("capacity")) or requests
     return Claim(
         ref=_ref(raw, CLAIMS),
         mark=_mark(raw),
@@ -111,7 +115,7 @@ def read_claim(raw: Object) -> Claim:
         volume=_text(spec.get("volumeName")),
         modes=frozenset(mode for mode in modes if isinstance(mode, str)) if isinstance(modes, list) else frozenset(),
         volume_mode=_text(spec.get("volumeMode")) or "Filesystem",
-        requested=str(requests.get("storage") or ""),
+        capacity=str(capacity.get("storage") or ""),
         deleting=_mapping(raw.get("metadata")).get("deletionTimestamp") is not None,
     )
 

@@ -14,6 +14,7 @@ from coordinator.plan.mounting import mount_status
 from coordinator.plan.orphans import group_problem
 from coordinator.plan.patches import CACHE_STATUS, is_material, status_patch
 from coordinator.plan.removals import Leaving
+from coordinator.plan.shared_claim import claim_problem
 from coordinator.plan.snapshot import Cache, Problem, Snapshot
 from coordinator.plan.tally import Tally
 from coordinator.plan.verdicts import verdicts
@@ -50,6 +51,8 @@ def _status(facts: Facts, tally: Tally) -> Iterator[Write]:
 
 
 def _problems(snapshot: Snapshot, cache: Cache) -> list[Problem]:
-    """What is wrong with the request itself, or with a group it names."""
+    """What is wrong with the request itself, or with a group or a claim it names."""
     problems = [cache.problem] if cache.problem else []
+    if (shared := claim_problem(snapshot, cache)) is not None:
+        problems.append(shared)
     return problems + [problem for name in cache.node_groups if (problem := group_problem(snapshot, name))]

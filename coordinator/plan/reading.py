@@ -16,7 +16,13 @@ from actors.manifest import ModelSource, storage_key
 from actors.messages import NodeName
 from actors.schemes import Schemes, check_form
 from actors.times import seconds_of
-from coordinator.api.resources import LocalModelCache, LocalModelCacheSpec, LocalModelNamespaceCache, StatusKey
+from coordinator.api.resources import (
+    LocalModelCache,
+    LocalModelCacheSpec,
+    LocalModelNamespaceCache,
+    LocalModelNamespaceCacheSpec,
+    StatusKey,
+)
 from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.kube.node_selector import compile_selector
 from coordinator.kube.quantity import parse_bytes
@@ -51,7 +57,7 @@ def read_namespace_cache(raw: Object, schemes: Schemes | None = None) -> Cache:
 
 def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -> Cache:
     ref, metadata = _ref(raw, resource_type(model)), raw["metadata"]
-    spec, size_bytes, problem = _spec(raw.get("spec"))
+    spec, size_bytes, problem = _spec(raw.get("spec"), model)
     source = ModelSource(spec.source_model_uri, spec.revision, spec.include or (), spec.exclude or ())
     try:
         (check_form if schemes is None else schemes.check)(source.uri)
@@ -83,14 +89,16 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         problem=problem,
         readable=isinstance(_mapping(raw.get("spec")).get("sourceModelUri"), str),
         retries=read_retries(_mapping(metadata.get("annotations")).get(RETRY)),
+        pvc_ref=spec.pvc_ref if isinstance(spec, LocalModelNamespaceCacheSpec) else None,
         claims_in=_claims_in(_mapping(metadata.get("annotations")).get(CLAIMS_IN), ref.namespace),
     )
 
 
-def _spec(raw: object) -> tuple[LocalModelCacheSpec, int | None, Problem | None]:
+def _spec(raw: object, of: type[LocalModelCache]) -> tuple[LocalModelCacheSpec, int | None, Problem | None]:
     """The spec with its `modelSize` in bytes; of an invalid one what can be read, and what is wrong with it."""
+    namespaced = of is LocalModelNamespaceCache
     try:
-        spec = LocalModelCacheSpec.model_validate(raw)
+        spec = (LocalModelNamespaceCacheSpec if namespaced else LocalModelCacheSpec).model_validate(raw)
     except ValidationError as error:
         return _salvage(raw), None, Problem("InvalidObject", _first_error(error))
     try:

@@ -86,7 +86,8 @@ class Cache:
 
     `entry` is its line in `LocalModelNode.spec.localModels`, without the node group. `created` is epoch seconds, and so
     is `unused_since`, as it was last written. `served`: its status lists services that use it. `claims_in` are the
-    namespaces that get claims to it although no service there uses it.
+    namespaces that get claims to it although no service there uses it. `pvc_ref` is the claim of its namespace that is
+    to hold the model, instead of nodes.
     `delete_in_use`: its deletion does not wait for pods. `retries`: who is to try again at once (see `retries`).
     `contested`: others of its URI ask with credentials of their own, so that a copy need not be what the coordinator's
     own would have been given (see `access`). `readable`: it says what its URI is, if only that it is empty.
@@ -118,6 +119,7 @@ class Cache:
     readable: bool = True
     claims_in: frozenset[str] = frozenset()
     retries: Mapping[str, str] = field(default_factory=dict)
+    pvc_ref: str | None = None
 
     @property
     def age_order(self) -> tuple[float, str]:

@@ -12,7 +12,7 @@ from functools import partial
 
 import pytest
 
-from coordinator.kube.interface import CLAIMS, NODES, PODS, VOLUMES
+from coordinator.kube.interface import CLAIMS, NODES, PODS, VOLUMES, Invalid
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES
 from tests.kit.builders import a_cache, a_namespace_cache, a_node, a_pod, a_service
 from tests.kit.conformance import Told, a_whole_group
@@ -266,3 +266,28 @@ def test_k1_the_job_namespace_is_read_while_the_coordinator_runs(cluster: Cluste
     soon(lambda: told.claim("k1-iris-k1-gpu1", jobs) and told.claim("k1-iris-k1-gpu1") is None)
     told.configured(None)
     soon(lambda: told.claim("k1-iris-k1-gpu1") and told.claim("k1-iris-k1-gpu1", jobs) is None)
+
+
+def test_h1_a_claim_of_the_namespace_instead_of_node_groups(cluster: Cluster, told: Told) -> None:
+    team = cluster.namespace("h1-team")
+    cache = a_namespace_cache(team, "h1-shared", "hf://models/h1")
+    del cache.json["spec"]["nodeGroups"]
+    told.apply(cache.with_spec(pvcRef="h1-disk"))
+    both = a_namespace_cache(team, "h1-both").with_spec(pvcRef="h1-disk")
+    neither = a_namespace_cache(team, "h1-neither")
+    del neither.json["spec"]["nodeGroups"]
+    for bad, message in ((both, "mutually exclusive"), (neither, "one of nodeGroups or pvcRef must be set")):
+        with pytest.raises(Invalid, match=message):
+            told.apply(bad)
+    for change in ({"pvcRef": "other"}, {"pvcRef": None, "nodeGroups": ["gpu"]}):
+        with pytest.raises(Invalid, match="pvcRef is immutable"):
+            told.kube.patch(NAMESPACE_CACHES, "h1-shared", {"spec": change}, namespace=team)
+
+    def reason() -> str:
+        ready = [each for each in told.status(cache).get("conditions", ()) if each["type"] == "Ready"]
+        return ready[0]["reason"] if ready else ""
+
+    soon(lambda: reason() == "PVCNotFound")
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}
+    told.kube.create(CLAIMS, {"metadata": {"name": "h1-disk"}, "spec": spec}, namespace=team)
+    soon(lambda: reason() == "UnsupportedAccessMode")
