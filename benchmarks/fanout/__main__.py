@@ -8,7 +8,7 @@ is the origin, which counts the payload it sends; the others start cold, all at 
 same hosts, one after the other; see `benchmarks.fanout.systems`.
 
 Prints a table; with --json, a JSON line per system, and then `{"nodes", "amplification", "slowest_over_one",
-"naive_over_one", "ray_broadcast_over_one", "cpu_s_per_gb"}`. What is not installed is skipped, and it says so.
+"naive_over_one", "ray_broadcast_over_one", "cpu_s_per_gb"}`. A system that is not installed is skipped, and it says so.
 Exits with 1 when a system did not finish, with 2 where hosts cannot be made: it needs root.
 """
 
@@ -135,7 +135,7 @@ class Lab:
             return observed
 
     def _victim(self, alone: bool) -> tuple[str, int] | None:
-        """Who is killed, and after how many bytes."""
+        """The node that is killed, and after how many bytes."""
         return (
             (self._options.names[-1], self._options.size // 2)
             if self._options.variant == "kill" and not alone

@@ -63,7 +63,7 @@ class Watch:
         self.finished.setdefault(name, time.monotonic())
 
     def left(self, names: Iterable[str]) -> set[str]:
-        """Who has still to finish. Raises TimeoutError."""
+        """The nodes that have still to finish. Raises TimeoutError."""
         left = set(names) - self.finished.keys() - self.lost
         if left and time.monotonic() > self.deadline:
             raise TimeoutError(f"not finished in time: {', '.join(sorted(left))}")

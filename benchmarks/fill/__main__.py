@@ -169,14 +169,14 @@ def _name(found: Downloader | Absent) -> str:
 
 
 def _empty(folder: Path) -> None:
-    """There is an empty folder, whatever was in it. What is to be written later must not wait behind what is gone."""
+    """There is an empty folder, and no bytes that are gone for those that are written later to wait behind."""
     subprocess.run(["chmod", "-Rf", "u+w", str(folder)], check=False)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
 
 
 def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, float, float, bool]]:
-    """What is aimed at: its name, the limit, what it is, and whether that will do; only for what was measured."""
+    """The targets: name, the limit, what it is, and whether that will do; only for what was measured."""
     by = {(row["scenario"], row["who"]): row for row in rows if "absent" not in row}
     fill, engine, unhashed = downloaders.FILL, downloaders.ENGINE, downloaders.UNHASHED
 

@@ -1,4 +1,4 @@
-"""Who is measured: each as the command that a person would run, and as a process of its own.
+"""The downloaders that are measured: each as the command that a person would run, and as a process of its own.
 
 Ours come twice: `localmodel fill`, from the start of the interpreter to the renamed folder; and the engine alone, as in
 an agent that is up. The first is what to compare with other commands, the second what a fill costs a node.

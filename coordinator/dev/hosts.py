@@ -135,7 +135,7 @@ class Host:
             _run("ip", "-n", self._namespace, "route", "del", "blackhole", f"{other.address}/32")
 
     def hide(self, port: int) -> None:
-        """Whoever connects to this port gets no answer: as with a firewall that drops. The host itself reaches all."""
+        """Connections to this port get no answer: as with a firewall that drops. The host itself reaches all."""
         _run("ip", "-n", self._namespace, "rule", "add", "ipproto", "tcp", "sport", str(port), "blackhole")
 
     def start(

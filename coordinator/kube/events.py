@@ -1,8 +1,9 @@
 """Kubernetes Events, as `kubectl describe` shows them: said once, counted after that, and never in anybody's way.
 
-`event` puts a value in a bounded queue and returns; a thread writes. What is said again within the hour becomes a
-higher `count` on the Event that exists; an object that talks too much is cut short, like with client-go: a burst of 25,
-then one in five minutes. What cannot be delivered after a while is dropped: Events are news, the truth is in status.
+`event` puts a value in a bounded queue and returns; a thread writes. An Event that is said again within the hour
+becomes a higher `count` on the Event that exists; an object that talks too much is cut short, like with client-go: a
+burst of 25, then one in five minutes. An Event that cannot be delivered for a while is dropped: Events are news, the
+truth is in status.
 """
 
 from __future__ import annotations

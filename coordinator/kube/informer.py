@@ -74,7 +74,7 @@ class _Entry(Generic[T]):
 
 
 class Store(Generic[T]):
-    """What is known of one kind. One writer; `items` may be called from any thread."""
+    """The objects of one kind, as far as they are known. One writer; `items` may be called from any thread."""
 
     def __init__(self, parse: Callable[[Object], T]) -> None:
         self._parse = parse
@@ -207,8 +207,8 @@ class Informer(Generic[T]):
     def caught_up(self) -> bool:
         """Whether the copy is what the API server says at this moment. One list; raises KubeError.
 
-        A watch that hangs looks like one with no news. Who begins to act cannot wait for its end, and must not act on
-        a world in which something is missing: what no desired state lists is removed.
+        A watch that hangs looks like one with no news. A coordinator that begins to act cannot wait for its end, and
+        must not act on a world in which something is missing: what no desired state lists is removed.
         """
         objects, _ = self._kube.list(self.resource)
         listed = {_key(each): (_meta(each, "uid"), _meta(each, "resourceVersion")) for each in objects}

@@ -106,7 +106,7 @@ class WatchEvent:
 
 
 class Kube(Protocol):
-    """What is asked of an API server. Every call raises KubeError only, and returns within its timeout."""
+    """The calls that are made of an API server. Every call raises KubeError only, and returns within its timeout."""
 
     def list(
         self, resource: ResourceType, *, namespace: str | None = None, field_selector: str | None = None

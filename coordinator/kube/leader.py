@@ -7,7 +7,7 @@
 Nobody's wall clock is ever compared with anybody else's. The client's own election knows neither of these.
 
 A lead that is lost is sought again: an API server that was away, or another replica that led meanwhile, is no reason to
-end. Whoever asks `leading` before each act stops at once.
+end. A process that asks `leading` before each act stops at once.
 """
 
 from __future__ import annotations

@@ -31,6 +31,15 @@ def test_every_folder_of_tests_is_described() -> None:
     assert named == {*there, "data"}
 
 
+def test_every_path_that_recipes_name_is_there() -> None:
+    named = set(re.findall(r"`((?:actors|coordinator|tests|k8s|docs|benchmarks)/[\w./]*)`", CONTRIBUTING))
+    assert len(named) > 20
+    assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
+    assert re.findall(r"`\w+\.py`", CONTRIBUTING) == [
+        f"`{name}.py`" for name in ("peers", "disks", "origins", "cluster")
+    ], "beside the module of the kill matrix before them; all others with their folder"
+
+
 def test_hooks_run_what_lint_runs() -> None:
     """With the tools of `.venv`, whose versions are those of CI."""
     lint = MAKEFILE.partition("\nlint:")[2].partition("\n\n")[0].replace("$(BIN)", ".venv/bin")

@@ -1,4 +1,4 @@
-"""Who owns which field: `metadata.managedFields`, and server-side apply, which is decided by it.
+"""The owners of fields: `metadata.managedFields`, and server-side apply, which is decided by it.
 
 A field is a path of steps as they are written in FieldsV1, and ownership is a set of such paths:
 
@@ -35,7 +35,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who writes, and how. One entry of managedFields."""
+    """A manager of fields, and how it writes. One entry of managedFields."""
 
     manager: str
     operation: str

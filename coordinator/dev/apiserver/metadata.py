@@ -40,7 +40,7 @@ SERVER_OWNED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGraceP
 
 
 def name_causes(name: str, *, label: bool = False) -> Iterator[Cause]:
-    """What is wrong with a name: an RFC 1123 subdomain of at most 253, or a label of at most 63 characters."""
+    """The faults of a name, which is an RFC 1123 subdomain of at most 253, or a label of at most 63 characters."""
     pattern, rule, longest = (_DNS_LABEL, _DNS_LABEL_RULE, 63) if label else (_SUBDOMAIN, _SUBDOMAIN_RULE, 253)
     if len(name) > longest:
         yield invalid_value(
@@ -75,7 +75,7 @@ def metadata_causes(meta: Mapping[str, Any], *, label_name: bool = False) -> Ite
 
 
 def warnings(meta: Mapping[str, Any]) -> Iterator[str]:
-    """What is allowed and unwise."""
+    """Warnings of things that are allowed and unwise."""
     for finalizer in meta.get("finalizers") or ():
         if "/" not in finalizer and finalizer not in STANDARD_FINALIZERS:
             yield (

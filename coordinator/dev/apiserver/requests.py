@@ -87,7 +87,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 class Unreadable(Exception):
-    """What is wrong with a body that is neither JSON nor YAML."""
+    """The fault of a body that is neither JSON nor YAML."""
 
 
 def decode(body: bytes, content_type: str) -> Any:

@@ -104,7 +104,7 @@ def establishing(crd: Object, now: str) -> Object | None:
 
 
 def causes(kind: Kind, value: Object, old: Object | None) -> Iterator[Cause]:
-    """What is wrong with it, beyond metadata and schema."""
+    """The faults of an object, beyond those of metadata and schema."""
     if kind is CRDS:
         yield from _crd_causes(value)
     elif kind in (VALIDATING, MUTATING):

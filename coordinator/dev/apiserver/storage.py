@@ -128,7 +128,7 @@ class Storage:
             await asyncio.wait_for(self._changed.wait(), timeout_s)
 
     def wake(self) -> None:
-        """Whoever waits for a change looks up."""
+        """All that wait for a change look up."""
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -257,7 +257,7 @@ def _ending_of(error: Exception, directory: Path) -> Ending:
 
 
 def bypass_proxies(environ: MutableMapping[str, str]) -> None:
-    """Whatever proxies are set, nothing that stays on this machine goes through one."""
+    """Nothing that stays on this machine goes through a proxy, whichever are set."""
     for name in ("NO_PROXY", "no_proxy"):
         given = [part.strip() for part in (environ.get(name) or environ.get(name.swapcase()) or "").split(",")]
         environ[name] = ",".join(dict.fromkeys([*filter(None, given), *_LOOPBACK]))

@@ -36,7 +36,7 @@ class WrongFlags(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for. `parent` is where the run keeps its files, in a folder of its own."""
+    """The flags, understood. `parent` is where the run keeps its files, in a folder of its own."""
 
     models: tuple[str, ...]
     options: LaptopOptions

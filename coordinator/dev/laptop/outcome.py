@@ -105,7 +105,7 @@ def ending(names: Iterable[str], caches: Sequence[LocalModelCache], nodes: Seque
 
 
 def unfinished(caches: Sequence[LocalModelCache], nodes: Sequence[LocalModelNode], timeout_s: float) -> Ending:
-    """What was not done in time, and how far it was."""
+    """The ending of a run whose time ran out: how far each cache was."""
     open_caches = [cache for cache in caches if not is_told(cache, nodes)]
     said = []
     for cache in open_caches:

@@ -57,7 +57,7 @@ class LocalRay:
     def environment_of_child(self) -> dict[str, str]:
         """The same for a process that we start, with all else that it inherits. The token is in a file.
 
-        Whoever can read the environment of a process, as `/proc` shows it, must not find the token there.
+        The token is in no environment, which `/proc` shows to others.
         """
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
         return {**inherited, **self._common, "RAY_AUTH_TOKEN_PATH": str(self.token_file)}

@@ -68,7 +68,7 @@ class Faults:
         self.set(*(Fault(**document) for document in documents))  # type: ignore[arg-type]  # checked by the tests that send it
 
     def active(self) -> list[dict[str, object]]:
-        """What is in force and not used up, as JSON; `times` is how often each still happens."""
+        """The faults in force and not used up, as JSON; `times` is how often each still happens."""
         with self._lock:
             return [{**asdict(fault), "times": left} for fault, left in self._left if left != 0]
 

@@ -31,7 +31,7 @@ _SIBLING_HOST = {"127.0.0.1": "localhost", "localhost": "127.0.0.1"}
 
 
 class Counts:
-    """What was served: payload bytes and requests, per file; and how many requests were under way at a time."""
+    """Payload bytes and requests that were served, per file; and how many requests were under way at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
