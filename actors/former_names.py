@@ -28,8 +28,8 @@ _MOVED = {
     ): "membership bitmap pauses moves:actions standing:peer serving:uploads news:announcements pace:limits",
     ("actors", "actors.sources"): (
         "source:resolve hub:huggingface hub_tree:huggingface_tree hub_client:huggingface_client "
-        "buckets:object_stores oci registry_login challenges:registry_challenge docker_config web filesystems "
-        "listings entries local_files parts bounds causes"
+        "oci registry_login challenges:registry_challenge docker_config web filesystems "
+        "listings local_files parts bounds causes"
     ),
     ("actors", "actors.transport"): "connections servers stall guard no_proxy refusals reach:redirects origin:answers",
     ("actors", "actors.disk"): "store ingest journal publish marker documents notes handles filesystem durable",
@@ -59,6 +59,8 @@ _MOVED = {
 """Package before and now → modules, `old:new` where the name is another."""
 
 _SPLIT = {
+    "actors.buckets": ("actors.sources.object_stores", "actors.sources.object_digests"),
+    "actors.entries": ("actors.sources.entries", "actors.sources.filesystems"),
     "actors.moved": ("actors.transferred",),
     "actors.origin": ("actors.transport.answers",),
     "coordinator.snapshot": ("coordinator.plan.snapshot", "coordinator.plan.reading"),

@@ -6,19 +6,19 @@
     neither a file nor a folder, no   refused, unless include/exclude leave it out: what is listed does not vanish
     size, `.` or `..`, two of a path
 
-Pure, but for `listing`, which asks the filesystem.
+Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from actors.errors import SourceError, SourceUnsupported
 from actors.manifest import ManifestFile, ModelSource, check_relative, is_ours
 from actors.numbers import count
-from actors.sources.object_stores import described
+from actors.sources.object_digests import described
 from actors.transport.answers import redact, wanted
 from actors.transport.refusals import archived
 
@@ -31,34 +31,6 @@ class Listed:
     files: list[ManifestFile] = field(default_factory=list)
     etags: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-
-
-def listing(filesystem: Any, root: str) -> Mapping[str, Mapping[str, Any]]:
-    """By name, what fsspec knows of everything below `root`, or of `root` itself.
-
-    Where fsspec walks by itself it would leave out, without a word, every folder that it may not read.
-    """
-    from fsspec import AbstractFileSystem
-
-    walks = type(filesystem).find is AbstractFileSystem.find and not getattr(filesystem, "async_impl", False)
-    if walks:
-        return {root: filesystem.info(root)} if filesystem.isfile(root) else dict(_walk(filesystem, root))
-    found = filesystem.find(root, detail=True)
-    if not isinstance(found, Mapping) or found.get(root) == {}:  # adlfs answers for one file with a list
-        return {root: filesystem.info(root)}
-    return found
-
-
-def _walk(filesystem: Any, root: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    folders = [root]
-    while folders:
-        folder = folders.pop()
-        for entry in filesystem.ls(folder, detail=True):
-            name = entry["name"]
-            if entry["type"] != "directory":
-                yield name, entry
-            elif name.rstrip("/") != folder.rstrip("/"):  # some list the folder itself, too
-                folders.append(name)
 
 
 def files_of(source: ModelSource, found: Mapping[str, Mapping[str, Any]], root: str) -> Listed:

@@ -63,6 +63,34 @@ def opened(
     return filesystem, str(kind._strip_protocol(url))
 
 
+def listing(filesystem: Any, root: str) -> Mapping[str, Mapping[str, Any]]:
+    """By name, what fsspec knows of everything below `root`, or of `root` itself.
+
+    Where fsspec walks by itself it would leave out, without a word, every folder that it may not read.
+    """
+    from fsspec import AbstractFileSystem  # here, as everywhere: most commands read nothing with it
+
+    walks = type(filesystem).find is AbstractFileSystem.find and not getattr(filesystem, "async_impl", False)
+    if walks:
+        return {root: filesystem.info(root)} if filesystem.isfile(root) else dict(_walk(filesystem, root))
+    found = filesystem.find(root, detail=True)
+    if not isinstance(found, Mapping) or found.get(root) == {}:  # adlfs answers for one file with a list
+        return {root: filesystem.info(root)}
+    return found
+
+
+def _walk(filesystem: Any, root: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        for entry in filesystem.ls(folder, detail=True):
+            name = entry["name"]
+            if entry["type"] != "directory":
+                yield name, entry
+            elif name.rstrip("/") != folder.rstrip("/"):  # some list the folder itself, too
+                folders.append(name)
+
+
 @cache
 def s3_session() -> type:
     """A client for botocore that follows no redirect: as botocore's own, which asks another region by itself.

@@ -34,12 +34,13 @@ from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_
 from actors.schemes import LOCAL
 from actors.sources.bounds import Limits, bounded, current
 from actors.sources.causes import cause_of
-from actors.sources.entries import files_of, listing
-from actors.sources.filesystems import endpoints
+from actors.sources.entries import files_of
+from actors.sources.filesystems import endpoints, listing
 from actors.sources.filesystems import opened as open_filesystem
 from actors.sources.listings import watched
 from actors.sources.local_files import local_listing
-from actors.sources.object_stores import code_in, dialect_of, in_azure, s3_head, wants_identity
+from actors.sources.object_digests import s3_head
+from actors.sources.object_stores import code_in, dialect_of, in_azure, wants_identity
 from actors.sources.parts import part_of
 from actors.transport import redirects as reach
 from actors.transport.answers import (

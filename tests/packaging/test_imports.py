@@ -46,6 +46,33 @@ def test_no_module_imports_what_its_package_may_not(package: str) -> None:
     assert found == set()
 
 
+IMPORTERS = {
+    "aiohttp": {"coordinator/dev/apiserver/"},
+    "awscrt": {"actors/digest.py"},
+    "blake3": {"actors/digest.py"},
+    "botocore": {"actors/sources/object_stores.py"},
+    "cryptography": {"coordinator/control/certificates.py"},
+    "fsspec": {"actors/sources/filesystems.py"},
+    "gcsfs": {"actors/sources/listings.py"},
+    "huggingface_hub": {"actors/sources/huggingface.py"},
+    "kubernetes": {"coordinator/kube/"},
+    "prometheus_client": {"coordinator/control/metrics.py"},
+    "ray": {"coordinator/fleet/ray_fleet.py", "coordinator/dev/laptop/raynodes.py"},
+    "rich": {"coordinator/cli/", "coordinator/dev/laptop/", "coordinator/view/"},
+    "urllib3": {"coordinator/kube/http.py"},
+}
+"""Each third-party client, and the only modules or packages that import it: a change of its API is a change there."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", IMPORTERS)
+def test_a_client_is_imported_by_its_seam_alone(client: str) -> None:
+    files = [path for package in ("actors", "coordinator") for path in sorted((ROOT / package).rglob("*.py"))]
+    found = {str(file.relative_to(ROOT)) for file in files if client in imported(file.read_text())}
+    assert found, "a client that nobody imports is no dependency"
+    assert {each for each in found if not each.startswith(tuple(IMPORTERS[client]))} == set()
+
+
 CLIENTS = ("kubernetes", "ray", "urllib3", "aiohttp", "s3fs", "huggingface_hub")
 WITHOUT_CLIENTS = f"""
 import importlib, importlib.abc, sys

@@ -13,7 +13,8 @@ import pytest
 from actors.digest import Digester
 from actors.errors import SourceUnsupported
 from actors.manifest import Digest
-from actors.sources.object_stores import described, dialect_of, in_azure, s3_head, s3_options
+from actors.sources.object_digests import described, s3_head
+from actors.sources.object_stores import dialect_of, in_azure, s3_options
 from actors.transport.answers import SourceOptions
 
 SHA256 = hashlib.sha256(b"weights").digest()

@@ -16,7 +16,8 @@ from fsspec import AbstractFileSystem
 from actors.disk.marker import MARKER
 from actors.errors import SourceDenied, SourceError
 from actors.manifest import ModelSource
-from actors.sources.entries import files_of, listing
+from actors.sources.entries import files_of
+from actors.sources.filesystems import listing
 from actors.sources.local_files import MAX_DEPTH, local_listing
 from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
