@@ -85,7 +85,7 @@ class Marker:
             raise ValueError(f"version {version!r} is not one we know")
         return cls(
             owner=_text(data["owner"]),
-            manifest=_manifest(data["manifest"]),
+            manifest=manifest_from_json(data["manifest"]),
             verified={_text(path): _text(how) for path, how in data["verified"].items()},
             started_at=moment(data.get("startedAt")),
             finished_at=moment(data.get("finishedAt")),
@@ -200,7 +200,8 @@ def _digest(value: object) -> None:
         raise ValueError(f"{str(value)[:80]!r} is no digest")
 
 
-def _manifest(data: Mapping[str, Any]) -> Manifest:
+def manifest_from_json(data: Mapping[str, Any]) -> Manifest:
+    """The manifest in a marker or an ingest. Raises ValueError, KeyError, TypeError or AttributeError for junk."""
     for each in data["files"]:
         _text(each["path"])
         count(each["size"])

@@ -96,6 +96,20 @@ def _retry(parser: argparse.ArgumentParser) -> Handler:
     return retry.retry
 
 
+def _inspect(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import inspect
+
+    inspect.add_inspect_arguments(parser)
+    return inspect.inspect_folder
+
+
+def _doctor(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import doctor
+
+    doctor.add_doctor_arguments(parser)
+    return doctor.doctor
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
     "dev": ("A whole cluster on this machine, with a sample model.", _dev),
     "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
@@ -103,6 +117,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] =
     "fill": ("Download and verify one model into a folder, without Kubernetes or Ray.", _fill),
     "status": ("How far every cache is on every node, what is wrong, and why.", _status),
     "retry": ("Try again now what failed, and not when its wait is over.", _retry),
+    "doctor": ("Is everything there that the model cache needs? One line each: ok, or what to do.", _doctor),
+    "inspect": ("What lies in a root, a model or a fill under way; read-only.", _inspect),
     "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),
 }
 
