@@ -110,8 +110,8 @@ def _model(folder: Folder, directory: Path, root: Folder | None = None) -> Docum
         "verified": dict(Counter(marker.verified.values())),
         "startedAt": _time(marker.started_at),
         "finishedAt": _time(marker.finished_at),
-        "bytesFromOrigin": marker.moved.from_origin,
-        "bytesFromPeers": marker.moved.from_peers,
+        "bytesFromOrigin": marker.moved.bytes_from_origin,
+        "bytesFromPeers": marker.moved.bytes_from_peers,
         "wrong": misfits(folder, manifest),
         "extra": list(extra_files(folder, manifest)),
     }
