@@ -2,9 +2,11 @@
 
     a copy of another request that comes to the same files    is named anew
     a folder whose marker is damaged                          is adopted
-    a folder without a marker                                 is adopted if it holds these very files, by name and size
+    a folder without a marker, as KServe's agent leaves it    is adopted: what is right stays, the rest is fetched, and
+                                                              what does not belong there is set aside
+    either, where the source names no digest of some file     is filled anew; then what is there moves aside
 
-An adopted copy does not count before every byte of it was read.
+An adopted copy does not count before every byte of it was read. It stays the folder that pods have mounted.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ _log = logging.getLogger(__name__)
 
 
 def make_way(root: Root, key: StorageKey, resolved: Resolved | None, owner: str, now: float) -> None:
-    """What stands in the model's place is ours, or nothing, or is adopted.
+    """What stands in the model's place is ours, or nothing, or is adopted, or will be set aside.
 
-    Raises StoreError (PathOccupied) for what is none of these.
+    Raises StoreError (PathOccupied) for what is none of these: no folder, or the copy of another coordinator.
     """
     store = root.usable()
     standing = store.standing(key, owner)
@@ -36,11 +38,10 @@ def make_way(root: Root, key: StorageKey, resolved: Resolved | None, owner: str,
     if standing not in (Standing.DAMAGED, Standing.UNMARKED) or resolved is None:
         return
     manifest = resolved.manifest
-    known = manifest.digest is not None
-    if standing is Standing.UNMARKED and not (known and store.fits(key, manifest)):
-        raise path_occupied(store.model(key))
-    if not known:
-        return  # filled anew; then what is there moves aside
+    if manifest.digest is None:
+        return
+    if standing is Standing.UNMARKED and not store.clear(key, manifest):
+        return
     root.adopt(key, Marker(owner, manifest, verified_how(manifest), finished_at=now))
     _log.info("adopting what is there", extra={"key": key, "root": root.name, "was": standing.name.lower()})
 

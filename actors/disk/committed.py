@@ -23,9 +23,12 @@ from actors.disk.ingests import Ingests
 from actors.disk.layout import Gone, Layout
 from actors.disk.marker import MARKER, OWN, DamagedMarker, Marker, load_marker, misfits, parse_marker
 from actors.disk.notes import Notes
-from actors.disk.publish import FILE_MODE, MOST_FOLDERS, holds_nothing
+from actors.disk.publish import FILE_MODE, MOST_FOLDERS, folders_of, holds_nothing
 from actors.errors import LocalModelError, StoreError
 from actors.manifest import Manifest, StorageKey
+
+MOST_STRAYS = 1000
+"""A folder with more in it that does not belong there is set aside as a whole."""
 
 _log = logging.getLogger(__name__)
 
@@ -145,10 +148,24 @@ class Committed:
         """Whether something stands in the model's place that `owner` did not put there."""
         return self.standing(key, owner) in (Standing.UNMARKED, Standing.FOREIGN)
 
-    def fits(self, key: StorageKey, manifest: Manifest) -> bool:
-        """Whether the folder holds these very files by name and size, and no other."""
+    def clear(self, key: StorageKey, manifest: Manifest, *, keep: bool) -> bool:
+        """Nothing is in the folder but files of the manifest. False: there is too much else for that, or none of them.
+
+        With `keep` the rest stays where it is, and is said to be there.
+        """
+        self._fence.check()
         with disk_errors(f"looking at {self.path(key)}"), self._layout.model(key) as folder:
-            return not misfits(folder, manifest) and _holds_only(folder, manifest)
+            found = _strays(folder, manifest)
+            if found is None:
+                return False
+            for path in found:
+                above, _, name = path.rpartition("/")
+                if keep:
+                    self._layout.leave(f"models/{key}/{path}", "does not belong to the model; a pod may use it")
+                else:
+                    with folder.enter(above) if above else folder.again() as parent:
+                        self._layout.set_aside(parent, name, f"does not belong to the model {manifest.source.uri}")
+        return True
 
     def adopt(self, key: StorageKey, marker: Marker) -> None:
         """The folder, whatever its marker said before, is the copy `marker`; whether its files are is not looked at."""
@@ -264,3 +281,18 @@ def _holds_only(folder: Folder, manifest: Manifest) -> bool:
         if folders > len(known) + MOST_FOLDERS or (not within and path not in known):
             return False
     return found
+
+
+def _strays(folder: Folder, manifest: Manifest) -> list[str] | None:
+    """The highest paths below which nothing is of the manifest's. None: too many to name, or nothing is of them."""
+    known, folders = {file.path for file in manifest.files}, folders_of(manifest)
+    strays: list[str] = []
+    found = False
+    for looked, (path, _, within) in enumerate(folder.walk(but=OWN)):
+        if path in known and not within:
+            found = True
+        elif not (within and path in folders) and not any(path.startswith(f"{each}/") for each in strays[-1:]):
+            strays.append(path)
+        if len(strays) > MOST_STRAYS or looked > len(known) + len(folders) + MOST_FOLDERS:
+            return None
+    return strays if found else None

@@ -146,9 +146,12 @@ class Store:
         """Whether something stands in the model's place that `owner` did not put there."""
         return self._committed.occupied(key, owner)
 
-    def fits(self, key: StorageKey, manifest: Manifest) -> bool:
-        """Whether the folder holds these very files by name and size, and no other."""
-        return self._committed.fits(key, manifest)
+    def clear(self, key: StorageKey, manifest: Manifest) -> bool:
+        """Nothing is in the folder but files of the manifest. False: there is too much else for that, or none of them.
+
+        What a pod may have open stays where it is, and is said to be there.
+        """
+        return self._committed.clear(key, manifest, keep=self.used is None or key in self.used)
 
     def adopt(self, key: StorageKey, marker: Marker) -> None:
         """The folder, whatever its marker said before, is the copy `marker`; whether its files are is not looked at."""
@@ -183,13 +186,22 @@ class Store:
     def commit(self, key: StorageKey, ingest: Ingest, marker: Marker) -> None:
         """The model is there. Refuses (PathOccupied) to replace what another owner put in its place.
 
-        An old copy, or a damaged one, lies aside. Once the model is there nothing can fail any more.
+        An old copy, or a damaged one, lies aside, and a folder without a marker is set aside. Once the model is there
+        nothing can fail any more.
         """
         self.check_fence()
-        if self.occupied(key, marker.owner):
+        standing = self.standing(key, marker.owner)
+        if standing is Standing.FOREIGN:
             raise path_occupied(self.model(key))
         with disk_errors(f"committing {self.model(key)}"), self._layout.models() as models:
-            ingest.publish_in(models, key, marker, lambda: self._trash.keep(models, key))
+
+            def move_aside() -> None:
+                if standing is Standing.UNMARKED:
+                    self._layout.set_aside(models, key, "was not put there by this cluster")
+                else:
+                    self._trash.keep(models, key)
+
+            ingest.publish_in(models, key, marker, move_aside)
         self._committed.record(key, marker)
 
     def mend(self, key: StorageKey, ingest: Ingest, owner: str) -> None:

@@ -184,24 +184,61 @@ def test_an_agent_that_dies_while_it_adopts_does_not_take_it_for_read(
     assert tree(node.folder()) == tree(sample)
 
 
-@pytest.mark.parametrize("more", ["another file", "a file of another size", "a file less"])
-def test_a_folder_with_anything_else_in_it_is_left_alone(
-    more: str, node: Node, origin: Origin, resolved: Resolved, sample: Path
+STRAYS = ("notes.txt", ".cache/huggingface/download/config.json.metadata", "original/old.bin")
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["no pod uses it", "a pod uses it"])
+def test_of_what_kserves_agent_left_what_is_right_is_never_fetched(
+    used: bool, node: Node, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    """It was stopped in the middle: a file is missing, one is short, one is wrong; and other tools left something."""
+    folder = node.folder()
+    folder.parent.mkdir()
+    copy_of(sample, folder)
+    damage.gone(folder / "config.json")
+    damage.cut(folder / "model-00001-of-00004.safetensors")
+    damage.flip(folder / BIG, 1000)
+    for path in STRAYS:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text("not of the model")
+    inode = folder.stat().st_ino
+    agent = ready(node, replace(wants(resolved), used={KEY: time.time()} if used else {}))
+    wrong = ("config.json", "model-00001-of-00004.safetensors", BIG)
+    assert origin.stats()["bytes"] == sum((sample / name).stat().st_size for name in wrong)
+    assert folder.stat().st_ino == inode, "a pod that has mounted it sees the model"
+    assert {path for path in STRAYS if (folder / path).exists()} == (set(STRAYS) if used else set())
+    kept = [path.read_text() for path in (node.root / ".localmodel/aside").rglob("*") if path.is_file()]
+    assert kept == ([] if used else ["not of the model"] * 3)
+    (root,) = agent.report().roots
+    assert root.failure is None
+
+
+@pytest.mark.parametrize("what", ["nothing of it is of the model", "there is too much of it"])
+def test_a_folder_that_cannot_be_adopted_is_set_aside_whole_and_kept(
+    what: str, node: Node, resolved: Resolved, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.disk.committed.MOST_STRAYS", 2)
+    node.folder().mkdir(parents=True)
+    if what == "there is too much of it":
+        copy_of(sample / "config.json", node.folder() / "config.json")
+    for number in range(3):
+        (node.folder() / f"{number}.txt").write_text("mine")
+    before = tree(node.folder())
+    ready(node, wants(resolved))
+    assert tree(node.folder()) == tree(sample)
+    (aside,) = (node.root / ".localmodel/aside").iterdir()
+    assert tree(aside) == before
+
+
+def test_without_digests_a_folder_without_a_marker_is_set_aside_and_the_model_filled_anew(
+    node: Node, resolved: Resolved, sample: Path
 ) -> None:
     node.folder().parent.mkdir()
     copy_of(sample, node.folder())
-    match more:
-        case "another file":
-            (node.folder() / "notes.txt").write_text("mine")
-        case "a file of another size":
-            damage.cut(node.folder() / "config.json")
-        case _:
-            damage.gone(node.folder() / "config.json")
-    before = tree(node.folder())
-    agent = node.agent()
-    agent.reconcile(wants(resolved))
-    until(agent, Phase.FAILED, reason="PathOccupied")
-    assert (tree(node.folder()), origin.stats()["bytes"]) == (before, 0)
+    files = tuple(replace(file, digest=None) for file in resolved.manifest.files)
+    ready(node, wants(replace(resolved, manifest=replace(resolved.manifest, files=files))))
+    (aside,) = (node.root / ".localmodel/aside").iterdir()
+    assert (tree(node.folder()), tree(aside)) == (tree(sample), tree(sample))
 
 
 @pytest.mark.parametrize("below", ["", "sub", "original"])

@@ -476,7 +476,7 @@ def test_no_junk_inside_our_places_keeps_a_store_from_working(place: str, root: 
 
 
 @pytest.mark.parametrize("junk", JUNK.values(), ids=JUNK.keys())
-def test_what_stands_where_a_model_belongs_and_is_not_ours_is_left_alone(
+def test_what_stands_where_a_model_belongs_and_is_not_ours_is_kept(
     junk: Callable[[Path], damage.Damage], root: Path, store: Store, outside: Path
 ) -> None:
     junk(outside)(root / "models" / KEY)
@@ -485,6 +485,11 @@ def test_what_stands_where_a_model_belongs_and_is_not_ours_is_left_alone(
     assert (store.committed(), store.marker(KEY)) == ({}, None)
     ingest = store.ingest(KEY, a_manifest(), OWNER)
     write(ingest, FILES)
+    if store.standing(KEY, OWNER) is Standing.UNMARKED:
+        store.commit(KEY, ingest, a_marker())
+        (aside,) = (root / ".localmodel/aside").iterdir()
+        assert (aside.lstat().st_ino, tree(root / "models" / KEY)) == (before, FILES)
+        return
     with pytest.raises(StoreError, match="move it away, or delete it"):
         store.commit(KEY, ingest, a_marker())
     with pytest.raises(StoreError, match="move it away, or delete it"):
@@ -944,9 +949,9 @@ def test_a_document_that_a_pod_plants_takes_little_memory(place: str, tmp_path: 
     Store(tmp_path, "one")
     damage.text(b'{"a":[' + b"[]," * (40 << 20) + b"[]]}")(tmp_path / place)
     program = (
-        "import resource, sys; from pathlib import Path; from actors.disk.store import Store\n"
+        "import re, sys; from pathlib import Path; from actors.disk.store import Store\n"
         "store = Store(Path(sys.argv[1]), 'one'); store.committed(); store.ingests('us')\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)"
+        "print(int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) >> 10)"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, check=True, timeout=60)
     assert int(done.stdout) < 300
