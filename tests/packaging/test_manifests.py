@@ -22,6 +22,7 @@ from coordinator.control.webhook_identity import CONFIGURATIONS, SERVICE
 from coordinator.fleet.interface import NODE_LABEL
 from coordinator.kube.node_selector import compile_selector
 from coordinator.plan.eviction import Policy
+from coordinator.plan.services import INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES
 from tests.kit.crd_tables import read_table
 from tests.kit.manifests import (
@@ -55,7 +56,10 @@ def identity(manifest: Manifest) -> str:
 def check(manifest: Manifest) -> None:
     """Raises for anything Kubernetes, old or new, or our CRDs would refuse or drop."""
     resource = KINDS.get(manifest["kind"])
-    if resource is None:
+    if manifest["kind"] == "InferenceService":  # KServe's, of which only what names the model matters here
+        assert manifest["apiVersion"] == INFERENCE_SERVICES.api_version
+        assert manifest["spec"]["predictor"]["model"]["storageUri"]
+    elif resource is None:
         for release in KUBERNETES:
             kubernetes_validate.validate(manifest, release, strict=True)
     else:
