@@ -20,7 +20,7 @@ from actors.disk.ingest import Ingest
 from actors.disk.marker import Marker
 from actors.disk.store import Store
 from actors.errors import Cancelled, InsufficientStorage, LocalModelError, StoreError
-from actors.fill.fill import Fill, Progress
+from actors.fill.fill import Fill, Progress, Shared
 from actors.fill.finish import Ending
 from actors.fill.origin_quota import Quotas
 from actors.manifest import Manifest, Resolved, StorageKey, check_digest
@@ -237,13 +237,9 @@ class Filling(Attempt):
             ingest,
             self.wish.part(),
             replace(engine.settings.fill, trust=self.wish.trust),
-            exchange=engine.exchange,
+            Shared(engine.exchange, engine.limit, engine.quotas, engine.clock, engine.rng),
             company=self.wish.together(),
-            limit=engine.limit,
-            quotas=engine.quotas,
             check=self._store.check_fence,
-            clock=engine.clock,
-            rng=engine.rng,
         )
         self._fill = fill
         fill.renew(self.wish.part())  # the wish may have changed before the fill could be told

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from actors.chunks import Grid
@@ -50,6 +50,17 @@ class Progress:
     retry_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the fills of one node share. `clock` gives epoch seconds."""
+
+    exchange: Exchange | None = None
+    limit: RateLimit = field(default_factory=lambda: RateLimit(None))
+    quotas: Quotas | None = None
+    clock: Callable[[], float] = time.time
+    rng: random.Random = field(default_factory=random.Random)
+
+
 class Driver(Protocol):
     """Decides which chunk is next and from where, and carries it out."""
 
@@ -67,37 +78,35 @@ class Fill:
         ingest: Ingest,
         resolved: Resolved,
         settings: FillSettings,
+        shared: Shared | None = None,
         *,
-        exchange: Exchange | None = None,
         company: Company | None = None,
-        limit: RateLimit | None = None,
-        quotas: Quotas | None = None,
         check: Callable[[], None] = lambda: None,
-        clock: Callable[[], float] = time.time,
-        rng: random.Random | None = None,
         renew: Callable[[], Resolved] | None = None,
     ) -> None:
         """`check` is called before every chunk, and ends the fill by raising: the fence. `renew`: see `Fetcher`.
 
-        With an `exchange` it is filled together with the `company`, once there is one.
+        Without `shared` this fill has the node to itself. With an exchange in it the fill is done together with the
+        `company`, once there is one.
         """
+        shared = shared or Shared()
         self._ingest = ingest
         self._files = Files(ingest)
-        self._traffic = Traffic(clock)
-        self._redirects = Redirects(clock)
+        self._traffic = Traffic(shared.clock)
+        self._redirects = Redirects(shared.clock)
         self._check = check
-        self._rng = rng or random.Random()
+        self._rng = shared.rng
         self._fetcher = Fetcher(
             self._files,
             resolved,
             settings,
             self._traffic,
-            limit=limit or RateLimit(None),
+            limit=shared.limit,
             rng=self._rng,
-            quotas=quotas,
+            quotas=shared.quotas,
             renew=renew,
         )
-        self._exchange = exchange
+        self._exchange = shared.exchange
         self._company = company
         self._lock = threading.Lock()
         self._stopped = False
