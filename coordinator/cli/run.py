@@ -40,12 +40,13 @@ from coordinator.control.informers import Informers
 from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.metrics import CONTENT_TYPE, Metrics
 from coordinator.control.resolver import Resolver
+from coordinator.control.secret_keys import Defaults
 from coordinator.control.tls_contexts import TlsContexts
 from coordinator.control.webhook_identity import WebhookIdentity
 from coordinator.kube.config import ClusterConfig, NoClusterConfig, load_config
 from coordinator.kube.events import Recorder
 from coordinator.kube.http import HttpKube
-from coordinator.kube.interface import SECRETS, SERVICE_ACCOUNTS, KubeError, NotFound, Object
+from coordinator.kube.interface import SECRETS, SERVICE_ACCOUNTS, Denied, KubeError, NotFound, Object
 from coordinator.kube.leader import LOCK_NAME, Leader
 from coordinator.plan.pods import read_pod
 from coordinator.plan.snapshot import Credentials
@@ -237,18 +238,29 @@ class _Process:
                 own=own,
                 secret_name=config.storage_secret,
                 namespaced_own=self._settings.namespaced_own_credentials,
+                read_own=None if named.namespace is None else partial(self._read_own, named.namespace),
+                defaults=Defaults.of(config.credentials),
             )
 
         return load
 
-    def _read(self, namespace: str, kind: str, name: str) -> Object | None:
-        """A Secret or ServiceAccount, as `credentials` asks for them."""
+    def _read_own(self, namespace: str, kind: str, name: str) -> Object | None:
+        """Of a tenant's namespace, which the coordinator reads where it was bound a role there."""
+        return self._read(namespace, kind, name, granted=False)
+
+    def _read(self, namespace: str, kind: str, name: str, *, granted: bool = True) -> Object | None:
+        """A Secret or ServiceAccount, as `credentials` asks for them. `granted` False: one that may not be is none."""
         try:
             return self._kube.get(
                 {"Secret": SECRETS, "ServiceAccount": SERVICE_ACCOUNTS}[kind], name, namespace=namespace
             )
         except NotFound:
             return None
+        except Denied as error:
+            if not granted:
+                return None
+            message = f"cannot read {kind} {namespace}/{name}: {error}"
+            raise SourceError(message, reason="CredentialsUnavailable") from error
         except KubeError as error:
             message = f"cannot read {kind} {namespace}/{name}: {error}"
             raise SourceError(message, reason="CredentialsUnavailable") from error

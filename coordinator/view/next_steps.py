@@ -22,7 +22,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "SourceNotFound": "Correct the URI, or give credentials: some hide what is private.",
     "RevisionNotFound": "Correct `revision`.",
     "SourceDenied": "Give (other) credentials, or allow them there.",
-    "CredentialsMissing": "Create it in the job namespace.",
+    "CredentialsMissing": "Create it in the cache's namespace, or in the job namespace.",
     "CredentialsUnavailable": "Look at RBAC and the API server.",
     "CredentialsInvalid": "Correct what the message names.",
     "CredentialsExpired": "Renew it in the Secret.",

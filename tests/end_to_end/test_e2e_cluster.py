@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.api.resources import GROUP
+from coordinator.control.webhook_identity import CONFIGURATIONS, WEBHOOKS
 from coordinator.dev.laptop.cluster import (
     CUSTOM_RESOURCE_DEFINITIONS,
     NODE_GROUP,
@@ -20,7 +21,8 @@ from coordinator.dev.laptop.cluster import (
     laptop_node,
     node_group,
 )
-from coordinator.kube.interface import EVENTS, NODES, Invalid, NotFound
+from coordinator.dev.laptop.webhooks import webhook_configuration
+from coordinator.kube.interface import EVENTS, NODES, Denied, Invalid, NotFound
 from coordinator.plan.fill_groups import ZONE_LABEL
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
 from tests.kit.laptop import KUBECTL, Laptop
@@ -121,10 +123,33 @@ def test_the_events_tell_the_story(laptop: Laptop) -> None:
     eventually(lambda: "Ready" in reasons(), seen=reasons)
 
 
+@needs_kubectl
+def test_a_wrong_cache_is_refused_or_warned_of_as_kubectl_applies_it(laptop: Laptop) -> None:
+    laptop.apply("first", SAMPLE_URI)
+    manifest = laptop.kube.get(CACHES, "first")
+    second = {key: manifest[key] for key in ("apiVersion", "kind", "spec")} | {"metadata": {"name": "second"}}
+    done = laptop.kubectl("apply", "-f", "-", stdin=json.dumps(second), check=False)
+    assert done.returncode == 1
+    assert (
+        'admission webhook "localmodelcache.kserve-webhook-server.validator" denied the request: '
+        f"LocalModelCache first has the same StorageURI {SAMPLE_URI}"
+    ) in done.stderr
+    wrong = {**second, "spec": {**manifest["spec"], "sourceModelUri": "sftp://host/m", "nodeGroups": ["none"]}}
+    done = laptop.kubectl("apply", "-f", "-", stdin=json.dumps(wrong))
+    assert "Warning: spec.sourceModelUri: no reader for sftp:// is allowed" in done.stderr
+    assert "Warning: spec.nodeGroups: LocalModelNodeGroup none not found" in done.stderr
+
+
 def test_two_caches_with_one_uri_share_the_bytes_and_the_second_says_so(laptop: Laptop) -> None:
+    """As it happens while no webhook answers."""
     laptop.apply("first", SAMPLE_URI)
     laptop.until_ready("first")
-    laptop.apply("second", SAMPLE_URI)
+    port = laptop.cluster.ports["webhook"]
+    laptop.kube.delete(WEBHOOKS, CONFIGURATIONS[0])
+    try:
+        eventually(lambda: created(laptop, "second"))
+    finally:
+        laptop.kube.create(WEBHOOKS, webhook_configuration(port))
 
     condition = laptop.until_reason("second", "DuplicateSource", kind="Degraded")
     assert condition["message"] == f"LocalModelCache first has the same StorageURI {SAMPLE_URI}"
@@ -133,6 +158,14 @@ def test_two_caches_with_one_uri_share_the_bytes_and_the_second_says_so(laptop: 
     laptop.until_ready("first")
     for node in laptop.cluster.nodes:
         assert laptop.folder(node, SAMPLE_URI).exists(), "deleting one of two must not take the other's files"
+
+
+def created(laptop: Laptop, name: str) -> bool:
+    try:
+        laptop.apply(name, SAMPLE_URI)
+    except Denied:  # the API server has not seen yet that there is no webhook any more
+        return False
+    return True
 
 
 def test_a_missing_node_group_is_named_and_healed_when_it_appears(laptop: Laptop) -> None:

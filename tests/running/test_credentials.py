@@ -21,6 +21,7 @@ from actors.transport.answers import OTHER_STORES, PRIVATE_REDIRECTS, STORES, So
 from actors.transport.answers import S3 as S3_STORE
 from actors.trust import STRICT
 from coordinator.control.credentials import NAMESPACES, load_options
+from coordinator.control.secret_keys import Defaults
 from coordinator.plan.snapshot import Credentials
 from tests.kit.witness import Witness
 
@@ -820,3 +821,169 @@ def test_an_endpoint_is_no_longer_than_one() -> None:
     world = storage_config(k={"type": "hf", "token": "hf_x", "endpoint_url": "https://" + "h." * 600 + "example"})
     with pytest.raises(SourceDenied, match="is not an address such as"):
         load(by_key("k"), world)
+
+
+# As KServe has it, where that is not written anywhere above.
+
+TEAM = "team-a"
+IN_TEAM: dict[str, Any] = {"namespaced": True, "namespace": TEAM}
+
+
+def asked(credentials: Credentials, job: World, own: World | None = None, **configured: Any) -> dict[str, str]:
+    """The environment, without the coordinator's own."""
+    defaults = Defaults.of(configured)
+    found = load_options(
+        credentials,
+        reading(job),
+        namespace=NAMESPACE,
+        own=SourceOptions({}),
+        read_own=None if own is None else reading(own),
+        defaults=defaults,
+    )
+    return dict(found.env)
+
+
+S3_KEYS = {"awsAccessKeyID": "id", "awsSecretAccessKey": "key"}
+KEYS_ENV = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
+
+
+@pytest.mark.parametrize(
+    ("credentials", "world", "env"),
+    [
+        pytest.param(
+            by_key(None, region="eu"),
+            {("ServiceAccount", "default"): account("one"), ("Secret", "one"): secret({"HF_TOKEN": "t"})},
+            {"HF_TOKEN": "t"},
+            id="parameters without a type: the ServiceAccount default",
+        ),
+        pytest.param(by_key(None, region="eu"), {}, {}, id="which need not be there"),
+        pytest.param(
+            Credentials(service_account="reader", parameters=(("region", "eu"),)),
+            by_account({"HF_TOKEN": "t"}),
+            {"HF_TOKEN": "t"},
+            id="parameters beside a ServiceAccount",
+        ),
+        pytest.param(
+            Credentials(service_account="reader", parameters=(("type", "s3"), ("region", "eu"))),
+            by_account({"HF_TOKEN": "t"}),
+            {"HF_TOKEN": "t"},
+            id="parameters of a type beside a ServiceAccount",
+        ),
+        pytest.param(
+            by_key("minio"),
+            {("Secret", "minio"): secret({**S3_KEYS, "S3_ENDPOINT": "minio:9000", "S3_USE_HTTPS": "0"})},
+            KEYS_ENV | {"AWS_ENDPOINT_URL": "http://minio:9000"},
+            id="a key that is the name of a Secret",
+        ),
+        pytest.param(
+            by_key("minio"),
+            {**storage_config(minio={"type": "hf", "token": "t"}), ("Secret", "minio"): secret(S3_KEYS)},
+            {"HF_TOKEN": "t"},
+            id="the Secret of keys comes first",
+        ),
+        pytest.param(
+            READER,
+            by_account({**S3_KEYS, "S3_ENDPOINT": "minio:9000", "S3_VERIFY_SSL": "0", "S3_USER_VIRTUAL_BUCKET": "1"}),
+            KEYS_ENV | {"AWS_ENDPOINT_URL": "https://minio:9000", "S3_VERIFY_SSL": "0", "S3_USER_VIRTUAL_BUCKET": "1"},
+            id="keys named S3_*",
+        ),
+        pytest.param(
+            READER,
+            by_account(S3_KEYS | {"S3_ENDPOINT": "b:1", "S3_USE_HTTPS": "0"}, {ANNOTATION + "s3-endpoint": "a:1"}),
+            KEYS_ENV | {"AWS_ENDPOINT_URL": "http://a:1"},
+            id="annotations win over keys, each for itself",
+        ),
+    ],
+)
+def test_kserves_ways_of_naming_credentials(credentials: Credentials, world: World, env: dict[str, str]) -> None:
+    assert asked(credentials, world) == env
+
+
+CONFIGURED: dict[str, Any] = {
+    "s3": {
+        "s3AccessKeyIDName": "the-id",
+        "s3SecretAccessKeyName": "the-key",
+        "s3Endpoint": "s3.corp:9000",
+        "s3UseHttps": "0",
+        "s3Region": "corp",
+        "s3VerifySSL": "0",
+        "s3UseVirtualBucket": "",
+        "s3CABundle": "/path/of/another/container",
+        "s3UseAnonymousCredential": None,
+    },
+    "gcs": {"gcsCredentialFileName": "key.json"},
+}
+
+
+@pytest.mark.parametrize(
+    ("data", "annotations", "env"),
+    [
+        (
+            {"the-id": "id", "the-key": "key"},
+            {},
+            KEYS_ENV | {"AWS_ENDPOINT_URL": "http://s3.corp:9000", "AWS_DEFAULT_REGION": "corp", "S3_VERIFY_SSL": "0"},
+        ),
+        (
+            {**S3_KEYS, "S3_ENDPOINT": "minio:1", "AWS_DEFAULT_REGION": "mine"},
+            {ANNOTATION + "s3-usehttps": "1", ANNOTATION + "s3-verifyssl": "1"},
+            KEYS_ENV | {"AWS_ENDPOINT_URL": "https://minio:1", "AWS_DEFAULT_REGION": "mine", "S3_VERIFY_SSL": "1"},
+        ),
+        ({"HF_TOKEN": "t"}, {}, {"HF_TOKEN": "t"}),
+        ({"key.json": "{}"}, {}, {"STORAGE_OPTIONS": '{"token": {}}'}),
+    ],
+    ids=["keys and defaults", "a Secret's own words win", "nothing of S3 without its keys", "the file of a bucket"],
+)
+def test_kserves_configuration_names_keys_and_defaults(
+    data: dict[str, str], annotations: dict[str, str], env: dict[str, str]
+) -> None:
+    assert asked(READER, by_account(data, annotations), **CONFIGURED) == env
+
+
+@pytest.mark.parametrize("junk", [{"s3": "nonsense", "gcs": 3}, {"s3": {"s3Endpoint": 3}}, {"s3": None}])
+def test_junk_in_kserves_configuration_means_nothing(junk: dict[str, Any]) -> None:
+    assert asked(READER, by_account(S3_KEYS), **junk) == KEYS_ENV
+
+
+def token(value: str) -> World:
+    return by_account({"HF_TOKEN": value})
+
+
+KEY_IN_TEAM = Credentials(storage_key="k", **IN_TEAM)
+READER_IN_TEAM = Credentials(service_account="reader", **IN_TEAM)
+
+
+@pytest.mark.parametrize(
+    ("credentials", "own", "job", "found"),
+    [
+        (READER_IN_TEAM, token("own"), token("job"), "own"),
+        (READER_IN_TEAM, {}, token("job"), "job"),
+        (READER_IN_TEAM, token("own"), {}, "own"),
+        (KEY_IN_TEAM, storage_config(k={"type": "hf", "token": "own"}), storage_config(k={"type": "hf"}), "own"),
+        (KEY_IN_TEAM, storage_config(x={"type": "hf"}), storage_config(k={"type": "hf", "token": "job"}), "job"),
+        (KEY_IN_TEAM, {("Secret", "k"): secret({"HF_TOKEN": "own"})}, storage_config(k={"type": "hf"}), "own"),
+        (Credentials(parameters=(("a", "b"),), **IN_TEAM), {}, {}, None),
+    ],
+)
+def test_a_namespaces_own_credentials_come_before_those_of_the_job_namespace(
+    credentials: Credentials, own: World, job: World, found: str | None
+) -> None:
+    assert asked(credentials, job, own).get("HF_TOKEN") == found
+
+
+def test_a_cluster_cache_looks_into_the_job_namespace_alone() -> None:
+    assert asked(READER, token("job"), token("own"))["HF_TOKEN"] == "job"
+
+
+def test_a_secret_of_the_job_namespace_that_is_for_others_is_not_the_fallback() -> None:
+    kept = {**storage_config(k={"type": "hf", "token": "t"})[("Secret", "storage-config")]}
+    kept["metadata"] = {"annotations": {NAMESPACES: "team-b"}}
+    with pytest.raises(SourceDenied, match="is not for caches of namespace team-a"):
+        asked(KEY_IN_TEAM, {("Secret", "storage-config"): kept}, {})
+
+
+@pytest.mark.parametrize("credentials", [KEY_IN_TEAM, READER_IN_TEAM])
+def test_what_is_in_neither_namespace_is_said_of_both(credentials: Credentials) -> None:
+    with pytest.raises(SourceDenied, match=NAMESPACE) as caught:
+        asked(credentials, {}, {})
+    assert caught.value.reason == "CredentialsMissing"
+    assert "namespace team-a" in str(caught.value)
