@@ -61,6 +61,7 @@ _MOVED = {
 _SPLIT = {
     "actors.buckets": ("actors.sources.object_stores", "actors.sources.object_digests"),
     "actors.entries": ("actors.sources.entries", "actors.sources.filesystems"),
+    "coordinator.backoff": ("actors.retry",),
     "actors.moved": ("actors.transferred",),
     "actors.origin": ("actors.transport.answers",),
     "coordinator.snapshot": ("coordinator.plan.snapshot", "coordinator.plan.reading"),

@@ -1,20 +1,22 @@
-"""When to try again, and how fast to go: back-off, a byte budget, a speedometer. Seconds are monotonic."""
+"""When to try again: later each time, and never in step with others.
+
+RetryPolicy   of errors that know whether trying again can help
+Backoff       counts failures by itself, for loops that only know that something failed
+"""
 
 from __future__ import annotations
 
 import random
-import threading
-import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from actors.errors import LocalModelError
+from actors.rates import RateLimit as RateLimit  # for one more release: scripts outside look for both here
+from actors.rates import RateMeter as RateMeter
 
-WINDOW_S = 10.0
-"""The rate is that of the last so many seconds."""
-WARM_UP_S = 1.0
-"""After the first byte: a rate of less would be told as days to go."""
+
+def doubled(first_s: float, max_s: float, failures: int) -> float:
+    """`first_s` after one failure, twice as long after each further one, `max_s` at most."""
+    return min(max_s, first_s * 2.0 ** min(failures - 1, 32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,54 +31,24 @@ class RetryPolicy:
 
         Never sooner than the origin asked for.
         """
-        ceiling = self.max_s
-        if error.retryable:
-            ceiling = min(self.max_s, self.first_s * 2.0 ** min(failures - 1, 32))
+        ceiling = doubled(self.first_s, self.max_s, failures) if error.retryable else self.max_s
         return max(ceiling * rng.uniform(0.5, 1.0), error.retry_after_s or 0.0)
 
 
-class RateLimit:
-    """A budget of bytes per second that threads share. None: no limit. `bytes_per_s` may be changed at any time."""
+class Backoff:
+    """Doubles from `first_s` to `max_s`; each delay is drawn from its upper half. One thread."""
 
-    def __init__(self, bytes_per_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self.bytes_per_s = bytes_per_s
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._free_at = clock()
+    def __init__(self, rng: random.Random, *, first_s: float = 0.5, max_s: float = 30.0) -> None:
+        self._rng = rng
+        self._first_s = first_s
+        self._max_s = max_s
+        self._failures = 0
 
-    def spend(self, count: int) -> float:
-        """`count` bytes have been used. Returns how many seconds the caller must be quiet now."""
-        rate = self.bytes_per_s
-        if rate is None:
-            return 0.0
-        with self._lock:
-            now = self._clock()
-            self._free_at = max(self._free_at, now) + count / rate
-            return self._free_at - now
+    def next_s(self) -> float:
+        """The delay after one more failure."""
+        self._failures += 1
+        return doubled(self._first_s, self._max_s, self._failures) * self._rng.uniform(0.5, 1.0)
 
-
-class RateMeter:
-    """Bytes per second over the last `WINDOW_S`; 0 until `WARM_UP_S` have passed. Not thread-safe."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._began: float | None = None  # when the first bytes came
-        self._samples: deque[tuple[int, int]] = deque()  # a whole second, and the bytes that came in it
-
-    def add(self, count: int) -> None:
-        now = self._clock()
-        self._began = now if self._began is None else self._began
-        second = int(now)
-        if self._samples and self._samples[-1][0] == second:
-            count += self._samples.pop()[1]
-        self._samples.append((second, count))
-        while self._samples[0][0] < second - WINDOW_S:
-            self._samples.popleft()
-
-    def rate(self) -> float:
-        now = self._clock()
-        if self._began is None or now - self._began < WARM_UP_S:
-            return 0.0
-        since = max(self._began, now - WINDOW_S)
-        recent = sum(count for second, count in self._samples if second >= int(since))
-        return recent / (now - since)
+    def reset(self) -> None:
+        """It worked: the next failure starts from `first_s`."""
+        self._failures = 0

@@ -43,7 +43,8 @@ from actors.errors import InsufficientStorage, LocalModelError
 from actors.fill.origin_quota import Quotas
 from actors.messages import DesiredModel, DesiredState, NodeName, NodeReport, Place
 from actors.peers.exchange import Exchange
-from actors.retry import RateLimit, RetryPolicy
+from actors.rates import RateLimit
+from actors.retry import RetryPolicy
 from actors.scrub.scrubber import Scrubber
 from actors.service import Service
 from actors.transport.answers import remember_options

@@ -26,7 +26,8 @@ from actors.fill.origin_quota import Quotas
 from actors.manifest import Manifest, Resolved, StorageKey, check_digest
 from actors.messages import Company
 from actors.peers.exchange import Exchange
-from actors.retry import RateLimit, RetryPolicy
+from actors.rates import RateLimit
+from actors.retry import RetryPolicy
 from actors.scrub.repair import Repair
 from actors.scrub.scrubber import BLOCK_BYTES
 from actors.transferred import Transferred

@@ -30,7 +30,7 @@ from actors.fill.solo import Alone
 from actors.manifest import Manifest, Resolved
 from actors.mesh import bitmap
 from actors.messages import Company
-from actors.retry import RateLimit
+from actors.rates import RateLimit
 from actors.transferred import Transferred
 
 if TYPE_CHECKING:

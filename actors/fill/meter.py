@@ -11,7 +11,7 @@ from collections.abc import Callable
 from actors.errors import Failure
 from actors.fill.concurrency import Sample
 from actors.messages import NodeName
-from actors.retry import RateMeter
+from actors.rates import RateMeter
 from actors.transferred import Transferred
 
 

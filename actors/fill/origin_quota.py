@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from actors.errors import Cancelled, Failure, SourceThrottled
 from actors.manifest import OriginName
 from actors.messages import OriginReport, OriginShare, heeded_s
-from actors.retry import RateLimit, RateMeter
+from actors.rates import RateLimit, RateMeter
 
 NOTHING = OriginShare(0)
 """Of an origin that a governed node was told nothing about."""

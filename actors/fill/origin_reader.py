@@ -20,7 +20,8 @@ from actors.fill.meter import Traffic
 from actors.fill.origin_quota import Quota, Quotas
 from actors.fill.range_reader import Crowded, RangeReader, RangesIgnored, Redirects
 from actors.manifest import Resolved
-from actors.retry import RateLimit, RetryPolicy
+from actors.rates import RateLimit
+from actors.retry import RetryPolicy
 from actors.transport.answers import EXPIRED, redact
 from actors.trust import UNRESTRICTED, Trust
 

@@ -16,7 +16,7 @@ from actors.messages import NodeName
 from actors.peers.gossip import FRAMES_PER_S, MAX_FRAME_BYTES, SIGN_OF_LIFE_S, Frame, read_frame
 from actors.peers.tls import Tls
 from actors.peers.wire import NODE, Closed, Head, ProtocolError, Wire, connect
-from actors.retry import RateLimit
+from actors.rates import RateLimit
 
 KEPT_PER_PEER = 4
 CONNECT_TIMEOUT_S = 2.0

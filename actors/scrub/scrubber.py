@@ -29,7 +29,7 @@ from actors.disk.store import Store
 from actors.errors import LocalModelError, StoreError
 from actors.manifest import ManifestFile
 from actors.messages import Place
-from actors.retry import RateLimit
+from actors.rates import RateLimit
 from actors.scrub.record import ChunkSums, Record, describe, differing, is_same_copy, next_file
 from actors.service import Service
 

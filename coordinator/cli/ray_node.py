@@ -25,8 +25,8 @@ import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 
+from actors.retry import Backoff
 from coordinator import logs
-from coordinator.backoff import Backoff
 from coordinator.cli import health
 
 _log = logging.getLogger(__name__)

@@ -36,10 +36,10 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from actors.errors import Failure
 from actors.messages import DesiredState, NodeName, NodeReport, Phase
+from actors.retry import Backoff
 from actors.service import Service
 from actors.times import rfc3339
 from actors.trust import STRICT, Trust
-from coordinator.backoff import Backoff
 from coordinator.fleet.absence import OFTEN_S, OUTDATED, STARTING, away, no_ray, no_ray_node, raised, silent
 from coordinator.fleet.interface import NODE_LABEL, AgentView, node_label
 

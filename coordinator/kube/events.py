@@ -22,9 +22,9 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from actors.redaction import redacted
+from actors.retry import Backoff
 from actors.service import Service
 from actors.times import rfc3339
-from coordinator.backoff import Backoff
 from coordinator.kube.interface import EVENTS, Conflict, Kube, KubeError, NotFound, ResourceType, Unreachable
 
 _log = logging.getLogger(__name__)

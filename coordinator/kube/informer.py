@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from actors.retry import Backoff
 from actors.service import Service
-from coordinator.backoff import Backoff
 from coordinator.kube.interface import (
     EventType,
     Gone,

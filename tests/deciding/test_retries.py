@@ -14,7 +14,8 @@ from actors.agent.task import RETRY_PAUSE_S, Task
 from actors.errors import Failure, LocalModelError, SourceError, SourceThrottled
 from actors.manifest import ModelSource, StorageKey
 from actors.messages import DesiredModel, NodeName, Phase, Place
-from actors.retry import RateLimit, RetryPolicy
+from actors.rates import RateLimit
+from actors.retry import RetryPolicy
 from coordinator.plan.retries import EVERYWHERE, MOST_NODES, RETRY, asked, name_for, name_for_source, read_retries
 from tests.kit.builders import NOW, CacheBuilder, World, a_cache, a_group, a_node, a_report, a_world
 

@@ -13,7 +13,8 @@ from actors.digest import Digester, algorithm_of
 from actors.disk.journal import Journal, read
 from actors.errors import SourceError, SourceExpired, SourceThrottled, SourceUnsupported
 from actors.manifest import Digest, ManifestFile
-from actors.retry import RateLimit, RateMeter, RetryPolicy
+from actors.rates import RateLimit, RateMeter
+from actors.retry import RetryPolicy
 
 Spans = list[tuple[int, int]]
 SPANS = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=20)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.backoff import Backoff
+from actors.retry import Backoff
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.fake_kube import FakeKube
 from coordinator.dev.laptop.cluster import CUSTOM_RESOURCE_DEFINITIONS
