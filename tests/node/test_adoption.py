@@ -492,3 +492,4 @@ def test_an_attempt_whose_end_cannot_be_told_is_over_all_the_same(
 
     monkeypatch.setattr(Ingest, "close", failing)
     ready(node, wants(resolved))
+    assert node.left_behind() == []

@@ -424,6 +424,7 @@ def test_a_file_that_grew_is_not_mixed_with_what_it_was(node: Node, sample: Path
         agent = node.agent()
         agent.reconcile(wants(stale))
         until(agent, Phase.FAILED, reason="SourceChanged", key=storage_key(url))
+        assert not node.folder(url).exists()
 
 
 def test_locations_that_are_renewed_on_the_way_are_used(node: Node, origin: Origin, resolved: Resolved) -> None:

@@ -166,6 +166,7 @@ def test_it_leaves_the_room_to_what_it_went_for_although_that_is_not_there_yet(
     again.reconcile(asked(sources, OLD, NEW))
     until(again, Phase.READY, key=key(NEW))
     evicted(again)
+    assert not node.folder(OLD).exists(), "the room was not given back meanwhile"
 
 
 @pytest.mark.slow
@@ -188,6 +189,7 @@ def test_it_comes_back_when_the_other_is_no_longer_wanted(node: Node, sources: d
     until(agent, Phase.READY, key=key(NEW))
     agent.reconcile(ordering(asked(sources, OLD), a_removal(key(NEW))))
     until(agent, Phase.READY, key=key(OLD))
+    assert (node.folder(OLD).exists(), node.folder(NEW).exists()) == (True, False)
 
 
 @pytest.mark.slow

@@ -519,7 +519,8 @@ def test_a_clock_that_jumps_neither_ends_nor_stalls_a_fill(jump_s: float, world:
     world.origin.faults.set(Fault(path=f"/_cdn/*{WEIGHTS}", latency_s=0.1))
     world.until(lambda report: report.phase is Phase.DOWNLOADING and report.failure is None)
     world.offset_s -= jump_s
-    world.until(lambda report: report.phase is Phase.READY)
+    ready = world.until(lambda report: report.phase is Phase.READY)
+    assert ready.failure is None
 
 
 @pytest.mark.parametrize(

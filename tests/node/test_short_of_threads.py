@@ -168,6 +168,7 @@ def test_resolving_goes_on_with_the_next_tick(refused: Counter[str], resolved: R
             return resolver.resolutions()["llama"].resolved  # type: ignore[index]
 
         eventually(lambda: found() == resolved, every_s=0.01)
+        assert refused["resolver-"] == 0, "both refusals were used up"
     finally:
         resolver.close()
 

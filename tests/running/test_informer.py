@@ -316,6 +316,7 @@ def test_it_lists_again_when_its_version_is_gone() -> None:
         kube.compact()
         soon(holds(informer, a="two"))
         soon(lambda: informer.failure is None)
+        assert informer.synced
 
 
 def test_it_resumes_from_its_version_when_a_watch_ends_on_time() -> None:
@@ -431,6 +432,7 @@ def test_it_survives_connections_that_are_cut(tmp_path: Path) -> None:
                 proxy.cut()
                 put(direct, "a", value)
                 soon(holds(informer, a=value))
+            assert informer.synced
         direct.close()
 
 
@@ -450,6 +452,7 @@ def test_it_survives_an_api_server_that_restarts(tmp_path: Path, keeps_data: boo
             put(writer, "d", "two")
             left = {"a": "one", "b": "one", "c": "one"} if keeps_data else {}
             soon(holds(informer, **left, d="two"), seen=lambda: (informer.items(), informer.failure))
+            assert informer.failure is None
             writer.close()
         informer.stop()
 
