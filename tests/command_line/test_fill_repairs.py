@@ -7,7 +7,6 @@ import io
 import json
 import os
 import random
-import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from coordinator.dev.origin.server import Origin
 from tests.command_line.test_fill import run
 from tests.kit import damage
 from tests.kit.damage import Damage, names
+from tests.kit.disks import tmpfs
 
 MIB = 1 << 20
 SAMPLE_BYTES = 2 * MIB
@@ -250,13 +250,8 @@ def test_what_can_be_gone_on_from_is_named(origin: Origin, tmp_path: Path, capsy
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("may not mount a tmpfs here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with tmpfs(tmp_path / "disk", "size=4m") as folder:
+        yield folder
 
 
 def a_source(folder: Path, *sizes: int) -> str:

@@ -19,6 +19,7 @@ from coordinator.dev.origin.server import Origin
 from tests.command_line.test_fill import a_process, run, until_served
 from tests.kit import damage
 from tests.kit.damage import names, tree
+from tests.kit.disks import tmpfs
 from tests.kit.waiting import output_of
 
 FILES = {"config.json": b"{}", "sub/deep/w.bin": os.urandom(200_000), "empty": b""}
@@ -34,13 +35,8 @@ def uri(tmp_path: Path) -> str:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own, mounted at an empty folder."""
-    folder = tmp_path / "mnt" / "models"
-    folder.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("may not mount a tmpfs here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with tmpfs(tmp_path / "mnt" / "models", "size=20m") as folder:
+        yield folder
 
 
 def filled(capsys: pytest.CaptureFixture[str], uri: str, target: Path | str, *more: str) -> str:

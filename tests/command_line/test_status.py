@@ -196,6 +196,7 @@ def test_what_may_not_be_listed_is_said(
         assert refused.value.reason == reason
 
 
+@pytest.mark.slow
 def test_watching_tells_a_pipe_what_changes(kubeconfig: Path, cluster_of_troubles: tuple[Path, HttpKube]) -> None:
     _, kube = cluster_of_troubles
     command = [sys.executable, "-m", "coordinator.cli", "status", "small", "--watch", "--json"]
@@ -212,6 +213,7 @@ def test_watching_tells_a_pipe_what_changes(kubeconfig: Path, cluster_of_trouble
     assert (first["caches"][0]["bytesFromPeers"], second["caches"][0]["bytesFromPeers"]) == (3 << 30, 99)
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_colour_unless_it_does_not_want_it(kubeconfig: Path) -> None:
     def at_a_terminal(**environment: str) -> str:
         ours, theirs = pty.openpty()

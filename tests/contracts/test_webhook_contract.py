@@ -208,6 +208,7 @@ def test_warnings_reach_the_client_also_with_a_refusal(server: KubeServer, hook:
     assert '299 - "mind the gap"' in warnings(refused)
 
 
+@pytest.mark.slow
 def test_kubectl_prints_the_warning_and_the_refusal(server: KubeServer, hook: HookServer, configure: Any) -> None:
     hook.answers["/"] = lambda request: {"allowed": True, "warnings": ["mind the gap"]}
     configure(a_webhook(hook))
@@ -311,6 +312,7 @@ def broken(hook: HookServer, how: str) -> Json:
 WAYS = ["another uid", "junk", "no response", "slow", "not found", "nobody there", "not trusted", "no such service"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [*WAYS, "a condition that fails"])
 def test_a_webhook_that_cannot_be_asked_refuses_or_is_ignored_as_its_policy_says(
     server: KubeServer, hook: HookServer, configure: Any, how: str

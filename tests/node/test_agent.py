@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +18,7 @@ from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
+from tests.kit.disks import tmpfs
 from tests.kit.nodes import KEY, NOTHING, URI, Node, a_removal, model, ordering, same_bytes, until, until_gone, wants
 from tests.kit.waiting import eventually
 
@@ -567,10 +567,7 @@ def test_reconcile_never_waits_for_a_transfer(node: Node, origin: Origin, resolv
 
 def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path, resolved: Resolved) -> None:
     host_root = tmp_path / "host"
-    (host_root / "models").mkdir(parents=True)
-    if os.system(f"mount -t tmpfs -o size=2m tmpfs {host_root / 'models'} 2>/dev/null") != 0:
-        pytest.skip("may not mount a tmpfs here")
-    try:
+    with tmpfs(host_root / "models", "size=2m"):
         agent = NodeAgent(NodeName("n"), AgentSettings(host_root=host_root, headroom_bytes=-(1 << 40)))
         try:
             agent.reconcile(wants(resolved))
@@ -581,5 +578,3 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path, resolved: Resol
             eventually(lambda: list(ingests.iterdir()) == [], seen=lambda: list(ingests.iterdir()))
         finally:
             agent.close()
-    finally:
-        os.system(f"umount {host_root / 'models'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
+from tests.kit.disks import tmpfs
 from tests.kit.nodes import Node, a_removal, model, ordering, together, until, until_gone, wants
 from tests.kit.waiting import eventually
 
@@ -155,16 +155,8 @@ def origin(tmp_path: Path) -> Iterator[Origin]:
 @pytest.fixture
 def small_disk(node: Node) -> Iterator[Node]:
     """A node whose models are on a filesystem of 5 MiB."""
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", node.root], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("may not mount a tmpfs here")
-    try:
-        with node:
-            yield node
-    finally:
-        subprocess.run(["umount", "--lazy", node.root], check=True)
+    with tmpfs(node.root, "size=5m"), node:
+        yield node
 
 
 def fill_up(path: Path) -> None:

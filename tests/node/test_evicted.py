@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +17,7 @@ from actors.sizes import say_bytes
 from actors.sources.resolve import resolve
 from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.server import Origin
+from tests.kit.disks import tmpfs
 from tests.kit.nodes import Node, a_removal, model, ordering, together, until, wants
 from tests.kit.waiting import eventually
 
@@ -48,14 +48,8 @@ def sources(origin: Origin) -> dict[str, Resolved]:
 @pytest.fixture
 def small_disk(node: Node) -> Iterator[Node]:
     """A node whose models are on a filesystem of 5 MiB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(node.root)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("may not mount a tmpfs here")
-    try:
-        with node:
-            yield node
-    finally:
-        subprocess.run(["umount", "--lazy", node.root], check=True)
+    with tmpfs(node.root, "size=5m"), node:
+        yield node
 
 
 def key(uri: str) -> StorageKey:

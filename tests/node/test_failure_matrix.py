@@ -35,6 +35,7 @@ from actors.transport.redirects import Reach
 from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
+from tests.kit.disks import tmpfs
 from tests.kit.tls import TlsFront
 from tests.kit.waiting import eventually
 
@@ -274,10 +275,7 @@ def another_file(world: World) -> Iterator[None]:
 
 @contextmanager
 def a_mount(world: World, options: str) -> Iterator[None]:
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(world.root)]
-    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("may not mount a tmpfs here")
-    world.closing.callback(lambda: subprocess.run(["umount", "-l", str(world.root)], check=True))
+    world.closing.enter_context(tmpfs(world.root, options))
     yield
 
 

@@ -28,6 +28,7 @@ from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, make_ma
 from actors.scrub.record import Record
 from tests.kit import damage
 from tests.kit.damage import names, tree
+from tests.kit.disks import tmpfs
 
 URI = "hf://a/model"
 KEY = storage_key(URI)
@@ -822,13 +823,8 @@ def test_load_marker_never_waits(root: Path, store: Store) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("may not mount a tmpfs here")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    with tmpfs(tmp_path / "disk", "size=1m") as folder:
+        yield folder
 
 
 def test_a_store_opens_on_a_disk_that_is_full_to_the_last_byte(small_disk: Path) -> None:

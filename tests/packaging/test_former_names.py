@@ -11,6 +11,7 @@ import pytest
 from actors.former_names import NOW
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", sorted(NOW))
 def test_a_former_name_leads_to_the_module(before: str) -> None:
     now = [import_module(name) for name in NOW[before]]
@@ -22,6 +23,7 @@ def test_a_former_name_leads_to_the_module(before: str) -> None:
     assert getattr(found, public) is getattr(now[0], public)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

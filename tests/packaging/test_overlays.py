@@ -47,6 +47,7 @@ def test_the_overlays_are_those_that_are_described() -> None:
     assert [name for name in OVERLAYS if f"`overlays/{name}/`" not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_kubernetes_and_kuberay_accept_an_overlay(name: str) -> None:
     for manifest in rendered(name):
@@ -56,6 +57,7 @@ def test_kubernetes_and_kuberay_accept_an_overlay(name: str) -> None:
             check(manifest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["base", *OVERLAYS])
 def test_the_pieces_of_an_overlay_find_each_other(name: str) -> None:
     manifests = rendered(name)

@@ -111,6 +111,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+@pytest.mark.slow
 def test_it_waits_for_its_head_says_so_once_and_is_alive_meanwhile(machine: Machine) -> None:
     with machine.ray_node(f"--address=127.0.0.1:{machine.head}", "--", "--num-cpus=0") as process:
         eventually(lambda: (machine.folder / "log").read_text(), timeout_s=20)
@@ -132,6 +133,7 @@ def test_it_waits_for_its_head_says_so_once_and_is_alive_meanwhile(machine: Mach
     assert (machine.folder / "drained").exists()
 
 
+@pytest.mark.slow
 def test_a_ray_node_that_ended_is_started_again_and_leaves_nothing_behind(machine: Machine) -> None:
     with machine.a_head(), machine.ray_node(f"--address=127.0.0.1:{machine.head}"):
         eventually(machine.raylet, timeout_s=20)
