@@ -54,7 +54,7 @@ class Pending(Exception):
 
 
 class Asker(Protocol):
-    """Whoever knows the webhooks, and can ask them."""
+    """A party that knows the webhooks, and can ask them."""
 
     def asked_of(self, attempt: Attempt) -> Sequence[object]: ...
 
@@ -63,7 +63,7 @@ class Asker(Protocol):
 
 @dataclass
 class Admission:
-    """What is known of one request. The same uid and suffix however often it is attempted."""
+    """The facts of one request. The same uid and suffix however often it is attempted."""
 
     webhooks: Asker
     uid: str = field(default_factory=lambda: str(uuid.uuid4()))
