@@ -33,7 +33,7 @@ from coordinator.cli import health, settings
 from coordinator.cli.settings import Settings
 from coordinator.cli.tls_suites import tls_settings
 from coordinator.cli.webhooks import WebhookServer
-from coordinator.control import credentials
+from coordinator.control import container_env, credentials
 from coordinator.control.admission import Admission
 from coordinator.control.controller import Controller
 from coordinator.control.informers import Informers
@@ -231,11 +231,12 @@ class _Process:
 
         def load(named: Credentials) -> SourceOptions:
             config = self._kserve.current
+            read = partial(self._read, config.job_namespace)
             return credentials.load_options(
                 named,
-                partial(self._read, config.job_namespace),
+                read,
                 namespace=config.job_namespace,
-                own=own,
+                own=container_env.over(own, named.container, read),
                 secret_name=config.storage_secret,
                 namespaced_own=self._settings.namespaced_own_credentials,
                 read_own=None if named.namespace is None else partial(self._read_own, named.namespace),

@@ -7,6 +7,7 @@ which a cluster may have many more than ours. The services that use caches are K
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,14 @@ from coordinator.plan.snapshot import (
     Ref,
     Snapshot,
 )
+from coordinator.plan.storage_containers import (
+    STORAGE_CONTAINERS,
+    StorageContainer,
+    read_storage_container,
+    with_containers,
+)
+
+_log = logging.getLogger(__name__)
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -68,6 +77,7 @@ class Informers:
     services: tuple[Observed[Service | None], ...] = ()
     volumes: Observed[Volume] | None = None
     claims: Observed[Claim] | None = None
+    storage_containers: Observed[StorageContainer | None] | None = None
 
     @classmethod
     def over(
@@ -118,11 +128,12 @@ class Informers:
             ),
             volumes=informer(VOLUMES, read_volume, lambda: None),
             claims=informer(CLAIMS, read_claim, lambda: None),
+            storage_containers=informer(STORAGE_CONTAINERS, _read_storage_container, optional=True),
         )
 
     @property
     def kinds(self) -> tuple[Observed[object], ...]:
-        return *self._needed, *self.services, *(kind for kind in (self.pods, self.volumes, self.claims) if kind)
+        return *self._needed, *self.services, *(kind for kind in self._beside if kind)
 
     @property
     def synced(self) -> bool:
@@ -140,8 +151,14 @@ class Informers:
     def _needed(self) -> tuple[Observed[object], ...]:
         return self.caches, self.namespace_caches, self.groups, self.nodes, self.local_nodes
 
+    @property
+    def _beside(self) -> tuple[Observed[object] | None, ...]:
+        return self.pods, self.volumes, self.claims, self.storage_containers
+
     def see(self, snapshot: Snapshot) -> Snapshot:
-        """The same with services, volumes and claims, each once it was listed."""
+        """The same with services, volumes and claims, each once it was listed, and as storage containers have it."""
+        containers = self.storage_containers.items().values() if self.storage_containers else ()
+        snapshot = with_containers(snapshot, (each for each in containers if each is not None))
         services = None
         if self.services and all(kind.synced for kind in self.services):
             services = [each for kind in self.services for each in kind.items().values() if each is not None]
@@ -168,6 +185,15 @@ class Informers:
             kind.stop()
         for kind in self.kinds:
             kind.join(timeout_s)
+
+
+def _read_storage_container(raw: Object) -> StorageContainer | None:
+    """Says, once for each version of it, what of it means nothing here."""
+    found = read_storage_container(raw)
+    if found is not None and found.unheeded:
+        fields = {"object": found.name, "fields": list(found.unheeded)}
+        _log.warning("part of a ClusterStorageContainer changes nothing: there are no download Jobs", extra=fields)
+    return found
 
 
 def _ref_of(resource: ResourceType, found: Object) -> Ref:

@@ -64,8 +64,21 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvEntry:
+    """A variable that an operator sets for sources: its value, or where a Secret of the job namespace has it."""
+
+    name: str
+    value: str = field(default="", repr=False)
+    secret: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
-    """Which credentials a cache names; what they contain is read when the source is resolved."""
+    """Which credentials a cache names; what they contain is read when the source is resolved.
+
+    `container` is what a ClusterStorageContainer of the operator's adds for its URI.
+    """
 
     service_account: str | None = None
     storage_key: str | None = None
@@ -73,11 +86,13 @@ class Credentials:
     namespaced: bool = False
     """Of a cache in a namespace, whose author the coordinator does not speak for."""
     namespace: str | None = None
+    container: tuple[EnvEntry, ...] = ()
 
     @property
     def name(self) -> str:
         """Tells these from others in the same namespace, and nothing else of them."""
-        return hashlib.sha256(repr(astuple(self)[:-1]).encode()).hexdigest()[:16]
+        *named, _, container = astuple(self)
+        return hashlib.sha256(repr((*named, *container)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

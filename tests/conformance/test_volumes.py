@@ -14,6 +14,7 @@ import pytest
 
 from coordinator.kube.interface import CLAIMS, NODES, PODS, VOLUMES, Invalid
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES
+from coordinator.plan.storage_containers import STORAGE_CONTAINERS
 from tests.kit.builders import a_cache, a_namespace_cache, a_node, a_pod, a_service
 from tests.kit.conformance import Told, a_whole_group
 from tests.kit.control_plane import JOBS, Cluster, soon
@@ -291,3 +292,19 @@ def test_h1_a_claim_of_the_namespace_instead_of_node_groups(cluster: Cluster, to
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}}
     told.kube.create(CLAIMS, {"metadata": {"name": "h1-disk"}, "spec": spec}, namespace=team)
     soon(lambda: reason() == "UnsupportedAccessMode")
+
+
+def test_k4_a_storage_container_for_download_jobs_says_how_sources_are_asked(cluster: Cluster, told: Told) -> None:
+    told.groups("k4-gpu1")
+    cluster.create(NODES, a_node("k4-node").in_pool("k4-gpu1"))
+    env = [{"name": "HF_ENDPOINT", "value": "https://mirror.example"}]
+    container = {"name": "storage-initializer", "image": "theirs", "env": env}
+    formats = [{"prefix": "hf://k4/"}]
+    spec = {"container": container, "supportedUriFormats": formats, "workloadType": "localModelDownloadJob"}
+    kind = {"apiVersion": STORAGE_CONTAINERS.api_version, "kind": STORAGE_CONTAINERS.kind}
+    body = {**kind, "metadata": {"name": "k4"}, "spec": spec}
+    told.kube.create(STORAGE_CONTAINERS, body)
+    told.apply(a_cache("k4-model", "hf://k4/model").in_group("k4-gpu1"))
+    soon(lambda: cluster.ready(CACHES, "k4-model"))
+    soon(lambda: cluster.asked_with["hf://k4/model"].env.get("HF_ENDPOINT") == "https://mirror.example")
+    told.kube.delete(STORAGE_CONTAINERS, "k4")

@@ -17,6 +17,7 @@ from actors.manifest import ModelSource, Resolved
 from actors.messages import DesiredState, ModelReport, NodeName, Phase, Removal
 from actors.transport.answers import SourceOptions
 from coordinator.api import crds
+from coordinator.control import container_env
 from coordinator.control.admission import Admission
 from coordinator.control.controller import Controller
 from coordinator.control.credentials import load_options
@@ -180,8 +181,11 @@ def coordinating(kubeconfig: Path, eviction: Policy | None = None) -> Iterator[C
             recorder,
             Metrics("test"),
             leading=lambda: leader.leading,
-            load_options=partial(
-                load_options, read=partial(read_credentials, kube), namespace=JOBS, own=SourceOptions({})
+            load_options=lambda named: load_options(
+                named,
+                partial(read_credentials, kube),
+                namespace=JOBS,
+                own=container_env.over(SourceOptions({}), named.container, partial(read_credentials, kube)),
             ),
             progress_interval_s=0.05,
             eviction=eviction,

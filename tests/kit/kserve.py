@@ -6,17 +6,19 @@ from typing import Any
 
 from coordinator.kube.interface import ResourceType
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
+from coordinator.plan.storage_containers import STORAGE_CONTAINERS
 from tests.kit.builders import Builder
 
 
 def consumer_crds() -> list[dict[str, Any]]:
-    return [lenient_crd(INFERENCE_SERVICES), lenient_crd(LLM_INFERENCE_SERVICES)]
+    return [lenient_crd(each) for each in (INFERENCE_SERVICES, LLM_INFERENCE_SERVICES, STORAGE_CONTAINERS)]
 
 
 def lenient_crd(resource: ResourceType) -> dict[str, Any]:
     """One that accepts any spec and status."""
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    schema = {"type": "object", "properties": {"spec": anything, "status": anything}}
+    fields = {"spec": anything, "status": anything, "disabled": {"type": "boolean"}}
+    schema = {"type": "object", "properties": fields}
     version = {"name": resource.version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

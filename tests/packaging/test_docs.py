@@ -98,6 +98,7 @@ NO_VARIABLES = frozenset(
         *("HDFS_NAMENODE", "KERBEROS_PRINCIPAL", "USER_PROXY"),  # keys of a Secret
         *("ACCOUNT_KEY", "CLIENT_ID", "CLIENT_SECRET", "CONNECTION_STRING", "SAS_TOKEN", "TENANT_ID"),  # ends of names
         "SC_CLK_TCK",  # of sysconf
+        *("STORAGE_ALLOW_PATTERNS", "STORAGE_IGNORE_PATTERNS"),  # of the container in a ClusterStorageContainer
     }
 )
 """What looks like the name of an environment variable in the code, and is none."""
