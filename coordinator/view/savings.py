@@ -1,4 +1,4 @@
-"""The bytes that each place was read for, and those that the origin was spared: `localmodel status --saved`.
+"""The bytes that came from each place, and those that the origin was spared: `localmodel status --saved`.
 
 The numbers are those of the copies that are there now, each since it was filled: a copy that was removed no longer
 counts, on either side.
