@@ -11,7 +11,6 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -78,11 +77,13 @@ NOW: Mapping[str, tuple[str, ...]] = {
 } | _SPLIT
 
 
-class _Finder(MetaPathFinder, Loader):
+class _Finder:
+    """A finder and a loader by their methods: the base classes of `importlib.abc` take long to import."""
+
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in NOW else None
+        return ModuleSpec(fullname, self) if fullname in NOW else None  # type: ignore[arg-type]  # as above
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None

@@ -77,6 +77,11 @@ class Files:
         """What is there of a file. For one thread, before others write."""
         return self._files[index].ranges
 
+    def each_done(self) -> list[int]:
+        """Bytes on the disk of every file, in the order of the manifest."""
+        with self._lock:
+            return [file.ranges.total for file in self._files]
+
     def begun(self) -> list[int]:
         """The files that could be hashed at once, as far as they reach: those with a beginning, and empty ones."""
         sizes = [file.size for file in self.manifest.files]

@@ -156,6 +156,15 @@ class Fill:
         """From the next request on read from these locations. The manifest must be the same."""
         self._fetcher.resolved = resolved
 
+    @property
+    def connections(self) -> int:
+        """How many are at work at the origin; 0 where others decide that, too."""
+        return self._driver.connections if isinstance(self._driver, Alone) else 0
+
+    def of_files(self) -> list[int]:
+        """Bytes on the disk of every file, in the order of the manifest."""
+        return self._files.each_done()
+
     def progress(self) -> Progress:
         traffic, (trouble, retry_at) = self._traffic, self._traffic.trouble or (None, None)
         return Progress(

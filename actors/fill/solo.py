@@ -88,6 +88,11 @@ class Alone:
             self._lock.notify_all()
         self._workers.stop()
 
+    @property
+    def connections(self) -> int:
+        """How many are at work."""
+        return self._concurrency.workers
+
     def _keep_to_share(self) -> None:
         """No more are at work than the node may have at the origin, which changes; one is, if only to wait."""
         allowed = self._fetcher.want(self._most)

@@ -10,7 +10,6 @@ It is counted where the library passes by, on this one instance: what it asks, a
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -78,6 +77,8 @@ def _cancelled_at_the_end(filesystem: Any, name: str, bounds: Bounds) -> Callabl
 
     def call(*arguments: Any, **options: Any) -> Any:
         task = getattr(filesystem, f"_{name}")(*arguments, **options)
+        import asyncio  # here, because `fill` of everything that is no bucket would wait for it
+
         return bounds.result_of(asyncio.run_coroutine_threadsafe(task, filesystem.loop))
 
     return call

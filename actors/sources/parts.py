@@ -10,7 +10,6 @@ They take into memory whatever a server answers to a range, which may be the who
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from actors.sources.listings import bound_answers
@@ -20,6 +19,8 @@ def part_of(filesystem: Any, path: str, start: int, stop: int) -> bytes:
     """What came of bytes `[start, stop)`; it may be fewer, or one more. Raises whatever the library does."""
     protocols = filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
     if "s3" in protocols:
+        import asyncio  # here, because `fill` of everything that is no bucket would wait for it
+
         task = asyncio.run_coroutine_threadsafe(_of_object(filesystem, path, start, stop), filesystem.loop)
         return task.result()
     bound_answers(filesystem)

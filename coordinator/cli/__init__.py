@@ -6,21 +6,24 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 from collections.abc import Callable, Sequence
 
 from coordinator.cli import output
-from coordinator.logs import guard_output
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code. A subcommand is imported when it is run, so that `--help` does not wait for Ray."""
     output.prepare()
-    guard_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     if name not in _COMMANDS:
         return _no_command(arguments)
+    from coordinator.logs import guard_output  # here, because `--help` has nothing to redact
+
+    guard_output()
     summary, prepare = _COMMANDS[name]
     parser = argparse.ArgumentParser(prog=f"{_prog()} {name}", description=summary, allow_abbrev=False)
     try:
@@ -110,6 +113,24 @@ def _doctor(parser: argparse.ArgumentParser) -> Handler:
     return doctor.doctor
 
 
+def _completion(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import completion
+
+    completion.add_completion_arguments(parser)
+    return lambda args: completion.completion(args, _parsers())
+
+
+def _parsers() -> dict[str, tuple[str, argparse.ArgumentParser]]:
+    """Of every command whose packages are installed, with its summary."""
+    found: dict[str, tuple[str, argparse.ArgumentParser]] = {}
+    for name, (summary, prepare) in _COMMANDS.items():
+        parser = argparse.ArgumentParser(prog=f"localmodel {name}", exit_on_error=False)
+        with contextlib.suppress(SystemExit, ImportError), contextlib.redirect_stderr(io.StringIO()):
+            prepare(parser)
+        found[name] = summary, parser
+    return found
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
     "dev": ("A whole cluster on this machine, with a sample model.", _dev),
     "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
@@ -119,21 +140,28 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] =
     "retry": ("Try again now what failed, and not when its wait is over.", _retry),
     "doctor": ("Is everything there that the model cache needs? One line each: ok, or what to do.", _doctor),
     "inspect": ("What lies in a root, a model or a fill under way; read-only.", _inspect),
+    "completion": ("Print what makes a shell complete this command.", _completion),
     "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),
 }
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        from importlib.metadata import version  # here, because it takes as long to import as all else of `--help`
+
+        output.say(f"localmodel {version('localmodel')}")
+        parser.exit()
+
+
 def _no_command(arguments: list[str]) -> int:
     """--help, --version, or what is wrong."""
-    from importlib.metadata import version  # here, because it takes as long to import as the rest of a small command
-
     parser = argparse.ArgumentParser(
         prog=_prog(),
         description="Machine-learning models on the local disks of Kubernetes nodes.",
         epilog=f"`{_prog()} COMMAND --help` says more.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"localmodel {version('localmodel')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version, and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (summary, _) in _COMMANDS.items():
         commands.add_parser(name, help=summary)

@@ -16,7 +16,6 @@ import re
 import resource
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
-from actors.agent.settings import MAX_CONNECTIONS
 from actors.disk.filesystem import disk_errors
 from actors.disk.handles import Folder
 from actors.disk.ingest import Ingest, open_ingest
@@ -51,7 +50,8 @@ from actors.numbers import decimal
 from actors.sources.resolve import resolve
 from actors.transferred import Transferred
 from actors.transport.answers import SourceOptions
-from coordinator.cli.output import print_json, printable, say, tell
+from coordinator.cli.output import print_failure, print_json, printable, say, tell
+from coordinator.cli.progress import SHOWN_FILES, Sample, shown
 from coordinator.cli.target import Target
 from coordinator.cli.verify import examine, extra_files, fill_command, marker_trouble, named_folder
 from coordinator.kube.quantity import format_bytes, format_duration
@@ -60,6 +60,7 @@ OWNER = "localmodel fill"
 _NAMED = 3
 _USELESS = frozenset({"ArchiveRefused", "ArchiveDamaged"})
 """After these nothing of what was fetched is used again."""
+MAX_CONNECTIONS = 1024
 _WAITS_S = (0.5, 2.0)
 MAX_WAIT_S = 30.0
 """An origin that asks for a longer pause when it is to list its files ends the fill: it says how long."""
@@ -109,7 +110,7 @@ def fill(args: argparse.Namespace) -> int:
     except (Cancelled, KeyboardInterrupt):
         tell("localmodel: interrupted; the same command goes on from here")
         if args.json:
-            print_json({"ok": False, "reason": "Interrupted", "error": "the same command goes on from here"})
+            print_failure("Interrupted", "the same command goes on from here", retryable=True)
         return 130
     seconds = time.monotonic() - began
     for path in done.extra:
@@ -340,7 +341,7 @@ def _run(
         FillSettings(connections=args.connections),
         renew=lambda: narrow(resolve(source, options, pinned_revision=revision)),
     )
-    with _interruptible(work), _progress_bar(work):
+    with _interruptible(work), shown(partial(_sample, work, _origin_of(resolved))):
         return work.run(), work.progress().moved
 
 
@@ -373,8 +374,8 @@ def _fail(args: argparse.Namespace, error: LocalModelError, target: Target | Non
         message += f"; what came of it is kept in {target.staging}, and the same command goes on from there"
     tell(f"localmodel: {printable(message)}")
     if args.json:
-        said = {"ok": False, "reason": error.reason, "error": printable(message)}
-        print_json(said | ({"kept": printable(target.staging)} if target is not None and kept else {}))
+        more = {"kept": printable(target.staging)} if target is not None and kept else {}
+        print_failure(error.reason, message, retryable=error.retryable, **more)
     return 1
 
 
@@ -419,35 +420,22 @@ def _handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def _progress_bar(work: Fill) -> Iterator[None]:
-    """Drawn on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+def _sample(work: Fill, origin: str) -> Sample:
+    """What there is to show of it now."""
+    now, connections = work.progress(), work.connections
+    done = work.of_files()
+    files = zip(work.manifest.files, done, strict=True)
+    begun = [(file.path, have, file.size) for file, have in files if 0 < have < file.size]
+    beside = f"{connections} connection{'s' if connections != 1 else ''}, {origin}" if connections else origin
+    doing = "filling" if now.trouble is None else now.trouble.reason
+    total = work.manifest.total_bytes
+    return Sample(doing, now.done, total, now.rate_bytes_per_s, beside, tuple(begun[:SHOWN_FILES]))
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
-    finished = threading.Event()
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("filling", total=work.manifest.total_bytes)
 
-        def draw() -> None:
-            while not finished.wait(0.2):
-                now = work.progress()
-                said = "filling" if now.trouble is None else now.trouble.reason
-                bar.update(task, completed=now.done, description=said)
-
-        drawer = threading.Thread(target=draw, name="progress", daemon=True)
-        with contextlib.suppress(RuntimeError):  # without a thread it is not drawn
-            drawer.start()
-        try:
-            yield
-        finally:
-            finished.set()
-            if drawer.ident is not None:
-                drawer.join()
+def _origin_of(resolved: Resolved) -> str:
+    """The host that the bytes come from, or the URI where that says more."""
+    url = next((location.url for location in resolved.locations), "")
+    return urlsplit(url).hostname or resolved.manifest.source.uri
 
 
 def _summary(marker: Marker, seconds: float) -> dict[str, Any]:

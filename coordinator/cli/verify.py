@@ -18,7 +18,8 @@ from actors.digest import Digester, algorithm_of
 from actors.disk.handles import Folder
 from actors.disk.marker import MARKER, DamagedMarker, NewerMarker, files_below, load_marker
 from actors.manifest import Manifest, ManifestFile, ModelSource
-from coordinator.cli.output import print_json, printable, say, tell
+from coordinator.cli.output import print_failure, print_json, printable, say, tell
+from coordinator.cli.progress import Rate, Sample, shown
 
 _READ_BYTES = 1 << 20
 
@@ -60,6 +61,9 @@ def verify(args: argparse.Namespace) -> int:
     if args.json:
         counts = {"files": len(states), "bytes": marker.manifest.total_bytes}
         said = {"ok": good, **counts, "manifestDigest": marker.manifest.digest, **wrong}
+        if not good:
+            counted = ", ".join(f"{len(paths)} {state}" for state, paths in wrong.items() if paths)
+            said |= {"reason": "ModelDamaged", "message": f"of {len(states)} files {counted}", "retryable": False}
         print_json(said | ({"next": step} if step is not None else {}))
     elif good:
         written = f"{len(states)} files are as they were filled, {marker.manifest.digest}"
@@ -90,9 +94,13 @@ def examine(folder: Folder, manifest: Manifest) -> dict[str, str]:
     """By path, whether each file is `good`, `damaged` or `missing`. Every byte is read, files in parallel."""
     from concurrent.futures import ThreadPoolExecutor  # here, because `fill` would wait for it
 
-    ended = threading.Event()
-    state = partial(_state, folder, ended)
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="verify") as pool:
+    ended, seen, rate = threading.Event(), _Seen(), Rate()
+    state = partial(_state, folder, ended, seen)
+    total = manifest.total_bytes
+    with (
+        shown(lambda: Sample("verifying", seen.count, total, rate.of(seen.count))),
+        ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="verify") as pool,
+    ):
         try:
             states = list(pool.map(state, manifest.files))
         except RuntimeError:  # there is no thread to be had
@@ -136,11 +144,17 @@ def fill_command(source: ModelSource, directory: Path) -> str:
 def _fail(args: argparse.Namespace, reason: str, message: str, code: int = 1) -> int:
     tell(f"localmodel: {printable(message)}")
     if args.json:
-        print_json({"ok": False, "reason": reason, "error": printable(message)})
+        print_failure(reason, message, retryable=reason == "Interrupted")
     return code
 
 
-def _state(folder: Folder, ended: threading.Event, file: ManifestFile) -> str:
+class _Seen:
+    """Bytes that were read, by all threads; close enough for a bar where two add at once."""
+
+    count = 0
+
+
+def _state(folder: Folder, ended: threading.Event, seen: _Seen, file: ManifestFile) -> str:
     try:
         descriptor = folder.open(file.path)
     except OSError as error:
@@ -151,6 +165,7 @@ def _state(folder: Folder, ended: threading.Event, file: ManifestFile) -> str:
             buffer = bytearray(_READ_BYTES)
             while not ended.is_set() and (count := content.readinto(buffer)):
                 digester.update(memoryview(buffer)[:count])
+                seen.count += count
     except OSError:
         return "damaged"
     return "good" if digester.position == file.size and digester.digest() == file.digest else "damaged"

@@ -20,6 +20,7 @@ from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.repository import Repository
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
+from tests.kit.documents import check_document
 from tests.kit.waiting import eventually, output_of
 
 MIB = 1 << 20
@@ -79,8 +80,10 @@ def test_a_model_is_filled_once_and_verified(
     assert "already there; contents not checked, `--verify` reads every byte" in out
     code, out, err = run(capsys, "fill", URI, target, "--json")
     assert json.loads(out).items() >= {"alreadyThere": True, "contentsChecked": False}.items()
+    check_document("fill", json.loads(out))
     code, out, err = run(capsys, "verify", target, "--json")
     assert (code, err) == (0, "")
+    check_document("verify", json.loads(out))
     assert json.loads(out) == {
         "ok": True,
         "files": 12,
@@ -257,3 +260,41 @@ def test_an_origin_that_asks_for_a_long_pause_is_not_waited_for(
     origin.faults.set(Fault(path="/api/*", status=429, retry_after="60"))
     code, _, err = run(capsys, "fill", URI, tmp_path / "model")
     assert (code, "try again in 60s" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason", "retryable"),
+    [
+        (("fill", "file:///nowhere/at/all", "model"), "SourceNotFound", False),
+        (("fill", "nonsense", "model"), "InvalidURI", False),
+        (("fill", "http://127.0.0.1:9/model.bin", "model"), "SourceUnreachable", True),
+        (("verify", "nothing"), "NotAModel", False),
+    ],
+)
+def test_a_failure_is_one_object_with_its_reason(
+    words: tuple[str, ...], reason: str, retryable: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run(capsys, *words[:-1], tmp_path / words[-1], "--json")
+    document = json.loads(out)
+
+    assert code == 1
+    check_document("failure", document)
+    assert (document["reason"], document["retryable"]) == (reason, retryable)
+    assert document["message"].split(";")[0] in err
+
+
+def test_a_verification_that_finds_something_is_one_object_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/w.bin").write_bytes(b"x" * 100)
+    run(capsys, "fill", f"file://{tmp_path / 'source'}", tmp_path / "model")
+    (tmp_path / "model/w.bin").chmod(0o644)
+    (tmp_path / "model/w.bin").write_bytes(b"y" * 100)
+
+    code, out, _ = run(capsys, "verify", tmp_path / "model", "--json")
+    document = json.loads(out)
+
+    assert code == 1
+    check_document("verify", document)
+    assert (document["reason"], document["message"]) == ("ModelDamaged", "of 1 files 1 damaged")
