@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 
@@ -19,6 +18,8 @@ def doors(package: str, *modules: str) -> Callable[[str], Any]:
     """A `__getattr__` for `package`: the public names of its `modules`, the first that has one, as is `__all__`."""
 
     def attribute(name: str) -> Any:
+        from importlib.util import find_spec  # milliseconds, which every start would take
+
         if name == "__all__":
             return sorted({each for module in modules for each in _public(f"{package}.{module}")})
         # `from package import module` asks here first: then the import system takes over.
