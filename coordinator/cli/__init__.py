@@ -131,6 +131,13 @@ def _parsers() -> dict[str, tuple[str, argparse.ArgumentParser]]:
     return found
 
 
+def _adopt(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import adopt
+
+    adopt.add_adopt_arguments(parser)
+    return adopt.adopt
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
     "dev": ("A whole cluster on this machine, with a sample model.", _dev),
     "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
@@ -139,6 +146,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] =
     "status": ("How far every cache is on every node, what is wrong, and why.", _status),
     "retry": ("Try again now what failed, and not when its wait is over.", _retry),
     "doctor": ("Is everything there that the model cache needs? One line each: ok, or what to do.", _doctor),
+    "adopt": ("What a switch from KServe's LocalModel will do to every copy, before it is made.", _adopt),
     "inspect": ("What lies in a root, a model or a fill under way; read-only.", _inspect),
     "completion": ("Print what makes a shell complete this command.", _completion),
     "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),

@@ -39,6 +39,7 @@ from coordinator.control.controller import Controller
 from coordinator.control.informers import Informers
 from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.metrics import CONTENT_TYPE, Metrics
+from coordinator.control.neighbours import Neighbours
 from coordinator.control.resolver import Resolver
 from coordinator.control.secret_keys import Defaults
 from coordinator.control.tls_contexts import TlsContexts
@@ -101,6 +102,9 @@ class _Process:
         self._lease_kube = HttpKube(config, timeout_s=LEASE_TIMEOUT_S, observe=self._metrics.kube_request)
         self._review_kube = HttpKube(config, timeout_s=REVIEW_TIMEOUT_S, observe=self._metrics.kube_request)
         self._identity = WebhookIdentity(self._kube, chosen.namespace, contexts)
+        self._neighbours = Neighbours(
+            self._review_kube, chosen.kserve_namespace, chosen.namespace, changed=lambda: self._wake()
+        )
         self._leader: Leader | None = None
         if chosen.leader_elect:
             identity = f"{socket.gethostname()}_{uuid.uuid4()}"
@@ -156,10 +160,13 @@ class _Process:
             self._kserve.read()
             if chosen.webhook_port:
                 self._identity.start()
+            if chosen.beside_kserve == "refuse":
+                self._neighbours.start()
             if self._leader:
                 self._leader.start()
             controller.run(self._stop, tick_s=chosen.tick_s)
             self._identity.stop()
+            self._neighbours.stop()
             _log.info("stopping")
         finally:
             self._stop.set()
@@ -187,6 +194,7 @@ class _Process:
         checks: dict[str, health.Check] = {
             "informers": lambda: None if informers.synced else "; ".join(informers.failures) or "not synced yet",
             "loop": controller.standstill,
+            "kserve": lambda: self._neighbours.standing,
         }
         if self._leader is not None:
             leader = self._leader
@@ -220,7 +228,7 @@ class _Process:
         return servers
 
     def _may_act(self) -> bool:
-        return self._leader is None or self._leader.leading
+        return self._neighbours.standing is None and (self._leader is None or self._leader.leading)
 
     def _leadership(self, leading: bool) -> None:
         self._metrics.leading(leading)

@@ -29,6 +29,7 @@ from coordinator.plan.snapshot import ORPHAN_GRACE_S
 
 CERTIFICATES = Path(tempfile.gettempdir()) / "k8s-webhook-server" / "serving-certs"
 """Where controller-runtime looks for them."""
+BESIDE_KSERVE = ("refuse", "ignore")
 EVICTION = ("off", "dry-run", "lru")
 EVICTION_IDLE_S = 86400.0
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class Settings:
 
     metrics_addr: str = ":8080"
     health_probe_addr: str = ":8081"
+    beside_kserve: str = "refuse"
     webhook_port: int = 9443
     webhook_port_given: bool = field(default=False, compare=False)
     webhook_cert_dir: Path = CERTIFICATES
@@ -97,6 +99,7 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
     return Settings(
         metrics_addr=args.metrics_addr,
         health_probe_addr=args.health_probe_addr,
+        beside_kserve=args.beside_kserve,
         webhook_port=default.webhook_port if args.webhook_port is None else args.webhook_port,
         webhook_port_given=args.webhook_port is not None,
         webhook_cert_dir=args.webhook_cert_dir or default.webhook_cert_dir,
@@ -228,6 +231,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         None,
         _word,
         "ADDR",
+    )
+
+    _flag(
+        cluster,
+        "beside-kserve",
+        "refuse: do nothing while KServe's own LocalModel controller or node agent runs; ignore: do not look for it",
+        "refuse",
+        str,
+        choices=BESIDE_KSERVE,
     )
 
     pace = parser.add_argument_group("pace")

@@ -152,8 +152,13 @@ def read_credentials(kube: RecordingKube, kind: str, name: str) -> Object | None
 
 
 @contextmanager
-def coordinating(kubeconfig: Path, eviction: Policy | None = None) -> Iterator[Cluster]:
-    """A coordinator that leads, against a server which serves our kinds. The namespaces it needs are made."""
+def coordinating(
+    kubeconfig: Path, eviction: Policy | None = None, *, may_act: Callable[[], bool] = lambda: True
+) -> Iterator[Cluster]:
+    """A coordinator that leads, against a server which serves our kinds. The namespaces it needs are made.
+
+    `may_act`: what else must hold for it to act.
+    """
     with ExitStack() as stack:
         config = load_config(str(kubeconfig))
         admin, client = HttpKube(config), HttpKube(config)
@@ -180,7 +185,7 @@ def coordinating(kubeconfig: Path, eviction: Policy | None = None) -> Iterator[C
             resolver,
             recorder,
             Metrics("test"),
-            leading=lambda: leader.leading,
+            leading=lambda: leader.leading and may_act(),
             load_options=lambda named: load_options(
                 named,
                 partial(read_credentials, kube),

@@ -14,6 +14,7 @@ from actors.errors import Failure
 from actors.manifest import storage_key
 from coordinator.api import crds
 from coordinator.api.resources import LocalModelCache, LocalModelNamespaceCache, LocalModelNode, Resource
+from coordinator.control.neighbours import Neighbours
 from coordinator.control.webhook_identity import CONFIGURATIONS, SECRET, SERVICE, WEBHOOKS
 from coordinator.kube.interface import (
     CLAIMS,
@@ -127,6 +128,13 @@ def reviews(cluster: Cluster) -> None:
     assert answer["response"]["allowed"] is False
 
 
+def a_look_around(cluster: Cluster) -> None:
+    """For KServe's own controller, which is not there."""
+    neighbours = Neighbours(cluster.recorded, KSERVE, HOME)
+    neighbours.look()
+    assert neighbours.standing is None
+
+
 def a_certificate(cluster: Cluster) -> None:
     """Made, trusted, and made anew when it is damaged."""
     client = {"service": {"namespace": HOME, "name": SERVICE, "path": "/x"}}
@@ -163,6 +171,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> RecordingKube:
         a_life(cluster)
         reviews(cluster)
         a_certificate(cluster)
+        a_look_around(cluster)
     return cluster.recorded
 
 

@@ -247,6 +247,8 @@ BUILTINS = (
         _kind(plural, kind, group=group, namespaced=not kind.startswith("Cluster"), columns=(AGE,))
         for group, plural, kind in (
             ("apps", "deployments", "Deployment"),
+            ("apps", "daemonsets", "DaemonSet"),
+            ("batch", "jobs", "Job"),
             ("networking.k8s.io", "networkpolicies", "NetworkPolicy"),
             ("rbac.authorization.k8s.io", "clusterroles", "ClusterRole"),
             ("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding"),

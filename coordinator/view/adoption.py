@@ -1,0 +1,116 @@
+"""What becomes of the models that KServe has on its nodes, once this project takes over: said beforehand. Pure.
+
+    adopt    KServe says that the node has it: the files are checked against the source, what is right is kept, and
+             what is not is fetched
+    fetch    the node does not have it
+    refuse   it cannot be: the source, its credentials, the cache or the node group says why
+
+What KServe says is all that is known here of the disks; the agents look at every byte.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from actors.errors import Failure
+from actors.messages import NodeName
+from coordinator.api.resources import ModelStatus, StatusKey
+from coordinator.kube.quantity import say_bytes
+from coordinator.plan.admission import Known
+from coordinator.plan.admission_warnings import LABEL_LENGTH
+from coordinator.plan.snapshot import Cache, NodeGroup
+
+
+class Outcome(StrEnum):
+    ADOPT = "adopt"
+    FETCH = "fetch"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One cache on one node."""
+
+    node: str
+    cache: str
+    outcome: Outcome
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a source has said. `failure` None: it can be read. `anonymous`: KServe reads it without the credentials that
+    the cache names, because they are not there.
+    """
+
+    size_bytes: int | None = None
+    failure: Failure | None = None
+    anonymous: bool = False
+
+
+def rows(known: Known, answers: Mapping[StatusKey, Answer]) -> list[Row]:
+    """By node, then by cache. A cache without a node is not among them. `answers` may lack any: nobody has asked."""
+    found = []
+    for node in sorted(known.nodes.values(), key=lambda each: each.name):
+        for cache in sorted(known.caches.values(), key=lambda each: each.key):
+            group = _group_of(cache, known, node.name)
+            if group is not None and cache.deleted_at is None:
+                found.append(Row(node.name, cache.key, *_judge(cache, group, known, node.name, answers.get(cache.key))))
+    return found
+
+
+def _judge(cache: Cache, group: NodeGroup, known: Known, node: NodeName, answer: Answer | None) -> tuple[Outcome, str]:
+    problem = cache.problem or group.problem
+    if problem is not None:
+        return Outcome.REFUSE, f"{problem.reason}: {problem.message}"
+    failure = answer.failure if answer is not None else None
+    if failure is not None and not failure.retryable:
+        return Outcome.REFUSE, f"{failure.reason}: {failure.message}"
+    local = known.local_nodes.get(node)
+    has = local is not None and (local.status.get("modelStatus") or {}).get(cache.key) == ModelStatus.DOWNLOADED
+    unsure = "its source was not asked" if answer is None else ""
+    unsure = f"its source does not answer now ({failure.reason})" if failure is not None else unsure
+    if has:
+        return Outcome.ADOPT, "; ".join(filter(None, ("KServe has downloaded it", unsure)))
+    size = answer.size_bytes if answer is not None else None
+    return Outcome.FETCH, say_bytes(size, up=True) if size is not None else unsure
+
+
+def notes(known: Known, answers: Mapping[StatusKey, Answer]) -> Iterator[str]:
+    """What else a person should know before the switch."""
+    for key in sorted(key for key, answer in answers.items() if answer.anonymous):
+        yield (
+            f"{key}: KServe downloads it without credentials, because those that it names are not there; here it is "
+            "refused until they are, or are not named any more"
+        )
+    for cache in sorted(known.caches.values(), key=lambda each: each.key):
+        if len(cache.ref.name) > LABEL_LENGTH:
+            yield f"{cache.key}: its name is longer than {LABEL_LENGTH} characters, so no InferenceService can use it"
+        if cache.deleted_at is None and not any(_group_of(cache, known, node) for node in known.nodes):
+            yield f"{cache.key}: no node group that it names selects a node"
+    for local in sorted(known.local_nodes.values(), key=lambda each: each.ref.name):
+        if local.ref.name not in known.nodes:
+            yield f"LocalModelNode {local.ref.name}: there is no such node; the object is deleted"
+            continue
+        gone = sorted(local.listed.keys() - known.caches.keys())
+        if gone:
+            yield f"LocalModelNode {local.ref.name} lists {', '.join(gone)}, which no longer exist; the entries go"
+
+
+def summary(found: Iterable[Row]) -> str:
+    """Such as `5 adopted, 1 fetched, 2 refused`."""
+    counted = Counter(row.outcome for row in found)
+    return ", ".join(f"{counted[outcome]} {outcome.value.removesuffix('e')}ed" for outcome in Outcome)
+
+
+def _group_of(cache: Cache, known: Known, node: NodeName) -> NodeGroup | None:
+    """The first group of the cache that selects the node; of one that selects nobody it cannot be said."""
+    labels = known.nodes[node].labels
+    for name in cache.node_groups:
+        group = known.groups.get(name)
+        if group is not None and group.selector is not None and group.selector.matches(node, labels):
+            return group
+    return None
