@@ -353,7 +353,7 @@ def _ending(
 
 @contextlib.contextmanager
 def _staged(target: Target) -> Iterator[None]:
-    """What is staged stays after an error only if the same command can go on from it. A full disk is not left full.
+    """A staged copy stays after an error only if the same command can go on from it. A full disk is not left full.
 
     Around all attempts: the folder is needed as long as there is another.
     """

@@ -113,7 +113,7 @@ def examine(folder: Folder, manifest: Manifest) -> dict[str, str]:
 
 
 def extra_files(folder: Folder, manifest: Manifest) -> tuple[str, ...]:
-    """What is there and no part of the model."""
+    """Files that are there and no part of the model."""
     known = {file.path for file in manifest.files}
     return tuple(sorted(path for path in files_below(folder) if path not in known and not _above(path, known)))
 
