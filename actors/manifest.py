@@ -53,6 +53,11 @@ def storage_key(uri: str) -> StorageKey:
     return StorageKey(hashlib.sha256(uri.encode()).hexdigest()[:16])
 
 
+def second_key(uri: str) -> StorageKey | None:
+    """The folder later KServe names to pods where it is another: that of the URI without the slash at its end."""
+    return storage_key(uri.removesuffix("/")) if uri.endswith("/") else None
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """What a person asked for. Two caches with one `uri` share a folder, so they must agree on the whole of it."""

@@ -8,6 +8,7 @@
            .localmodel/committed/<key>.json                the marker once more: heals a damaged one
            .localmodel/scrub/<key>.json                    what `actors.scrub.record` knows of the committed copy
            .localmodel/evicted/<key>.json                  what `agent.evictions` remembers of a copy that made room
+           .localmodel/second/…                            a second name of a model, until it is complete
            .localmodel/aside/…                             what stood in the way and is not ours: kept, and said
            .localmodel/incarnation                         who may write: the agent that started last
 
@@ -19,6 +20,7 @@ two steps: what it leaves is either an ingest, which the next one adopts, or a c
     committed   what is committed, and what stands where a model belongs
     ingests     what is being filled
     trash       what lies aside, and when it may be unlinked
+    second_names  the other name of a model whose URI ends in a slash
     store       all of it together: a fill becomes a copy, a copy is repaired, a copy goes
 
 Raises StoreError for whatever the disk refuses, InsufficientStorage when it is full.
@@ -41,6 +43,7 @@ from actors.disk.ingests import Ingests
 from actors.disk.layout import Layout
 from actors.disk.marker import MARKER, Marker, is_complete, misfit, misfits, read_marker
 from actors.disk.notes import Notes
+from actors.disk.second_names import SecondNames
 from actors.disk.trash import Aside, Pods, Trash
 from actors.manifest import Manifest, StorageKey
 
@@ -90,6 +93,7 @@ class Store:
         self._trash = Trash(layout, clock)
         self._ingests = Ingests(layout, self._fence, self._trash)
         self._committed = Committed(layout, self._fence, self._ingests)
+        self._second_names = SecondNames(layout, self._trash)
         self.scrub_notes = Notes(lambda: layout.own("scrub"), layout.set_aside)
         self.evicted_notes = Notes(lambda: layout.own("evicted"), layout.set_aside)
 
@@ -118,8 +122,14 @@ class Store:
         return self._layout.model(key)
 
     def committed(self) -> dict[StorageKey, Marker]:
-        """The models that were committed, by their markers. They may have been damaged since."""
-        return self._committed.all()
+        """The models that were committed, by their markers. They may have been damaged since.
+
+        Those that have a second name are there under that, too.
+        """
+        found = self._committed.all()
+        for key, marker in found.items():
+            self._second_names.ensure(key, marker)
+        return found
 
     @property
     def unread(self) -> dict[StorageKey, Marker]:
@@ -203,6 +213,7 @@ class Store:
 
             ingest.publish_in(models, key, marker, move_aside)
         self._committed.record(key, marker)
+        self._second_names.ensure(key, marker)
 
     def mend(self, key: StorageKey, ingest: Ingest, owner: str) -> None:
         """The files of the ingest have taken the place of those of the model, each by one rename.
@@ -214,6 +225,8 @@ class Store:
             raise path_occupied(self.model(key))
         with disk_errors(f"repairing {self.model(key)}"), self.opened(key) as folder:
             ingest.replace_in(folder, self._trash.discard)
+        if (marker := self.marker(key)) is not None:
+            self._second_names.ensure(key, marker)
 
     def remove(self, key: StorageKey, owner: str) -> None:
         """The model is no longer there; unlinked by `empty_trash`. Raises StoreError if it is not `owner`'s."""
@@ -223,6 +236,8 @@ class Store:
             raise path_occupied(self.model(key))
         with disk_errors(f"removing {self.model(key)}"):
             if standing is Standing.OURS:
+                if (marker := self.look(key)) is not None:
+                    self._second_names.drop(key, marker.manifest.source.uri)
                 with self._layout.models() as models:
                     self._trash.keep(models, key)
             self._committed.forget(key)

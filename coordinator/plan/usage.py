@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import PurePosixPath
 
-from actors.manifest import StorageKey
+from actors.manifest import StorageKey, second_key
 from actors.messages import NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.plan.orphans import key_of
@@ -88,7 +88,8 @@ def users_on(snapshot: Snapshot, node: NodeName) -> dict[StorageKey, list[Pod]] 
     local = snapshot.local_nodes.get(node)
     listed = local.listed if local is not None else {}
     for pod in {*look.pods, *(pod for pod in snapshot.pods or () if pod.node == node)}:
-        keys = {snapshot.caches[key].storage_key for key in used(snapshot.caches, snapshot.groups, [pod])}
+        caches = [snapshot.caches[key] for key in used(snapshot.caches, snapshot.groups, [pod])]
+        keys = {key for cache in caches for key in _folders(cache)}
         keys |= {key for key in everything if key in pod.words}
         keys |= {key_of(entry) for name, entry in listed.items() if _came_for(pod, name, entry)}
         if pod.folders and any(whole_folders([pod]).covers(node, root) for root in roots):
@@ -124,7 +125,8 @@ def used(caches: Mapping[StatusKey, Cache], groups: Iterable[str], pods: Iterabl
     groups, found = frozenset(groups), set[StatusKey]()
     by_folder: dict[str, list[StatusKey]] = {}
     for cache in caches.values():
-        by_folder.setdefault(cache.storage_key, []).append(cache.key)
+        for folder in _folders(cache):
+            by_folder.setdefault(folder, []).append(cache.key)
     for pod in pods:
         if pod.labelled is not None and pod.labelled in caches:
             found.add(pod.labelled)
@@ -133,6 +135,12 @@ def used(caches: Mapping[StatusKey, Cache], groups: Iterable[str], pods: Iterabl
         for word in pod.words & by_folder.keys():
             found.update(by_folder[word])
     return found
+
+
+def _folders(cache: Cache) -> list[StorageKey]:
+    """By which names a pod may have mounted it: see `actors.disk.second_names`."""
+    second = second_key(cache.source.uri)
+    return [cache.storage_key, *([second] if second is not None else [])]
 
 
 def _claimed(
