@@ -69,8 +69,9 @@ lint: $(VENV)/test.stamp  ## style, types, import contracts, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m coordinator.api.crds --check k8s/crds
 
-generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api/resources.py
+generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api/resources.py, charts' READMEs from their values
 	$(BIN)/python -m coordinator.api.crds --write k8s/crds
+	$(BIN)/python k8s/charts/document.py --write
 
 clean:  ## forget .venv and caches
 	rm -rf $(VENV) .venv.lock .dev .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

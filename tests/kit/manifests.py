@@ -19,6 +19,9 @@ HELM = shutil.which("helm", path=_TOOLS)
 KUSTOMIZE = [tool, "build"] if (tool := shutil.which("kustomize", path=_TOOLS)) else [KUBECTL or "", "kustomize"]
 """The command that renders a kustomization; of no use where neither program is installed."""
 
+KUBERNETES_OF_HELM = "1.34.0"
+"""A helm that was built from source takes its Kubernetes for an ancient one unless it is told."""
+
 Manifest = dict[str, Any]
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -47,7 +50,8 @@ def helm_template(
 ) -> list[Manifest]:
     """What `helm install` would send. Needs `HELM`."""
     assert HELM is not None
-    command = [HELM, "template", release, str(chart), "--namespace", namespace, *arguments]
+    command = [HELM, "template", release, str(chart), "--namespace", namespace, "--kube-version", KUBERNETES_OF_HELM]
+    command += arguments
     rendered = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert rendered.returncode == 0, rendered.stderr
     return [document for document in yaml.load_all(rendered.stdout, Loader=_Loader) if document]
