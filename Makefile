@@ -32,7 +32,7 @@ $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
   { echo "$$(command -v $(PYTHON)) cannot make virtual environments: apt install python3-venv"; exit 1; }
 endef
 
-.PHONY: help run test unit quick fmt types lint generate clean
+.PHONY: help run test unit quick fmt types lint generate images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,7 +50,7 @@ test: $(VENV)/test.stamp  ## the whole suite: unit, Ray, end to end
 	@exec $(BIN)/pytest $(ARGS)
 
 unit: $(VENV)/test.stamp  ## what takes a minute: no Ray, no cluster, nothing slow, offline
-	@exec $(BIN)/pytest -m 'not ray and not e2e and not slow' $(ARGS)
+	@exec $(BIN)/pytest -m 'not ray and not e2e and not slow and not images' $(ARGS)
 
 quick: $(VENV)/test.stamp  ## what decides: planning and the mesh, in half a minute
 	@exec $(BIN)/pytest -m 'not slow' tests/deciding tests/peering $(ARGS)
@@ -69,9 +69,13 @@ lint: $(VENV)/test.stamp  ## style, types, import contracts, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m coordinator.api.crds --check k8s/crds
 
-generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api/resources.py, charts' READMEs from their values
+generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api/resources.py, READMEs of charts, the dashboard
 	$(BIN)/python -m coordinator.api.crds --write k8s/crds
 	$(BIN)/python k8s/charts/document.py --write
+	$(BIN)/python k8s/components/monitoring/dashboard.py --write
+
+images:  ## the container images, with buildah, podman or Docker; TARGETS="coordinator-dev" builds others
+	@k8s/images/build $(TARGETS)
 
 clean:  ## forget .venv and caches
 	rm -rf $(VENV) .venv.lock .dev .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -33,7 +33,7 @@ from tests.kit.manifests import (
     read,
 )
 from tests.kit.waiting import eventually
-from tests.packaging.test_manifests import KUBERAY, check, identity, needs_kubectl, needs_kuberay
+from tests.packaging.test_manifests import KUBERAY, check, identity, needs_kubectl
 from tests.packaging.test_overlays import kubectl
 
 CHART, CRDS = K8S / "charts" / "localmodel", K8S / "charts" / "localmodel-crds"
@@ -43,6 +43,7 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 ASSETS = envtest.assets()
 
+pytestmark = pytest.mark.slow
 needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed")
 
 
@@ -95,7 +96,6 @@ def test_there_are_values_for_every_overlay_and_component() -> None:
 
 
 @needs_helm
-@needs_kuberay
 @pytest.mark.parametrize("choice", CHOICES)
 def test_kubernetes_accepts_what_the_chart_renders(choice: str) -> None:
     for manifest in chart("--values", str(CHART / "ci" / f"{choice}-values.yaml")):
@@ -309,14 +309,13 @@ def server(tmp_path: Path) -> Iterator[envtest.RealServer]:
     if ASSETS is None:
         pytest.skip("KUBEBUILDER_ASSETS does not name a folder with kube-apiserver and etcd")
     with envtest.RealServer(ASSETS, tmp_path / "server") as running:
-        done = kubectl(running, "apply", "--server-side", "-f", str(KUBERAY))
+        done = kubectl(running, "apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(KUBERAY))
         assert done.returncode == 0, done.stderr
         eventually(lambda: kubectl(running, "get", "rayclusters", "-A").returncode == 0, timeout_s=30)
         yield running
 
 
 @needs_helm
-@needs_kuberay
 @needs_kubectl
 @pytest.mark.e2e
 def test_install_upgrade_rollback_and_uninstall_keep_the_caches(server: envtest.RealServer, tmp_path: Path) -> None:
@@ -336,7 +335,8 @@ def test_install_upgrade_rollback_and_uninstall_keep_the_caches(server: envtest.
     short = older / "files" / "localmodelcaches.yaml"
     short.write_text(short.read_text().replace("- lmc\n", "- old\n"))
     helm("install", "localmodel-crds", str(older), "--create-namespace")
-    helm("install", "localmodel", str(CHART))
+    quiet = "--set=webhook.enabled=false"  # no pod runs here, so nobody would answer it
+    helm("install", "localmodel", str(CHART), quiet)
     eventually(lambda: kubectl(server, "get", "localmodelcaches").returncode == 0, timeout_s=30)
     for sample in ("nodegroup", "hf-public"):
         done = kubectl(server, "apply", "-f", str(K8S / "samples" / f"{sample}.yaml"))

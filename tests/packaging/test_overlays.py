@@ -29,7 +29,7 @@ from tests.packaging.test_manifests import KUBERAY, check, check_ray_cluster, id
 OVERLAYS = sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml"))
 ASSETS = envtest.assets()
 
-pytestmark = needs_kubectl
+pytestmark = [needs_kubectl, pytest.mark.slow]
 
 
 @cache

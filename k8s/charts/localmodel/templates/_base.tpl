@@ -12,6 +12,14 @@ Permissions and network policies have one source of truth, whichever way they ar
 {{- $meta := $object.metadata }}
 {{- $name := printf "%s%s" $fullname (trimPrefix "localmodel" $meta.name) }}
 {{- if eq $object.kind "ServiceAccount" }}{{- $name = get $accounts $meta.name }}{{- end }}
+{{- /* The coordinator knows its webhooks by name, and so does KServe. */}}
+{{- if hasPrefix "localmodel-webhook-server" $meta.name }}{{- $name = $meta.name }}{{- end }}
+{{- if $object.webhooks }}
+{{- $name = $root.Values.kserveNames | ternary "localmodelcache.serving.kserve.io" $meta.name }}
+{{- range $webhook := $object.webhooks }}
+{{- $_ := set $webhook.clientConfig.service "namespace" $root.Release.Namespace }}
+{{- end }}
+{{- end }}
 {{- $_ := set $meta "name" $name }}
 {{- if $meta.namespace }}
 {{- $_ := set $meta "namespace" (eq $meta.namespace "kserve-localmodel-jobs" | ternary $root.Values.jobNamespace.name $root.Release.Namespace) }}
