@@ -32,7 +32,7 @@ $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
   { echo "$$(command -v $(PYTHON)) cannot make virtual environments: apt install python3-venv"; exit 1; }
 endef
 
-.PHONY: help run test unit quick fmt types lint generate images clean
+.PHONY: help run test unit quick fmt types lint generate images release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api/resources.py, REA
 
 images:  ## the container images, with buildah, podman or Docker; TARGETS="coordinator-dev" builds others
 	@k8s/images/build $(TARGETS)
+
+release: $(VENV)/run.stamp  ## dist/: wheel, images, charts, manifests, bills of materials, checksums
+	@PYTHON=$(BIN)/python k8s/release
 
 clean:  ## forget .venv and caches
 	rm -rf $(VENV) .venv.lock .dev .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

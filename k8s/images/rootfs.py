@@ -184,6 +184,7 @@ def compile_all(root: Path) -> None:
         compileall.compile_dir(
             root / folder,
             maxlevels=30,
+            workers=0,  # as many as there are processors
             quiet=2,  # some packages carry templates that are no Python
             stripdir=str(root),
             prependdir="/",
