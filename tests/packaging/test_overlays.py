@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from coordinator.control.webhook_identity import SECRET, names_of
 from coordinator.dev.laptop import envtest
 from tests.kit.manifests import (
     K8S,
@@ -116,6 +119,25 @@ def test_what_kserve_left_of_its_webhook_leads_to_the_coordinator() -> None:
     assert template["metadata"]["labels"]["control-plane"] == "kserve-localmodel-controller-manager"  # KServe's Service
     (port,) = [each for each in template["spec"]["containers"][0]["ports"] if each["name"] == "webhook-server"]
     assert port["containerPort"] == 9443  # as KServe's Service names it
+
+
+def test_with_cert_manager_the_certificate_and_whom_to_trust_are_its_own(tmp_path: Path) -> None:
+    text = {"resources": [relative(tmp_path, "base")], "components": [relative(tmp_path, "components/cert-manager")]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(text))
+    manifests = kustomize(tmp_path)
+    certificate = pick(manifests, "Certificate")["spec"]
+    assert certificate["secretName"] == SECRET
+    assert names_of("localmodel")[0] in certificate["dnsNames"]
+    issuer = pick(manifests, "Issuer")
+    assert certificate["issuerRef"] == {"kind": "Issuer", "name": issuer["metadata"]["name"]}
+    configuration = pick(manifests, "ValidatingWebhookConfiguration")
+    name = pick(manifests, "Certificate")["metadata"]["name"]
+    assert configuration["metadata"]["annotations"] == {"cert-manager.io/inject-ca-from": f"localmodel/{name}"}
+
+
+def relative(folder: Path, name: str) -> str:
+    """As kustomize wants it."""
+    return os.path.relpath(K8S / name, folder)
 
 
 def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
