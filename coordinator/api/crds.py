@@ -127,7 +127,7 @@ def definition(resource: type[Resource]) -> Schema:
         "properties": {
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}"},
             "kind": {"type": "string", "description": "What the object is, in one word."},
-            "metadata": {"type": "object", "description": "Of every object: its name, its labels."},
+            "metadata": {"type": "object"},  # an API server allows no word more: it describes metadata itself
             "spec": properties["spec"],
             "status": properties["status"],
         },

@@ -1061,6 +1061,14 @@ def the_spec(**schema: Any) -> dict[str, Any]:
     return crd
 
 
+def of_metadata(**schema: Any) -> dict[str, Any]:
+    """A definition that says this of metadata."""
+    crd = widgets.crd("senseless", "Senseless", short="sns")
+    properties = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    properties["metadata"] = {"type": "object", **schema}
+    return crd
+
+
 def changed(**spec: Any) -> dict[str, Any]:
     crd = widgets.crd("senseless", "Senseless", short="sns")
     crd["spec"] |= spec
@@ -1084,6 +1092,14 @@ SENSELESS: dict[str, tuple[dict[str, Any], str]] = {
     "a list of nothing": (the_spec(type="array"), f"{IN_SPEC}.items"),
     "a pattern that is none": (the_spec(type="string", pattern="("), f"{IN_SPEC}.pattern"),
     "a default of another type": (the_spec(type="string", default=3), f"{IN_SPEC}.default"),
+    "a description of metadata": (
+        of_metadata(description="x"),
+        "spec.validation.openAPIV3Schema.properties[metadata]",
+    ),
+    "a field of metadata": (
+        of_metadata(properties={"labels": {"type": "object"}}),
+        "spec.validation.openAPIV3Schema.properties[metadata]",
+    ),
     "a rule that is not CEL": (
         the_spec(type="object", **{"x-kubernetes-validations": [{"rule": "self.("}]}),
         f"{IN_SPEC}.x-kubernetes-validations[0].rule",

@@ -224,13 +224,25 @@ def _crd_causes(crd: Object) -> Iterator[Cause]:
             path = "spec.validation.openAPIV3Schema"  # a schema that all versions share stands there inside a server
         if known.get("type") != "object":
             yield errors.invalid_value(f"{path}.type", known.get("type"), "must be object at the root")
-        problems = list(schema.structural(known, path))
+        problems = [*schema.structural(known, path), *_metadata_causes(known, path)]
         yield from problems
         if problems:
             continue
         for place, rule in rules.rules_of(known):
             if why := rules.compiles(rule):
                 yield errors.invalid_value(f"{path}{place}", rule, f"compilation failed: {why}")
+
+
+def _metadata_causes(known: Mapping[str, object], path: str) -> Iterator[Cause]:
+    """What a schema may say of metadata: that name and generateName are restricted, and nothing else."""
+    properties = known.get("properties")
+    found = properties.get("metadata") if isinstance(properties, Mapping) else None
+    if not isinstance(found, Mapping):
+        return
+    inner = found.get("properties") or {}
+    if found.keys() - {"type", "properties"} or inner.keys() - {"name", "generateName"}:
+        why = "must not specify anything other than name and generateName, but metadata is implicitly specified"
+        yield errors.forbidden_value(f"{path}.properties[metadata]", why)
 
 
 _DNS_1035 = re.compile(r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$")
