@@ -30,7 +30,7 @@ _MOVED = {
         "oci registry_login challenges:registry_challenge docker_config web filesystems "
         "listings local_files parts bounds causes"
     ),
-    ("actors", "actors.transport"): "connections servers stall guard no_proxy refusals reach:redirects origin:answers",
+    ("actors", "actors.transport"): "connections servers stall guard no_proxy refusals reach:redirects",
     ("actors", "actors.disk"): "store ingest journal publish marker documents notes handles filesystem durable",
     ("actors", "actors.scrub"): "scrubber repair",
     ("coordinator", "coordinator.api"): "crds",
@@ -62,7 +62,7 @@ _SPLIT = {
     "actors.entries": ("actors.sources.entries", "actors.sources.filesystems"),
     "coordinator.backoff": ("actors.retry",),
     "actors.moved": ("actors.transferred",),
-    "actors.origin": ("actors.transport.answers",),
+    "actors.origin": ("actors.transport.answers", "actors.sources.options", "actors.sources.selection"),
     "coordinator.snapshot": ("coordinator.plan.snapshot", "coordinator.plan.reading"),
 }
 """Modules that became several, or moved to the vocabulary."""

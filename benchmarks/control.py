@@ -22,7 +22,7 @@ from typing import Any
 
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, StorageKey, make_manifest, storage_key
 from actors.messages import Company, DesiredState, ModelReport, NodeName, NodeReport, Phase, RootReport
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from benchmarks.machine import machine
 from coordinator.api.resources import LocalModelCache, StatusKey
 from coordinator.control.controller import Controller

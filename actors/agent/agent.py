@@ -47,7 +47,7 @@ from actors.rates import RateLimit
 from actors.retry import RetryPolicy
 from actors.scrub.scrubber import Scrubber
 from actors.service import Service
-from actors.transport.answers import remember_options
+from actors.sources.options import remember_options
 
 __all__ = ["AgentSettings", "NodeAgent"]
 

@@ -44,7 +44,7 @@ from actors.errors import InsufficientStorage, IntegrityError, LocalModelError, 
 from actors.fill.archive_members import Kind, Member, RefusedArchive, tar_members, zip_members
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, is_image, is_ours, make_manifest
 from actors.sizes import say_bytes
-from actors.transport.answers import wanted
+from actors.sources.selection import wanted
 
 MAX_FILES = 100_000
 MAX_RATIO = 100

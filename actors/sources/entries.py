@@ -19,7 +19,8 @@ from actors.errors import SourceError, SourceUnsupported
 from actors.manifest import ManifestFile, ModelSource, check_relative, is_ours
 from actors.numbers import count
 from actors.sources.object_digests import described
-from actors.transport.answers import redact, wanted
+from actors.sources.selection import wanted
+from actors.transport.answers import redact
 from actors.transport.refusals import archived
 
 

@@ -47,7 +47,9 @@ from actors.sources.bounds import decoded
 from actors.sources.causes import cause_of
 from actors.sources.huggingface_client import transport_for
 from actors.sources.huggingface_tree import files_of_commit
-from actors.transport.answers import SourceOptions, expires_at, select, signed, translate_status
+from actors.sources.options import SourceOptions
+from actors.sources.selection import select
+from actors.transport.answers import expires_at, signed, translate_status
 from actors.transport.connections import proxy_for, tls_context
 from actors.transport.guard import carried, check_name
 from actors.transport.redirects import check_link

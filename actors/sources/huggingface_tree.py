@@ -19,7 +19,7 @@ from actors.manifest import Digest, ManifestFile, ModelSource
 from actors.redaction import redacted
 from actors.sources.bounds import current
 from actors.sources.entries import refused
-from actors.transport.answers import wanted
+from actors.sources.selection import wanted
 
 WHOLE_DESCRIPTION = 1_000
 """Fewer files than this in a description are all there are."""

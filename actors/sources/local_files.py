@@ -22,7 +22,8 @@ from actors.errors import SourceChanged, SourceDenied, SourceNotFound
 from actors.manifest import ModelSource, is_ours
 from actors.sources.bounds import current
 from actors.sources.entries import refused
-from actors.transport.answers import left_out, redact, wanted
+from actors.sources.selection import left_out, wanted
+from actors.transport.answers import redact
 
 MAX_DEPTH = 100
 

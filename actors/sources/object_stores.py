@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from actors.errors import SourceDenied, SourceError, SourceUnsupported
-from actors.transport.answers import OTHER_STORES, S3, SourceOptions
+from actors.sources.options import OTHER_STORES, S3, SourceOptions
 from actors.transport.no_proxy import is_direct, no_proxy
 from actors.transport.refusals import Refusal
 

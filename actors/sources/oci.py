@@ -33,9 +33,11 @@ from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolve
 from actors.numbers import count
 from actors.sources.bounds import current
 from actors.sources.docker_config import is_docker_hub, login_for
+from actors.sources.options import SourceOptions
 from actors.sources.registry_challenge import challenges
 from actors.sources.registry_login import Authorization, authorize
-from actors.transport.answers import SourceOptions, expires_at, select, translate_status, unanswered
+from actors.sources.selection import select
+from actors.transport.answers import expires_at, translate_status, unanswered
 from actors.transport.connections import opener
 from actors.transport.guard import carried
 from actors.transport.redirects import Reach, check_link, reach_of, target_of

@@ -41,18 +41,11 @@ from actors.sources.listings import watched
 from actors.sources.local_files import local_listing
 from actors.sources.object_digests import s3_head
 from actors.sources.object_stores import code_in, dialect_of, in_azure, wants_identity
+from actors.sources.options import OTHER_STORES, SourceOptions
 from actors.sources.parts import part_of
+from actors.sources.selection import select
 from actors.transport import redirects as reach
-from actors.transport.answers import (
-    OTHER_STORES,
-    PRIVATE_REDIRECTS,
-    SourceOptions,
-    expires_at,
-    not_allowed,
-    redact,
-    select,
-    translate_status,
-)
+from actors.transport.answers import PRIVATE_REDIRECTS, expires_at, not_allowed, redact, translate_status
 from actors.transport.guard import carried, check_name, guarded, refusal_in, with_identity
 from actors.transport.redirects import Reach, keeps_credentials, reach_of_url
 from actors.transport.refusals import error_of

@@ -31,7 +31,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from actors.errors import SourceDenied, SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import Digest, Location, ManifestFile, ModelSource, Resolved, make_manifest
 from actors.numbers import decimal
-from actors.transport.answers import SourceOptions, expires_at, redact, select, translate_status, unanswered
+from actors.sources.options import SourceOptions
+from actors.sources.selection import select
+from actors.transport.answers import expires_at, redact, translate_status, unanswered
 from actors.transport.connections import opener
 from actors.transport.redirects import check_link, check_target, escaped, target_of
 from actors.transport.refusals import MAX_BODY_BYTES

@@ -25,8 +25,8 @@ ORIGIN_PORT, TRACKER_PORT, PEER_PORT = 8000, 8001, 8002
 
 def origin(harness: Connection[Any, Any], address: str, sample: str) -> None:
     from actors.manifest import ModelSource
+    from actors.sources.options import SourceOptions
     from actors.sources.resolve import resolve
-    from actors.transport.answers import SourceOptions
     from coordinator.dev.origin.sample import REPO
     from coordinator.dev.origin.server import Origin
 

@@ -21,8 +21,8 @@ from actors.fill.files import Files
 from actors.fill.fill import Fill, verified_how
 from actors.fill.origin_reader import FillSettings
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from benchmarks.machine import MOST_WARM_BYTES, warm_up
 
 

@@ -103,8 +103,8 @@ def ask(kube: Kube, known: Known, config: KServeConfig) -> Mapping[StatusKey, An
 
 
 def _ask_one(kube: Kube, config: KServeConfig, cache: Cache) -> tuple[StatusKey, Answer]:
+    from actors.sources.options import SourceOptions
     from actors.sources.resolve import resolve  # here, because its clients take long to import
-    from actors.transport.answers import SourceOptions
     from coordinator.control.credentials import load_options
     from coordinator.control.secret_keys import Defaults
 

@@ -47,9 +47,9 @@ from actors.fill.finish import Ending
 from actors.fill.origin_reader import FillSettings
 from actors.manifest import Manifest, ModelSource, Resolved, check_digest
 from actors.numbers import decimal
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from actors.transferred import Transferred
-from actors.transport.answers import SourceOptions
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
 from coordinator.cli.progress import SHOWN_FILES, Sample, shown
 from coordinator.cli.target import Target

@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from actors.errors import SourceError
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator import logs
 from coordinator.cli import health, settings
 from coordinator.cli.settings import Settings

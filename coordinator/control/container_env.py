@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from actors.errors import SourceDenied
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.plan.snapshot import EnvEntry
 
 

@@ -25,7 +25,7 @@ from typing import Protocol, TypedDict, Unpack
 
 from actors.manifest import Manifest, OriginName
 from actors.messages import Company, NodeName
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.api.resources import StatusKey
 from coordinator.control.acting import WATCHED_ANEW_S as WATCHED_ANEW_S
 from coordinator.control.acting import Acting

@@ -13,7 +13,7 @@ of the job namespace, which is where KServe looks alone.
 As KServe does it, with four differences: a missing Secret is an error (KServe goes on without credentials), `type: hf`
 works, a credential goes only where the same Secret, or the operator, says (`coordinator.control.provenance`), and the
 annotation NAMESPACES says whose caches may use it, because anybody may name any Secret of the job namespace.
-What the names mean is in `actors.transport.answers.SourceOptions` and `actors.sources.resolve`.
+What the names mean is in `actors.sources.options.SourceOptions` and `actors.sources.resolve`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from actors.errors import SourceDenied
 from actors.sources.filesystems import PEM
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.control.provenance import FIELDS, Env, check_endpoint, completed, joined, placed
 from coordinator.control.secret_keys import (
     NO_DEFAULTS,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from actors.errors import SourceDenied
-from actors.transport.answers import OTHER_STORES, S3
+from actors.sources.options import OTHER_STORES, S3
 
 Env = Mapping[str, str]
 

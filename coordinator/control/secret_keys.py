@@ -17,7 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from actors.errors import SourceDenied
-from actors.transport.answers import PRIVATE_REDIRECTS, SourceOptions
+from actors.sources.options import SourceOptions
+from actors.transport.answers import PRIVATE_REDIRECTS
 
 _SECRET_KEYS = {"awsAccessKeyID": "AWS_ACCESS_KEY_ID", "awsSecretAccessKey": "AWS_SECRET_ACCESS_KEY"}
 _ANNOTATIONS = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.errors import SourceDenied
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.api.resources import StatusKey
 from coordinator.control.container_env import over
 from coordinator.plan.snapshot import EnvEntry

@@ -22,8 +22,8 @@ import pytest
 from actors.manifest import ModelSource, Resolved
 from actors.messages import Member, NodeName
 from actors.peers.gossip import MAX_FRAME_BYTES, Frame, Kind
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.server import Origin
 from tests.kit.peers import Peer, a_company, all_ready, running, wants
 

@@ -27,8 +27,8 @@ from actors.fill import unpack as archive
 from actors.fill.unpack import unpack
 from actors.manifest import Manifest, ManifestFile, ModelSource, StorageKey, storage_key
 from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, Phase
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator import cli
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin

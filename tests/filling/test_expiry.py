@@ -21,7 +21,7 @@ from actors.fill.origin_reader import RENEWALS_IN_VAIN, FillSettings
 from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, storage_key
 from actors.messages import DesiredModel, DesiredRoot, DesiredState, NodeName, Phase
 from actors.retry import RetryPolicy
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.api.resources import StatusKey
 from coordinator.control.resolver import Resolver
 from coordinator.plan.plan import Want

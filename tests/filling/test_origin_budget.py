@@ -12,8 +12,8 @@ import pytest
 from actors.manifest import Resolved
 from actors.mesh.limits import DEAD_S
 from actors.messages import NodeName, OriginReport, Phase
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin

@@ -17,8 +17,8 @@ import pytest
 from actors.chunks import Chunk
 from actors.disk.ingest import open_ingest
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import read_range, resolve
-from actors.transport.answers import SourceOptions
 from coordinator.cli.fill import OWNER
 from tests.command_line.test_fill import run
 

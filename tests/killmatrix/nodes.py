@@ -21,8 +21,8 @@ from actors.errors import SourceError
 from actors.manifest import ModelSource, Resolved
 from actors.mesh.limits import Pace
 from actors.messages import ModelReport, Phase
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev import hosts as namespaces
 from coordinator.dev.hosts import Host, Network
 from coordinator.dev.origin.faults import Fault as OriginFault

@@ -15,7 +15,7 @@ from pathlib import Path
 from actors.errors import Failure
 from actors.manifest import ModelSource, Resolved
 from actors.messages import DesiredState, ModelReport, NodeName, Phase, Removal
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.api import crds
 from coordinator.control import container_env
 from coordinator.control.admission import Admission

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from actors.manifest import ModelSource, Resolved
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
 from tests.kit.nodes import URI, Node

@@ -18,8 +18,8 @@ from actors.disk.marker import MARKER, Marker, read_marker
 from actors.manifest import Manifest, ManifestFile, ModelSource, Resolved
 from actors.messages import Company, DesiredState, Member, NodeName, Phase
 from actors.peers.client import Asker
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
 from tests.kit import damage

@@ -13,8 +13,8 @@ import pytest
 from actors.agent.agent import AgentSettings, NodeAgent
 from actors.manifest import Location, Manifest, ManifestFile, ModelSource, Resolved, storage_key
 from actors.messages import DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport, Phase
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin

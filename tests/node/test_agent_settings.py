@@ -13,8 +13,8 @@ from actors.agent.settings import AgentSettings
 from actors.manifest import ModelSource
 from actors.messages import DesiredState, Phase
 from actors.peers.tls import TlsFiles
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.server import Origin
 from tests.kit.nodes import OWNER, Node, wants
 from tests.kit.waiting import eventually

@@ -10,8 +10,8 @@ import pytest
 from actors.addresses import Origins
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, make_manifest, storage_key
 from actors.messages import Phase
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from actors.trust import STRICT, Trust
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO, write_sample

@@ -14,8 +14,8 @@ from actors.errors import InsufficientStorage
 from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
 from actors.messages import DesiredRoot, ModelReport, NodeReport, Phase
 from actors.sizes import say_bytes
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
 from tests.kit.disks import tmpfs

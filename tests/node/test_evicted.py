@@ -14,8 +14,8 @@ from actors.disk.store import Store
 from actors.manifest import ModelSource, Resolved, StorageKey, storage_key
 from actors.messages import DesiredRoot, DesiredState, ModelReport, Phase, Removal
 from actors.sizes import say_bytes
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.server import Origin
 from tests.kit.disks import tmpfs
 from tests.kit.nodes import Node, a_removal, model, ordering, together, until, wants

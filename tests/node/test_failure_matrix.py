@@ -28,9 +28,9 @@ from actors.fill import files
 from actors.fill import range_reader as transfer
 from actors.manifest import Location, ModelSource, Resolved, storage_key
 from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, Phase
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from actors.transport import redirects as reach
-from actors.transport.answers import SourceOptions
 from actors.transport.redirects import Reach
 from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.faults import Fault

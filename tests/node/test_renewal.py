@@ -12,7 +12,7 @@ from actors.agent.agent import AgentSettings, NodeAgent
 from actors.errors import Failure
 from actors.manifest import ModelSource, storage_key
 from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, Phase
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.api.resources import StatusKey
 from coordinator.control.resolver import Resolver
 from coordinator.dev.origin.repository import Repository

@@ -25,8 +25,8 @@ from actors.fill.origin_reader import FillSettings
 from actors.fill.range_reader import BLOCK_BYTES
 from actors.manifest import ModelSource, storage_key
 from actors.mesh.limits import Pace
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
 from tests.kit.fanout import Fanout, Place

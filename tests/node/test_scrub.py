@@ -23,8 +23,8 @@ from actors.messages import ModelReport, Phase
 from actors.scrub import scrubber
 from actors.scrub.record import ChunkSums, Record, describe, differing, next_file
 from actors.scrub.scrubber import be_idle, blocks, examine
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin

@@ -13,8 +13,8 @@ import pytest
 
 from actors.manifest import ModelSource, Resolved, storage_key
 from actors.messages import DesiredRoot, DesiredState, Member, Phase
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.laptop.cluster import JOB_NAMESPACE, LaptopCluster, LaptopOptions
 from coordinator.dev.origin.repository import Repository
 from coordinator.dev.origin.sample import write_sample

@@ -14,7 +14,7 @@ import pytest
 from actors.manifest import ModelSource, Resolved
 from actors.messages import Phase
 from actors.peers.server import PeerServer
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.control.resolver import Resolver
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin

@@ -11,8 +11,8 @@ import pytest
 
 from actors.messages import NodeName
 from actors.scrub import scrubber
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin

@@ -17,8 +17,8 @@ from actors.peers.client import Asker
 from actors.peers.server import PeerServer
 from actors.peers.swarm import Swarm
 from actors.peers.tls import Tls, TlsFiles
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin

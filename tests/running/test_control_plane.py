@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actors.messages import DesiredState, NodeName, NodeReport, Phase
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.api.crds import load
 from coordinator.api.resources import StatusKey
 from coordinator.control.controller import Controller

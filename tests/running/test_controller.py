@@ -15,7 +15,7 @@ import pytest
 from actors.manifest import OriginName
 from actors.mesh.limits import DEAD_S
 from actors.messages import DesiredState, NodeName, OriginReport, OriginShare, Phase
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.api.resources import RESOURCES, StatusKey
 from coordinator.control.controller import WATCHED_ANEW_S, Controller
 from coordinator.control.informers import Informers

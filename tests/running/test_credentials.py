@@ -16,9 +16,10 @@ from actors.errors import SourceDenied, SourceError
 from actors.manifest import ModelSource
 from actors.sources.filesystems import check_environment, opened
 from actors.sources.object_stores import dialect_of, wants_identity
+from actors.sources.options import OTHER_STORES, STORES, SourceOptions
+from actors.sources.options import S3 as S3_STORE
 from actors.sources.resolve import resolve
-from actors.transport.answers import OTHER_STORES, PRIVATE_REDIRECTS, STORES, SourceOptions
-from actors.transport.answers import S3 as S3_STORE
+from actors.transport.answers import PRIVATE_REDIRECTS
 from actors.trust import STRICT
 from coordinator.control.credentials import NAMESPACES, load_options
 from coordinator.control.secret_keys import Defaults

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from coordinator.dev.fake_kube import FakeKube
 from coordinator.kube import events as events_module
 from coordinator.kube.events import Quota, Recorder

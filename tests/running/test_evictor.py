@@ -11,8 +11,8 @@ import pytest
 
 from actors.manifest import ModelSource, Resolved
 from actors.messages import DesiredState, NodeReport
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.origin.server import Origin
 from coordinator.plan.eviction import Eviction, Policy
 from coordinator.plan.snapshot import Resolution

@@ -40,8 +40,8 @@ from actors.sources.bounds import (
     limits_of,
 )
 from actors.sources.listings import watched
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from actors.transport.guard import carried
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]

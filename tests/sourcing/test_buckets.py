@@ -15,7 +15,7 @@ from actors.errors import SourceUnsupported
 from actors.manifest import Digest
 from actors.sources.object_digests import described, s3_head
 from actors.sources.object_stores import dialect_of, in_azure, s3_options
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 
 SHA256 = hashlib.sha256(b"weights").digest()
 MD5 = hashlib.md5(b"weights").hexdigest()

@@ -12,8 +12,8 @@ import pytest
 
 from actors.manifest import ModelSource, Resolved, storage_key
 from actors.messages import Phase
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from tests.kit.nodes import Node, until, wants
 from tests.kit.s3 import S3, Object
 from tests.kit.waiting import eventually

@@ -18,8 +18,8 @@ from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.fill.range_reader import RangeReader, RangesIgnored
 from actors.manifest import Location, ModelSource
 from actors.peers.tls import TlsFiles
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from actors.transport.connections import tls_context
 from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.server import Origin

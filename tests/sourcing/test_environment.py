@@ -14,8 +14,8 @@ from actors.disk.filesystem import disk_errors
 from actors.errors import LocalModelError, SourceDenied, SourceUnsupported, StoreError
 from actors.manifest import ModelSource
 from actors.sources.docker_config import login_for
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from actors.transport.connections import tls_context
 from tests.command_line.test_fill import run
 

@@ -22,10 +22,10 @@ from actors.errors import SourceDenied, SourceError
 from actors.fill.range_reader import RangeReader
 from actors.manifest import Location, ModelSource, Resolved
 from actors.sources.filesystems import endpoints
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import read_range, resolve
 from actors.transport import guard
 from actors.transport import redirects as reach
-from actors.transport.answers import SourceOptions
 from actors.transport.guard import Refused, carried, check_name, guarded, refusal_in
 from actors.transport.redirects import Reach
 from actors.trust import STRICT, Trust

@@ -15,8 +15,8 @@ from actors.errors import SourceError, SourceNotFound, SourceUnsupported
 from actors.manifest import ManifestFile, ModelSource
 from actors.sources.bounds import bounded
 from actors.sources.huggingface_tree import files_of_commit
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 
 HUB, SHA1, SHA256 = "https://hub.example", "a" * 40, "b" * 64
 TREE = f"{HUB}/api/models/o/r/tree/{SHA1}?recursive=true"

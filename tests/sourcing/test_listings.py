@@ -19,8 +19,8 @@ from actors.manifest import ModelSource
 from actors.sources.entries import files_of
 from actors.sources.filesystems import listing
 from actors.sources.local_files import MAX_DEPTH, local_listing
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator import cli
 from tests.kit.s3_server import s3
 

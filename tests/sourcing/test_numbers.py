@@ -20,9 +20,10 @@ from actors.errors import SourceError
 from actors.manifest import MAX_PATH_BYTES, Manifest, ManifestFile, ModelSource, make_manifest
 from actors.numbers import LARGEST, count, decimal, moment, within
 from actors.sources.entries import files_of
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from actors.transferred import Transferred
-from actors.transport.answers import SourceOptions, expires_at, retry_after_s
+from actors.transport.answers import expires_at, retry_after_s
 from coordinator.cli import settings
 from coordinator.cli.fill import add_fill_arguments
 from coordinator.kube.quantity import parse_bytes

@@ -25,9 +25,10 @@ from actors.fill.fill import Fill, verified_how
 from actors.fill.origin_reader import FillSettings
 from actors.fill.unpack import unpack
 from actors.manifest import Manifest, ModelSource, Resolved
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from actors.transport import redirects as reach
-from actors.transport.answers import PRIVATE_REDIRECTS, SourceOptions
+from actors.transport.answers import PRIVATE_REDIRECTS
 
 NAME = "team/llama"
 WEIGHTS = random.Random(1).randbytes(300_000)

@@ -17,8 +17,8 @@ from huggingface_hub import close_session
 from actors.errors import SourceError
 from actors.manifest import ModelSource
 from actors.sources.bounds import Limits
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator.dev.certificates import Authority
 from tests.kit.tls import TlsFront
 from tests.sourcing.test_bounds import Answer, asked, sends, server

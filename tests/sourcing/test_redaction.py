@@ -35,8 +35,8 @@ from actors.numbers import count
 from actors.redaction import forget, forms, redacted, stack_of
 from actors.sources.bounds import decoded
 from actors.sources.causes import cause_of
+from actors.sources.options import SourceOptions, remember_options
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions, remember_options
 from coordinator.logs import Formatter, LogSettings
 
 # What libraries really say of a value that they cannot use. Nothing here reaches a network: port 9 of this machine.

@@ -20,8 +20,9 @@ from actors.errors import (
 from actors.fill.range_reader import RangeReader
 from actors.manifest import Location, ModelSource
 from actors.sources.object_stores import code_in
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions, translate_status
+from actors.transport.answers import translate_status
 from actors.transport.refusals import Refusal, archived, refusal_of
 from coordinator import cli
 from tests.kit.s3_server import s3

@@ -20,8 +20,8 @@ import pytest
 
 from actors.errors import SourceDenied, SourceError, SourceUnsupported
 from actors.manifest import ModelSource
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from coordinator import cli
 
 NAME = "team/llama"

@@ -11,8 +11,8 @@ from actors.fill.range_reader import RangeReader
 from actors.manifest import Location, ModelSource
 from actors.schemes import ANY_FILE, MAX_URI, STANDARD, Schemes, check_form
 from actors.sources.filesystems import opened
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import read_range, resolve
-from actors.transport.answers import SourceOptions
 from actors.trust import STRICT, Trust
 from coordinator.plan.reading import read_cache
 from tests.kit.builders import a_cache

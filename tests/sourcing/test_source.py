@@ -44,8 +44,9 @@ from actors.schemes import Schemes
 from actors.sources import huggingface as hub
 from actors.sources.object_stores import dialect_of, in_role
 from actors.sources.resolve import SourceOptions, _translated, read_range, resolve
+from actors.sources.selection import select
 from actors.transport import redirects as reach
-from actors.transport.answers import expires_at, redact, retry_after_s, select, translate_status
+from actors.transport.answers import expires_at, redact, retry_after_s, translate_status
 from actors.transport.redirects import Reach
 from actors.trust import Trust
 from coordinator import cli

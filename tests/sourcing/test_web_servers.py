@@ -19,8 +19,8 @@ from actors.errors import SourceError, SourceUnsupported
 from actors.fill.range_reader import RangeReader
 from actors.manifest import Location, ModelSource
 from actors.sources import web
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transport.answers import SourceOptions
 from actors.transport.redirects import target_of
 from coordinator import cli
 

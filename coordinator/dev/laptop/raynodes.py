@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from actors.messages import NodeName
-from actors.transport.answers import PRIVATE_REDIRECTS, SourceOptions
+from actors.sources.options import SourceOptions
+from actors.transport.answers import PRIVATE_REDIRECTS
 from coordinator.dev.laptop.processes import Child, ChildFailed
 from coordinator.dev.laptop.runfolder import remove_abandoned, run_folder
 from coordinator.fleet.interface import NODE_LABEL, node_label
