@@ -40,7 +40,8 @@ from actors.retry import Backoff
 from actors.service import Service
 from actors.times import rfc3339
 from actors.trust import STRICT, Trust
-from coordinator.fleet.absence import OFTEN_S, OUTDATED, STARTING, away, no_ray, no_ray_node, raised, silent
+from coordinator.fleet import absence
+from coordinator.fleet.absence import OFTEN_S, OUTDATED, STARTING, no_ray, no_ray_node, raised
 from coordinator.fleet.interface import NODE_LABEL, AgentView, node_label
 
 NAMESPACE = "localmodel"
@@ -116,11 +117,12 @@ class _Slot:
     """One node's actor, as the polling thread knows it. Monotonic seconds; `call` is under way since `called_at`.
 
     `lost_at`: since when it has not answered though it did before, `lost_since` the same for people. `ended`: when
-    another was found in its place.
+    another was found in its place. `clock` is epoch seconds, for people.
     """
 
     node: NodeName
     backoff: Backoff
+    clock: Callable[[], float]
     stage: _Stage = _Stage.ABSENT
     handle: Any = None
     call: Any = None
@@ -137,6 +139,71 @@ class _Slot:
 
     def fail(self, failure: Failure) -> None:
         self.view = replace(self.view, failure=failure)
+
+    def answered(self, answer: Any, version: str, now: float) -> None:
+        """`version` is that of agents of ours."""
+        match self.stage:
+            case _Stage.JOINING if answer != version:
+                self.stage = _Stage.OUTDATED
+                self.fail(OUTDATED)
+            case _Stage.JOINING:
+                self.stage, self.not_before = _Stage.SERVING, now
+            case _Stage.DRAINING:
+                self.dismiss()
+            case _:
+                self.backoff.reset()
+                self.lost_at = None
+                before = self.view.report
+                if before is not None and before.incarnation != answer.incarnation:
+                    self.ended = [at for at in self.ended if now - at < OFTEN_S] + [now]
+                self.view = AgentView(answer, self.clock())
+                self.not_before = self.called_at + (POLL_S if _moving(answer) else IDLE_POLL_S)
+
+    def broken(self, error: RayError, now: float) -> None:
+        """The call ended in an error: of the agent's own, because the actor is restarting, or because it is gone."""
+        if self.stage is _Stage.DRAINING:
+            self.dismiss()
+            return
+        self.not_before = now + self.backoff.next_s()
+        line = _in_a_line(error)
+        level = logging.INFO if self.lost_at is None else logging.DEBUG
+        _log.log(level, "an agent does not answer", extra={"node": self.node, "error": line, "stage": self.stage.value})
+        self.lose(now)
+        if isinstance(error, RayTaskError):
+            cause = error.cause if isinstance(error.cause, BaseException) else error
+            self.fail(raised(f"{type(cause).__name__}: {_in_a_line(cause)}", starting=False))
+            _log.warning("agent failed", extra={"node": self.node, "error": str(error)[-2000:]})
+        elif isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError):
+            unborn = "creation task" in str(error)
+            self.fail(raised(line, starting=True) if unborn else self.away(now))
+            self.handle, self.stage = None, _Stage.ABSENT
+        else:
+            self.fail(self.away(now))
+        if self.stage is _Stage.JOINING:  # ask again for its version: it may be another process by now
+            self.handle, self.stage = None, _Stage.ABSENT
+
+    def silent(self, now: float) -> None:
+        """A call is overdue. It stays under way: Ray fails it once it knows that the node is gone."""
+        if self.stage is _Stage.DRAINING:
+            self.dismiss()
+        elif self.stage is _Stage.SERVING or self.view.failure is not STARTING:
+            if self.lost_at is None:
+                self.lose(self.called_at)
+            self.fail(absence.silent(self.lost_since))
+
+    def lose(self, at: float) -> None:
+        """It does not answer any more, since `at` (monotonic seconds)."""
+        if self.lost_at is None:
+            self.lost_at = at
+            self.lost_since = rfc3339(self.clock() - (time.monotonic() - at))
+
+    def away(self, now: float) -> Failure:
+        return absence.away(now - (self.lost_at or now), self.lost_since, self.ended, now)
+
+    def dismiss(self) -> None:
+        """The actor is drained, or as good as: end it. The slot starts over if its node is still wanted."""
+        ray.kill(self.handle)
+        self.handle, self.call, self.stage = None, None, _Stage.ABSENT
 
 
 class RayFleet:
@@ -268,7 +335,7 @@ class RayFleet:
         desired = self._desired
         for node in desired:
             if node not in self._slots:
-                self._slots[node] = _Slot(node, Backoff(self._rng, first_s=0.5, max_s=60.0))
+                self._slots[node] = _Slot(node, Backoff(self._rng, first_s=0.5, max_s=60.0), self._clock)
         self._take_answers(now)
         for slot in list(self._slots.values()):
             if slot.node not in desired and slot.handle is None:
@@ -313,7 +380,7 @@ class RayFleet:
         )
         slot.handle = actor.remote(slot.node, self._version, self._factory)
         slot.stage, slot.sent = _Stage.JOINING, None
-        slot.fail(STARTING if slot.lost_at is None else self._away(slot, now))
+        slot.fail(STARTING if slot.lost_at is None else slot.away(now))
         slot.ask(slot.handle.version.remote(), now)
 
     def _drain(self, slot: _Slot, now: float) -> None:
@@ -328,76 +395,12 @@ class RayFleet:
             slot = calls.pop(call)
             slot.call = None
             try:
-                self._answered(slot, ray.get(call, timeout=CALL_TIMEOUT_S), now)
+                slot.answered(ray.get(call, timeout=CALL_TIMEOUT_S), self._version, now)
             except RayError as error:
-                self._broken(slot, error, now)
+                slot.broken(error, now)
         for slot in calls.values():
             if now - slot.called_at > (DRAIN_TIMEOUT_S if slot.stage is _Stage.DRAINING else CALL_TIMEOUT_S):
-                self._silent(slot, now)
-
-    def _answered(self, slot: _Slot, answer: Any, now: float) -> None:
-        match slot.stage:
-            case _Stage.JOINING if answer != self._version:
-                slot.stage = _Stage.OUTDATED
-                slot.fail(OUTDATED)
-            case _Stage.JOINING:
-                slot.stage, slot.not_before = _Stage.SERVING, now
-            case _Stage.DRAINING:
-                self._dismiss(slot)
-            case _:
-                slot.backoff.reset()
-                slot.lost_at = None
-                before = slot.view.report
-                if before is not None and before.incarnation != answer.incarnation:
-                    slot.ended = [at for at in slot.ended if now - at < OFTEN_S] + [now]
-                slot.view = AgentView(answer, self._clock())
-                slot.not_before = slot.called_at + (POLL_S if _moving(answer) else IDLE_POLL_S)
-
-    def _broken(self, slot: _Slot, error: RayError, now: float) -> None:
-        """The call ended in an error: of the agent's own, because the actor is restarting, or because it is gone."""
-        if slot.stage is _Stage.DRAINING:
-            self._dismiss(slot)
-            return
-        slot.not_before = now + slot.backoff.next_s()
-        line = _in_a_line(error)
-        level = logging.INFO if slot.lost_at is None else logging.DEBUG
-        _log.log(level, "an agent does not answer", extra={"node": slot.node, "error": line, "stage": slot.stage.value})
-        self._lose(slot, now)
-        if isinstance(error, RayTaskError):
-            cause = error.cause if isinstance(error.cause, BaseException) else error
-            slot.fail(raised(f"{type(cause).__name__}: {_in_a_line(cause)}", starting=False))
-            _log.warning("agent failed", extra={"node": slot.node, "error": str(error)[-2000:]})
-        elif isinstance(error, RayActorError) and not isinstance(error, ActorUnavailableError):
-            unborn = "creation task" in str(error)
-            slot.fail(raised(line, starting=True) if unborn else self._away(slot, now))
-            slot.handle, slot.stage = None, _Stage.ABSENT
-        else:
-            slot.fail(self._away(slot, now))
-        if slot.stage is _Stage.JOINING:  # ask again for its version: it may be another process by now
-            slot.handle, slot.stage = None, _Stage.ABSENT
-
-    def _silent(self, slot: _Slot, now: float) -> None:
-        """A call is overdue. It stays under way: Ray fails it once it knows that the node is gone."""
-        if slot.stage is _Stage.DRAINING:
-            self._dismiss(slot)
-        elif slot.stage is _Stage.SERVING or slot.view.failure is not STARTING:
-            if slot.lost_at is None:
-                self._lose(slot, slot.called_at)
-            slot.fail(silent(slot.lost_since))
-
-    def _lose(self, slot: _Slot, at: float) -> None:
-        """It does not answer any more, since `at` (monotonic seconds)."""
-        if slot.lost_at is None:
-            slot.lost_at = at
-            slot.lost_since = rfc3339(self._clock() - (time.monotonic() - at))
-
-    def _away(self, slot: _Slot, now: float) -> Failure:
-        return away(now - (slot.lost_at or now), slot.lost_since, slot.ended, now)
-
-    def _dismiss(self, slot: _Slot) -> None:
-        """The actor is drained, or as good as: end it. The slot starts over if its node is still wanted."""
-        ray.kill(slot.handle)
-        slot.handle, slot.call, slot.stage = None, None, _Stage.ABSENT
+                slot.silent(now)
 
     def _pause_s(self, now: float) -> float:
         """Until something is due. Returns early, through Ray, when a call is answered."""
