@@ -138,6 +138,13 @@ def _adopt(parser: argparse.ArgumentParser) -> Handler:
     return adopt.adopt
 
 
+def _plan(parser: argparse.ArgumentParser) -> Handler:
+    from coordinator.cli import plan
+
+    plan.add_plan_arguments(parser)
+    return plan.plan
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
     "dev": ("A whole cluster on this machine, with a sample model.", _dev),
     "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
@@ -147,6 +154,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] =
     "retry": ("Try again now what failed, and not when its wait is over.", _retry),
     "doctor": ("Is everything there that the model cache needs? One line each: ok, or what to do.", _doctor),
     "adopt": ("What a switch from KServe's LocalModel will do to every copy, before it is made.", _adopt),
+    "plan": ("What would happen if these were applied: what fits, moves, goes, and how long it takes.", _plan),
     "inspect": ("What lies in a root, a model or a fill under way; read-only.", _inspect),
     "completion": ("Print what makes a shell complete this command.", _completion),
     "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),
