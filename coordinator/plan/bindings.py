@@ -136,7 +136,11 @@ def _mark(raw: Object) -> Mark | None:
 
 def _owners(raw: Object) -> tuple[Mapping[str, Any], ...]:
     found = _mapping(raw.get("metadata")).get("ownerReferences")
-    return tuple(each for each in found if isinstance(each, Mapping)) if isinstance(found, list) else ()
+    return tuple(each for each in found if _is_owner(each)) if isinstance(found, list) else ()
+
+
+def _is_owner(each: object) -> bool:
+    return isinstance(each, Mapping) and all(isinstance(each.get(name), str) for name in ("kind", "uid"))
 
 
 def _ref(raw: Object, resource: ResourceType) -> Ref:

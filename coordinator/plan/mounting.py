@@ -14,7 +14,8 @@ from coordinator.plan.consumers import Consumers
 from coordinator.plan.facts import Facts
 from coordinator.plan.snapshot import Cache, Snapshot
 from coordinator.plan.tally import Tally
-from coordinator.plan.volumes import Pair, obstacle, serving_pair
+from coordinator.plan.volume_pairs import Pair, serving_pair
+from coordinator.plan.volumes import obstacle
 
 
 def mount_status(facts: Facts, tally: Tally) -> dict[str, Any]:

@@ -1,13 +1,8 @@
-"""PersistentVolumes and claims of caches: which should exist, and what is written so that they do. Pure.
+"""What is written so that the PersistentVolumes and claims of caches are as they should be. Pure.
 
-                     PersistentVolume             claim, and in which namespace
-    download         <cache>-<group>-download     <cache>-<group>                 the job namespace
-      namespaced     <cache>-<group>-<ns>-download   the same                     the job namespace
-    serving          <cache>-<group>-<namespace>  <cache>-<group>                 the service's
-
-The names are KServe's: its mutators compute them. Specs are those of the node group, as they stand there, and the claim
-names its volume. Download volumes are there as soon as the group is, before any node; serving volumes for each
-namespace with a consumer (`consumers`).
+Which should exist is in `volume_pairs`: specs are those of the node group, as they stand there, and the claim names its
+volume. Download volumes are there as soon as the group is, before any node; serving volumes for each namespace with a
+consumer (`consumers`).
 
 What exists and fits is left alone, whoever made it, and marked as the cache's (`bindings`). What is marked and wanted
 no longer goes: the claim first, when no pod mounts it, then the volume, when the claim is gone. The same way goes what
@@ -18,7 +13,6 @@ folder or of nodes that the group no longer has. An object of such a name that i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from coordinator.kube.interface import CLAIMS, VOLUMES
@@ -26,27 +20,13 @@ from coordinator.plan.bindings import MANAGED_BY, Claim, ClaimName, Mark, Role, 
 from coordinator.plan.consumers import Consumers
 from coordinator.plan.facts import Facts
 from coordinator.plan.ref import Ref
-from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, Cache, NodeGroup, Snapshot
+from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, NodeGroup, Snapshot
+from coordinator.plan.volume_pairs import Pair, wanted_pairs
 from coordinator.plan.writes import Verb, Write, patched
 
 _OURS = frozenset({CACHES.kind, NAMESPACE_CACHES.kind})
 _SPENT = frozenset({"Released", "Failed"})
 """Phases of a volume whose claim is gone: it is bound to no other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A volume and the claim to it, as a cache wants them. `group` is the node group that both are made from."""
-
-    cache: Cache
-    group: NodeGroup
-    role: Role
-    volume: str
-    claim: ClaimName
-
-    @property
-    def mark(self) -> Mark:
-        return Mark(self.cache.key, self.group.ref.name, self.role)
 
 
 def volume_writes(facts: Facts) -> Iterator[Write]:
@@ -61,54 +41,6 @@ def volume_writes(facts: Facts) -> Iterator[Write]:
     for key, sharing in by_claim.items():
         yield from _of_claim(snapshot, key, sharing)
     yield from _unwanted(snapshot, found, by_volume.keys(), by_claim.keys())
-
-
-def wanted_pairs(snapshot: Snapshot, found: Consumers) -> list[Pair]:
-    """Every pair that some cache wants, the oldest cache first; of two that want one name for different groups, one."""
-    caches = sorted(snapshot.caches.values(), key=lambda cache: cache.age_order)
-    usable = [cache for cache in caches if cache.deleted_at is None and cache.problem is None]
-    every = [pair for cache in usable for pair in _downloads(snapshot, cache)]
-    if found.known and not snapshot.kserve.disable_volume_management:
-        every += [pair for cache in usable for pair in _servings(snapshot, cache, found)]
-    taken: dict[str | ClaimName, Pair] = {}
-    accepted = []
-    for pair in every:
-        first = [taken.setdefault(name, pair) for name in (pair.volume, pair.claim)]
-        if all(_alike(pair, each) for each in first):
-            accepted.append(pair)
-    return accepted
-
-
-def _alike(pair: Pair, first: Pair) -> bool:
-    """Whether one volume is right for both. A download claim in a service's own namespace is not one to serve from."""
-    return (pair.group, pair.volume, pair.claim) == (first.group, first.volume, first.claim)
-
-
-def _downloads(snapshot: Snapshot, cache: Cache) -> Iterator[Pair]:
-    jobs = snapshot.kserve.job_namespace
-    for group in _groups(snapshot, cache):
-        name = f"{cache.ref.name}-{group.ref.name}"
-        if cache.ref.namespace is None:
-            yield Pair(cache, group, Role.DOWNLOAD, f"{name}-download", (jobs, name))
-        else:
-            name = f"{name}-{cache.ref.namespace}-download"
-            yield Pair(cache, group, Role.DOWNLOAD, name, (jobs, name))
-
-
-def _servings(snapshot: Snapshot, cache: Cache, found: Consumers) -> Iterator[Pair]:
-    groups = {group.ref.name: group for group in _groups(snapshot, cache)}
-    for namespace, group in sorted(found.wanted.get(cache.key, ())):
-        if group in groups:
-            yield serving_pair(cache, groups[group], namespace)
-
-
-def serving_pair(cache: Cache, group: NodeGroup, namespace: str) -> Pair:
-    name = f"{cache.ref.name}-{group.ref.name}"
-    return Pair(cache, group, Role.SERVING, f"{name}-{namespace}", (namespace, name))
-
-
-def _groups(snapshot: Snapshot, cache: Cache) -> Iterator[NodeGroup]:
-    return (snapshot.groups[name] for name in cache.node_groups if name in snapshot.groups)
 
 
 def _grouped(pairs: Iterable[Pair]) -> tuple[dict[str, list[Pair]], dict[ClaimName, list[Pair]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from coordinator.api.resources import LocalModelCacheStatus, LocalModelNodeStatus
 from coordinator.plan import written
+from coordinator.plan.kserve_config import KServeConfig, read_config
+from coordinator.plan.storage_containers import read_storage_container
 from tests.kit.builders import (
     NOW,
     Builder,
@@ -132,6 +135,38 @@ def test_no_junk_stops_a_plan(world: World) -> None:
 def test_junk_in_a_status_is_mended_and_then_left_alone(world: World) -> None:
     world.extensions = True
     world.settle(NOW + 5, steps=10)
+
+
+of_kserve = st.sampled_from(
+    [
+        *("internal.serving.kserve.io/localmodel", "internal.serving.kserve.io/localmodel-lora"),
+        *("localmodel.kserve.io/cache", "localmodel.kserve.io/node-group", "localmodel.kserve.io/volume"),
+        *("local", "path", "claimRef", "namespace", "name", "uid", "kind", "accessModes", "resources", "requests"),
+        *("localModel", "credentials", "workloadType", "supportedUriFormats", "container", "env", "valueFrom"),
+    ]
+)
+fields_of_kserve = st.one_of(junk, st.dictionaries(of_kserve, junk, max_size=4), st.lists(junk, max_size=3))
+
+
+@settings(max_examples=300, deadline=None)
+@given(fields_of_kserve, fields_of_kserve, fields_of_kserve)
+def test_junk_in_what_kserve_and_kubernetes_write_stops_no_plan(metadata: object, spec: object, status: object) -> None:
+    world = a_world(a_group(), a_cache())
+    world.volumes_known = True
+    for kind, name in (
+        ("InferenceService", "chat"),
+        ("LLMInferenceService", "chat"),
+        ("PersistentVolume", "llama-gpu-download"),
+        ("PersistentVolumeClaim", "llama-gpu"),
+    ):
+        built = Builder(kind, name, "v1").with_metadata(namespace="kserve-localmodel-jobs")
+        built.with_metadata(labels=metadata, annotations=metadata, ownerReferences=metadata)
+        built.json |= {"spec": spec, "status": status}
+        world.add(built)
+    json.dumps([write.body for write in world.plan(NOW).writes])
+    read_config({"data": spec}, KServeConfig())
+    with suppress(ValueError):  # a regex that is none
+        read_storage_container({"metadata": {"name": "x"}, "spec": spec})
 
 
 def test_every_field_of_a_status_is_read_back() -> None:
