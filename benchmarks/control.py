@@ -6,6 +6,8 @@ The first part is pure: every cache on every node (nodes × caches cells), best 
 controller over an in-memory API server, real informers and agents that report something new at every tick, watched for
 `--seconds`. Prints a table, then one JSON line per row. Exits with 1 where a plan or a turn of the loop takes more than
 a second, or an unchanged world is written to.
+
+Takes: 2 min
 """
 
 from __future__ import annotations

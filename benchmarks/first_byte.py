@@ -1,6 +1,9 @@
 """From `kubectl apply` to the first byte asked of the origin, on a laptop cluster that is up.
 
-python -m benchmarks.first_byte [--runs 5] [--nodes 3]
+    python -m benchmarks.first_byte [--runs 5] [--nodes 3]
+
+Needs: kubectl, aiohttp
+Takes: 1 min
 
 One cluster, one new cache per run, each of a repository of its own; the origin itself says when it was asked.
 """
@@ -17,6 +20,7 @@ import time
 from pathlib import Path
 
 from benchmarks.machine import machine
+from benchmarks.needs import require
 from coordinator.dev.laptop.cluster import NODE_GROUP, LaptopCluster, LaptopOptions
 from coordinator.dev.origin.sample import write_sample
 
@@ -24,10 +28,11 @@ LIMIT_S = 2.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--nodes", type=int, default=3)
     args = parser.parse_args()
+    require(__doc__, "first_byte")
     with tempfile.TemporaryDirectory(prefix="localmodel-bench-") as folder:
         repos = {f"bench/run-{run}": Path(folder) / f"run-{run}" for run in range(args.runs)}
         for path in repos.values():

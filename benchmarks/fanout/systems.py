@@ -24,6 +24,7 @@ from actors.messages import DesiredState, NodeName, NodeReport, Phase
 from benchmarks.control import cache_json, group_json, node_json
 from benchmarks.fanout.nodes import ORIGIN_PORT, TRACKER_PORT
 from benchmarks.fanout.torrent import make_torrent
+from benchmarks.needs import install_line
 from coordinator.api.resources import StatusKey
 from coordinator.dev.hosts import Running
 from coordinator.dev.origin.sample import REPO
@@ -211,14 +212,14 @@ class Torrent(System):
 
 
 def _aria2_missing() -> str | None:
-    return None if shutil.which("aria2c") else "aria2c is not installed (Debian: apt-get install aria2)"
+    return None if shutil.which("aria2c") else f"aria2c is missing: {install_line('aria2c')}"
 
 
 def _libtorrent_missing() -> str | None:
     if TORRENT_PYTHON.exists():
         return None
     venv = TORRENT_PYTHON.parents[1].name
-    return f"not installed (python -m venv {venv} && {venv}/bin/pip install libtorrent, in {ROOT})"
+    return f"libtorrent is missing: python -m venv {venv} && {venv}/bin/pip install libtorrent, in {ROOT}"
 
 
 def _aria2(address: str, torrent: str) -> list[str]:
@@ -232,7 +233,7 @@ def _libtorrent(address: str, torrent: str) -> list[str]:
 class RayObjects(System):
     def missing(self) -> str | None:
         found = subprocess.run([sys.executable, "-c", "import ray"], capture_output=True).returncode == 0
-        return None if found else "ray is not installed"
+        return None if found else "ray is missing: pip install ray"
 
     def command(self, setting: Setting, number: int) -> list[str]:
         urls = [
@@ -242,6 +243,14 @@ class RayObjects(System):
         nodes = str(len(setting.nodes))
         return _python("benchmarks.fanout.ray", nodes, setting.addresses[0], setting.addresses[number], *urls)
 
+
+VERIFIES = {
+    **dict.fromkeys(("one", "naive"), "files"),
+    "ours": "chunks, files",
+    **dict.fromkeys(("aria2", "libtorrent"), "pieces"),
+    "ray": "nothing",
+}
+"""By system, against which digests a node checks its copy: a file's is the hub's, a piece's the torrent's."""
 
 SYSTEMS: Mapping[str, System] = {
     "one": Agents(together=False, alone=True),

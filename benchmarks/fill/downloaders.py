@@ -18,9 +18,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.needs import VENVS, install_line
+
 FILL = "localmodel fill"
 ENGINE = "engine"
 UNHASHED = "engine, no hash"
+SNAPSHOT = "snapshot_download"
+PLAIN = "urllib"
 
 _SNAPSHOT = """
 import sys
@@ -28,6 +32,17 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.utils import disable_progress_bars
 disable_progress_bars()
 snapshot_download(sys.argv[1], local_dir=sys.argv[2])
+"""
+_PLAIN = """
+import json, os, shutil, sys
+from pathlib import Path
+from urllib.request import urlopen
+hub, repo, folder = os.environ["HF_ENDPOINT"], sys.argv[1], Path(sys.argv[2])
+for file in json.load(urlopen(f"{hub}/api/models/{repo}/revision/main"))["siblings"]:
+    path = folder / file["rfilename"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with urlopen(f"{hub}/{repo}/resolve/main/{file['rfilename']}") as body, path.open("wb") as into:
+        shutil.copyfileobj(body, into, 1 << 20)
 """
 _KSERVE = "import sys; from kserve_storage import Storage; Storage.download(sys.argv[1], sys.argv[2])"
 _S3FS = """
@@ -67,6 +82,15 @@ class Downloader:
     command: list[str]
     env: Mapping[str, str] = field(default_factory=dict)
     reports: bool = False
+
+    @property
+    def verifies(self) -> str:
+        """Against what a copy is checked before it counts. A plain web server vouches for a size alone."""
+        return _VERIFIES.get(self.name) or _DIGESTS.get(self.hashes, "size")
+
+
+_DIGESTS = {"the hub's": "the hub's digests", "md5": "the bucket's MD5"}
+_VERIFIES = {UNHASHED: "nothing", "dd conv=fsync": "nothing", PLAIN: "nothing"}
 
 
 class Absent(Exception):
@@ -111,9 +135,14 @@ def of_hub(repo: str, size: int, target: Path, env: Mapping[str, str], kserve: s
     return [
         _engine(f"hf://{repo}", size, target, env, "the hub's"),
         _fill(f"hf://{repo}", target, env, "the hub's"),
-        Downloader("snapshot_download", "-", snapshot, cache),
+        Downloader(SNAPSHOT, "-", snapshot, cache),
         _kserve(f"hf://{repo}", target, cache, kserve),
     ]
+
+
+def plain_of_hub(repo: str, target: Path, env: Mapping[str, str]) -> Downloader:
+    """A loop over the files of a repository, with what Python brings."""
+    return Downloader(PLAIN, "-", [sys.executable, "-c", _PLAIN, repo, str(target / "plain")], env)
 
 
 def _engine(uri: str, size: int, target: Path, env: Mapping[str, str], hashes: str, *flags: str) -> Downloader:
@@ -130,14 +159,14 @@ def _program(
     program: str, command: list[str], env: Mapping[str, str] | None = None, name: str = ""
 ) -> Downloader | Absent:
     if shutil.which(program) is None:
-        return Absent(f"{program} is not on PATH")
+        return Absent(f"{program} is missing: {install_line(program)}")
     return Downloader(name or program, "-", command, env or {})
 
 
 def _kserve(uri: str, target: Path, env: Mapping[str, str], python: str | None) -> Downloader | Absent:
     if python is None or not _imports(python, "kserve_storage"):
         return Absent(
-            "kserve-storage: make a venv, pip install kserve-storage there, and pass --kserve VENV/bin/python"
+            f"kserve-storage is missing: {install_line('kserve-storage')}; then --kserve {VENVS['kserve-storage']}"
         )
     return Downloader("kserve-storage", "-", [python, "-c", _KSERVE, uri, str(target / "kserve")], env)
 

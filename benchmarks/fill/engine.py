@@ -4,6 +4,8 @@
 
 The last line of standard output is JSON: seconds, CPU seconds, when the first byte was written, peak memory above what
 the process held before. `benchmarks.fill` runs it beside the other downloaders.
+
+Takes: as long as one fill
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ messages     requests, answers and news that a node sends; calls that the coordi
 
 With `--measured` the run that was measured is simulated, and the slowest node over one node alone is compared; ends
 with 1 where that deviates by more than 15 %, with 2 where the file holds no run that can be compared.
+
+Takes: 2 s for the cases of 8 nodes, 1 to 3 min of a processor for each of 128, 16 to 24 min for each of 1,000
 """
 
 from __future__ import annotations
