@@ -27,13 +27,14 @@ AGENT = "kserve-localmodelnode-agent"
 LOCKS = ("kserve-local-model-manager-leader-lock", "kserve-local-model-node-manager-leader-lock")
 PART_OF, OURS = "app.kubernetes.io/part-of", "localmodel"
 """The label of every object of this project, which may have KServe's names (k8s/overlays/kserve)."""
-LOOK_EVERY_S = 10.0
+LOOK_EVERY_S, FIRST_LOOK_S = 10.0, 1.0
+UNKNOWN = "it is not known yet whether KServe's own LocalModel runs: the API server does not answer"
 
 _log = logging.getLogger(__name__)
 
 
 class Neighbours:
-    """`standing` says what runs and what to do; None: nothing does. Known from the first `look` on."""
+    """`standing` says what runs and what to do; None: nothing does, or nobody has been told to look."""
 
     def __init__(
         self,
@@ -55,7 +56,8 @@ class Neighbours:
         self.standing: str | None = None
 
     def start(self) -> None:
-        """Has looked once when it returns."""
+        """Has looked once when it returns. Until a look has been answered, it is as if somebody ran."""
+        self.standing = UNKNOWN
         self.look()
         self._service.start()
 
@@ -64,7 +66,7 @@ class Neighbours:
         self._service.join(1.0)
 
     def _run(self) -> None:
-        while not self._stopping.wait(LOOK_EVERY_S):
+        while not self._stopping.wait(FIRST_LOOK_S if self.standing == UNKNOWN else LOOK_EVERY_S):
             self.look()
 
     def look(self) -> None:
@@ -79,7 +81,7 @@ class Neighbours:
             return
         if found is not None:
             _log.error("not acting beside KServe's own LocalModel", extra={"error": found})
-        else:
+        elif before != UNKNOWN:
             _log.info("KServe's own LocalModel does not run any more")
         self.changed()
 

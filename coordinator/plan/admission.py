@@ -2,7 +2,8 @@
 
     CREATE, UPDATE   a LocalModelCache whose URI another has              refused, 403
                      a LocalModelNamespaceCache of an unknown node group  refused, 404
-    UPDATE           of what is being deleted, or of finalizers alone     allowed, whatever the others say
+    UPDATE           of what is being deleted, or of finalizers and       allowed, whatever the others say
+                     annotations of this project alone
     DELETE           while an InferenceService or LLMInferenceService uses it   refused, 403
                      in a namespace that is being deleted                 allowed
 
@@ -26,6 +27,9 @@ from coordinator.kube.interface import Object, ResourceType
 from coordinator.plan.reading import read_cache, read_namespace_cache
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES, read_service
 from coordinator.plan.snapshot import CACHES, NODE_GROUPS, Cache, LocalNode, Node, NodeGroup
+
+ANNOTATIONS = "localmodel.kserve.io/"
+"""How this project's own begin."""
 
 
 class Operation(StrEnum):
@@ -71,14 +75,13 @@ class Write:
 
     @property
     def passes(self) -> bool:
-        """Whether nothing is checked: what is on its way out, and what only a controller's finalizer changes of."""
+        """Whether nothing is checked: what is on its way out, and changes of finalizers or our annotations alone."""
         if self.operation is not Operation.UPDATE:
             return False
         new, old = self.object, self.old or {}
         if _metadata(new).get("deletionTimestamp"):
             return True
-        changes = _metadata(new).get("finalizers") != _metadata(old).get("finalizers")
-        return changes and "spec" in old and new.get("spec") == old.get("spec")
+        return _marks(new) != _marks(old) and "spec" in old and new.get("spec") == old.get("spec")
 
     def parsed(self, schemes: Schemes | None = None) -> Cache:
         """What is judged, as `plan` would see it. Raises ValueError for an object without a name."""
@@ -169,6 +172,13 @@ def undecodable(write: Write) -> Refusal | None:
         return None
     message = f"unable to decode {version or '?'}, Kind={kind or '?'}: expected *{VERSION}.{wanted.kind}"
     return Refusal(400, "BadRequest", message)
+
+
+def _marks(value: Object) -> object:
+    """What controllers, and the commands of this project, write beside the spec."""
+    meta = _metadata(value)
+    annotations = _mapping(meta.get("annotations"))
+    return meta.get("finalizers"), {key: text for key, text in annotations.items() if key.startswith(ANNOTATIONS)}
 
 
 def _metadata(value: Object) -> Mapping[str, Any]:

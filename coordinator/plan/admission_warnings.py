@@ -1,6 +1,6 @@
 """What a person who writes a cache should know before it shows, as warnings that `kubectl` prints. Pure.
 
-    a name that KServe cannot write into a label        a source that no reader is allowed for
+    a name that KServe cannot write into a label        a source that no reader is allowed for, parameters without use
     node groups that are unknown, broken or empty       more than the groups, or their disks, have room for
     an edit that has copies removed, orphaned or fetched again
 
@@ -31,7 +31,7 @@ def warnings(write: Write, cache: Cache, known: Known) -> tuple[str, ...]:
     """One sentence each, for a CREATE or UPDATE that is allowed. `cache` is what is to be written."""
     if write.passes or write.operation is Operation.DELETE:
         return ()
-    found = [*_name(write, cache), *_source(cache), *_groups(cache, known)]
+    found = [*_name(write, cache), *_source(cache), *_credentials(cache), *_groups(cache, known)]
     before = write.old
     if before is None or _asks_for_more(write, cache, known):
         found += _capacity(cache, known)
@@ -52,6 +52,20 @@ def _name(write: Write, cache: Cache) -> Iterator[str]:
 def _source(cache: Cache) -> Iterator[str]:
     if cache.problem is not None:
         yield f"{cache.problem.message}; until that is mended nothing is downloaded"
+
+
+def _credentials(cache: Cache) -> Iterator[str]:
+    """Parameters that say nothing: see `coordinator.control.credentials`."""
+    named = cache.credentials
+    if not named.parameters or named.storage_key is not None:
+        return
+    if named.service_account is not None:
+        yield (
+            "spec.storage.parameters: they do nothing without spec.storage.key, because spec.serviceAccountName names "
+            "the credentials"
+        )
+    elif not any(name == "type" for name, _ in named.parameters):
+        yield "spec.storage.parameters: they do nothing without spec.storage.key, or a `type` among them"
 
 
 def _groups(cache: Cache, known: Known) -> Iterator[str]:

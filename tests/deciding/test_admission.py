@@ -93,6 +93,18 @@ def second(uri: str = "hf://m/x") -> CacheBuilder:
             id="its finalizer can be written",
         ),
         pytest.param(
+            writing(second().with_metadata(annotations={"localmodel.kserve.io/retry": "now"}), second()),
+            [a_cache("first", "hf://m/x")],
+            None,
+            id="an annotation of ours can be written",
+        ),
+        pytest.param(
+            writing(second().with_metadata(annotations={"other.io/x": "y"}), second()),
+            [a_cache("first", "hf://m/x")],
+            TAKEN,
+            id="another annotation is an update",
+        ),
+        pytest.param(
             writing(second().with_spec(pinned=True), second().without_finalizer()),
             [a_cache("first", "hf://m/x")],
             TAKEN,
@@ -301,6 +313,24 @@ def edited(**spec: Any) -> Write:
             WORLD,
             ["spec.modelSize: '-1Gi' is negative; until that is mended nothing is downloaded"],
             id="a size that is none",
+        ),
+        pytest.param(
+            writing(a_cache().with_spec(storage={"parameters": {"region": "eu"}})),
+            WORLD,
+            ["spec.storage.parameters: they do nothing without spec.storage.key, or a `type` among them"],
+            id="parameters of nothing",
+        ),
+        pytest.param(
+            writing(a_cache().with_spec(storage={"parameters": {"type": "s3"}}, serviceAccountName="reader")),
+            WORLD,
+            [
+                "spec.storage.parameters: they do nothing without spec.storage.key, because spec.serviceAccountName "
+                "names the credentials"
+            ],
+            id="parameters beside a ServiceAccount",
+        ),
+        pytest.param(
+            writing(a_cache().with_spec(storage={"parameters": {"type": "s3"}})), WORLD, [], id="parameters of a type"
         ),
         pytest.param(
             writing(a_cache().in_group("gpu", "tpu")),

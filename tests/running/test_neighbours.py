@@ -10,6 +10,7 @@ import pytest
 from coordinator.control.neighbours import AGENT, CONTROLLER, DAEMON_SETS, DEPLOYMENTS, LOCKS, Neighbours
 from coordinator.dev.fake_kube import FakeKube
 from coordinator.kube.interface import LEASES, Denied, Unreachable
+from tests.kit.waiting import eventually
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 OURS = {"labels": {"app.kubernetes.io/part-of": "localmodel"}}
@@ -95,3 +96,18 @@ def test_what_may_not_be_read_is_taken_to_be_absent_and_what_cannot_be_asked_is_
     kube.fail(Denied("forbidden", status=403))
     neighbours.look()
     assert (neighbours.standing, len(told)) == (None, 2)
+
+
+def test_until_a_look_has_been_answered_it_is_as_if_somebody_ran() -> None:
+    kube = FakeKube()
+    kube.fail(Unreachable("nobody answers"))
+    told: list[None] = []
+    neighbours = Neighbours(kube, "kserve", "localmodel", changed=lambda: told.append(None))
+    neighbours.start()
+    try:
+        assert neighbours.standing is not None
+        kube.fail(None)
+        eventually(lambda: told)
+        assert neighbours.standing is None
+    finally:
+        neighbours.stop()
