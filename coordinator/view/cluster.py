@@ -38,6 +38,7 @@ T = TypeVar("T")
 class ClusterView:
     """`nodes` None: they may not be listed. `not_ready` has the message of the Ready condition of nodes without it.
 
+    `copies` has what each node says of each cache, by cache: from `local_nodes`, once for all questions.
     `at` is when the objects were read, in epoch seconds by the clock here.
     """
 
@@ -46,27 +47,25 @@ class ClusterView:
     groups: Mapping[str, NodeGroup] = field(default_factory=dict)
     nodes: Mapping[NodeName, Node] | None = None
     not_ready: Mapping[NodeName, str] = field(default_factory=dict)
+    copies: Mapping[StatusKey, Mapping[NodeName, Detail]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     at: float = 0.0
 
-    def details(self, key: StatusKey) -> dict[NodeName, Detail]:
+    def details(self, key: StatusKey) -> Mapping[NodeName, Detail]:
         """What each node says of one cache."""
-        found: dict[NodeName, Detail] = {}
-        for name, local in self.local_nodes.items():
-            for detail in local.status.get("models") or ():
-                if detail["name"] == key:
-                    found[name] = detail
-        return found
+        return self.copies.get(key, {})
 
 
 def read_view(objects: Mapping[ResourceType, Sequence[Object]], at: float, notes: Iterable[str] = ()) -> ClusterView:
     """`objects` by kind; a kind that is missing could not be listed."""
     caches = [*_read(objects.get(CACHES), read_cache), *_read(objects.get(NAMESPACE_CACHES), read_namespace_cache)]
     raw_nodes = objects.get(NODES)
+    local_nodes = {NodeName(each.ref.name): each for each in _read(objects.get(LOCAL_NODES), read_local_node)}
     nodes = None if raw_nodes is None else {node.name: node for node in _read(raw_nodes, read_node)}
     return ClusterView(
         caches={cache.key: cache for cache in caches},
-        local_nodes={NodeName(each.ref.name): each for each in _read(objects.get(LOCAL_NODES), read_local_node)},
+        local_nodes=local_nodes,
+        copies=_copies(local_nodes),
         groups={each.ref.name: each for each in _read(objects.get(NODE_GROUPS), read_node_group)},
         nodes=nodes,
         not_ready=_not_ready(raw_nodes or ()),
@@ -87,6 +86,14 @@ def _read(raw: Sequence[Object] | None, reader: Callable[[Object], T]) -> list[T
             found.append(reader(each))
         except ValueError:  # without a name: nobody can ask about it
             continue
+    return found
+
+
+def _copies(local_nodes: Mapping[NodeName, LocalNode]) -> dict[StatusKey, dict[NodeName, Detail]]:
+    found: dict[StatusKey, dict[NodeName, Detail]] = {}
+    for name, local in local_nodes.items():
+        for detail in local.status.get("models") or ():
+            found.setdefault(detail["name"], {})[name] = detail
     return found
 
 
