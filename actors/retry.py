@@ -1,5 +1,6 @@
 """When to try again: later each time, and never in step with others.
 
+doubled       the pause after so many failures; the others, and the mesh, add chance to it
 RetryPolicy   of errors that know whether trying again can help
 Backoff       counts failures by itself, for loops that only know that something failed
 """
@@ -8,10 +9,10 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
 from actors.errors import LocalModelError
-from actors.rates import RateLimit as RateLimit  # for one more release: scripts outside look for both here
-from actors.rates import RateMeter as RateMeter
 
 
 def doubled(first_s: float, max_s: float, failures: int) -> float:
@@ -52,3 +53,10 @@ class Backoff:
     def reset(self) -> None:
         """It worked: the next failure starts from `first_s`."""
         self._failures = 0
+
+
+def __getattr__(name: str) -> Any:
+    """Rates, for one more release: scripts outside look for them here. Only then, because the mesh imports no clock."""
+    if name in ("RateLimit", "RateMeter"):
+        return getattr(import_module("actors.rates"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from actors.retry import doubled
+
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 30.0
 WELL_S = 60.0
@@ -61,17 +63,18 @@ class Service:
         return not self.alive
 
     def _serve(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        failures = 0
         while True:
             began = time.monotonic()
             try:
                 self._run()
             except Exception:  # noqa: BLE001  the whole purpose: see above
                 if time.monotonic() - began >= WELL_S:
-                    pause_s = FIRST_PAUSE_S
+                    failures = 0
+                failures += 1
+                pause_s = doubled(FIRST_PAUSE_S, LONGEST_PAUSE_S, failures)
                 _log.exception("a service failed and goes on", extra={"service": self._name, "pause_s": pause_s})
             else:
                 return
             if self._stopping.wait(pause_s):
                 return
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from actors.sizes import format_bytes
+from actors.sizes import format_bytes, parse_bytes
 from benchmarks import report
 from benchmarks.fill import downloaders, origins
 from benchmarks.fill.downloaders import ENGINE, FILL, PLAIN, SNAPSHOT, Downloader
@@ -28,7 +28,6 @@ from benchmarks.result import Result
 from coordinator.dev.origin.sample import MIN_BYTES, REPO, write_sample
 from coordinator.dev.simulation.fleet import Fleet, Scenario
 from coordinator.dev.simulation.outcomes import GBIT, result
-from coordinator.kube.quantity import parse_bytes
 
 LINK = 0.2 * GBIT
 FLEET_BYTES = 1 << 30

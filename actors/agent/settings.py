@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,12 @@ from actors.numbers import LARGEST, within
 from actors.peers.server import RAY_PORTS
 from actors.peers.tls import TlsFiles
 from actors.retry import RetryPolicy
-from actors.sizes import say_bytes
+from actors.sizes import parse_plain_bytes, say_bytes
 from actors.transport.answers import PRIVATE_REDIRECTS
 
 MAX_CONNECTIONS = 1024
 CHUNK_BYTES = 64 << 10, 1 << 30
 """The smallest and the largest chunk: smaller ones are more overhead than bytes, larger ones take long to repeat."""
-
-_QUANTITY = re.compile(r"([0-9]{1,19})(|[KMGT]i?|k)")
-_POWERS = {"": 0, "K": 1, "k": 1, "M": 2, "G": 3, "T": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +114,12 @@ class AgentSettings:
 
 def _bytes(env: Mapping[str, str], name: str, default: int, least: int = 0, most: int = LARGEST) -> int:
     text = env.get(name, "").strip()
-    match = _QUANTITY.fullmatch(text)
     if not text:
         return default
-    if match is None:
-        raise ValueError(f"{name}: {text[:40]!r} is not a size such as 512Mi")
-    base = 1024 if match[2].endswith("i") else 1000
-    size = int(match[1]) * int(base ** _POWERS[match[2].rstrip("i")])
+    try:
+        size = parse_plain_bytes(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     if not least <= size <= most:
         raise ValueError(f"{name}: {text!r} is not a size from {say_bytes(least)} to {say_bytes(most)}")
     return size

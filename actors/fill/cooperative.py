@@ -31,6 +31,7 @@ from actors.messages import NodeName
 from actors.peers.client import Asker
 from actors.peers.gossip import Frame, Kind
 from actors.peers.swarm import Swarm
+from actors.retry import Backoff
 
 HASHERS = 4
 """Workers beyond those that wait for the network: hashing must not keep slots empty."""
@@ -277,16 +278,15 @@ class Together:
 
     def _listen(self, name: NodeName) -> None:
         """Until it is no neighbour any more, or the fill is over."""
-        pause_s = RELISTEN_S[0]
+        patience = Backoff(self._rng, first_s=RELISTEN_S[0], max_s=RELISTEN_S[1])
         while not self._stop.is_set() and name in self._swarm.membership.neighbours(self._swarm.me):
             try:
                 for frame in self._asker.listen(self._swarm.membership.members[name], len(self._swarm.grid)):
-                    pause_s = RELISTEN_S[0]
+                    patience.reset()
                     self._heard(name, frame)
             except OSError as error:
                 _log.debug("a neighbour is silent", extra={"peer": name, "error": str(error)})
-            self._stop.wait(pause_s * self._rng.uniform(0.5, 1.0))
-            pause_s = min(RELISTEN_S[1], pause_s * 2)
+            self._stop.wait(patience.next_s())
 
     def _heard(self, name: NodeName, frame: Frame) -> None:
         if frame.kind is Kind.QUIET:

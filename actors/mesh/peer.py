@@ -14,6 +14,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from actors.retry import doubled
+
 ASK_S = (0.05, 0.5)
 SUSPECT_FIRST_S = 1.0
 SUSPECT_MAX_S = 30.0
@@ -74,7 +76,7 @@ class Standing:
     def unreachable(self, now: float, rng: random.Random) -> None:
         self.misses += 1
         self.silent = self.misses
-        pause_s = min(SUSPECT_MAX_S, SUSPECT_FIRST_S * 2.0 ** min(self.silent - 1, 16))
+        pause_s = doubled(SUSPECT_FIRST_S, SUSPECT_MAX_S, self.silent)
         self.not_before = max(self.not_before, now + pause_s * rng.uniform(0.5, 1.0))
 
     def alive(self) -> None:
@@ -116,7 +118,7 @@ class Standing:
         """It has owed us a chunk for too long."""
         self.defaults += 1
         self.in_default, self.defaulted_at, self.owes_since = True, now, None
-        self.barred_until = now + min(DEFAULT_MAX_S, first_s * 2.0 ** min(self.defaults - 1, 16))
+        self.barred_until = now + doubled(first_s, DEFAULT_MAX_S, self.defaults)
         self.not_before = max(self._barred, self.barred_until)
 
     def inherit(self, earlier: Standing) -> None:
@@ -137,7 +139,7 @@ class Standing:
 
     def lied(self, now: float, first_s: float) -> None:
         self.wrong += 1
-        self.quarantined_until = now + min(QUARANTINE_MAX_S, first_s * 2.0 ** min(self.wrong - 1, 16))
+        self.quarantined_until = now + doubled(first_s, QUARANTINE_MAX_S, self.wrong)
         self.not_before = max(self.not_before, self.quarantined_until)
 
 
@@ -146,12 +148,12 @@ class Backoff:
 
     def __init__(self, now: float) -> None:
         self.after = now
-        self._pause_s = ASK_S[0]
+        self._misses = 0
 
     def miss(self, now: float, rng: random.Random) -> None:
-        self.after = now + self._pause_s * rng.uniform(0.7, 1.3)
-        self._pause_s = min(ASK_S[1], self._pause_s * 2)
+        self._misses += 1
+        self.after = now + doubled(*ASK_S, self._misses) * rng.uniform(0.7, 1.3)
 
     def hit(self, now: float) -> None:
         self.after = now
-        self._pause_s = ASK_S[0]
+        self._misses = 0

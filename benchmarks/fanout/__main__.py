@@ -33,13 +33,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from actors.sizes import format_bytes
+from actors.sizes import format_bytes, parse_bytes
 from benchmarks.fanout.systems import SYSTEMS, VERIFIES, Setting, Watch
 from benchmarks.machine import free_memory_bytes, machine, warm_up
 from coordinator.dev import hosts as namespaces
 from coordinator.dev.hosts import Network, Running
 from coordinator.dev.origin.sample import write_sample
-from coordinator.kube.quantity import parse_bytes
 
 SAMPLE_S = 0.2
 START_S = 120.0

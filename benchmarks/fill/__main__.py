@@ -31,13 +31,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from actors.sizes import format_bytes
+from actors.sizes import format_bytes, parse_bytes
 from benchmarks.fill import disks, downloaders, origins
 from benchmarks.fill.downloaders import Absent, Downloader
 from benchmarks.machine import MOST_WARM_BYTES, machine, warm_up
 from benchmarks.needs import lacks
 from coordinator.dev.origin.sample import write_sample
-from coordinator.kube.quantity import parse_bytes
 
 Row = dict[str, Any]
 SMALL_FILES, SMALL_FILE_BYTES = 10_000, 1024

@@ -20,10 +20,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from actors.sizes import parse_bytes
 from benchmarks.machine import machine
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
-from coordinator.kube.quantity import parse_bytes
 
 
 def main() -> int:

@@ -47,6 +47,7 @@ from actors.fill.finish import Ending
 from actors.fill.origin_reader import FillSettings
 from actors.manifest import Manifest, ModelSource, Resolved, check_digest
 from actors.numbers import decimal
+from actors.sizes import format_bytes
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from actors.transferred import Transferred
@@ -54,7 +55,7 @@ from coordinator.cli.output import print_failure, print_json, printable, say, te
 from coordinator.cli.progress import SHOWN_FILES, Sample, shown
 from coordinator.cli.target import Target
 from coordinator.cli.verify import examine, extra_files, fill_command, marker_trouble, named_folder
-from coordinator.kube.quantity import format_bytes, format_duration
+from coordinator.kube.quantity import format_duration
 
 OWNER = "localmodel fill"
 _NAMED = 3

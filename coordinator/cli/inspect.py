@@ -10,10 +10,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+from actors.sizes import say_bytes
 from coordinator.cli.inspection import Document, NothingOfOurs, inspect, troubles
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
 from coordinator.cli.verify import named_folder
-from coordinator.kube.quantity import format_percent, say_bytes
+from coordinator.kube.quantity import format_percent
 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:

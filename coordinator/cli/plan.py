@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
+from actors.sizes import parse_bytes
 from coordinator.cli.cluster import Unanswered, add_cluster_arguments, connect
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
 from coordinator.kube.interface import PODS, Denied, Kube, KubeError, NotFound, Object
-from coordinator.kube.quantity import parse_bytes
 from coordinator.plan.applied import KINDS, NotApplicable, applied, by_kind, snapshot_of
 from coordinator.plan.forecast import Assumed, forecast
 from coordinator.view import forecasts

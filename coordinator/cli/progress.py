@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from actors.sizes import format_bytes
 from coordinator.cli.output import printable, tell
-from coordinator.kube.quantity import format_bytes, format_duration, format_percent
+from coordinator.kube.quantity import format_duration, format_percent
 
 LINE_S = 5.0
 DRAW_S = 0.2

@@ -18,9 +18,9 @@ from typing import Any, NoReturn, TypeVar
 from actors.addresses import Origins
 from actors.numbers import decimal
 from actors.schemes import Schemes
+from actors.sizes import parse_bytes
 from actors.trust import Trust
 from coordinator.cli.health import parse_address
-from coordinator.kube.quantity import parse_bytes
 from coordinator.logs import ENCODERS, LEVELS, TIME_ENCODINGS, LogSettings, parse_level
 from coordinator.plan.eviction import Policy
 from coordinator.plan.kserve_config import CONFIG_MAP, JOB_NAMESPACE

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 
+from actors.retry import doubled
 from coordinator.kube.interface import KubeError
 
 _log = logging.getLogger(__name__)
 
-MAX_PAUSE_S = 30.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 1.0, 30.0
 
 
 class Outage:
@@ -16,17 +17,17 @@ class Outage:
 
     def __init__(self) -> None:
         self.until = 0.0
-        self._pause_s = 0.0
+        self._failures = 0
 
     def noticed(self, now: float, error: KubeError) -> None:
         """A request was not answered. Of several that were under way the first counts."""
         if now < self.until:
             return
-        if not self._pause_s:
+        if not self._failures:
             _log.warning("the API server cannot be written to", extra={"error": str(error)})
-        self._pause_s = min(MAX_PAUSE_S, max(1.0, 2 * self._pause_s))
-        self.until = now + max(self._pause_s, error.retry_after_s or 0.0)
+        self._failures += 1
+        self.until = now + max(doubled(FIRST_PAUSE_S, MAX_PAUSE_S, self._failures), error.retry_after_s or 0.0)
 
     def over(self) -> None:
         """A request was answered."""
-        self._pause_s = 0.0
+        self._failures = 0

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from actors.errors import Failure, LocalModelError
 from actors.manifest import ModelSource, Resolved
+from actors.retry import doubled
 from actors.service import Service
 from actors.sources import resolve as source
 from actors.sources.bounds import limits_of
@@ -330,7 +331,7 @@ def retry_delay_s(failure: Failure | None, attempt: int, rng: random.Random) -> 
     Never less than the origin asked for. `attempt` starts at 1.
     """
     permanent = failure is not None and not failure.retryable
-    delay = SLOWEST_RETRY_S if permanent else min(FIRST_RETRY_S * 2 ** min(attempt - 1, 16), SLOWEST_RETRY_S)
+    delay = SLOWEST_RETRY_S if permanent else doubled(FIRST_RETRY_S, SLOWEST_RETRY_S, attempt)
     asked_for = failure.retry_after_s if failure is not None else None
     return max(delay * rng.uniform(1 - JITTER, 1 + JITTER), asked_for or 0.0)
 

@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from actors.retry import doubled
 from actors.service import Service
 from coordinator.control.certificates import LIFETIME, KeyPair, issue, unexpired, validity
 from coordinator.control.tls_contexts import TlsContexts
@@ -82,7 +83,7 @@ class WebhookIdentity:
         self._service.join(1.0)
 
     def _run(self) -> None:
-        pause_s = RETRY_S
+        failures = 0
         while not self._stopping.is_set():
             before = self.failure
             try:
@@ -91,8 +92,8 @@ class WebhookIdentity:
                 self.failure = str(error)
                 if self.failure != before:
                     _log.warning("the webhooks' certificate cannot be kept", extra={"error": self.failure})
-            pause_s = min(2 * pause_s, self._every_s) if self.failure else RETRY_S
-            self._stopping.wait(pause_s if self.failure else self._every_s)
+            failures = failures + 1 if self.failure else 0
+            self._stopping.wait(doubled(RETRY_S, self._every_s, failures) if self.failure else self._every_s)
 
     def look(self) -> None:
         """The certificate is fresh, the API server trusts it, and it is what is shown. Raises KubeError and OSError."""

@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from actors.manifest import StorageKey
 from actors.messages import NodeName
+from actors.sizes import say_bytes
 from coordinator.api.resources import ModelStatus
-from coordinator.kube.quantity import say_bytes
 from coordinator.plan.admission import Known, Operation, Write
 from coordinator.plan.orphans import group_problem, stays
 from coordinator.plan.snapshot import Cache, LocalNode, NodeGroup, Snapshot

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.messages import NodeName
+from actors.sizes import format_bytes, say_bytes
 from coordinator.api.resources import NodeStatus, StatusKey
-from coordinator.kube.quantity import format_bytes, say_bytes
 from coordinator.plan.conditions import WAITING, Verdict, name_nodes
 from coordinator.plan.snapshot import Cache, NodeGroup, Ref
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.messages import NodeName
+from actors.sizes import format_bytes, say_bytes
 from actors.times import rfc3339
 from actors.transferred import BY_NODE, CAMEL, Transferred
-from coordinator.kube.quantity import format_bytes, format_duration, format_percent, say_bytes
+from coordinator.kube.quantity import format_duration, format_percent
 from coordinator.plan.access import Access, asks_itself
 from coordinator.plan.tally import Tally
 

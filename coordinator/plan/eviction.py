@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 
 from actors.manifest import StorageKey
 from actors.messages import DesiredRoot, ModelReport, NodeName, Phase, Removal
+from actors.sizes import say_bytes
 from actors.times import rfc3339
 from coordinator.api.resources import StatusKey
-from coordinator.kube.quantity import say_bytes
 from coordinator.plan.facts import Facts
 from coordinator.plan.fold import Fold
 from coordinator.plan.placement import Slot, priority

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from actors.messages import NodeName, Phase
-from coordinator.kube.quantity import format_bytes, parse_bytes
+from actors.sizes import format_bytes, parse_bytes
 from coordinator.plan.announcements import agent_events, eviction_events, limit_events, repair_events
 from coordinator.plan.desired import draining
 from coordinator.plan.facts import Facts

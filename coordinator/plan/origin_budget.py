@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from actors.manifest import OriginName, origin_of
 from actors.numbers import decimal
-from coordinator.kube.quantity import parse_bytes
+from actors.sizes import parse_bytes
 
 _OVERRIDE = re.compile(r"(?P<origin>[^=\s]+)=(?P<requests>\d+)(?:/(?P<rate>\w+))?")
 

@@ -15,6 +15,7 @@ from actors.errors import SourceUnsupported
 from actors.manifest import ModelSource, storage_key
 from actors.messages import NodeName
 from actors.schemes import Schemes, check_form
+from actors.sizes import parse_bytes
 from actors.times import seconds_of
 from coordinator.api.resources import (
     LocalModelCache,
@@ -25,7 +26,6 @@ from coordinator.api.resources import (
 )
 from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.kube.node_selector import compile_selector
-from coordinator.kube.quantity import parse_bytes
 from coordinator.plan import written
 from coordinator.plan.bindings import volume_path
 from coordinator.plan.retries import RETRY, read_retries

@@ -7,7 +7,7 @@ into claims; a cache for which all of this is right says so (ImportNotSupported)
 
 from __future__ import annotations
 
-from coordinator.kube.quantity import parse_bytes, say_bytes
+from actors.sizes import parse_bytes, say_bytes
 from coordinator.plan.snapshot import Cache, Problem, Snapshot
 
 

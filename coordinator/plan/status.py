@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from actors.messages import ModelReport, NodeReport, Phase, RootReport
+from actors.sizes import format_bytes
 from actors.times import rfc3339
 from coordinator.api.resources import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet.interface import AgentView
-from coordinator.kube.quantity import format_bytes, format_duration, format_percent
+from coordinator.kube.quantity import format_duration, format_percent
 from coordinator.plan.snapshot import LocalNode
 from coordinator.plan.tally import Cell, remaining_seconds
 

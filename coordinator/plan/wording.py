@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from actors.errors import Failure
+from actors.sizes import format_bytes
 from actors.times import rfc3339
-from coordinator.kube.quantity import format_bytes, format_duration
+from coordinator.kube.quantity import format_duration
 from coordinator.plan.conditions import name_nodes
 from coordinator.plan.snapshot import Problem
 from coordinator.plan.tally import SourceState, Tally

@@ -17,8 +17,8 @@ from enum import StrEnum
 
 from actors.errors import Failure
 from actors.messages import NodeName
+from actors.sizes import say_bytes
 from coordinator.api.resources import ModelStatus, StatusKey
-from coordinator.kube.quantity import say_bytes
 from coordinator.plan.admission import Known
 from coordinator.plan.admission_warnings import LABEL_LENGTH
 from coordinator.plan.snapshot import Cache, NodeGroup

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from actors.messages import NodeName
+from actors.sizes import format_bytes, say_bytes
 from coordinator.api.resources import StatusKey
-from coordinator.kube.quantity import format_bytes, format_duration, say_bytes
+from coordinator.kube.quantity import format_duration
 from coordinator.plan.conditions import name_nodes
 from coordinator.plan.snapshot import Cache
 from coordinator.view.cluster import ClusterView, condition

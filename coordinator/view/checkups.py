@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import Any
 
 from actors.messages import NodeName
+from actors.sizes import format_bytes
 from actors.times import seconds_of
 from coordinator.kube.interface import Object
-from coordinator.kube.quantity import format_bytes, format_duration
+from coordinator.kube.quantity import format_duration
 from coordinator.plan.conditions import name_nodes
 from coordinator.view.cluster import ClusterView
 from coordinator.view.next_steps import NEXT_STEPS

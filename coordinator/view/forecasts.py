@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from coordinator.kube.quantity import format_bytes, format_duration, say_bytes
+from actors.sizes import format_bytes, say_bytes
+from coordinator.kube.quantity import format_duration
 from coordinator.plan.conditions import name_nodes
 from coordinator.plan.forecast import Assumed, Forecast, Item, Verdict
 

@@ -18,7 +18,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from coordinator.kube.quantity import format_bytes
+from actors.sizes import format_bytes
 from coordinator.view.causes import Cause
 from coordinator.view.rows import CacheRow, CopyRow, Rank, Totals, totals
 from coordinator.view.savings import Saving

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.kube.quantity import format_bytes, format_duration, format_percent, parse_bytes
+from actors.sizes import format_bytes, parse_bytes, parse_plain_bytes
+from coordinator.kube.quantity import format_duration, format_percent
 
 
 @pytest.mark.parametrize(
@@ -84,3 +85,17 @@ def test_format_duration(seconds: float, expected: str) -> None:
 )
 def test_a_percentage_is_rounded_down_so_that_100_means_all(done: int, total: int, expected: str) -> None:
     assert format_percent(done, total) == expected
+
+
+PLAIN = {"0": 0, "17": 17, "5k": 5000, "5K": 5000, "512Mi": 512 << 20, "10G": 10_000_000_000, "3Ti": 3 << 40}
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_a_size_in_a_setting_is_a_whole_number_with_a_suffix(text: str) -> None:
+    assert parse_plain_bytes(text) == PLAIN[text]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1.5", "1e3", "1E", "1m", "1 Mi", "mi", "9" * 30, "9999999999T"])
+def test_no_other_quantity_is_a_size_in_a_setting(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a size such as 512Mi|is out of range"):
+        parse_plain_bytes(text)

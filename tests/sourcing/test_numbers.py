@@ -19,6 +19,7 @@ from actors.disk.journal import read
 from actors.errors import SourceError
 from actors.manifest import MAX_PATH_BYTES, Manifest, ManifestFile, ModelSource, make_manifest
 from actors.numbers import LARGEST, count, decimal, moment, within
+from actors.sizes import parse_bytes
 from actors.sources.entries import files_of
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
@@ -26,7 +27,6 @@ from actors.transferred import Transferred
 from actors.transport.answers import expires_at, retry_after_s
 from coordinator.cli import settings
 from coordinator.cli.fill import add_fill_arguments
-from coordinator.kube.quantity import parse_bytes
 from coordinator.plan.origin_budget import parse_requests
 from tests.sourcing.test_bounds import Answer, asked, sends, server
 
@@ -324,7 +324,7 @@ def test_the_connections_of_a_fill_are_a_number_within_bounds(text: str, capsys:
 @pytest.mark.parametrize(
     "flag",
     [
-        "--webhook-port=0",
+        "--webhook-port=-1",
         "--webhook-port=99999",
         "--webhook-port=٨٠",
         "--tick-seconds=nan",

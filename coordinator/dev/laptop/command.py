@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from rich.text import Text
 
+from actors.sizes import format_bytes
 from coordinator.api.resources import LocalModelCache, LocalModelNode
 from coordinator.dev.laptop.cluster import LaptopCluster
 from coordinator.dev.laptop.flags import Request, WrongFlags, add_arguments, request
@@ -43,7 +44,6 @@ from coordinator.dev.laptop.runfolder import remove_abandoned, run_folder
 from coordinator.dev.laptop.screen import Screen
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import KubeError, Object
-from coordinator.kube.quantity import format_bytes
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES
 
 __all__ = ["add_arguments", "cache_name", "cache_names", "has_failed", "ready_condition", "run", "table"]

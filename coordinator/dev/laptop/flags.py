@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.sizes import format_bytes, parse_bytes
 from coordinator.dev.laptop.cluster import SAMPLE_REPO, SAMPLE_URI, LaptopOptions
 from coordinator.dev.origin.sample import MIN_BYTES
-from coordinator.kube.quantity import format_bytes, parse_bytes
 
 MAX_NODES = 32
 MAX_FOLDER_BYTES = 3000

@@ -12,9 +12,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from actors.sizes import format_bytes
 from coordinator.api.resources import LocalModelCache, LocalModelNode, ModelStatus, NodeModelDetail, NodeStatus
 from coordinator.dev.laptop.flags import repo_of
-from coordinator.kube.quantity import format_bytes
 
 PHASE_STYLE = {"Ready": "green", "Failed": "red", "Downloading": "cyan", "Verifying": "cyan"}
 _UNDER_WAY = frozenset({NodeStatus.PENDING, NodeStatus.DOWNLOADING, NodeStatus.EMPTY})

@@ -25,11 +25,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from actors.sizes import parse_bytes
 from coordinator.dev.laptop.runfolder import run_folder
 from coordinator.dev.origin.repository import Repository
 from coordinator.dev.origin.requests import Handler, Site
 from coordinator.dev.origin.sample import REPO, write_sample
-from coordinator.kube.quantity import parse_bytes
 
 
 class Origin:

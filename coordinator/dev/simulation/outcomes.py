@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.peers.server import MAX_CONNECTIONS
+from actors.sizes import parse_bytes
 from coordinator.dev.simulation.fleet import POLL_S, Fleet, Scenario
-from coordinator.kube.quantity import parse_bytes
 
 GBIT = 1e9 / 8
 MAX_MESSAGES_PER_S = 1000.0
