@@ -38,6 +38,9 @@ SILENT_S = 120.0
 WELL_S = 60.0
 """A Ray node that lived for so long did join: the pause after it is the shortest again."""
 
+RAYS_DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""How long Ray itself waits for actors to end. Agents never end by themselves, so it always waits that long."""
+
 DESCRIPTORS = 65536
 CONNECT_TIMEOUT_S = 3.0
 AGENT_URL = "http://127.0.0.1:52365/api/local_raylet_healthz"
@@ -62,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         _log.error("unable to start", extra={"error": f"--address, $RAY_ADDRESS: {error}"})
         return 2
     stop = threading.Event()
-    node = RayNode(["ray", "start", f"--address={address}", "--block", *args.ray], head, stop)
+    os.environ.setdefault(RAYS_DRAIN, str(max(1, min(10, int(args.drain_seconds / 2)))))
+    command = ["ray", "start", f"--address={address}", "--block", "--log-color=false", *args.ray]
+    node = RayNode(command, head, stop)
 
     def end(number: int, frame: FrameType | None) -> None:
         stop.set()

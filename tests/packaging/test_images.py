@@ -106,8 +106,11 @@ class Container:
 def running(image: str, *arguments: str, options: tuple[str, ...] = ()) -> Iterator[Container]:
     """A container as the manifests have it: read-only, no capabilities, no new privileges, only /tmp to write to."""
     name = f"localmodel-test-{uuid.uuid4().hex[:8]}"
-    confined = ["--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--tmpfs=/tmp:mode=1777"]
-    started = podman("run", "--detach", "--name", name, "--network=host", *confined, *options, image, *arguments)
+    confined = ["--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"]
+    if not any(option.endswith(":/tmp") for option in options):
+        confined.append("--tmpfs=/tmp:mode=1777")
+    network = () if any(option.startswith("--network") for option in options) else ("--network=host",)
+    started = podman("run", "--detach", "--name", name, *network, *confined, *options, image, *arguments)
     try:
         assert started.returncode == 0, started.stderr
         yield Container(name)

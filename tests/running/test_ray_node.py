@@ -29,6 +29,7 @@ A_RAY = """\
     with (folder / "starts").open("a") as starts:
         starts.write(" ".join(sys.argv[1:]) + chr(10))
     print("Local node IP: 10.0.0.7", flush=True)
+    print("drains for", os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"], flush=True)
     def drain(*_):
         (folder / "drained").touch()
         sys.exit(0)
@@ -123,13 +124,16 @@ def test_it_waits_for_its_head_says_so_once_and_is_alive_meanwhile(machine: Mach
         assert machine.starts() == []
         with machine.a_head():
             eventually(machine.starts, timeout_s=20)
-            assert machine.starts() == [f"start --address=127.0.0.1:{machine.head} --block --num-cpus=0"]
+            assert machine.starts() == [
+                f"start --address=127.0.0.1:{machine.head} --block --log-color=false --num-cpus=0"
+            ]
         process.terminate()
         assert process.wait(20) == 0
     messages = [line["msg"] for line in machine.said()]
     assert messages.count("waiting for the Ray head") == 1
     assert messages.count("the Ray head is there") == 1
     assert "Local node IP: 10.0.0.7" in messages, "Ray's own lines are lines of the log"
+    assert "drains for 10" in messages, "less than it is given until it is killed"
     assert (machine.folder / "drained").exists()
 
 
