@@ -10,13 +10,13 @@ node holds is what stands in its LocalModelNode, so every replica answers alike,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from actors.manifest import StorageKey
 from actors.messages import NodeName
 from actors.sizes import say_bytes
-from coordinator.api.resources import ModelStatus
+from coordinator.api.resources import ModelStatus, StatusKey
 from coordinator.plan.admission import Known, Operation, Write
 from coordinator.plan.orphans import group_problem, stays
 from coordinator.plan.snapshot import Cache, LocalNode, NodeGroup, Snapshot
@@ -26,17 +26,20 @@ LABEL_LENGTH = 63
 SHOWN = 3
 """Nodes that a warning names."""
 
+Members = Mapping[NodeName, frozenset[str]]
+
 
 def warnings(write: Write, cache: Cache, known: Known) -> tuple[str, ...]:
     """One sentence each, for a CREATE or UPDATE that is allowed. `cache` is what is to be written."""
     if write.passes or write.operation is Operation.DELETE:
         return ()
-    found = [*_name(write, cache), *_source(cache), *_credentials(cache), *_groups(cache, known)]
+    members = _members(known)
+    found = [*_name(write, cache), *_source(cache), *_credentials(cache), *_groups(cache, known, members)]
     before = write.old
     if before is None or _asks_for_more(write, cache, known):
-        found += _capacity(cache, known)
+        found += _capacity(cache, known, members)
     if before is not None:
-        found += _edit(write, cache, known)
+        found += _edit(write, cache, known, members)
     return tuple(found)
 
 
@@ -68,14 +71,14 @@ def _credentials(cache: Cache) -> Iterator[str]:
         yield "spec.storage.parameters: they do nothing without spec.storage.key, or a `type` among them"
 
 
-def _groups(cache: Cache, known: Known) -> Iterator[str]:
+def _groups(cache: Cache, known: Known, members: Members) -> Iterator[str]:
     """An unknown group of a LocalModelNamespaceCache was refused before."""
     world = _world(known, [])
     for name in cache.node_groups:
         problem = group_problem(world, name)
         if problem is not None:
             yield f"spec.nodeGroups: {problem.message}; no node gets a copy for it until that is mended"
-        elif not any(name in groups for groups in _members(known).values()):
+        elif not any(name in groups for groups in members.values()):
             yield (
                 f"spec.nodeGroups: LocalModelNodeGroup {name} selects no node: no node gets a copy for it; look at its "
                 "nodeAffinity and at the labels of the nodes"
@@ -87,7 +90,7 @@ def _asks_for_more(write: Write, cache: Cache, known: Known) -> bool:
     return before.size_bytes != cache.size_bytes or before.node_groups != cache.node_groups
 
 
-def _capacity(cache: Cache, known: Known) -> Iterator[str]:
+def _capacity(cache: Cache, known: Known, members: Members) -> Iterator[str]:
     """By the sizes that specs name, or better that status knows: a group's limit, and the disks that have room."""
     needed = cache.size_bytes
     if not needed:
@@ -106,7 +109,7 @@ def _capacity(cache: Cache, known: Known) -> Iterator[str]:
                 f"spec.modelSize: {say_bytes(needed, up=True)} does not fit into LocalModelNodeGroup {name}{beside}: "
                 f"its storageLimit is {say_bytes(group.limit_bytes)} a node; raise it, or remove models"
             )
-    if short := _without_room(cache, needed, known):
+    if short := _without_room(cache, needed, known, members):
         shown = [f"{node} ({say_bytes(free)} free)" for node, free in sorted(short.items())]
         yield (
             f"spec.modelSize: {say_bytes(needed, up=True)} does not fit on the disk of {_listed(shown)}; there the "
@@ -125,13 +128,13 @@ def _models(group: str, cache: Cache, known: Known) -> dict[StorageKey, int]:
     return found
 
 
-def _without_room(cache: Cache, needed: int, known: Known) -> dict[NodeName, int]:
+def _without_room(cache: Cache, needed: int, known: Known, members: Members) -> dict[NodeName, int]:
     """What is free on nodes that would get a copy, do not hold it, and have less than it needs."""
-    found = {}
-    for node, groups in _members(known).items():
+    found, sharing = {}, _sharing(cache, known)
+    for node, groups in members.items():
         local = known.local_nodes.get(node)
         name = next((each for each in cache.node_groups if each in groups), None)
-        if local is None or name is None or _has(local, cache, known):
+        if local is None or name is None or _has(local, sharing):
             continue
         free = _free(local, known.groups[name])
         if free is not None and free < needed:
@@ -147,10 +150,11 @@ def _free(local: LocalNode, group: NodeGroup) -> int | None:
     return None
 
 
-def _edit(write: Write, cache: Cache, known: Known) -> Iterator[str]:
+def _edit(write: Write, cache: Cache, known: Known, members: Members) -> Iterator[str]:
     """What becomes of the copies that nodes hold. See docs/editing.md."""
     before = replace(write, operation=Operation.CREATE, new=write.old).parsed(known.schemes)
-    holders = [node for node, local in known.local_nodes.items() if _has(local, before, known)]
+    sharing = _sharing(before, known)
+    holders = [node for node, local in known.local_nodes.items() if _has(local, sharing)]
     if not holders:
         return
     if before.digest != cache.digest and cache.digest is not None:
@@ -168,13 +172,13 @@ def _edit(write: Write, cache: Cache, known: Known) -> Iterator[str]:
             "differ; what is there is served until then"
         )
     if before.node_groups != cache.node_groups:
-        yield from _regrouped(cache, holders, known)
+        yield from _regrouped(cache, holders, known, members)
 
 
-def _regrouped(cache: Cache, holders: Iterable[NodeName], known: Known) -> Iterator[str]:
+def _regrouped(cache: Cache, holders: Iterable[NodeName], known: Known, members: Members) -> Iterator[str]:
     """Which copies an edit of `spec.nodeGroups` takes away, and which it leaves to nobody."""
     caches = [cache, *(other for other in known.caches.values() if other.key != cache.key)]
-    world, members = _world(known, caches), _members(known)
+    world = _world(known, caches)
     removed: list[NodeName] = []
     orphaned: list[NodeName] = []
     for node in holders:
@@ -194,14 +198,19 @@ def _regrouped(cache: Cache, holders: Iterable[NodeName], known: Known) -> Itera
         yield f"spec.nodeGroups: {_copies(orphaned)} wanted by nobody with this edit, and kept {kept}"
 
 
-def _has(local: LocalNode, cache: Cache, known: Known) -> bool:
-    """Whether the node holds the model, for this cache or for another of its URI."""
+def _sharing(cache: Cache, known: Known) -> frozenset[StatusKey]:
+    """All caches of one folder."""
+    alike = (key for key, other in known.caches.items() if other.storage_key == cache.storage_key)
+    return frozenset([cache.key, *alike])
+
+
+def _has(local: LocalNode, sharing: frozenset[StatusKey]) -> bool:
+    """Whether the node holds the model, for one of these caches."""
     words = local.status.get("modelStatus") or {}
-    sharing = {key for key, other in known.caches.items() if other.storage_key == cache.storage_key} | {cache.key}
     return any(words.get(key) == ModelStatus.DOWNLOADED for key in sharing & local.listed.keys())
 
 
-def _members(known: Known) -> dict[NodeName, frozenset[str]]:
+def _members(known: Known) -> Members:
     """The usable groups of each node."""
     usable = {
         name: group.selector for name, group in known.groups.items() if group.selector is not None and not group.problem
