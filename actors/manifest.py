@@ -115,6 +115,15 @@ class Manifest:
         return "sha256:" + hashlib.sha256(_canonical([[f.path, f.size, f.digest] for f in self.files])).hexdigest()
 
     @cached_property
+    def by_content(self) -> Mapping[tuple[Digest, int], tuple[int, ...]]:
+        """By digest and size, the files that are the same; not empty ones, nor those without a digest."""
+        found: dict[tuple[Digest, int], tuple[int, ...]] = {}
+        for index, file in enumerate(self.files):
+            if file.digest is not None and file.size:
+                found[file.digest, file.size] = (*found.get((file.digest, file.size), ()), index)
+        return found
+
+    @cached_property
     def packed(self) -> bool:
         """Whether the files are archives, which are unpacked before anything is published. See `is_packed`."""
         return is_packed(self.source, self.files)

@@ -109,6 +109,10 @@ class Place:
     key: StorageKey
 
 
+Audience = frozenset[str] | None
+"""The namespaces whose caches ask for a model, "" for the cluster's own. None: only caches of the cluster do."""
+
+
 @dataclass(frozen=True, slots=True)
 class DesiredModel:
     """One model that must be on the node.
@@ -120,6 +124,7 @@ class DesiredModel:
     `evictable`: it may make room for others, and one that did waits until it fits beside them. `kept`: a copy that is
     there stays as it is, is repaired and is served to others; one that is not there is not fetched. `retry` names a
     request to try again at once, which is heeded once. `group` names the `DesiredRoot` whose limit it counts against.
+    `audience`: whose it is, and so which other copies' files it may consist of.
     """
 
     key: StorageKey
@@ -133,6 +138,7 @@ class DesiredModel:
     kept: bool = False
     retry: str = ""
     group: str = ""
+    audience: Audience = None
 
     @property
     def place(self) -> Place:

@@ -21,6 +21,8 @@ from actors.numbers import count
 class Transferred:
     """Bytes, right or wrong; `bytes_from_other_zones` are those of `bytes_from_peers` that crossed a zone.
 
+    `bytes_reused` have not come over the network: another copy on the same disk had them.
+
     `wrong_peers` counts, by node, chunks that did not have the digest they were sent with; `wrong_readers` those whose
     bytes were wrong already when that node read them from the origin. That is on the word of whoever passed them on: a
     node that lies about it accuses another, but its bytes are found out all the same.
@@ -29,6 +31,7 @@ class Transferred:
     bytes_from_origin: int = 0
     bytes_from_peers: int = 0
     bytes_from_other_zones: int = 0
+    bytes_reused: int = 0
     wrong_peers: Mapping[NodeName, int] = field(default_factory=dict)
     wrong_readers: Mapping[NodeName, int] = field(default_factory=dict)
 

@@ -34,10 +34,11 @@ class Admission:
     state: State
     headroom_bytes: int
 
-    def check_room(self, task: Task, resolved: Resolved, repair: Repair | None) -> None:
+    def check_room(self, task: Task, resolved: Resolved, repair: Repair | None, linked_bytes: int = 0) -> None:
         """Raises InsufficientStorage, with the numbers, if it does not fit beside what was promised to others.
 
-        What the task needs, and what it lacks, is noted in it.
+        `linked_bytes` of it take no space: other copies have them. What the task needs, and what it lacks, is noted in
+        it.
         """
         store = self.state.roots[task.place.root].usable()
         others = [each for each in self.state.tasks_in(task.place.root) if each is not task]
@@ -49,11 +50,12 @@ class Admission:
         room, manifest = self._room(task, store, others), resolved.manifest
         held = store.ingested_bytes(task.place.key)
         if repair is not None:
-            task.needed_bytes = repair.total_bytes
+            task.needed_bytes, task.linked_bytes = repair.total_bytes - linked_bytes, linked_bytes
             room.check(task.needed_bytes, held_bytes=held, repair=True)
             room.check_turn(task.model.priority, ahead)
             return
-        task.needed_bytes, peak = manifest.total_bytes, manifest.peak_bytes
+        task.needed_bytes, task.linked_bytes = manifest.total_bytes - linked_bytes, linked_bytes
+        peak = manifest.peak_bytes - linked_bytes
         evicted = self.state.roots.evicted(task.place)
         if evicted is not None:
             room = room.promise(*self._owed_bytes(task, evicted, room))

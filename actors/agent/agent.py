@@ -33,12 +33,14 @@ from actors.agent.admission import Admission, check_expected
 from actors.agent.adoption import make_way, recognise
 from actors.agent.attempt import Ended, Engine
 from actors.agent.diff import Action, Active, Cancel, Start, diff
+from actors.agent.donors import donors
 from actors.agent.removals import obey
 from actors.agent.roots import Roots
 from actors.agent.settings import AgentSettings
 from actors.agent.sharing import share
 from actors.agent.state import State
 from actors.agent.task import Task
+from actors.disk.reuse import linkable_bytes, offers
 from actors.errors import InsufficientStorage, LocalModelError
 from actors.fill.origin_quota import Quotas
 from actors.messages import DesiredModel, DesiredState, NodeName, NodeReport, Place
@@ -233,11 +235,22 @@ class NodeAgent:
                 task.wait(evicted.error() if evicted is not None else None)
                 return
             repair = root.repair(place.key, task.model.source, resolved, in_vain=in_vain)
-            self._admission.check_room(task, resolved, repair)
+            source = resolved if repair is None else repair.narrowed(resolved)
+            at_hand = tuple(donors(state, model))
+            linked_bytes = linkable_bytes(source.manifest, offers(source.manifest, at_hand))
+            self._admission.check_room(task, resolved, repair, linked_bytes)
         except LocalModelError as error:
             task.wait(evicted.error() if evicted is not None and isinstance(error, InsufficientStorage) else error)
             return
-        task.start(model.resolved, resolved, store, desired.owner, ended=self._when_ended(task), repair=repair)
+        task.start(
+            model.resolved,
+            resolved,
+            store,
+            desired.owner,
+            ended=self._when_ended(task),
+            repair=repair,
+            donors=at_hand,
+        )
 
     def _when_ended(self, task: Task) -> Callable[[Ended], None]:
         return lambda outcome: self._ended(task, outcome)

@@ -18,6 +18,7 @@ from actors.agent.settings import AgentSettings
 from actors.disk.filesystem import disk_errors
 from actors.disk.ingest import Ingest
 from actors.disk.marker import Marker
+from actors.disk.reuse import Donor, offers, take
 from actors.disk.store import Store
 from actors.errors import Cancelled, InsufficientStorage, LocalModelError, StoreError
 from actors.fill.fill import Fill, Progress, Shared
@@ -67,7 +68,8 @@ class Engine:
 class Wish:
     """What an attempt is for. The agent changes it while the attempt runs: `resolved` only to fresh locations.
 
-    `repair`: only these files of the committed copy. `earlier`: what earlier attempts have cost.
+    `repair`: only these files of the committed copy. `donors`: copies whose files may be used. `earlier`: what earlier
+    attempts have cost.
     """
 
     key: StorageKey
@@ -77,6 +79,7 @@ class Wish:
     company: Company | None = None
     expected_digest: str | None = None
     repair: Repair | None = None
+    donors: tuple[Donor, ...] = ()
     started_at: float | None = None
     earlier: Transferred = field(default_factory=Transferred)
 
@@ -188,6 +191,7 @@ class Filling(Attempt):
         try:
             part = self.wish.part()
             ingest = self._store.ingest(self.wish.key, part.manifest, self.wish.owner, part.versions)
+            take(ingest, offers(part.manifest, self.wish.donors), self._check_cancelled)
             ingest.allocate()
             self.allocated = True
             return Ended(marker=self._committed(ingest), repair=self.wish.repair)

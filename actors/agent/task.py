@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from actors.agent.attempt import Attempt, Ended, Engine, Examination, Filling, Wish
 from actors.agent.diff import Active
+from actors.disk.reuse import Donor
 from actors.disk.store import Store
 from actors.errors import Failure, InsufficientStorage, LocalModelError, StoreError
 from actors.fill.fill import Progress
@@ -39,6 +40,8 @@ class Task:
         """What it asked for when it was last its turn."""
         self.lacking_bytes: int | None = None
         """By how much that was too much, if anything but waiting can help (see `ModelReport`)."""
+        self.linked_bytes = 0
+        """What other copies on the disk had of that when it was last its turn: it takes no space."""
         self.reserved_bytes = 0
         self._engine = engine
         self._resolved_name: str | None = None
@@ -102,6 +105,7 @@ class Task:
         *,
         ended: Callable[[Ended], None],
         repair: Repair | None = None,
+        donors: tuple[Donor, ...] = (),
     ) -> None:
         """An attempt runs; `ended` is called from its thread. There is room on the disk for it.
 
@@ -119,10 +123,11 @@ class Task:
             company=self.company,
             expected_digest=self.model.expected_digest,
             repair=repair,
+            donors=donors,
             started_at=self._started_at,
             earlier=self._moved_before,
         )
-        self.reserved_bytes = wish.part().manifest.peak_bytes
+        self.reserved_bytes = wish.part().manifest.peak_bytes - self.linked_bytes
         self._launch(Filling(self._engine, store, wish), ended)
 
     def examine(self, repair: Repair, store: Store, *, ended: Callable[[Ended], None]) -> None:

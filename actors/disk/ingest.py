@@ -19,6 +19,7 @@ from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
+from actors.chunks import Chunk, Ranges
 from actors.disk.documents import parsed
 from actors.disk.filesystem import clash, disk_errors, folds_case, reserve, set_mode
 from actors.disk.handles import Folder
@@ -56,6 +57,8 @@ class Ingest:
         self.folder = folder
         self.data = folder / "data"
         self.manifest = manifest
+        self.reused_bytes = 0
+        """Of what this process has put into it, what came from other copies on the disk."""
         self.journal = Journal.open(handle.here / "journal", [file.size for file in manifest.files])
         for index, file in enumerate(manifest.files):
             doubtful = file.path in stale or (not continued and file.vouched is None)
@@ -76,6 +79,8 @@ class Ingest:
         with disk_errors(f"making room in {self.data}"), self._handle.enter("data", make=True) as data:
             self._check_names(data)
             for index, file in enumerate(self.manifest.files):
+                if self.journal.done.get(index, Ranges()).total < file.size:
+                    _drop_immutable(data, file.path)
                 if file.size <= LATE_FILE_BYTES and index not in self.journal.done:
                     continue
                 folder = file.path.rpartition("/")[0]
@@ -85,8 +90,24 @@ class Ingest:
                 if _allocate(data, file) and self.journal.done.pop(index, None) is not None:
                     self.journal.forget(index)
 
+    def folder_of(self, index: int) -> Folder:
+        """The folder that the file at `index` belongs in, open. The caller closes it. Raises OSError."""
+        above = self.manifest.files[index].path.rpartition("/")[0]
+        with self._handle.enter("data", make=True) as data:
+            self._make_folder(data, above)
+            return _entered(data, above)
+
+    def have(self, index: int) -> None:
+        """All of the file is there."""
+        size = self.manifest.files[index].size
+        self.journal.record(Chunk(index, 0, size))
+        self.journal.done.setdefault(index, Ranges()).add(0, size)
+
     def open_file(self, index: int) -> int:
-        """A descriptor to read and write the file at `index`. The caller closes it."""
+        """A descriptor of the file at `index`, to read and write; but only to read one that is linked elsewhere, too.
+
+        The caller closes it.
+        """
         path = self.manifest.files[index].path
         with disk_errors(f"opening {self.data / path}"), self._handle.enter("data", make=True) as data:
             self._make_folder(data, path.rpartition("/")[0])
@@ -276,9 +297,13 @@ def read_identity(parent: Folder, name: str) -> Mapping[str, Any] | None:
 
 
 def held_bytes(folder: Folder) -> int:
-    """The disk space that the files in the open folder take, as far as anybody may look into it."""
+    """The disk space that the files in the open folder take, as far as anybody may look into it.
+
+    Those that are linked elsewhere, too, take none of their own.
+    """
     statuses = (status for _, status, _ in folder.walk(strict=False))
-    return sum(status.st_blocks * 512 for status in statuses if not stat.S_ISDIR(status.st_mode))
+    own = (status for status in statuses if not stat.S_ISDIR(status.st_mode) and status.st_nlink < 2)
+    return sum(status.st_blocks * 512 for status in own)
 
 
 def _allocate(data: Folder, file: ManifestFile) -> bool:
@@ -307,6 +332,8 @@ def _open(folder: Folder, path: str) -> int:
         status = parent.status(name)
         if status is not None and not stat.S_ISREG(status.st_mode):
             parent.remove(name)  # nothing but files is made here
+        elif status is not None and status.st_nlink > 1:
+            return parent.open(name)  # another copy's, too: see `actors.disk.reuse`
     try:
         return folder.open(path, flags)
     except PermissionError:
@@ -314,6 +341,23 @@ def _open(folder: Folder, path: str) -> int:
         set_mode(descriptor, 0o644)
         os.close(descriptor)
         return folder.open(path, flags)
+
+
+def is_immutable(status: os.stat_result) -> bool:
+    """Whether it may be another copy's, too, or was once."""
+    return status.st_nlink > 1 or not status.st_mode & 0o222
+
+
+def _drop_immutable(data: Folder, path: str) -> None:
+    """There is no such file, unless it may be written to."""
+    try:
+        status = data.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISREG(status.st_mode) and is_immutable(status):
+        above, _, name = path.rpartition("/")
+        with _entered(data, above) as parent:
+            parent.remove(name)
 
 
 def _is_journal(status: os.stat_result) -> bool:

@@ -22,7 +22,7 @@ from actors.disk.filesystem import disk_errors
 from actors.disk.handles import Folder
 from actors.disk.ingest import held_bytes
 from actors.disk.layout import Layout
-from actors.disk.marker import DamagedMarker, load_marker
+from actors.disk.marker import OWN, DamagedMarker, load_marker
 from actors.manifest import StorageKey
 
 FOLDER = "trash"
@@ -113,11 +113,12 @@ class Trash:
                     self._stuck[name] = str(error)
 
     def _size(self, trash: Folder, name: str) -> int:
-        """As it was when it moved aside: measured once."""
+        """What is given back when it goes, as it was when it moved aside: measured once."""
         if name not in self._sizes:
             with suppress(OSError), trash.enter(name) as folder:
                 try:
-                    self._sizes[name] = load_marker(folder).manifest.total_bytes
+                    linked = sum(status.st_size for _, status, _ in folder.walk(but=OWN) if _is_linked(status))
+                    self._sizes[name] = load_marker(folder).manifest.total_bytes - linked
                 except (OSError, DamagedMarker):
                     self._sizes[name] = held_bytes(folder)
         return self._sizes.get(name, 0)
@@ -142,3 +143,8 @@ class Trash:
         folder.unlock(name)
         with self._layout.own(FOLDER) as trash:
             folder.move(name, trash, f"gone.{uuid.uuid4().hex}")
+
+
+def _is_linked(status: os.stat_result) -> bool:
+    """Whether another copy has the file, too: then unlinking it gives nothing back."""
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1

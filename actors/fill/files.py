@@ -10,6 +10,7 @@ all together, at the end. Where the bytes come from is none of its business.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import Counter
@@ -22,12 +23,14 @@ from actors.chunks import Chunk, Ranges
 from actors.digest import Digester, algorithm_of, chunk_hash, how_verified
 from actors.disk.durable import start_writeback, sync_files
 from actors.disk.filesystem import disk_errors
-from actors.disk.ingest import Ingest
+from actors.disk.ingest import Ingest, is_immutable
 from actors.errors import Cancelled, IntegrityError, LocalModelError, StoreError
 from actors.manifest import Digest, Manifest
 
 SMALL_FILE_BYTES = 1 << 20
 """Up to this size files are not fsynced one by one."""
+
+_log = logging.getLogger(__name__)
 
 
 class Reached(Enum):
@@ -66,6 +69,8 @@ class Files:
         self.unsealed = len(self._files)
         """How many files are not sealed yet."""
         self._verified: Counter[str] = Counter()
+        self._replaced: list[int] = []
+        """Descriptors of files that are no longer in the ingest; others may still read from them."""
 
     @property
     def verified(self) -> Counter[str]:
@@ -171,6 +176,9 @@ class Files:
     def _finish(self, index: int, digester: Digester) -> Reached:
         state, file = self._files[index], self.manifest.files[index]
         if (wrong := digester.mismatch(file.digest)) is not None:
+            if self._replace(index):
+                _log.warning("another copy's file is not what it was", extra={"path": file.path, "error": wrong})
+                return Reached.WRONG
             self._forget(index)
             if state.refetched:
                 raise IntegrityError(f"{file.path}: {wrong}, twice: the origin serves what it does not name")
@@ -204,6 +212,18 @@ class Files:
                     self._ingest.forget_file(index)
             raise
 
+    def _replace(self, index: int) -> bool:
+        """Whether the file is another copy's, too: then it is forgotten, and what is fetched goes into a new one."""
+        state = self._files[index]
+        if not is_immutable(os.fstat(self._descriptor(index))):
+            return False
+        self._ingest.forget_file(index)
+        with self._lock:
+            self._replaced.append(state.descriptor)
+            state.descriptor = -1
+        self._forget(index)
+        return True
+
     def _forget(self, index: int) -> None:
         state = self._files[index]
         with disk_errors("writing the journal"):
@@ -226,6 +246,8 @@ class Files:
 
     def close(self) -> None:
         """No descriptor is left open. Nobody may be at work any more."""
+        while self._replaced:
+            os.close(self._replaced.pop())
         for file in self._files:
             if file.descriptor >= 0:
                 os.close(file.descriptor)

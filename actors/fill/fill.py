@@ -92,7 +92,7 @@ class Fill:
         shared = shared or Shared()
         self._ingest = ingest
         self._files = Files(ingest)
-        self._traffic = Traffic(shared.clock)
+        self._traffic = Traffic(shared.clock, ingest.reused_bytes)
         self._redirects = Redirects(shared.clock)
         self._check = check
         self._rng = shared.rng

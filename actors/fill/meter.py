@@ -18,9 +18,10 @@ from actors.transferred import Transferred
 class Traffic:
     """Bytes count when they arrive, whether they turn out to be right or not."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock` gives epoch seconds, for times that people are told."""
+    def __init__(self, clock: Callable[[], float], reused: int = 0) -> None:
+        """`clock` gives epoch seconds, for times that people are told. `reused`: bytes that were there before."""
         self._clock = clock
+        self._reused = reused
         self._lock = threading.Lock()
         self._meter = RateMeter()
         self._requests = 0
@@ -61,6 +62,7 @@ class Traffic:
                 bytes_from_origin=self._from_origin,
                 bytes_from_peers=self._from_peers,
                 bytes_from_other_zones=self._from_other_zones,
+                bytes_reused=self._reused,
                 wrong_peers=dict(self._wrong_peers),
                 wrong_readers=dict(self._wrong_readers),
             )

@@ -211,6 +211,7 @@ class CacheBytes(ApiModel):
     from_origin: Bytes | None = Field(None, description="Bytes read from the origin, summed over nodes.")
     from_peers: Bytes | None = Field(None, description="Bytes read from other nodes, summed over nodes.")
     from_other_zones: Bytes | None = Field(None, description="Those of `fromPeers` that crossed a zone.")
+    reused: Bytes | None = Field(None, description="Bytes that other copies on the nodes had, summed over nodes.")
     amplification: str | None = Field(
         None, description='Bytes read from the origin, in copies of the model, e.g. "1.00".'
     )
@@ -325,6 +326,7 @@ class NodeModelDetail(ApiModel):
     bytes_from_origin: Bytes | None = Field(None, description="Bytes read from the origin.")
     bytes_from_peers: Bytes | None = Field(None, description="Bytes read from other nodes.")
     bytes_from_other_zones: Bytes | None = Field(None, description="Those of `bytesFromPeers` that crossed a zone.")
+    bytes_reused: Bytes | None = Field(None, description="Bytes that other copies on the node had.")
     rate_bytes_per_second: Bytes | None = Field(None, description="Absent when nothing moves.")
     eta: str | None = Field(None, description='Time left at this rate, e.g. "4m10s".')
     attempt: Bytes | None = Field(None, description="Number of the attempt, from 1.")

@@ -170,6 +170,7 @@ class _Now(Collector):
             cached.add_metric(key, cache.bytes_cached)
             read.add_metric([*key, "origin"], cache.moved.bytes_from_origin)
             read.add_metric([*key, "peers"], cache.moved.bytes_from_peers)
+            read.add_metric([*key, "disk"], cache.moved.bytes_reused)
             zones.add_metric(key, cache.moved.bytes_from_other_zones)
             wrong.add_metric([*key, "sent"], sum(cache.moved.wrong_peers.values()))
             wrong.add_metric([*key, "read"], sum(cache.moved.wrong_readers.values()))

@@ -23,7 +23,7 @@ from coordinator.plan.facts import Facts
 from coordinator.plan.fill_groups import Companies
 from coordinator.plan.fold import Fold
 from coordinator.plan.origin_shares import Shares
-from coordinator.plan.placement import Placement, Slot, expected_digest, priority, status_roots
+from coordinator.plan.placement import Placement, Slot, audience, expected_digest, priority, status_roots
 from coordinator.plan.retries import name_for, name_for_source
 from coordinator.plan.snapshot import Cache, Credentials, Snapshot
 from coordinator.plan.tally import SourceState
@@ -116,6 +116,7 @@ def _models(facts: Facts, placement: Placement) -> tuple[DesiredModel, ...]:
             evictable=may_go(sharing[slot.cache.storage_key], facts.use),
             kept=slot.orphan is not None,
             group=slot.group,
+            audience=audience(sharing[slot.cache.storage_key]),
         )
         for slot in placement.slots
         if slot.owner is slot.cache and slot.root is not None and slot.cache.storage_key not in facts.forsaken

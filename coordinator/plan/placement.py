@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from actors.errors import Failure
 from actors.manifest import ModelSource, StorageKey, storage_key
-from actors.messages import DesiredRoot, NodeName
+from actors.messages import Audience, DesiredRoot, NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import could_provide, has_standing, known_digest, rank
 from coordinator.plan.limits import enforces
@@ -176,6 +176,12 @@ def _known_root(snapshot: Snapshot, node: NodeName, member_of: tuple[str, ...]) 
 def priority(sharing: Iterable[Slot]) -> int:
     """Of a folder: the highest of those who share it and have a say in it."""
     return max(slot.cache.priority for slot in sharing if slot.counts)
+
+
+def audience(sharing: Iterable[Slot]) -> Audience:
+    """Of a folder: the namespaces of all who share it. A cache of the cluster does not make public what others have."""
+    found = frozenset(slot.cache.ref.namespace or "" for slot in sharing)
+    return None if found == {""} else found
 
 
 def status_roots(local: LocalNode | None) -> list[str]:
