@@ -54,7 +54,7 @@ def inspect(directory: Path) -> Document:
 
 
 def troubles(document: Document) -> list[str]:
-    """What is not as it should be, in sentences; empty: all is well as far as names and sizes tell."""
+    """Everything that is not as it should be, in sentences; empty: all is well as far as names and sizes tell."""
     found = [f"{path} {wrong}" for path, wrong in document.get("wrong", {}).items()]
     found += [f"{path} is no part of the model" for path in document.get("extra", ())]
     if "damaged" in document:

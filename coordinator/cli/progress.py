@@ -4,7 +4,7 @@
       model-00001-of-00004.safetensors  ━━━━━━━━   98%
       model-00002-of-00004.safetensors  ━━━        34%
 
-What is short says nothing where there is no terminal: the first line comes after `LINE_S`.
+Where there is no terminal the first line comes after `LINE_S`, so a short one says nothing.
 """
 
 from __future__ import annotations

@@ -33,6 +33,9 @@ from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
 HEADROOM_BYTES = 1 << 30
 """What agents keep free on every disk unless LOCALMODEL_HEADROOM says otherwise."""
 
+SHORTEST_S = 5.0
+"""A fill that took less says nothing of a link: times are written in whole seconds."""
+
 
 class Verdict(StrEnum):
     KEPT = "kept"
@@ -355,7 +358,9 @@ def _links(after: Snapshot) -> dict[NodeName, float]:
 def _rate(detail: Mapping[str, object]) -> float | None:
     began, ended = seconds_of(detail.get("startedAt")), seconds_of(detail.get("finishedAt"))
     moved = sum(count for name in ("bytesFromOrigin", "bytesFromPeers") if isinstance(count := detail.get(name), int))
-    return moved / (ended - began) if began is not None and ended is not None and ended > began and moved else None
+    if began is None or ended is None or ended - began < SHORTEST_S or not moved:
+        return None
+    return moved / (ended - began)
 
 
 def _origin_rate(after: Snapshot) -> float | None:
@@ -364,6 +369,6 @@ def _origin_rate(after: Snapshot) -> float | None:
     for cache in after.caches.values():
         began, ended = (seconds_of(cache.status.get(name)) for name in ("startedAt", "completedAt"))
         read = (cache.status.get("bytes") or {}).get("fromOrigin")
-        if read and began is not None and ended is not None and ended > began:
+        if read and began is not None and ended is not None and ended - began >= SHORTEST_S:
             rates.append(read / (ended - began))
     return max(rates, default=None)

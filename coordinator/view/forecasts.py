@@ -23,7 +23,7 @@ _ORDER = (
 
 
 def lines(found: Forecast, assumed: Assumed, every: bool = False) -> Iterator[str]:
-    """What is wrong first. Nodes to which the same happens for the same reason share a line, unless `every`."""
+    """Troubles first. Nodes to which the same happens for the same reason share a line, unless `every`."""
     for verdict in _ORDER:
         alike: dict[tuple[str, ...], list[Item]] = {}
         for item in found.items:

@@ -271,6 +271,16 @@ def test_links_are_those_that_were_measured() -> None:
     assert found.moment(1) == pytest.approx(50.0)
 
 
+def test_a_fill_of_a_second_says_nothing_of_a_link() -> None:
+    world = a_full_world(2, holding=1)
+    report = world.agents["n0"].report
+    assert report is not None
+    quick = replace(report.models[0], started_at=NOW - 11, finished_at=NOW - 10)
+    world.reporting("n0", quick, roots=report.roots).settle()
+
+    assert dict(foreseen(world).links) == {}
+
+
 def test_without_pods_nothing_is_evicted_since_anything_may_be_open() -> None:
     for seed in range(0, 60, 2):
         world, _, disks, new, _ = generated(seed)
