@@ -24,7 +24,9 @@ from coordinator.dev.laptop.cluster import (
 from coordinator.dev.laptop.webhooks import webhook_configuration
 from coordinator.kube.interface import EVENTS, NODES, Denied, Invalid, NotFound
 from coordinator.plan.fill_groups import ZONE_LABEL
+from coordinator.plan.services import INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
+from tests.kit.kserve import lenient_crd
 from tests.kit.laptop import KUBECTL, Laptop
 from tests.kit.waiting import eventually
 
@@ -367,5 +369,8 @@ def test_kubectl_shows_what_is_going_on(laptop: Laptop) -> None:
 def test_the_readme_and_the_samples_name_only_what_exists(laptop: Laptop) -> None:
     laptop.kubectl("create", "namespace", "team-a")
     samples = Path(__file__).parents[2] / "k8s" / "samples"
+    crd = lenient_crd(INFERENCE_SERVICES)  # a kind of KServe, of one sample
+    laptop.kubectl("apply", "-f", "-", stdin=json.dumps(crd))
+    laptop.kubectl("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}")
     for path in sorted(samples.glob("*.yaml")):
         laptop.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", str(path))
