@@ -47,7 +47,7 @@ class ChunkHash(Protocol):
 
 
 def chunk_hash() -> ChunkHash:
-    """What is fed with a chunk, in order, gives the digest that the chunk has between nodes."""
+    """A hash that, fed with a chunk in order, gives the digest that the chunk has between nodes."""
     return blake3()
 
 

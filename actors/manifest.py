@@ -167,7 +167,7 @@ class Manifest:
 
 
 def origin_of(url: str) -> OriginName | None:
-    """Who answers for `url`, as it is written: what it redirects to is the same origin's. None: no host is named.
+    """The origin of `url`, as it is written: what it redirects to is the same origin's. None: no host is named.
 
     So the hub and the CDN that it sends its readers to are one origin: whoever throttles, it is the hub's users that he
     means, and a budget must be known before the first request tells where it leads.
@@ -276,7 +276,7 @@ class Location:
 
     @property
     def origin(self) -> OriginName | None:
-        """Who is asked for the file; None: nobody, it is at hand."""
+        """The origin asked for the file; None: its content is at hand."""
         return origin_of(self.url) if self.content is None else None
 
 
@@ -329,7 +329,7 @@ class Resolved:
 
 
 def known_from_a_copy(manifest: Manifest, unreadable: Failure) -> Resolved:
-    """What is to be filled, from peers alone: the origin cannot be asked, for this reason."""
+    """The model to be filled, from peers alone: the origin cannot be asked, for this reason."""
     return Resolved(manifest, (Location(""),) * len(manifest.files), unreadable=unreadable)
 
 

@@ -24,7 +24,7 @@ MARK = "…"
 """What stands where something was taken out."""
 
 MAX_TEXT = 16_384
-"""The most that is looked at, and kept, of one text. What is longer is some document, not a message."""
+"""The most that is looked at, and kept, of one text. A longer text is some document, not a message."""
 
 MAX_KNOWN = 8192
 """So many forms of secrets are remembered, the latest: credentials are read again and again, and rotate."""

@@ -5,8 +5,8 @@
         raises │ │ after a pause, doubled with every failure in a row
                └─┘
 
-A process may be short of threads, memory or descriptors for a moment (a pod's pid limit, a full table). Whatever a
-service raises then, and whatever bug it meets, must not leave a process that looks alive and does one thing less.
+A process may be short of threads, memory or descriptors for a moment (a pod's pid limit, a full table). An exception of
+a service then, or a bug in it, must not leave a process that looks alive and does one thing less.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def parse_plain_bytes(text: str) -> int:
 def format_bytes(count: int, *, up: bool = False) -> str:
     """A valid quantity with at most one digit after the point: `512`, `1.5Ki`, `15.3Gi`. Rounded down, or `up`.
 
-    What is needed is rounded up and what there is down, so that what does not fit does not look as if it did.
+    A need is rounded up and a stock down, so that what does not fit does not look as if it did.
     """
     power = min((max(count, 1).bit_length() - 1) // 10, len(_UNITS))
     if power == 0:

@@ -129,7 +129,7 @@ class NodeAgent:
             return self.report()
 
     def report(self) -> NodeReport:
-        """What is true now."""
+        """The node as it is now."""
         with self._lock:
             state = self._state
             return NodeReport(
@@ -150,7 +150,7 @@ class NodeAgent:
             )
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Nothing runs any more, or `timeout_s` have passed. What was being filled can be continued."""
+        """Nothing runs any more, or `timeout_s` have passed. Fills under way can be continued."""
         deadline = time.monotonic() + timeout_s
         with self._lock:
             self._closed.set()
@@ -183,18 +183,12 @@ class NodeAgent:
         share(self._state, self._exchange)
 
     def _refresh(self, desired: DesiredState) -> None:
-        """What is known already goes by what is asked for now."""
+        """Tasks, roots and copies that are known already go by what is asked for now."""
         state, goal = self._state, self._state.goal
         for place, model in goal.models.items():
-            task, resolved = state.tasks.get(place), goal.source_of(model)
+            task = state.tasks.get(place)
             if task is not None and task.model.source.selection == model.source.selection:
-                task.want(model)
-                if task.thread is not None and task.trust != desired.trust:
-                    task.cancel(keep=True)  # it goes on by what holds now
-                if model.company is None or model.company in goal.companies:
-                    task.accompany(goal.company_of(model))
-                if resolved is not None and model.resolved is not None:
-                    task.renew(model.resolved, resolved)
+                self._renew(task, model, desired)
         for root in state.roots.values():
             root.readmit(
                 {place.key for place, model in goal.models.items() if model.evictable and place.root == root.name}
@@ -204,6 +198,18 @@ class NodeAgent:
             busy = task is not None and task.thread is not None
             if place.root in state.roots and resolved is not None and not busy:
                 recognise(state.roots[place.root], model, resolved, desired.owner)
+
+    def _renew(self, task: Task, model: DesiredModel, desired: DesiredState) -> None:
+        """The task goes by what is asked for now, of the same files."""
+        goal = self._state.goal
+        resolved = goal.source_of(model)
+        task.want(model)
+        if task.thread is not None and task.trust != desired.trust:
+            task.cancel(keep=True)  # it goes on by what holds now
+        if model.company is None or model.company in goal.companies:
+            task.accompany(goal.company_of(model))
+        if resolved is not None and model.resolved is not None:
+            task.renew(model.resolved, resolved)
 
     def _due(self, desired: DesiredState) -> list[Action]:
         state, now = self._state, self._clock()
@@ -269,7 +275,7 @@ class NodeAgent:
         self._woken.set()
 
     def _cancel(self, place: Place) -> None:
-        """What is being filled ends, and nothing is left of it; its thread says when."""
+        """The fill of this place ends, and nothing is left of it; its thread says when."""
         task = self._state.tasks.get(place)
         if task is None:
             return

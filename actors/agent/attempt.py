@@ -96,7 +96,7 @@ class Attempt:
     """The agent's lock guards everything but what `run` does with the disk and the network."""
 
     allocated = False
-    """What is reserved for it is no longer free on the disk."""
+    """The space reserved for it is no longer free on the disk."""
 
     def __init__(self) -> None:
         self._cancelled = threading.Event()
@@ -137,7 +137,7 @@ class Examination(Attempt):
         self._repair = repair
 
     def run(self) -> Ended:
-        """What is wrong with the files."""
+        """The outcome, with the files that are wrong and how."""
         try:
             buffer = mmap.mmap(-1, BLOCK_BYTES)
             with disk_errors("reading what may be damaged"), self._store.opened(self._key) as folder:

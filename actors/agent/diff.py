@@ -39,7 +39,7 @@ def diff(
     active: Mapping[Place, Active],
     damaged: Container[Place] = frozenset(),
 ) -> list[Action]:
-    """Every step that is due; starts come last, the most important first. What is under way is not started again.
+    """Every step that is due; starts come last, the most important first. None of what is under way is started again.
 
     A copy that is not asked for is left alone: only an order removes it (`DesiredState.remove`). One that is asked for
     differently stays until its replacement is committed, and one that is damaged until it is repaired.
@@ -53,10 +53,7 @@ def diff(
     cancels = [
         Cancel(place)
         for place, task in sorted(active.items(), key=lambda item: item[0])
-        if (model := wanted.get(place)) is None
-        or model.source.selection != task.selection
-        or (task.waiting and place in held)  # it waits for what is no longer asked for
-        or (model.kept and place not in damaged)
+        if _must_end(task, wanted.get(place), held=place in held, damaged=place in damaged)
     ]
     starts = [
         Start(place, model)
@@ -65,6 +62,13 @@ def diff(
         if not model.kept or (place in damaged and satisfies(present[place], model))
     ]
     return [*cancels, *starts]
+
+
+def _must_end(task: Active, model: DesiredModel | None, *, held: bool, damaged: bool) -> bool:
+    """Whether it fills what is not, or no longer, asked for."""
+    if model is None or model.source.selection != task.selection:
+        return True
+    return (task.waiting and held) or (model.kept and not damaged)
 
 
 def satisfies(marker: Marker, model: DesiredModel) -> bool:

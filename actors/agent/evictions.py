@@ -1,4 +1,4 @@
-"""What is remembered of copies that made room for others, so that they do not come straight back.
+"""Copies that made room for others are remembered, so that they do not come straight back.
 
     <root>/.localmodel/evicted/<key>.json       written before the copy goes, removed when it is back or may be
 

@@ -1,6 +1,6 @@
 """Orders to remove a committed copy: each is carried out when it arrives, or never.
 
-Whoever gave the order has looked at Kubernetes some seconds ago. Here everything it counts on is looked at once more:
+The coordinator looked at Kubernetes some seconds ago. Here everything that the order counts on is looked at once more:
 
     the copy is there, and ours, and nothing is under way at it
     it is not wanted; or it may be evicted, and what it is to make room for still waits for space
@@ -32,7 +32,7 @@ class Refusal:
 
 
 def obey(state: State, desired: DesiredState, exchange: Exchange, now: float) -> None:
-    """What was ordered to go has gone, where all that the order counts on still holds."""
+    """Copies that were ordered to go have gone, where all that the order counts on still holds."""
     leaving = {place.root for place in state.removing}  # what that gives back may be enough
     for order in desired.remove:
         refusal = refused(order, state, desired, now, settling=order.root in leaving)

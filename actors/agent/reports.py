@@ -21,7 +21,7 @@ NAMED_JUNK = 20
 
 
 def models(state: State, exchange: Exchange) -> Iterator[ModelReport]:
-    """What is leaving comes first, then what nobody wants, so that by key the last word is what is wanted."""
+    """Copies that leave come first, then unwanted ones: the last word on a key is of the copy that is wanted."""
     for place, marker in state.removing.items():
         yield replace(of_copy(place.key, marker, Phase.REMOVING), root=place.root)
     yield from _copies(state, exchange)
@@ -107,7 +107,7 @@ def of_copy(key: StorageKey, marker: Marker, phase: Phase, record: Record | None
 
 
 def of_repair(report: ModelReport, marker: Marker, damage: Mapping[str, str]) -> ModelReport:
-    """What is said of the repair of this copy, and what it is that is repaired."""
+    """The report, with the damage of this copy and how far its repair is."""
     report = replace(report, damage=describe(damage))
     if report.attempt:
         return report

@@ -1,6 +1,6 @@
 """The roots of a node, each with its store: which copies are committed there, which of them are damaged or in the way.
 
-What is committed is known from the disk. It is read when a root is opened, and compared with the disk again from time
+Committed models are known from the disk. It is read when a root is opened, and compared with the disk again from time
 to time, because others may change what is there. A root that cannot be used says why, and is tried again with every
 tick; it never keeps an agent from the others.
 """
@@ -254,7 +254,7 @@ class Roots(Mapping[str, Root]):
         return self._roots[name]
 
     def mismatch(self, name: str) -> Failure:
-        """What is said of a root that is not one of ours."""
+        """The error of a root that is not one of ours."""
         ours = ", ".join(self._settings.roots)
         return Failure(
             "PathMismatch",

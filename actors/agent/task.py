@@ -68,7 +68,7 @@ class Task:
 
     @property
     def allocated(self) -> bool:
-        """What is reserved is no longer free on the disk."""
+        """The space reserved for it is no longer free on the disk."""
         return self._attempt is not None and self._attempt.allocated
 
     @property
@@ -212,8 +212,7 @@ class Task:
         phase, failure, retry_at = self._phase, self._failure, self._retry_at
         manifest = self._resolved.manifest if self._resolved is not None else None
         total = manifest.total_bytes if manifest is not None else 0
-        sound = total - self._repair.total_bytes if self._repair is not None else 0
-        done = sound + (progress.done if progress is not None else 0)
+        done = self._done_bytes(total, progress)
         moved = self._moved_before
         if running is not None:
             phase = Phase.VERIFYING if done == total else phase
@@ -240,3 +239,8 @@ class Task:
             needed_bytes=self.needed_bytes,
             lacking_bytes=self.lacking_bytes if self.lacks_space else None,
         )
+
+    def _done_bytes(self, total: int, progress: Progress | None) -> int:
+        """How much of the model is there: a repair begins with all but the files that are wrong."""
+        sound = total - self._repair.total_bytes if self._repair is not None else 0
+        return sound + (progress.done if progress is not None else 0)

@@ -1,4 +1,4 @@
-"""What is on the disk of a node, and in which order it gets there. `Store` is one root; it knows no network."""
+"""The disk of a node: what is on it, and in which order that gets there. `Store` is one root; it knows no network."""
 
 from actors.doors import doors
 

@@ -1,4 +1,4 @@
-"""What is committed in a root: markers are read, and healed by our own record of them; strangers are told from ours.
+"""The committed models of a root: markers are read, and healed by our own record of them; strangers are told from ours.
 
     <root>/models/<key>/.localmodel/manifest.json       the marker: what it is, how it was verified, whose it is
            .localmodel/committed/<key>.json             the marker once more

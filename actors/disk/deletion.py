@@ -1,6 +1,6 @@
 """Trees are removed from the handle of the folder above, however deep they are, and never beyond a link or a mount.
 
-What is below a tree's folders is moved up, a level at a time, and so two folders are open at most. Moving also tells a
+Folders below those of a tree are moved up, a level at a time, and so two folders are open at most. Moving also tells a
 mount, which is left (EBUSY), from a folder.
 """
 

@@ -1,4 +1,4 @@
-"""Who may write to a root: the agent that started last.
+"""The agent that started last may write to a root, and no other.
 
     <root>/.localmodel/incarnation      its name
 

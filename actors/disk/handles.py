@@ -1,4 +1,4 @@
-"""Folders that are open. What is below one is reached from its handle, name by name, and never through a link.
+"""Folders that are open. Files below one are reached from its handle, name by name, and never through a link.
 
 A disk is shared with pods that may run as our user: between two looks at a path, any part of it may have become a link
 to elsewhere. From a handle there is no elsewhere: each name is opened in the folder that is open already, with

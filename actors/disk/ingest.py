@@ -51,7 +51,7 @@ class Ingest:
         continued: bool,
         stale: Container[str] = (),
     ) -> None:
-        """Use `open_ingest`. Takes the handle over. What is there of `stale` files is of another version."""
+        """Use `open_ingest`. Takes the handle over. The bytes there of `stale` files are of another version."""
         self._parent = parent.again()
         self._handle = handle
         self.folder = folder
@@ -130,16 +130,16 @@ class Ingest:
         return self._handle.enter(_UNPACKED, make=True)
 
     def drop_unpacked(self) -> None:
-        """What was unpacked is gone."""
+        """The unpacked files are gone."""
         self._handle.remove(_UNPACKED)
 
     def take_unpacked(self) -> None:
-        """What was unpacked is the data."""
+        """The unpacked files are the data."""
         self._handle.remove("data")
         self._handle.move(_UNPACKED, self._handle, "data")
 
     def publish(self, marker: Marker, target: Path, *, trash: Path) -> None:
-        """`target` is the model, complete. What was there before is in `trash`, and is the caller's to unlink."""
+        """`target` is the model, complete. The one before it is in `trash`, and is the caller's to unlink."""
         with disk_errors(f"committing {target}"), Folder.at(target.parent) as parent:
 
             def move_aside() -> None:
@@ -209,7 +209,7 @@ class Ingest:
             self.close()
 
     def _leave(self) -> None:
-        """What is left of the fill is gone, or will be: the next one finds it, or it is swept up."""
+        """The rest of the fill is gone, or will be: the next one finds it, or it is swept up."""
         try:
             self.discard()
         except (OSError, StoreError, MemoryError) as error:
@@ -227,7 +227,7 @@ class Ingest:
             )
 
     def _make_folder(self, data: Folder, path: str) -> None:
-        """Whatever else stands in its way is removed: nothing else makes anything here."""
+        """Anything else that stands in its way is removed: nothing else makes anything here."""
         parts = path.split("/") if path else []
         for count in range(1, len(parts) + 1):
             with _entered(data, "/".join(parts[: count - 1])) as parent:
@@ -287,7 +287,7 @@ def open_ingest_in(
 
 
 def read_identity(parent: Folder, name: str) -> Mapping[str, Any] | None:
-    """Whose fill of what the ingest is; None if that cannot be read."""
+    """The owner and the model of the ingest; None if they cannot be read."""
     try:
         with parent.enter(name) as folder:
             identity = parsed(folder.read(_IDENTITY, MARKER_BYTES))

@@ -62,7 +62,7 @@ class Journal:
 
 
 def read(path: Path, sizes: list[int]) -> tuple[dict[int, Ranges], int]:
-    """What is done, by file index, and how many bytes of the journal say so. Never raises for what it finds inside."""
+    """The ranges that are done, by file index, and the journal's length. Never raises for its contents."""
     done: dict[int, Ranges] = {}
     length = 0
     with suppress(FileNotFoundError), path.open("rb") as lines:

@@ -4,7 +4,7 @@
            .localmodel/<name>/      ours: see `actors.disk.store`
            .localmodel/aside/…      what stood in the way and is not ours
 
-Whatever is found below a root is taken for junk until it has proved to be ours. Junk never keeps a store from opening.
+Anything found below a root is taken for junk until it has proved to be ours. Junk never keeps a store from opening.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Layout:
 
     @property
     def junk(self) -> dict[str, str]:
-        """What was set aside, or is left where it is, because it is not ours: by path below the root, why."""
+        """By path below the root, why something was set aside, or is left where it is: it is not ours."""
         return {**self._left, **self._moved}
 
     def set_aside(self, folder: Folder, name: str, why: str, *, as_name: str | None = None) -> None:
@@ -119,7 +119,7 @@ class Layout:
         self._say(self._moved, self._below(folder.path / name), f"{why}; it is {where} now")
 
     def leave(self, path: str, why: str) -> None:
-        """What is at this path below the root is said, and stays where it is."""
+        """The thing at this path below the root is reported, and stays where it is."""
         self._say(self._left, path, why)
 
     def left_no_more(self, path: str) -> None:

@@ -45,7 +45,7 @@ class NewerMarker(DamagedMarker):
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What is known of a committed model. `manifest` has every file's digest; `verified` says how each was checked.
+    """A committed model. `manifest` has every file's digest; `verified` says how each was checked.
 
     `moved` is what the fill has cost, over all attempts.
     """
@@ -164,7 +164,7 @@ def misfits(folder: Path | Folder, manifest: Manifest) -> dict[str, str]:
 
 
 def misfit(folder: Folder, file: ManifestFile) -> str | None:
-    """What is wrong with the file as far as its name and size tell; None: nothing. Links on the way are wrong, too."""
+    """The fault of the file, as far as its name and size tell; None: there is none. Links on the way are wrong, too."""
     try:
         status = folder.lstat(file.path)
     except OSError as error:

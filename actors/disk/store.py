@@ -99,7 +99,7 @@ class Store:
 
     @property
     def junk(self) -> dict[str, str]:
-        """What was set aside, or is left where it is, because it is not ours: by path below the root, why."""
+        """By path below the root, why something was set aside, or is left where it is: it is not ours."""
         return self._layout.junk
 
     def check_fence(self) -> None:
@@ -107,7 +107,7 @@ class Store:
         self._fence.check()
 
     def free_bytes(self) -> int:
-        """What is free on its filesystem for us, as `df` says it."""
+        """The bytes free on its filesystem for us, as `df` says it."""
         with disk_errors(f"measuring {self.path}"):
             status = os.statvfs(self.path)
         return status.f_bavail * status.f_frsize

@@ -40,7 +40,7 @@ _FORBIDDEN = re.compile(r"[\0\ud800-\udfff]")
 
 
 class RefusedArchive(Exception):
-    """What is wrong with the archive, of which the message says the name."""
+    """The archive is refused; the message names it, and says what is wrong with it."""
 
 
 class Kind(Enum):

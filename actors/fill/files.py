@@ -3,7 +3,7 @@
     bytes written ──► ranges ──► hashed as far as the file reaches ──► its digest is right ──► sealed, on the disk
                                                                    └─► it is wrong: forgotten, to be fetched again
 
-Whoever has brought a chunk hashes its file up to the first gap, from the page cache; one thread at a time per file, so
+The thread that has brought a chunk hashes its file up to the first gap, from the page cache, one at a time per file: so
 the digest costs no second pass and no thread of its own. A file is fsynced when its digest is right; small files are,
 all together, at the end. Where the bytes come from is none of its business.
 """
@@ -79,7 +79,7 @@ class Files:
             return self._verified.copy()
 
     def ranges(self, index: int) -> Ranges:
-        """What is there of a file. For one thread, before others write."""
+        """The ranges that are there of a file. For one thread, before others write."""
         return self._files[index].ranges
 
     def each_done(self) -> list[int]:

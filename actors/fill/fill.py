@@ -145,7 +145,7 @@ class Fill:
                 self._driver.cancel()
 
     def accompany(self, company: Company | None) -> None:
-        """From now on it is filled together with these, or alone. Who they are, the exchange hears by itself."""
+        """From now on it is filled together with these, or alone. The exchange hears by itself who they are."""
         with self._lock:
             before, self._company = self._company, company
             same = company is before or (company is not None and before is not None and company.fill == before.fill)
@@ -178,7 +178,7 @@ class Fill:
         )
 
     def _begin(self) -> Driver:
-        """Who is to decide from now on. A driver that was replaced before it ran is cancelled, and returns at once."""
+        """The driver from now on. One that was replaced before it ran is cancelled, and returns at once."""
         with self._lock:
             company, exchange = self._company, self._exchange
             if company is None or exchange is None or exchange.address is None:

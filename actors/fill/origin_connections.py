@@ -159,7 +159,7 @@ class Connections:
         self._reaches[parts.netloc] = min(reach_of(address), reach_of(parts.hostname or ""))
 
     def _reach(self, url: str) -> Reach:
-        """Who can see the server of a URL that was, or is about to be, asked. Behind a proxy the name tells."""
+        """How far the server of a URL can be seen that was, or is about to be, asked. Behind a proxy the name tells."""
         place = urlsplit(url).netloc
         if place not in self._reaches:
             self._reaches[place] = reach_of_url(url)

@@ -136,7 +136,7 @@ class PeerReader:
 
 
 def _origin(reply: Reply) -> Origin | None:
-    """Whose bytes the peer says these are."""
+    """The member whose bytes these are, as the peer says."""
     fields = reply.head.fields
     try:
         return Origin(NodeName(fields[READER.lower()]), bytes.fromhex(fields[DIGEST.lower()]))

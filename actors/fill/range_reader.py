@@ -13,7 +13,7 @@ What an answer must be, or it is refused before a byte of it is used:
 
 A server of which no range has come yet, and that refuses one or answers it wrongly, is asked for the whole without:
 what `curl` gets is to be had. Then the file comes in one piece. A refusal while other connections are served may mean
-that there are too many of them: see `Crowded`. What is stored compressed is taken as it is stored.
+that there are too many of them: see `Crowded`. Bytes that are stored compressed are taken as they are.
 
 A server that falls silent, or sends less than a trickle, has stalled: see `actors.transport.stall`.
 

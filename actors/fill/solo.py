@@ -102,7 +102,7 @@ class Alone:
     # --- which chunk is next ---
 
     def _todo(self) -> Iterator[tuple[int, Iterator[Chunk]]]:
-        """What is missing of each file, never nothing: one that is all there gives an empty chunk, to be hashed."""
+        """The chunks missing of each file: one that is all there gives an empty chunk, to be hashed."""
         for index, file in enumerate(self._files.manifest.files):
             chunks = list(plan_chunks([file], self._chunk_bytes, {0: self._files.ranges(index)}))
             whole = [Chunk(index, chunk.start, chunk.stop) for chunk in chunks]

@@ -2,8 +2,8 @@
 
     archive, fetched as one file ──► unpacked beside it, hashed on the way ──► takes its place ──► committed as usual
 
-Until it is complete an archive is a file like any other: ranges, resume and the origin's digest are as ever. What is
-published, and what the marker lists with a sha256 each, is what it held; so the digest of such a model is known only
+Until it is complete an archive is a file like any other: ranges, resume and the origin's digest are as ever. The files
+that it held are published, and listed in the marker with a sha256 each; so the digest of such a model is known only
 once it is unpacked. A file counts as verified in the way the archive was. `include` and `exclude` select what is
 unpacked. Which sources are archives: see `Manifest.packed`.
 
@@ -348,7 +348,7 @@ def _starting(names: list[str], prefix: str) -> list[str]:
 
 @contextmanager
 def _translated(name: str) -> Iterator[None]:
-    """Whatever is raised about an archive inside becomes the error that it stands for."""
+    """An exception about an archive inside becomes the error that it stands for."""
     try:
         yield
     except (RefusedArchive, SourceError, NotImplementedError) as error:

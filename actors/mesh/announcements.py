@@ -34,7 +34,7 @@ class Log:
         self.restart()
 
     def restart(self) -> None:
-        """What was told does not hold any more."""
+        """Nothing that was told before holds any more."""
         self._name = self._rng.getrandbits(53) | 1
         self._chunks: list[int] = []
         self._fresh = 0

@@ -27,7 +27,7 @@ class Claims:
         self._me = me
         self.membership = membership
         self.own: deque[int] = deque()
-        """What is to be read here next, in ascending order but for chunks that came back."""
+        """The chunks to be read here next, in ascending order but for those that came back."""
         self.stolen: set[int] = set(bitmap.members(begun))
         self.taken_over: set[int] = set()
         self.given: dict[int, NodeName] = {}

@@ -1,4 +1,4 @@
-"""Who takes part in one fill, who reads which chunk from the source, and who talks to whom. Pure.
+"""The members of one fill: which chunk each reads from the source, and whom it talks to. Pure.
 
 Everybody computes this from the same list of members and comes to the same result, without a word to each other:
 

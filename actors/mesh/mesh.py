@@ -269,7 +269,7 @@ class Mesh:
     def settle(self, chunks: Iterable[int], now: float) -> dict[int, NodeName]:
         """The file is right now. By chunk, the reader whose bytes were not: each is quarantined.
 
-        Who it was is on the word of the peer that passed the chunk on; a name of no member is nobody's.
+        The peer that passed the chunk on says which member read it; a name of no member is nobody's.
         """
         blamed = self.state.withdrawn.settle(chunks, self.origins)
         blamed = {chunk: name for chunk, name in blamed.items() if name in self.membership.members}

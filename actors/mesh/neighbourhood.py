@@ -41,7 +41,7 @@ class Neighbourhood:
         return frozenset(name for name, peer in self.standings.items() if not peer.trusted(now))
 
     def look(self, now: float) -> None:
-        """What is shown is worked out anew: whom we trust, or what they have, has changed."""
+        """The chunks that are shown are worked out anew: whom we trust, or what they have, has changed."""
         self.shown = self.shown_near = 0
         for _, peer in self.neighbours:
             if peer.trusted(now):

@@ -1,8 +1,8 @@
 """For how long a node waits for its peers, whatever they claim and answer. Pure.
 
 There is one clock. Only chunks that land set it back: a chunk that this node read itself to now, one from a peer by a
-few times a normal read, so that a peer that gives one now and then does not keep us. What is only said, announcements
-and memberships, counts once for every chunk that came.
+few times a normal read, so that a peer that gives one now and then does not keep us. Mere words, announcements and
+memberships, count once for every chunk that came.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ fine ──unreachable──► suspected: not asked for 1 s, 2 s, … 30 s (1 s
 fine ──wrong bytes──► quarantined: not asked for 30 s, 60 s, … 1 h, whatever it says
 fine ──no delivery──► in default: not counted on until it delivers, and asked once after 30 s, 60 s, … 5 min
 
-Whatever a peer answers, only what it delivers counts: see `Mesh`. News prove that it lives, not that it can be asked:
+Answers of a peer do not count, only what it delivers: see `Mesh`. News prove that it lives, not that it can be asked:
 they end the suspicion, but of a peer that was out of reach twice in a row only once its pause is over.
 """
 

@@ -123,7 +123,7 @@ class State:
         return action
 
     def end(self, chunk: int) -> AskPeer | ReadOrigin:
-        """What was under way for the chunk, which is missing from now on."""
+        """The transfer that was under way for the chunk, which is missing from now on."""
         action = self.transfers.end(chunk)
         self.missing |= 1 << chunk
         if isinstance(action, AskPeer):
@@ -132,7 +132,7 @@ class State:
         return action
 
     def look(self, now: float) -> None:
-        """What is shown, and what is read here, is worked out anew: a peer is trusted, or has, other than before."""
+        """The chunks shown and read here are worked out anew: a peer is trusted, or has, other than before."""
         self.peers.look(now)
         self.claim()
 

@@ -75,7 +75,7 @@ class Serving:
 
     @property
     def is_consistent(self) -> bool:
-        """What is counted is what there is, and within its limits. Always so: see `actors.mesh.invariants`."""
+        """The counts are of what there is, and within their limits. Always so: see `actors.mesh.invariants`."""
         holds = [len(waiting) for waiting in self._held.values()]
         return (
             self._holding == sum(holds) <= self._pace.slots

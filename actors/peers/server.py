@@ -5,8 +5,8 @@
 A thread per connection; bytes go from the page cache to the socket with `sendfile`. The names in a request are numbers
 and words that are looked up, never parts of a path.
 
-Whoever can reach the port can keep it busy, but not from others: there is a number of connections in all and for each
-address, those that ask for nothing give way to new ones, and everything that is sent or waited for has its time.
+A client that reaches the port can keep it busy, but not from others: there is a number of connections in all and for
+each address, those that ask for nothing give way to new ones, and everything that is sent or waited for has its time.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """A chunk to be sent: so many bytes of an open file. Whoever gets it closes it and says `served`."""
+    """A chunk to be sent: so many bytes of an open file. Its receiver closes it and says `served`."""
 
     descriptor: int
     start: int

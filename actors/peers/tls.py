@@ -2,7 +2,7 @@
 
     certificate, key, authority ──► contexts, made anew when the files change ──► a `Wire` that speaks TLS, either end
 
-Whoever has a certificate of the authority is taken for a node, whatever its name: nodes are reached by address, and
+Any holder of a certificate of the authority is taken for a node, whatever its name: nodes are reached by address, and
 addresses come and go. So the authority must be one that signs node agents alone. The fill's token is needed all the
 same. Without certificates that can be loaded nothing is sent and nothing accepted, in particular not without TLS.
 

@@ -8,7 +8,7 @@
     Localmodel-Node: …                      who asks
 
 Requests have no body. Sockets block, and time out in the kernel (SO_RCVTIMEO): `settimeout` would cost a poll per call.
-Whatever goes wrong raises OSError; what is no HTTP, or too long, `ProtocolError`.
+Failures raise OSError; what is no HTTP, or too long, `ProtocolError`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Wire:
         return self.socket.recv_into(view, 0, socket.MSG_WAITALL)  # a thread switch per packet would cost more
 
     def cut(self) -> None:
-        """Whoever waits for this connection is told that it is over."""
+        """The thread that waits for this connection is told that it is over."""
         with contextlib.suppress(OSError):  # it was over before
             socket.socket.shutdown(self.socket, socket.SHUT_RDWR)  # of TLS, too: its own would end the encryption first
 

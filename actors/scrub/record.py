@@ -1,4 +1,4 @@
-"""What is known of a committed copy between two readings of it, and which file is read next. Pure.
+"""A committed copy between two readings: what is known of it, and which file is read next. Pure.
 
     committed ──► first pass, soon ──► as it was: checksums noted; the next pass when the interval is over
                         │    ▲

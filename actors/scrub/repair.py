@@ -4,8 +4,8 @@
                                                          │
                                          whole file verified, then renamed over the damaged one
 
-A repair is a fill of just these files that finds most of them done. What is copied over is checked by the chunk, and
-the whole by the digest it was committed with, so neither a wrong checksum nor a second damage can go unnoticed.
+A repair is a fill of just these files that finds most of them done. Chunks that are copied over are checked one by one,
+and the whole by the digest it was committed with, so neither a wrong checksum nor a second damage can go unnoticed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Repair:
         return found
 
     def keep_good(self, ingest: Ingest, folder: Folder, check: Callable[[], None]) -> None:
-        """What is still right in the files in `folder` is done in the ingest. `check` may raise between two chunks."""
+        """The chunks that are still right in `folder` are done in the ingest. `check` may raise between two chunks."""
         for index, file in enumerate(ingest.manifest.files):
             sums = self.sums.get(file.path)
             if sums:

@@ -1,9 +1,9 @@
 """Reads committed copies again, slowly, in one thread of its own, and says which files are not what they were.
 
-What is to be read next, and what follows, is decided in `scrub.record`. Here is the disk: it is read around the page
-cache where the filesystem can do that, so that what is verified is the disk, and what pods have in memory stays there;
-at idle I/O priority; at a bounded pace. What is known of a copy is kept in one file per model beside the models, and
-survives the process: a damage at once, how far a pass is now and then.
+The next file to be read, and what follows, are decided in `scrub.record`. Here is the disk: it is read around the page
+cache where the filesystem can do that, so that the disk is verified, and what pods have in memory stays there; at idle
+I/O priority; at a bounded pace. The record of a copy is kept in one file per model beside the models, and survives the
+process: a damage at once, how far a pass is now and then.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def examine(
     buffer: mmap.mmap,
     pace: Callable[[int], None] = lambda count: None,
 ) -> tuple[str | None, list[int]]:
-    """What is wrong with the file in the model's folder, or None; and a checksum of each chunk.
+    """The fault of the file in the model's folder, or None; and a checksum of each chunk.
 
     `pace` hears what was read. A path is that of the file itself.
 

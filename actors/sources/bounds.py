@@ -10,7 +10,7 @@ is looked at a few times a second; a single document is bounded exactly where it
 
 Why these numbers: the hub asks for fewer than 100,000 files in a repository, and larger models have far fewer
 (https://huggingface.co/docs/hub/repositories-recommendations); a resolution of so many takes the bytes and the time
-below several times over. Whoever runs the coordinator can allow more files (LOCALMODEL_MAX_FILES).
+below several times over. An operator can allow more files (LOCALMODEL_MAX_FILES).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Ended(OSError):
 
 
 class Bounds:
-    """What is left of the limits. Any thread."""
+    """The rest of the limits. Any thread."""
 
     def __init__(self, limits: Limits, what: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
@@ -129,7 +129,7 @@ class Bounds:
         self.check()
 
     def holds(self, count: int) -> None:
-        """A model has so many files. What was listed one by one was counted before."""
+        """A model has so many files. Files that were listed one by one were counted before."""
         self.files(max(0, count - self._files))
 
     def page(self, following: object = None) -> None:
@@ -234,7 +234,7 @@ sys.addaudithook(_audit)
 
 @contextlib.contextmanager
 def bounded(what: str, limits: Limits | None = None) -> Iterator[Bounds]:
-    """Whatever is asked inside for `what` keeps to the limits. Raises what was broken instead of what came of it."""
+    """Requests inside for `what` keep to the limits. Raises the limit that was broken instead of what came of it."""
     bounds = Bounds(limits or limits_of(os.environ), what)
     token, ended = _current.set(bounds), threading.Event()
 

@@ -45,32 +45,42 @@ _UNREADABLE = frozenset(
 def cause_of(where: str, error: Exception, timeout_s: float) -> SourceError | None:
     """What `error` about the URL `where` comes from; None if nothing in it says so."""
     chain = list(_chain(error))
-    for each in chain:
-        if isinstance(each, SourceError):  # ours, from below a library
-            return each
-    for each in chain:
-        if isinstance(each, ssl.SSLError | socket.gaierror):
-            return unanswered(where, each, timeout_s)
-    for each in chain:
-        name = type(each).__name__
-        if name in _UNREADABLE or isinstance(each, json.JSONDecodeError) or _is_no_http(each):
-            what = f"{where} answers with something else than it should: {_first_line(each)}"
-            return SourceError(what, reason="InvalidAnswer")
-    for each in chain:
-        if isinstance(each, TimeoutError) or type(each).__name__ in _LATE:
-            return unanswered(where, TimeoutError(), timeout_s)
-    for each in reversed(chain):  # the innermost says most
-        if isinstance(each, ConnectionError | http.client.HTTPException) or type(each).__name__ in _BROKEN:
-            return unanswered(where, each, timeout_s)
-        if type(each).__name__ == "RemoteProtocolError":
-            return unanswered(where, each, timeout_s)
-    for each in chain:
-        if (status := _status(each)) is not None:
-            return translate_status(status, where, _headers(each))
+    if (ours := next((each for each in chain if isinstance(each, SourceError)), None)) is not None:
+        return ours  # from below a library
+    if (each := next(filter(_is_not_trusted_or_found, chain), None)) is not None:
+        return unanswered(where, each, timeout_s)
+    if (each := next(filter(_is_unreadable, chain), None)) is not None:
+        what = f"{where} answers with something else than it should: {_first_line(each)}"
+        return SourceError(what, reason="InvalidAnswer")
+    if any(map(_is_late, chain)):
+        return unanswered(where, TimeoutError(), timeout_s)
+    if (each := next(filter(_is_broken, reversed(chain)), None)) is not None:  # the innermost says most
+        return unanswered(where, each, timeout_s)
+    for answered in chain:
+        if (status := _status(answered)) is not None:
+            return translate_status(status, where, _headers(answered))
     if isinstance(error, TypeError | LookupError | AttributeError | RecursionError):  # it was read, but not understood
         what = f"{where} answers with something else than it should: {type(error).__name__}: {_first_line(error)}"
         return SourceError(what, reason="InvalidAnswer")
     return None
+
+
+def _is_not_trusted_or_found(error: Exception) -> bool:
+    """The name leads nowhere, or the certificate is not accepted."""
+    return isinstance(error, ssl.SSLError | socket.gaierror)
+
+
+def _is_unreadable(error: Exception) -> bool:
+    return type(error).__name__ in _UNREADABLE or isinstance(error, json.JSONDecodeError) or _is_no_http(error)
+
+
+def _is_late(error: Exception) -> bool:
+    return isinstance(error, TimeoutError) or type(error).__name__ in _LATE
+
+
+def _is_broken(error: Exception) -> bool:
+    kind = type(error).__name__
+    return isinstance(error, ConnectionError | http.client.HTTPException) or kind in {*_BROKEN, "RemoteProtocolError"}
 
 
 def _is_no_http(error: BaseException) -> bool:

@@ -33,38 +33,51 @@ class Listed:
     etags: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
+    def take(self, path: str, name: str, info: Mapping[str, Any]) -> None:
+        """`name` is one of the files, by its `path` in the model."""
+        digest, checksum, etag = described(info)
+        self.names[path] = name
+        self.files.append(ManifestFile(path, count(info["size"]), digest, checksum))
+        if etag is not None:
+            self.etags[path] = etag
+        if (version := info.get("version")) is not None:
+            self.versions[path] = str(version)
+
 
 def files_of(source: ModelSource, found: Mapping[str, Mapping[str, Any]], root: str) -> Listed:
     """Raises SourceError for what cannot be a file and is not left out; the message names it and the remedy."""
     listed, names = Listed(), dict[str, str]()
     for name, info in found.items():
-        below = name == root or name.startswith(f"{root}/")  # what only begins alike is another folder
-        if not below or info["type"] == "directory" or (name.endswith("/") and not info.get("size")):
+        if not _is_entry(name, info, root):
             continue
         path = "/".join(part for part in (name[len(root) + 1 :] or name.rpartition("/")[2]).split("/") if part)
         names.setdefault(path, name)
-        why = _refused(name, path, info)
-        if why is None and path in listed.names:
-            why = f"{listed.names[path]!r} would be the same file"
+        why = _refused(name, path, info, listed.names)
         if why is not None and wanted(source, path):
             raise refused(source, name, why)
         if why is not None:
             continue
-        digest, checksum, etag = described(info)
-        listed.names[path] = name
-        listed.files.append(ManifestFile(path, count(info["size"]), digest, checksum))
-        if etag is not None:
-            listed.etags[path] = etag
-        if (version := info.get("version")) is not None:
-            listed.versions[path] = str(version)
+        listed.take(path, name, info)
     folders = _folders(names)
     listed.files = [file for file in listed.files if file.size or file.path not in folders]
     listed.names = {file.path: listed.names[file.path] for file in listed.files}
     for path, name in listed.names.items():
-        error = archived(f"{redact(source.uri)}: {name}", found[name].get("blob_tier"), None, None)
-        if error is not None and wanted(source, path):
-            raise error
+        if wanted(source, path):
+            _check_online(source, name, found[name])
     return listed
+
+
+def _check_online(source: ModelSource, name: str, info: Mapping[str, Any]) -> None:
+    """Returns if the store can give its bytes now. Raises SourceError for what is archived."""
+    error = archived(f"{redact(source.uri)}: {name}", info.get("blob_tier"), None, None)
+    if error is not None:
+        raise error
+
+
+def _is_entry(name: str, info: Mapping[str, Any], root: str) -> bool:
+    """Whether it is below `root`, and neither a folder nor the mark of one."""
+    below = name == root or name.startswith(f"{root}/")  # a name that only begins alike is in another folder
+    return below and info["type"] != "directory" and bool(not name.endswith("/") or info.get("size"))
 
 
 def refused(source: ModelSource, name: str, why: str) -> SourceError:
@@ -76,7 +89,7 @@ def refused(source: ModelSource, name: str, why: str) -> SourceError:
     )
 
 
-def _refused(name: str, path: str, info: Mapping[str, Any]) -> str | None:
+def _refused(name: str, path: str, info: Mapping[str, Any], taken: Mapping[str, str]) -> str | None:
     if info["type"] != "file":
         return f"it is neither a file nor a folder ({info['type']})"
     if name.endswith("/"):
@@ -92,8 +105,9 @@ def _refused(name: str, path: str, info: Mapping[str, Any]) -> str | None:
     try:
         check_relative(path)
     except SourceError as error:
-        return None if is_ours(path) else str(error)
-    return None
+        if not is_ours(path):
+            return str(error)
+    return f"{taken[path]!r} would be the same file" if path in taken else None
 
 
 def _folders(paths: Iterable[str]) -> set[str]:

@@ -90,10 +90,7 @@ def resolve_hub(
         info = api.model_info(repo, revision=pinned_revision or revision, timeout=timeout_s)
         if info.gated and token is None:
             raise SourceDenied(f"{page} is gated: ask for access there, and put a token that has it into HF_TOKEN")
-        if (sha := info.sha) is None:
-            raise SourceError(f"{page} was described without its commit: {endpoint} is not a full hub")
-        if not _COMMIT.fullmatch(str(sha)):  # it stands in every file's URL
-            raise SourceError(f"{page} was described with a commit that is none", reason="InvalidAnswer")
+        sha = _commit(info.sha, page, endpoint)
         own = {"Authorization": f"Bearer {token}"} if token else {}
         files = files_of_commit(
             source,
@@ -110,6 +107,15 @@ def resolve_hub(
         return Resolved(manifest, tuple(Location(url) for url in urls))
     with _translated(repo, sha, page, token, timeout_s):
         return _with_token(manifest, urls, token, options, time.time() if now is None else now)
+
+
+def _commit(sha: str | None, page: str, endpoint: str) -> str:
+    """The commit, which stands in the URL of every file. Raises SourceError where the hub has named none."""
+    if sha is None:
+        raise SourceError(f"{page} was described without its commit: {endpoint} is not a full hub")
+    if not _COMMIT.fullmatch(str(sha)):
+        raise SourceError(f"{page} was described with a commit that is none", reason="InvalidAnswer")
+    return sha
 
 
 def parse_uri(source: ModelSource) -> tuple[str, str | None]:
@@ -255,7 +261,7 @@ def _read(url: str, token: str, size: int, timeout_s: float) -> bytes:
 
 @contextmanager
 def _translated(repo: str, revision: str | None, page: str, token: str | None, timeout_s: float) -> Iterator[None]:
-    """Whatever the library and its HTTP client raise inside becomes the SourceError it stands for.
+    """An exception of the library or its HTTP client inside becomes the SourceError it stands for.
 
     The client is another package with every major version of the library, hence the last clause.
     """

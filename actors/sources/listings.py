@@ -173,7 +173,7 @@ def _watch_requests(session: Any, timeout_s: float) -> None:
 
 @cache
 def _s3_session() -> type:
-    """A client for botocore that reads documents in bounded pieces. What is streamed is its reader's to bound."""
+    """A client for botocore that reads documents in bounded pieces. A streamed body is its reader's to bound."""
     staying: Any = s3_session()
 
     class BoundedSession(staying):  # type: ignore[misc]  # made at run time

@@ -51,7 +51,7 @@ def local_listing(source: ModelSource, root: str) -> Mapping[str, Mapping[str, A
 def _below(
     source: ModelSource, root: str, folder: str, above: tuple[tuple[int, int], ...]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """What is in `folder`, a path from `root` that ends in a slash or is empty. `above`: the folders that it is in."""
+    """The entries of `folder`, a path from `root` that ends in a slash or is empty. `above`: the folders around it."""
     where, bounds = f"{root}/{folder}", current()
     try:
         with os.scandir(where) as found:
@@ -65,15 +65,9 @@ def _below(
             continue
         try:
             status = entry.stat()
-        except FileNotFoundError as error:
-            if wanted(source, path):
-                target = Path(name).readlink() if entry.is_symlink() else "nothing"
-                raise refused(source, name, f"it is a link to {target}, which does not exist") from error
-            continue
         except OSError as error:
             if wanted(source, path):
-                circle = "it is a link that leads in a circle" if entry.is_symlink() else f"{error.strerror}"
-                raise refused(source, name, circle) from error
+                raise refused(source, name, _why_not(entry, error)) from error
             continue
         if stat.S_ISDIR(status.st_mode):
             if _identity(status) in above:
@@ -87,6 +81,14 @@ def _below(
             yield name, _file(name, status)
         elif wanted(source, path):
             raise refused(source, name, f"it is {_KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
+
+
+def _why_not(entry: os.DirEntry[str], error: OSError) -> str:
+    """Why the entry of a folder cannot be looked at."""
+    if isinstance(error, FileNotFoundError):
+        target = Path(entry.path).readlink() if entry.is_symlink() else "nothing"
+        return f"it is a link to {target}, which does not exist"
+    return "it is a link that leads in a circle" if entry.is_symlink() else f"{error.strerror}"
 
 
 class Reading:

@@ -73,17 +73,10 @@ def resolve_image(source: ModelSource, options: SourceOptions, pinned_revision: 
 
     Raises the SourceError family only.
     """
-    match = _REFERENCE.fullmatch(source.uri)
-    if match is None:
-        raise SourceUnsupported(f"{source.uri} is not of the form oci://registry/name[:tag]", reason="InvalidURI")
-    named = match["digest"] or match["tag"]
-    if named and source.revision not in (None, match["digest"], match["tag"]):
-        raise SourceUnsupported(
-            f"{source.uri} names {named!r}, but spec.revision says {source.revision!r}", reason="InvalidURI"
-        )
+    host, name, named = _reference(source)
     try:
-        registry = _Registry(match["host"], match["name"], options)
-        revision, document = registry.manifest(pinned_revision or named or source.revision or "latest")
+        registry = _Registry(host, name, options)
+        revision, document = registry.manifest(pinned_revision or named)
         for _ in range(MAX_INDEX_DEPTH):
             if document.get("manifests"):
                 _, document = registry.manifest(_for_linux(document["manifests"]))
@@ -98,6 +91,19 @@ def resolve_image(source: ModelSource, options: SourceOptions, pinned_revision: 
         found = list(pool.map(carried(lambda file: registry.locate(str(file.digest))), manifest.files))
     expiries = [at for _, at in found if at is not None]
     return Resolved(manifest, tuple(location for location, _ in found), min(expiries, default=None))
+
+
+def _reference(source: ModelSource) -> tuple[str, str, str]:
+    """Registry, repository, and the tag or digest that is asked for. Raises SourceUnsupported."""
+    match = _REFERENCE.fullmatch(source.uri)
+    if match is None:
+        raise SourceUnsupported(f"{source.uri} is not of the form oci://registry/name[:tag]", reason="InvalidURI")
+    named = match["digest"] or match["tag"]
+    if named and source.revision not in (None, match["digest"], match["tag"]):
+        raise SourceUnsupported(
+            f"{source.uri} names {named!r}, but spec.revision says {source.revision!r}", reason="InvalidURI"
+        )
+    return match["host"], match["name"], named or source.revision or "latest"
 
 
 def _for_linux(manifests: Sequence[Mapping[str, Any]]) -> str:

@@ -54,8 +54,8 @@ _PUBLIC_FIELDS = re.compile(
 class SourceOptions:
     """What a source is asked with. `env` uses the names of environment variables, and is never printed.
 
-    White space around a value is dropped, and a byte order mark: `echo TOKEN | base64` adds a line break. What is
-    secret of it is remembered, so that no message of this process shows it.
+    White space around a value is dropped, and a byte order mark: `echo TOKEN | base64` adds a line break. Its secrets
+    are remembered, so that no message of this process shows them.
 
     Two that are not self-explanatory: `{host}-headers` is a JSON object of headers for http(s) on that host (KServe's),
     `STORAGE_OPTIONS` a JSON object of fsspec options for any other scheme (ours).
@@ -117,7 +117,7 @@ class SourceOptions:
 
 
 def remember_options(resolved: Resolved) -> None:
-    """What of it is a credential is shown by no message of this process."""
+    """No message of this process shows the credentials in it."""
     remember(_secret_fields(dict(resolved.storage_options)))
     for headers in {id(location.headers): location.headers for location in resolved.locations}.values():
         remember(_secret_fields(dict(headers)))
@@ -176,7 +176,7 @@ def _check_endpoint(name: str, value: str) -> None:
 
 
 def _secrets(env: Mapping[str, str]) -> Iterator[object]:
-    """What no message may show. Of documents all that is not known to be harmless."""
+    """The values that no message may show: of documents all that is not known to be harmless."""
     for name, value in env.items():
         if _DOCUMENTS.fullmatch(name):
             yield from _secret_fields(_document(value))

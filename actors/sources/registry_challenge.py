@@ -28,7 +28,7 @@ class Challenge:
 
 
 def challenges(headers: Iterable[str]) -> list[Challenge]:
-    """All of the header's lines, in order. What is not of the form is skipped."""
+    """All of the header's lines, in order. A part that is not of the form is skipped."""
     return [challenge for header in headers for challenge in _of_one(header)]
 
 

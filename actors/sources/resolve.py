@@ -14,7 +14,7 @@ allow-list, one class is made for it, and what connects is guarded (`actors.trus
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -175,8 +175,7 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
         urls = _for_anybody([dialect.public(name) for name in in_order], options)
     kept_etags = [etags.get(file.path) for file in manifest.files]
     if urls is not None:
-        expiries = [at for at in map(expires_at, urls) if at is not None]
-        return Resolved(manifest, tuple(map(Location, urls, kept_etags)), min(expiries, default=None))
+        return Resolved(manifest, tuple(map(Location, urls, kept_etags)), _first_expiry(urls))
     base = dialect.url.rstrip("/")
     urls = [f"{base}{name[len(root) :]}" for name in in_order]
     locations = tuple(
@@ -184,6 +183,11 @@ def _resolve_listing(source: ModelSource, options: SourceOptions) -> Resolved:
         for url, etag, file in zip(urls, kept_etags, manifest.files, strict=True)
     )
     return Resolved(manifest, locations, storage_options=dialect.storage_options)
+
+
+def _first_expiry(urls: Iterable[str]) -> float | None:
+    """When the first of them ends, in epoch seconds; None: none says that it does."""
+    return min((at for at in map(expires_at, urls) if at is not None), default=None)
 
 
 def _look_up(
@@ -252,7 +256,7 @@ def _guarded(url: str, trust: Trust, origin: str = "", private: bool = True) -> 
 
 @contextmanager
 def _translated(url: str, opened: str = "", timeout_s: float = 30.0) -> Iterator[None]:
-    """Whatever fsspec and its filesystems raise inside becomes the SourceError it stands for.
+    """An exception of fsspec or its filesystems inside becomes the SourceError it stands for.
 
     `opened` is what fsspec is asked to open for `url`. It has no error contract, hence the last clause.
     """

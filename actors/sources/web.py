@@ -58,22 +58,8 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
     Headers for the URL's host (`{host}-headers` in the options) are sent, and given to the agents: no other way exists.
     """
     url = urlsplit(source.uri)
-    if not url.hostname or (not url.query and not url.path.rpartition("/")[2]):
-        raise SourceUnsupported(f"{redact(source.uri)} does not name a file", reason="InvalidURI")
-    if url.username is not None:
-        raise SourceUnsupported(
-            f"{redact(source.uri)} carries a password, which would be stored with the model: "
-            f"put an Authorization header into {url.hostname}-headers of a Secret",
-            reason="InvalidURI",
-        )
-    headers = {str(header): str(value) for header, value in options.mapping(f"{url.hostname}-headers").items()}
-    for header in headers:
-        if header.lower() in _OURS:
-            raise SourceDenied(
-                f"{url.hostname}-headers in the credentials may not set {header}: it says where a request goes, or "
-                "where it ends",
-                reason="CredentialsInvalid",
-            )
+    _check_url(source, url)
+    headers = _own_headers(url, options)
     where = escaped(source.uri)
     size, answer, first = _ask(where, headers, options)
     name = _name(url, answer)
@@ -90,6 +76,31 @@ def resolve_file(source: ModelSource, options: SourceOptions) -> Resolved:
     location = Location(where, etag=etag or None, headers=headers, version=answer.get("last-modified"))
     files = select(source, [ManifestFile(name, size, digest)])
     return Resolved(make_manifest(source, None, files), (location,), expires_at(where))
+
+
+def _check_url(source: ModelSource, url: SplitResult) -> None:
+    """Returns if it may name a file. Raises SourceUnsupported."""
+    if not url.hostname or (not url.query and not url.path.rpartition("/")[2]):
+        raise SourceUnsupported(f"{redact(source.uri)} does not name a file", reason="InvalidURI")
+    if url.username is not None:
+        raise SourceUnsupported(
+            f"{redact(source.uri)} carries a password, which would be stored with the model: "
+            f"put an Authorization header into {url.hostname}-headers of a Secret",
+            reason="InvalidURI",
+        )
+
+
+def _own_headers(url: SplitResult, options: SourceOptions) -> dict[str, str]:
+    """The headers that the credentials have for its host. Raises SourceDenied for one that frames the request."""
+    headers = {str(header): str(value) for header, value in options.mapping(f"{url.hostname}-headers").items()}
+    for header in headers:
+        if header.lower() in _OURS:
+            raise SourceDenied(
+                f"{url.hostname}-headers in the credentials may not set {header}: it says where a request goes, or "
+                "where it ends",
+                reason="CredentialsInvalid",
+            )
+    return headers
 
 
 def is_public(url: str, options: SourceOptions) -> bool:

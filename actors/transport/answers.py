@@ -38,7 +38,7 @@ from actors.errors import (
 from actors.numbers import moment
 from actors.redaction import redacted
 from actors.transport.guard import Refused
-from actors.transport.refusals import error_of, refusal_of
+from actors.transport.refusals import Refusal, error_of, refusal_of
 from actors.transport.stall import TooSlow
 
 MAX_RETRY_AFTER_S = 3600.0
@@ -94,13 +94,8 @@ def translate_status(status: int, url: str, headers: Mapping[str, str], body: by
     """
     where, refusal = redact(url), refusal_of(headers, body)
     code = f" {refusal.code}" if refusal is not None else ""
-    if refusal is not None:
-        error = error_of(
-            where, f"answered HTTP {status}", refusal, retry_after_s(headers) if status in (429, 503) else None
-        )
-        unsure = type(error) is SourceDenied and error.reason == "SourceDenied" and signed(url)
-        if error is not None and not unsure:
-            return error
+    if refusal is not None and (error := _said(refusal, status, url, headers)) is not None:
+        return error
     if status in (400, 401, 403) and signed(url):  # S3 answers 400 when the session token behind the signature expired
         return SourceExpired(f"{where} refused its signed URL with HTTP {status}{code}{EXPIRED}")
     match status:
@@ -120,6 +115,14 @@ def translate_status(status: int, url: str, headers: Mapping[str, str], body: by
             return SourceThrottled(f"{where} answered HTTP {status}: too many requests{hint}", retry_after_s=wait_s)
         case _:
             return SourceError(f"{where} answered HTTP {status}{code}")
+
+
+def _said(refusal: Refusal, status: int, url: str, headers: Mapping[str, str]) -> SourceError | None:
+    """The error that the code of an object store names; None where the status says more, or as much."""
+    wait_s = retry_after_s(headers) if status in (429, 503) else None
+    error = error_of(redact(url), f"answered HTTP {status}", refusal, wait_s)
+    unsure = type(error) is SourceDenied and error.reason == "SourceDenied" and signed(url)
+    return None if unsure else error
 
 
 def unanswered(url: str, error: Exception, timeout_s: float) -> SourceError:

@@ -65,7 +65,7 @@ def is_proxied(connection: http.client.HTTPConnection) -> bool:
 
 
 def opener(redirects: urllib.request.HTTPRedirectHandler) -> urllib.request.OpenerDirector:
-    """For http(s) and nothing else, over connections as above. What is neither followed nor a success is raised."""
+    """For http(s) and nothing else, over such connections. Raises a status that is neither followed nor a success."""
     director = urllib.request.OpenerDirector()
     director.addheaders = [("User-agent", AGENT)]
     errors = (urllib.request.HTTPErrorProcessor(), urllib.request.HTTPDefaultErrorHandler())
@@ -125,7 +125,7 @@ def _changed_at(path: str) -> int:
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """What is answered in the end: `http.client` takes any 1xx but 100 (so 103, Early Hints) for that."""
+    """The final answer: `http.client` takes any 1xx but 100 (so 103, Early Hints) for that."""
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:

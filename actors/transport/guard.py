@@ -5,8 +5,8 @@
 
 The address is judged in the moment in which the kernel is to connect to it, by an audit hook of the interpreter
 (https://peps.python.org/pep-0578/): a name that resolves to another address when it is used than when it was looked at,
-a redirect, and a client with a resolver of its own all come by here. What is not asked for inside of `guarded`, such as
-the Kubernetes API, Ray and peers, is not looked at.
+a redirect, and a client with a resolver of its own all come by here. Connections outside of `guarded`, such as those to
+the Kubernetes API, Ray and peers, are not looked at.
 
 A proxy that this process's environment names is asked whatever its address: whoever set it up answers for where it
 leads. Then `check_name` judges the name, as far as it resolves here.
@@ -88,7 +88,7 @@ def _nothing(address: str) -> str | None:
 
 @contextlib.contextmanager
 def guarded(origins: Origins, inwards: Callable[[str], str | None] = _nothing) -> Iterator[None]:
-    """Whatever connects inside is asked only where `origins` allows. A guard inside of a guard replaces it.
+    """Connections inside are made only where `origins` allows. A guard inside of a guard replaces it.
 
     `inwards` says what is wrong with an address that is allowed, but to which nobody may lead us from here.
     """

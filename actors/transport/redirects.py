@@ -23,7 +23,7 @@ from actors.transport.answers import PRIVATE_REDIRECTS, redact
 
 
 class Reach(IntEnum):
-    """Who can see an address: this machine (and what is plugged into it), its network, everybody."""
+    """How far an address can be seen: by this machine (and what is plugged into it), its network, everybody."""
 
     HOST = 0
     NETWORK = 1

@@ -521,16 +521,16 @@ def test_a_root_that_is_mounted_later_is_used_then(node: Node, resolved: Resolve
     until(agent, Phase.READY)
 
 
-def test_a_folder_that_is_not_ours_is_neither_used_nor_removed(node: Node, resolved: Resolved) -> None:
-    node.folder().mkdir(parents=True)
-    (node.folder() / "precious").write_text("data")
+def test_a_file_in_the_place_of_a_model_is_neither_used_nor_removed(node: Node, resolved: Resolved) -> None:
+    node.folder().parent.mkdir(parents=True)
+    node.folder().write_text("data")
     agent = node.agent()
     agent.reconcile(wants(resolved))
     failed = until(agent, Phase.FAILED, reason="PathOccupied")
     assert failed.failure is not None
     assert str(node.folder()) in failed.failure.message
     agent.reconcile(NOTHING)
-    assert (node.folder() / "precious").read_text() == "data"
+    assert node.folder().read_text() == "data"
 
 
 def test_the_more_important_model_is_filled_first_and_the_others_take_their_turn(node: Node, tmp_path: Path) -> None:
