@@ -1,4 +1,4 @@
-"""What was measured, for people: a table with a sentence below each row, and one page that needs nothing else."""
+"""Measurements for people: a table with a sentence below each row, and one page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(args: argparse.Namespace, benchmark: str) -> None:
-    """What was asked for can be written afterwards. Raises SystemExit(2), and says why on standard error."""
+    """The files that were asked for can be written afterwards. Raises SystemExit(2), and says why on standard error."""
     for path in (args.html, args.plot):
         if path is not None and not path.resolve().parent.is_dir():
             print(f"{benchmark}: there is no folder {path.resolve().parent}", file=sys.stderr)

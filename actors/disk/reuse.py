@@ -92,7 +92,7 @@ def linkable_bytes(manifest: Manifest, offered: Mapping[int, Sequence[Offer]]) -
 
 
 def take(ingest: Ingest, offered: Mapping[int, Sequence[Offer]], check: Callable[[], None]) -> None:
-    """What is offered is in the ingest, as far as it can be had. `check` may raise between two steps.
+    """The files offered are in the ingest, as far as they can be had. `check` may raise between two steps.
 
     Before `Ingest.allocate`. A donor that fails is passed over; a disk that is full is not.
     """

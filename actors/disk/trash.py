@@ -113,7 +113,7 @@ class Trash:
                     self._stuck[name] = str(error)
 
     def _size(self, trash: Folder, name: str) -> int:
-        """What is given back when it goes, as it was when it moved aside: measured once."""
+        """The bytes given back when it goes, as they were when it moved aside: measured once."""
         if name not in self._sizes:
             with suppress(OSError), trash.enter(name) as folder:
                 try:
