@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from statistics import median
 
 from actors.agent.capacity import Limit, Room, Waiting
 from actors.errors import InsufficientStorage
@@ -25,16 +24,13 @@ from actors.times import seconds_of
 from coordinator.api.resources import StatusKey
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.eviction import Eviction
-from coordinator.plan.fill_groups import ZONE_LABEL
-from coordinator.plan.plan import Plan, plan
+from coordinator.plan.movement import Fetch, Movement, movement
+from coordinator.plan.plan import plan
 from coordinator.plan.removals import Leaving
 from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
 
 HEADROOM_BYTES = 1 << 30
 """What agents keep free on every disk unless LOCALMODEL_HEADROOM says otherwise."""
-
-SHORTEST_S = 5.0
-"""A fill that took less says nothing of a link: times are written in whole seconds."""
 
 
 class Verdict(StrEnum):
@@ -63,17 +59,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`lost`: copies that go because nobody wants them any more. Times are seconds from now, of nodes that fetch."""
+    """`lost`: copies that go because nobody wants them any more."""
 
     items: tuple[Item, ...]
     evictions: tuple[Eviction, ...]
     lost: tuple[Leaving, ...]
-    origin_bytes: int
-    peer_bytes: int
-    zone_bytes: int
-    seconds: Mapping[NodeName, float]
-    links: Mapping[NodeName, float]
-    origin_bytes_per_s: float
+    moving: Movement
 
     @property
     def harmless(self) -> bool:
@@ -83,7 +74,7 @@ class Forecast:
 
     def moment(self, share: float) -> float | None:
         """When this share of the nodes that fetch is done; None: none fetches."""
-        ordered = sorted(self.seconds.values())
+        ordered = sorted(self.moving.seconds.values())
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
@@ -161,7 +152,19 @@ def forecast(after: Snapshot, now: float, assumed: Assumed = Assumed()) -> Forec
             views[name] = replace(view, report=replace(view.report, models=(*others, *waiting)))
     going = plan(replace(after, agents=views), now).evictions
     items = [_helped(item, going) for item in items]
-    return _moving(after, made, items, going, assumed)
+    moving = movement(after, _fetches(items), assumed.link_bytes_per_s, assumed.origin_bytes_per_s)
+    return Forecast(tuple(items), tuple(going), made.removals, moving)
+
+
+def _fetches(items: Iterable[Item]) -> Iterable[Fetch]:
+    fetches: dict[StorageKey, Fetch] = defaultdict(Fetch)
+    for item in items:
+        if item.verdict in (Verdict.FETCHED, Verdict.REFETCHED, Verdict.MAKES_ROOM):
+            fetches[item.key].size = max(fetches[item.key].size, item.needed_bytes)
+            fetches[item.key].nodes.append(item.node)
+        elif item.verdict is Verdict.KEPT:
+            fetches[item.key].seeds.append(item.node)
+    return fetches.values()
 
 
 def _helped(item: Item, going: Sequence[Eviction]) -> Item:
@@ -286,89 +289,3 @@ def _needed(after: Snapshot, caches: Sequence[Cache], model: DesiredModel) -> in
         if known and cache.status.get("selection") == model.source.selection:
             return int(known)
     return max((cache.size_bytes or 0 for cache in caches), default=0)
-
-
-# --- what moves, and how long it takes ---
-
-
-@dataclass(slots=True)
-class _Fetch:
-    size: int = 0
-    nodes: list[NodeName] = field(default_factory=list)
-    seeds: list[NodeName] = field(default_factory=list)
-
-
-def _moving(
-    after: Snapshot, made: Plan, items: Sequence[Item], going: Sequence[Eviction], assumed: Assumed
-) -> Forecast:
-    """Every byte is read from the origin once, unless a node holds it; each zone gets each byte from outside once."""
-    fetches: dict[StorageKey, _Fetch] = defaultdict(_Fetch)
-    for item in items:
-        fetch = fetches[item.key]
-        if item.verdict in (Verdict.FETCHED, Verdict.REFETCHED, Verdict.MAKES_ROOM):
-            fetch.size = max(fetch.size, item.needed_bytes)
-            fetch.nodes.append(item.node)
-        elif item.verdict is Verdict.KEPT:
-            fetch.seeds.append(item.node)
-    origin = peers = zones = 0
-    wanted: dict[NodeName, int] = defaultdict(int)
-    for fetch in fetches.values():
-        whole = fetch.size * len(fetch.nodes)
-        from_origin = 0 if fetch.seeds or not fetch.nodes else fetch.size
-        origin += from_origin
-        peers += whole - from_origin
-        there = {_zone(after, node) for node in fetch.seeds}
-        entered = {_zone(after, node) for node in fetch.nodes} - there
-        zones += fetch.size * max(0, len(entered) - (0 if there else 1))
-        for node in fetch.nodes:
-            wanted[node] += fetch.size
-    links = _links(after)
-    usual = median(links.values()) if links else assumed.link_bytes_per_s
-    of_nodes = {node: links.get(node, usual) for node in wanted}
-    at_origin = assumed.origin_bytes_per_s or _origin_rate(after) or usual
-    read_s = origin / at_origin
-    seconds = {node: max(read_s, count / of_nodes[node]) for node, count in wanted.items()}
-    return Forecast(
-        items=tuple(items),
-        evictions=tuple(going),
-        lost=made.removals,
-        origin_bytes=origin,
-        peer_bytes=peers,
-        zone_bytes=zones,
-        seconds=seconds,
-        links=links,
-        origin_bytes_per_s=at_origin,
-    )
-
-
-def _zone(after: Snapshot, node: NodeName) -> str | None:
-    return after.nodes[node].labels.get(ZONE_LABEL) if node in after.nodes else None
-
-
-def _links(after: Snapshot) -> dict[NodeName, float]:
-    """The best that each node was seen to take, over a whole fill."""
-    found: dict[NodeName, float] = {}
-    for name, local in after.local_nodes.items():
-        rates = [rate for detail in local.status.get("models") or () if (rate := _rate(detail)) is not None]
-        if rates:
-            found[name] = max(rates)
-    return found
-
-
-def _rate(detail: Mapping[str, object]) -> float | None:
-    began, ended = seconds_of(detail.get("startedAt")), seconds_of(detail.get("finishedAt"))
-    moved = sum(count for name in ("bytesFromOrigin", "bytesFromPeers") if isinstance(count := detail.get(name), int))
-    if began is None or ended is None or ended - began < SHORTEST_S or not moved:
-        return None
-    return moved / (ended - began)
-
-
-def _origin_rate(after: Snapshot) -> float | None:
-    """The best that an origin was seen to give to all nodes together."""
-    rates = []
-    for cache in after.caches.values():
-        began, ended = (seconds_of(cache.status.get(name)) for name in ("startedAt", "completedAt"))
-        read = (cache.status.get("bytes") or {}).get("fromOrigin")
-        if read and began is not None and ended is not None and ended - began >= SHORTEST_S:
-            rates.append(read / (ended - began))
-    return max(rates, default=None)

@@ -40,14 +40,13 @@ def lines(found: Forecast, assumed: Assumed, every: bool = False) -> Iterator[st
     for gone in found.lost:
         yield f"removed: {', '.join(gone.caches) or gone.key} from {gone.node} ({gone.reason})"
     yield ""
-    yield (
-        f"bytes: {say_bytes(found.origin_bytes)} from the origin, {say_bytes(found.peer_bytes)} from other nodes,"
-        f" {say_bytes(found.zone_bytes)} of it across zones"
-    )
-    if found.seconds:
+    moving = found.moving
+    origin, peers, zones = map(say_bytes, (moving.origin_bytes, moving.peer_bytes, moving.zone_bytes))
+    yield f"bytes: {origin} from the origin, {peers} from other nodes, {zones} of it across zones"
+    if found.moving.seconds:
         times = [found.moment(share) or 0.0 for share in (0.0, 0.5, 1.0)]
         begun, middle, last = map(format_duration, times)
-        yield f"time: first node ready in {begun}, half of {len(found.seconds)} in {middle}, the last in {last}"
+        yield f"time: first node ready in {begun}, half of {len(found.moving.seconds)} in {middle}, the last in {last}"
     else:
         yield "time: nothing is fetched"
     yield f"assumed: {assumptions(found, assumed)}"
@@ -57,15 +56,15 @@ def lines(found: Forecast, assumed: Assumed, every: bool = False) -> Iterator[st
 
 
 def assumptions(found: Forecast, assumed: Assumed) -> str:
-    measured = len(found.links)
+    measured = len(found.moving.links)
     links = (
         f"links as measured in earlier fills of {measured} nodes"
         if measured
         else f"links of {format_bytes(int(assumed.link_bytes_per_s))}/s, since none was measured"
     )
     return (
-        f"{links}, {format_bytes(int(found.origin_bytes_per_s))}/s from the origin, {say_bytes(assumed.headroom_bytes)}"
-        " kept free on each disk, disks as last written (to 1%), and sizes of spec.modelSize where none was measured"
+        f"{links}, {format_bytes(int(found.moving.origin_bytes_per_s))}/s from the origin,"
+        f" {say_bytes(assumed.headroom_bytes)} kept free on each disk, disks as last written (to 1%), and sizes of spec.modelSize where none was measured"
     )
 
 
@@ -95,9 +94,9 @@ def document(found: Forecast, assumed: Assumed) -> dict[str, Any]:
             for each in found.evictions
         ],
         "removed": [{"node": each.node, "caches": list(each.caches), "reason": each.reason} for each in found.lost],
-        "bytesFromOrigin": found.origin_bytes,
-        "bytesFromPeers": found.peer_bytes,
-        "bytesFromOtherZones": found.zone_bytes,
+        "bytesFromOrigin": found.moving.origin_bytes,
+        "bytesFromPeers": found.moving.peer_bytes,
+        "bytesFromOtherZones": found.moving.zone_bytes,
         "seconds": {name: round(value, 1) for name, value in times.items() if value is not None},
         "assumed": assumptions(found, assumed),
     }

@@ -197,15 +197,15 @@ def test_a_new_model_is_read_once_and_shared() -> None:
 
     assert {item.verdict for item in fetched} == {Verdict.FETCHED}
     # llama is fetched, too: nobody holds it yet
-    assert (found.origin_bytes, found.peer_bytes) == (18 * GIB, 3 * 18 * GIB)
-    assert found.zone_bytes == 18 * GIB
+    assert (found.moving.origin_bytes, found.moving.peer_bytes) == (18 * GIB, 3 * 18 * GIB)
+    assert found.moving.zone_bytes == 18 * GIB
     assert found.harmless
 
 
 def test_nodes_that_hold_it_give_it_to_the_others() -> None:
     found = foreseen(a_full_world(4, zones=2, holding=1))
 
-    assert (found.origin_bytes, found.peer_bytes, found.zone_bytes) == (0, 30 * GIB, 10 * GIB)
+    assert (found.moving.origin_bytes, found.moving.peer_bytes, found.moving.zone_bytes) == (0, 30 * GIB, 10 * GIB)
 
 
 def test_a_new_revision_is_fetched_beside_the_old_copy() -> None:
@@ -220,7 +220,7 @@ def test_the_same_again_changes_nothing() -> None:
     found = foreseen(a_full_world(2, holding=2), a_cache("llama").with_spec(modelSize="10Gi"))
 
     assert {item.verdict for item in found.items} == {Verdict.KEPT}
-    assert (found.origin_bytes, found.peer_bytes, dict(found.seconds)) == (0, 0, {})
+    assert (found.moving.origin_bytes, found.moving.peer_bytes, dict(found.moving.seconds)) == (0, 0, {})
     assert found.moment(1.0) is None
 
 
@@ -267,7 +267,7 @@ def test_links_are_those_that_were_measured() -> None:
     world = a_full_world(3, holding=1)
     found = foreseen(world)
 
-    assert dict(found.links) == {"n0": pytest.approx(10 * GIB / 50)}
+    assert dict(found.moving.links) == {"n0": pytest.approx(10 * GIB / 50)}
     assert found.moment(1) == pytest.approx(50.0)
 
 
@@ -278,7 +278,7 @@ def test_a_fill_of_a_second_says_nothing_of_a_link() -> None:
     quick = replace(report.models[0], started_at=NOW - 11, finished_at=NOW - 10)
     world.reporting("n0", quick, roots=report.roots).settle()
 
-    assert dict(foreseen(world).links) == {}
+    assert dict(foreseen(world).moving.links) == {}
 
 
 def test_without_pods_nothing_is_evicted_since_anything_may_be_open() -> None:
