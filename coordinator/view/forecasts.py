@@ -64,7 +64,8 @@ def assumptions(found: Forecast, assumed: Assumed) -> str:
     )
     return (
         f"{links}, {format_bytes(int(found.moving.origin_bytes_per_s))}/s from the origin,"
-        f" {say_bytes(assumed.headroom_bytes)} kept free on each disk, disks as last written (to 1%), and sizes of spec.modelSize where none was measured"
+        f" {say_bytes(assumed.headroom_bytes)} kept free on each disk,"
+        " disks as last written (to 1%), and sizes of spec.modelSize where none was measured"
     )
 
 
