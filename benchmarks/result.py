@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ class Result:
     cpu_s: float | None = None
     rss_bytes: int | None = None
     how: str = "measured"
+    nodes: Mapping[str, float] | None = None
+    """Seconds until each was done, where that is known."""
 
     @property
     def time(self) -> str:
@@ -59,6 +62,7 @@ class Result:
             "origin": None if self.origin is None else round(self.origin, 4),
             "cpu_s": None if self.cpu_s is None else round(self.cpu_s, 3),
             "rss_bytes": self.rss_bytes,
+            "nodes": None if self.nodes is None else {name: round(each, 3) for name, each in self.nodes.items()},
         }
         said = {"group": self.group, "who": self.who, "verifies": self.verifies, "how": self.how, "means": self.means}
         return {"benchmark": benchmark, **said, **figures, **machine()}
