@@ -117,4 +117,4 @@ class StoreError(LocalModelError):
 
 
 class Cancelled(Exception):
-    """The fill was told to end. What it has stays in the ingest."""
+    """The fill was told to end. Its bytes stay in the ingest."""

@@ -130,7 +130,7 @@ class Manifest:
 
     @property
     def peak_bytes(self) -> int:
-        """What a fill takes on the disk. What an archive holds is taken to be as large as the archive."""
+        """What a fill takes on the disk. The contents of an archive are taken to be as large as the archive."""
         return self.total_bytes * (2 if self.packed else 1)
 
     def is_same_content(self, other: Manifest) -> bool:

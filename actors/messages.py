@@ -231,7 +231,7 @@ class ModelReport(Transferred):
 
     `verified` counts files by how they were checked (`sha256`, `git-sha1`, `md5`, `size`). `resolved` names the
     `Resolved` in use, so that a stale one (`SourceChanged`) can be replaced by the coordinator. `part`: it is filled,
-    or served, together with others. What has come over the network for it is inherited.
+    or served, together with others. The counts of bytes over the network for it are inherited.
 
     `damage` names the files of a committed copy that are no longer what they were; the copy is not Ready, and the rest
     of the report is about its repair. `repaired` is what the last one put right. `verified_at`: when the whole copy was
@@ -302,8 +302,8 @@ def heeded_s(pause_s: float) -> float:
 class OriginReport:
     """One origin as one node reads it. `requests` are under way, `wanted` would be if they might, `granted` may be.
 
-    `pause_s` is what is left of the pause that the origin asked this very node for. What the coordinator tells a node
-    is not told back: else each would prolong what it heard from the other.
+    `pause_s` is what is left of the pause that the origin asked this very node for. A pause that the coordinator told a
+    node is not told back: else each would prolong what it heard from the other.
     """
 
     origin: OriginName

@@ -22,7 +22,7 @@ def doubled(first_s: float, max_s: float, failures: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Doubles from `first_s` to `max_s`. What cannot help by itself is tried at the slowest pace."""
+    """Doubles from `first_s` to `max_s`. An error that trying again cannot help is tried at the slowest pace."""
 
     first_s: float
     max_s: float

@@ -37,8 +37,7 @@ class Admission:
     def check_room(self, task: Task, resolved: Resolved, repair: Repair | None, linked_bytes: int = 0) -> None:
         """Raises InsufficientStorage, with the numbers, if it does not fit beside what was promised to others.
 
-        `linked_bytes` of it take no space: other copies have them. What the task needs, and what it lacks, is noted in
-        it.
+        `linked_bytes` of it take no space: other copies have them. The task notes what it needs and lacks.
         """
         store = self.state.roots[task.place.root].usable()
         others = [each for each in self.state.tasks_in(task.place.root) if each is not task]

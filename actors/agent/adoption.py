@@ -1,4 +1,4 @@
-"""What stands where a model belongs becomes the copy that is asked for, where it may: nothing is then fetched.
+"""A folder that stands where a model belongs becomes the copy that is asked for, where it may: nothing is then fetched.
 
     a copy of another request that comes to the same files    is named anew
     a folder whose marker is damaged                          is adopted
@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_way(root: Root, key: StorageKey, resolved: Resolved | None, owner: str, now: float) -> None:
-    """What stands in the model's place is ours, or nothing, or is adopted, or will be set aside.
+    """The model's place is ours, or empty, or its folder is adopted, or will be set aside.
 
     Raises StoreError (PathOccupied) for what is none of these: no folder, or the copy of another coordinator.
     """

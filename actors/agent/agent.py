@@ -8,7 +8,7 @@
 goal between two calls: it starts what is due, gives a slot that became free to the next, unlinks what was removed. So
 an agent that nobody talks to any more still finishes what it was asked for.
 
-A scrubber reads what is committed again. What it finds damaged is started once more: as a repair, while the copy stays.
+A scrubber reads what is committed again. A damaged copy is started once more: as a repair, while the copy stays.
 
 A committed copy is removed by an order alone, never because nobody mentions it. An order is not a goal: it is carried
 out when it arrives, or never. A copy that is evicted stays wanted: its task waits until it fits beside what it made
@@ -38,7 +38,7 @@ from actors.agent.removals import obey
 from actors.agent.roots import Roots
 from actors.agent.settings import AgentSettings
 from actors.agent.sharing import share
-from actors.agent.state import State
+from actors.agent.state import Goal, State
 from actors.agent.task import Task
 from actors.disk.reuse import linkable_bytes, offers
 from actors.errors import InsufficientStorage, LocalModelError
@@ -50,6 +50,7 @@ from actors.retry import RetryPolicy
 from actors.scrub.scrubber import Scrubber
 from actors.service import Service
 from actors.sources.options import remember_options
+from actors.trust import Trust
 
 __all__ = ["AgentSettings", "NodeAgent"]
 
@@ -188,7 +189,7 @@ class NodeAgent:
         for place, model in goal.models.items():
             task = state.tasks.get(place)
             if task is not None and task.model.source.selection == model.source.selection:
-                self._renew(task, model, desired)
+                _renew(task, model, goal, desired.trust)
         for root in state.roots.values():
             root.readmit(
                 {place.key for place, model in goal.models.items() if model.evictable and place.root == root.name}
@@ -198,18 +199,6 @@ class NodeAgent:
             busy = task is not None and task.thread is not None
             if place.root in state.roots and resolved is not None and not busy:
                 recognise(state.roots[place.root], model, resolved, desired.owner)
-
-    def _renew(self, task: Task, model: DesiredModel, desired: DesiredState) -> None:
-        """The task goes by what is asked for now, of the same files."""
-        goal = self._state.goal
-        resolved = goal.source_of(model)
-        task.want(model)
-        if task.thread is not None and task.trust != desired.trust:
-            task.cancel(keep=True)  # it goes on by what holds now
-        if model.company is None or model.company in goal.companies:
-            task.accompany(goal.company_of(model))
-        if resolved is not None and model.resolved is not None:
-            task.renew(model.resolved, resolved)
 
     def _due(self, desired: DesiredState) -> list[Action]:
         state, now = self._state, self._clock()
@@ -305,7 +294,7 @@ class NodeAgent:
             self._woken.clear()
 
     def _sweep(self) -> None:
-        """What nobody wants any more is unlinked. Unlinking takes its time, and holds no lock."""
+        """Copies that nobody wants any more are unlinked. Unlinking takes its time, and holds no lock."""
         with self._lock:
             leaving = dict(self._state.removing)
             self._state.abandon_leftovers()
@@ -315,3 +304,15 @@ class NodeAgent:
         with self._lock:
             for place in leaving:
                 self._state.removing.pop(place, None)
+
+
+def _renew(task: Task, model: DesiredModel, goal: Goal, trust: Trust) -> None:
+    """The task goes by what is asked for now, of the same files."""
+    resolved = goal.source_of(model)
+    task.want(model)
+    if task.thread is not None and task.trust != trust:
+        task.cancel(keep=True)  # it goes on by what holds now
+    if model.company is None or model.company in goal.companies:
+        task.accompany(goal.company_of(model))
+    if resolved is not None and model.resolved is not None:
+        task.renew(model.resolved, resolved)

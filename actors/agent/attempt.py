@@ -186,7 +186,7 @@ class Filling(Attempt):
     # --- its own thread ---
 
     def run(self) -> Ended:
-        """The model is committed, or why not. What a failed attempt has fetched stays for the next one."""
+        """The model is committed, or why not. The bytes of a failed attempt stay for the next one."""
         ingest: Ingest | None = None
         try:
             part = self.wish.part()

@@ -152,7 +152,7 @@ class Root:
         return self.present.pop(key)
 
     def adopt(self, key: StorageKey, marker: Marker) -> None:
-        """What stands there is this copy; first it is remembered that its files have to be read before it counts."""
+        """The folder there is this copy; first it is remembered that its files have to be read before it counts."""
         store = self.usable()
         self.present[key] = marker
         self._scrubber.watch(self.place(key), marker, store)

@@ -20,7 +20,7 @@ _NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
 def remove(folder: Folder, name: str) -> None:
-    """Nothing has this name any more. What cannot be removed is left, with what leads to it, and raised at the end."""
+    """Nothing has this name any more. An entry that cannot be removed is left, its parents too, and raised last."""
     if folder.status(name) is None or _unlink(folder, name) or _rmdir(folder, name):
         return
     folder.unlock(name)

@@ -52,7 +52,7 @@ def disk_errors(what: str) -> Iterator[None]:
 
 @contextmanager
 def suppress_full() -> Iterator[None]:
-    """What the disk has no room for is left undone."""
+    """A write inside that the disk has no room for is left undone."""
     try:
         yield
     except OSError as error:

@@ -139,9 +139,10 @@ class Folder:
     def walk(self, *, but: str = "", strict: bool = True) -> Generator[tuple[str, os.stat_result, bool], None, None]:
         """Everything below but what `but` at the top names: its path, what it is, whether what is in it comes next.
 
-        It does not of what is no folder, of one that nobody may look into, nor of one that lies DEEPEST below. What has
-        just gone is left out. Other errors are raised if `strict`. As many folders are open as lie within each other:
-        to reach each by its path would take time with the square of their depth, and anybody can make a deep one.
+        It does not of what is no folder, of one that nobody may look into, nor of one that lies DEEPEST below. Entries
+        that have just gone are left out. Other errors are raised if `strict`. As many folders are open as lie within
+        each other: to reach each by its path would take time with the square of their depth, and anybody can make a
+        deep one.
         """
         stack = [(self.again(), "", iter(self.names()))]
         try:

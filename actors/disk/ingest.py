@@ -5,7 +5,7 @@
              data/…           what becomes the model
              publishing       only while it becomes one: see `actors.disk.publish`
 
-Everything in it is reached from its handle. What lies there and cannot be ours (a link, a fifo, a file of the wrong
+Everything in it is reached from its handle. An entry there that cannot be ours (a link, a fifo, a file of the wrong
 kind) is removed, and the fill starts over from what is left.
 """
 
@@ -165,7 +165,7 @@ class Ingest:
     ) -> None:
         """The files of the ingest, or those of `manifest`, are those of the model in the open folder. Raises OSError.
 
-        What stood in their way is moved aside: a link or a file where a folder should be, or the other way round.
+        Anything in their way is moved aside: a link or a file where a folder should be, or the other way round.
         """
         wanted = manifest or self.manifest
         with self._handle.enter("data") as data:

@@ -2,8 +2,8 @@
 
     <root>/.localmodel/ingest/<key>.<incarnation>/      see `actors.disk.ingest`
 
-An ingest that an earlier incarnation has left is continued. What an interrupted commit had moved into the model's
-folder already is taken back first.
+An ingest that an earlier incarnation has left is continued. Files that an interrupted commit had moved into the model's
+folder already are taken back first.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Ingests:
         return False
 
     def _withdraw(self, ingests: Folder, name: str, key: StorageKey) -> None:
-        """What an interrupted commit had moved into the model's folder already is back in the ingest."""
+        """Files that an interrupted commit had moved into the model's folder already are back in the ingest."""
         try:
             ingests.unlock(name)
             with ingests.enter(name) as ingest, self._layout.model(key) as target:

@@ -84,7 +84,7 @@ class Layout:
             raise Gone(f"{self.path} holds no {OWN} any more: was its disk unmounted?")
 
     def _prepare(self, parent: Folder, name: str) -> Folder:
-        """The folder is there, and open. What stands in its place and is none is set aside."""
+        """The folder is there, and open. Anything else in its place is set aside."""
         for last in (False, True):
             try:
                 return parent.enter(name, make=True)

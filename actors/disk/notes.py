@@ -53,7 +53,7 @@ class Notes:
             folder.remove(f"{key}.json")
 
     def reject(self, key: StorageKey, why: str) -> None:
-        """What the note says makes no sense: it is set aside, or stays where the disk refuses, to be rejected again."""
+        """A note that makes no sense is set aside, or stays where the disk refuses, to be rejected again."""
         with suppress(OSError, LocalModelError), self._opened() as folder:
             self._set_aside(folder, f"{key}.json", why)
 

@@ -38,7 +38,7 @@ _IGNORED = frozenset({OWN, "lost+found"})
 def seal(data: Folder, marker: Marker) -> None:
     """The marker is in the folder, every file is read-only and of its size, every folder open to all, all on the disk.
 
-    What else is there is removed: nobody else has anything to put here.
+    Anything else there is removed: nobody else has anything to put here.
 
     Raises StoreError for a file that is not what the manifest says.
     """
@@ -129,7 +129,7 @@ def is_half_published(ingest: Folder, target: Folder) -> bool:
 
 
 def withdraw(ingest: Folder, target: Folder) -> None:
-    """What of the model had been moved into the folder is back in the ingest, and the folder is as it was.
+    """Files of the model that had been moved into the folder are back in the ingest, and the folder is as it was.
 
     Raises DamagedMarker if it is not known any more what that was.
     """

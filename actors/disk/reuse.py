@@ -159,7 +159,7 @@ def _is_immutable(status: os.stat_result, size: int) -> bool:
 
 
 def _linked(source: Folder, name: str, target: Folder, new: str, size: int) -> bool:
-    """Whether it is the same file under another name. What it became meanwhile, if it was swapped, is not taken."""
+    """Whether it is the same file under another name. A file that was swapped meanwhile is not taken."""
     status = source.status(name)
     if status is None or not _is_immutable(status, size):
         return False

@@ -159,7 +159,7 @@ class Store:
     def clear(self, key: StorageKey, manifest: Manifest) -> bool:
         """Nothing is in the folder but files of the manifest. False: there is too much else for that, or none of them.
 
-        What a pod may have open stays where it is, and is said to be there.
+        Files that a pod may have open stay where they are, and are said to be there.
         """
         return self._committed.clear(key, manifest, keep=self.used is None or key in self.used)
 

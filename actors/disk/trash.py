@@ -95,7 +95,7 @@ class Trash:
     def empty(self, pods: Pods) -> None:
         """Nothing lies aside that no pod can have open any more, as far as the disk unlinks it. Takes its time.
 
-        What cannot be unlinked (NFS while a file is open, an immutable file) is said once, and tried again.
+        A copy that cannot be unlinked (NFS while a file is open, an immutable file) is said once, and tried again.
         """
         lately = min(self._clock(), pods.at) - pods.margin_s  # of what moved aside since, the list says nothing
         held = {each.name for each in self.aside() if pods.may_use(each) or each.at > lately}

@@ -11,7 +11,7 @@
 The number is found, not set: an origin that limits each connection wants many, one across the room wants two. Each
 worker beyond those costs the processors (threads that take turns, over TLS as much as half as much again), so it is
 looked downwards first where the first workers bring so much that hardly anything but the processors limits them.
-What a worker achieves is counted in bytes plus a constant per request, so that thousands of small files, which are
+The work of a worker is counted in bytes plus a constant per request, so that thousands of small files, which are
 bound by round trips, are sped up the same way as one large file.
 """
 

@@ -198,7 +198,7 @@ class Fetcher:
             self.spend(len(block), reading.stop, quota.arrived(len(block)) if quota is not None else 0.0)
 
     def _record(self, reading: _Reading) -> None:
-        """What has come of the chunk is journaled."""
+        """The bytes of the chunk that have come are journaled."""
         if reading.position > reading.recorded:
             self._files.record(Chunk(reading.chunk.file, reading.recorded, reading.position))
             reading.recorded = reading.position

@@ -172,7 +172,7 @@ class _Unpacker:
                     self._repeat(self._behind_links(member.target), path)
 
     def follow_links(self) -> None:
-        """What symbolic links lead to is there under their names, too. Once nothing more is written."""
+        """The targets of symbolic links are there under their names, too. Once nothing more is written."""
         found: dict[str, str] = {}
         names = sorted(self.files), sorted(self._links)
         for link in names[1]:
@@ -250,7 +250,7 @@ class _Unpacker:
             raise RefusedArchive(f"it holds more than {MAX_FILES} files, or {MAX_RATIO} times its size")
 
     def _remove(self, path: str, *, but: Set[str]) -> None:
-        """What lower layers hold at or below `path` is gone; "" is everything."""
+        """The entries of lower layers at or below `path` are gone; "" is everything."""
         below = f"{path}/" if path else ""
         for each in [known for known in (*self.files, *self._links) if known == path or known.startswith(below)]:
             if each not in but:

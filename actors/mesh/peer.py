@@ -99,7 +99,7 @@ class Standing:
         self.not_before = min(self.not_before, max(now + SUSPECT_FIRST_S, self._barred))
 
     def asked(self, now: float, fed_at: float) -> None:
-        """We ask it for a chunk. What we were given since, by whomever, makes up for what it owed before."""
+        """We ask it for a chunk. Chunks that we were given since, by any peer, make up for what it owed before."""
         self.asked_at = now
         if self.owes_since is None or self.owes_since < fed_at:
             self.owes_since = now

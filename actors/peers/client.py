@@ -1,7 +1,7 @@
 """Asking peers: one request at a time over connections that are kept for the next.
 
-What a peer answers is a value; that it cannot be reached, or breaks off, raises OSError. An answer's body belongs to
-the caller: a connection is kept only if all of it was read.
+An answer of a peer is a value; a peer that cannot be reached, or breaks off, raises OSError. An answer's body belongs
+to the caller: a connection is kept only if all of it was read.
 """
 
 from __future__ import annotations

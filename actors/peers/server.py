@@ -187,7 +187,7 @@ class PeerServer:
         return True
 
     def _tidy(self, now: float) -> None:
-        """What has taken too long is cut: the kernel lets a peer that takes a byte now and then go on for ever."""
+        """Connections that took too long are cut: the kernel lets one that takes a byte now and then go on for ever."""
         with self._lock:
             late = [visit for visit in self._visits if visit.until <= now]
         for visit in late:

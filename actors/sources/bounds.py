@@ -5,8 +5,8 @@
 
 An origin is asked by five libraries, none of which bounds an answer. So what they have in common is watched: sockets.
 An audit hook of the interpreter (https://peps.python.org/pep-0578/) sees each connection that is made inside; when the
-time is over, or too much has come, all of them are shut down and no further one is made. What the kernel has received
-is looked at a few times a second; a single document is bounded exactly where it is read (`decoded`).
+time is over, or too much has come, all of them are shut down and no further one is made. The bytes that the kernel has
+received are looked at a few times a second; a single document is bounded exactly where it is read (`decoded`).
 
 Why these numbers: the hub asks for fewer than 100,000 files in a repository, and larger models have far fewer
 (https://huggingface.co/docs/hub/repositories-recommendations); a resolution of so many takes the bytes and the time

@@ -2,8 +2,9 @@
 
     URL, options ──► one class, made with these options ──► filesystem, and the path in it
 
-The only module that knows fsspec. What it would use by itself is left out: its configuration in the environment and in
-the home folder, other filesystems inside of a URL or of the options, and logins for other hosts in `~/.netrc`.
+The only module that knows fsspec. Surroundings that it would use by itself are left out: its configuration in the
+environment and in the home folder, other filesystems inside of a URL or of the options, and logins for other hosts in
+`~/.netrc`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ _BLOCK_BYTES = 64 << 10
 
 @contextmanager
 def watched(filesystem: Any, root: str, bounds: Bounds, timeout_s: float = 30.0) -> Iterator[None]:
-    """What `filesystem`, which has asked nothing yet, lists below `root` is held to the bounds, also after this.
+    """The listing below `root` by `filesystem`, which has asked nothing yet, is held to the bounds, also after this.
 
     Of libraries that have no patience of their own, `timeout_s` is how long they wait for an answer.
     """
@@ -73,7 +73,7 @@ def _watch(filesystem: Any, root: str, bounds: Bounds, timeout_s: float) -> None
 
 
 def _cancelled_at_the_end(filesystem: Any, name: str, bounds: Bounds) -> Callable[..., Any]:
-    """What runs in fsspec's own thread, and may sleep there before it tries again, ends with the bounds."""
+    """A task in fsspec's own thread, which may sleep there before it tries again, ends with the bounds."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         task = getattr(filesystem, f"_{name}")(*arguments, **options)

@@ -1,7 +1,8 @@
 """What a source is asked with: credentials and endpoints, by the names of environment variables that KServe uses.
 
 A value is checked when it is read, by its name: a key that was copied with its quotes, an endpoint that is no URL, a
-header with a line break. No message shows a value. What may be public is listed here; everything else counts as secret.
+header with a line break. No message shows a value. Names that may be public are listed here; all others count as
+secret.
 """
 
 from __future__ import annotations

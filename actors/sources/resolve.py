@@ -6,7 +6,7 @@
     oci://                   actors.sources.oci      an artifact's files, or an image's layers, by their digests
     gs:// az:// hdfs:// …    here            a folder or a file, as fsspec lists it; files where that is allowed
 
-What can be signed becomes http(s) URLs, the rest is read with `read_range`. Nothing but the
+Objects that can be signed become http(s) URLs, the rest is read with `read_range`. Nothing but the
 `SourceError` family leaves it. No string of a cache's author chooses what fsspec opens: the scheme comes from an
 allow-list, one class is made for it, and what connects is guarded (`actors.trust`).
 """

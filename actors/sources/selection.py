@@ -15,7 +15,7 @@ from actors.transport.answers import redact
 def select(source: ModelSource, files: Iterable[ManifestFile]) -> list[ManifestFile]:
     """Those that are `wanted`. Raises SourceNotFound if nothing is left. Of an archive the members are selected.
 
-    What a fill wrote beside them is not: a copy can be the source of the next.
+    Files that a fill wrote beside them are not: a copy can be the source of the next.
     """
     listed = [file for file in files if not is_ours(file.path)]
     kept = [file for file in listed if wanted(source, file.path)] if not is_packed(source, listed) else listed

@@ -90,7 +90,7 @@ def expires_at(url: str) -> float | None:
 def translate_status(status: int, url: str, headers: Mapping[str, str], body: bytes = b"") -> SourceError:
     """The error an HTTP status of an origin stands for; the table is at the top of this file. Never raises.
 
-    `body`: the beginning of the answer, if it was read. What a store says there is more than a status.
+    `body`: the beginning of the answer, if it was read. The words of a store there say more than a status.
     """
     where, refusal = redact(url), refusal_of(headers, body)
     code = f" {refusal.code}" if refusal is not None else ""

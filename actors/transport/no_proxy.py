@@ -6,10 +6,10 @@
     10.0.0.0/8  fd00::/8     every address of a network; of a host that is named by its address only
     any of the above:8080    that port only; of an IPv6 address, or network, in brackets only: `[fd00::1]:8080`
 
-Entries are separated by commas or blanks, in any case. What cannot be understood names nobody. This is what curl
-(https://curl.se/docs/manpage.html#--noproxy) and Go (https://pkg.go.dev/golang.org/x/net/http/httpproxy) read alike;
-where they differ it is curl's way: a leading dot does not leave the domain itself out, and nothing is implied for
-localhost. Pure, but for `no_proxy`.
+Entries are separated by commas or blanks, in any case. An entry that cannot be understood names nobody. This is what
+curl (https://curl.se/docs/manpage.html#--noproxy) and Go (https://pkg.go.dev/golang.org/x/net/http/httpproxy) read
+alike; where they differ it is curl's way: a leading dot does not leave the domain itself out, and nothing is implied
+for localhost. Pure, but for `no_proxy`.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def archived(
 ) -> SourceError | None:
     """Why an object cannot be read that is in an archive, by what its description says; None: it can be.
 
-    S3's classes and its `x-amz-restore`; Intelligent-Tiering's archive tiers; Azure's tier `Archive`. What Google calls
+    S3's classes and its `x-amz-restore`; Intelligent-Tiering's archive tiers; Azure's tier `Archive`. Google's class
     ARCHIVE is read like any other.
     """
     tier = archive_status or storage_class or ""

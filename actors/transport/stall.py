@@ -4,8 +4,8 @@ A socket's timeout only bounds the wait for the next byte. A server that trickle
 wants a block waits for hours. So the waiting is added up where it happens, below the buffer, heads and bodies alike;
 the time that we ourselves take for what has come is not held against the server.
 
-What has come is handed on within `PROMPT_S`, however large the reader's buffer is: of a slow answer little is lost with
-the process.
+Bytes that have come are handed on within `PROMPT_S`, however large the reader's buffer is: of a slow answer little is
+lost with the process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class MinSpeed:
 
 
 class TooSlow(TimeoutError):
-    """What came in a window was too little. The message says how much."""
+    """Too little came in a window. The message says how much."""
 
 
 class WatchedResponse(FinalResponse):
