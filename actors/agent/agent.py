@@ -230,11 +230,16 @@ class NodeAgent:
                 task.wait(evicted.error() if evicted is not None else None)
                 return
             repair = root.repair(place.key, task.model.source, resolved, in_vain=in_vain)
+            if repair is None and root.restore(model, resolved, desired.owner):
+                del state.tasks[place]
+                return
             source = resolved if repair is None else repair.narrowed(resolved)
             at_hand = tuple(donors(state, model))
             linked_bytes = linkable_bytes(source.manifest, offers(source.manifest, at_hand))
             self._admission.check_room(task, resolved, repair, linked_bytes)
         except LocalModelError as error:
+            if isinstance(error, InsufficientStorage):
+                root.drop_versions(root.versions)  # they are the first to go
             task.wait(evicted.error() if evicted is not None and isinstance(error, InsufficientStorage) else error)
             return
         task.start(
@@ -245,6 +250,7 @@ class NodeAgent:
             ended=self._when_ended(task),
             repair=repair,
             donors=at_hand,
+            keep=not root.damage(place.key),
         )
 
     def _when_ended(self, task: Task) -> Callable[[Ended], None]:

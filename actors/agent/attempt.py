@@ -68,8 +68,8 @@ class Engine:
 class Wish:
     """What an attempt is for. The agent changes it while the attempt runs: `resolved` only to fresh locations.
 
-    `repair`: only these files of the committed copy. `donors`: copies whose files may be used. `earlier`: what earlier
-    attempts have cost.
+    `repair`: only these files of the committed copy. `donors`: copies whose files may be used. `keep`: what is
+    replaced stays a version. `earlier`: what earlier attempts have cost.
     """
 
     key: StorageKey
@@ -80,6 +80,7 @@ class Wish:
     expected_digest: str | None = None
     repair: Repair | None = None
     donors: tuple[Donor, ...] = ()
+    keep: bool = False
     started_at: float | None = None
     earlier: Transferred = field(default_factory=Transferred)
 
@@ -233,7 +234,7 @@ class Filling(Attempt):
         )
         marker = ending.marker(ingest, filled, self.wish.earlier + fill.progress().moved)
         self._check_cancelled()
-        self._store.commit(self.wish.key, ingest, marker)
+        self._store.commit(self.wish.key, ingest, marker, keep=self.wish.keep)
         return marker
 
     def _begin(self, ingest: Ingest) -> Fill:

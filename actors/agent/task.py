@@ -106,6 +106,7 @@ class Task:
         ended: Callable[[Ended], None],
         repair: Repair | None = None,
         donors: tuple[Donor, ...] = (),
+        keep: bool = False,
     ) -> None:
         """An attempt runs; `ended` is called from its thread. There is room on the disk for it.
 
@@ -124,6 +125,7 @@ class Task:
             expected_digest=self.model.expected_digest,
             repair=repair,
             donors=donors,
+            keep=keep,
             started_at=self._started_at,
             earlier=self._moved_before,
         )

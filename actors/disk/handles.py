@@ -12,6 +12,7 @@ O_NOFOLLOW, and a name that turns out to be a link, a device or a fifo is refuse
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -33,6 +34,8 @@ DEEPEST = 200
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_EXCHANGE = 2
+"""RENAME_EXCHANGE of renameat2(2)."""
 _NO_NAMES = frozenset({"", ".", ".."})
 NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.ELOOP})
 
@@ -193,6 +196,18 @@ class Folder:
     def move(self, name: str, to: Folder, new: str) -> None:
         """A link is moved itself. In place of a file there, but of no folder that holds anything."""
         os.rename(name, new, src_dir_fd=self.descriptor, dst_dir_fd=to.descriptor)
+
+    def exchange(self, name: str, other: Folder, its: str) -> bool:
+        """Both names have changed places, in one step; False: the kernel or the filesystem cannot. Raises OSError."""
+        call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if call is None:
+            return False
+        if call(self.descriptor, os.fsencode(name), other.descriptor, os.fsencode(its), _EXCHANGE) == 0:
+            return True
+        number = ctypes.get_errno()
+        if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            return False
+        raise OSError(number, os.strerror(number), name)
 
     def unlock(self, name: str) -> None:
         """What the folder with this name holds may be changed by us, who own it: renaming it takes that, too."""

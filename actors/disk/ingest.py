@@ -150,12 +150,21 @@ class Ingest:
 
             self.publish_in(parent, target.name, marker, move_aside)
 
-    def publish_in(self, parent: Folder, name: str, marker: Marker, move_aside: Callable[[], None]) -> None:
+    def publish_in(
+        self,
+        parent: Folder,
+        name: str,
+        marker: Marker,
+        move_aside: Callable[[], None],
+        replace: Callable[[Folder], bool] = lambda ingest: False,
+    ) -> None:
         """The model `name` in `parent` is this, complete; `move_aside` takes away an old copy. Raises OSError.
+
+        `replace` as in `actors.disk.publish`.
 
         Once it is there nothing can fail any more: what goes wrong with what is left of the fill is logged.
         """
-        late = publish(self._handle, parent, name, marker, move_aside)
+        late = publish(self._handle, parent, name, marker, move_aside, replace)
         if late is not None:
             _log.warning("a model is there, but its folder was not synced", extra={"model": name, "error": str(late)})
         self._leave()

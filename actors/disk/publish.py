@@ -66,9 +66,15 @@ def seal(data: Folder, marker: Marker) -> None:
 
 
 def publish(
-    ingest: Folder, parent: Folder, name: str, marker: Marker, move_aside: Callable[[], None]
+    ingest: Folder,
+    parent: Folder,
+    name: str,
+    marker: Marker,
+    move_aside: Callable[[], None],
+    replace: Callable[[Folder], bool] = lambda ingest: False,
 ) -> OSError | None:
-    """The ingest's data is the model `name` in `parent`. `move_aside` is called if an old copy stands there.
+    """The ingest's data is the model `name` in `parent`. If an old copy stands there `replace` may put it in its place;
+    where that returns False, `move_aside` is called first.
 
     An error after the rename that made it so is given back: it changes nothing about that.
     """
@@ -78,9 +84,11 @@ def publish(
         with parent.enter(name) as target:
             _publish_into(ingest, target)
     else:
-        if parent.status(name) is not None:
-            move_aside()
-        ingest.move("data", parent, name)
+        there = parent.status(name) is not None
+        if not there or not replace(ingest):
+            if there:
+                move_aside()
+            ingest.move("data", parent, name)
     try:
         parent.sync()
     except OSError as error:

@@ -5,6 +5,7 @@
            .localmodel/ingest/<key>.<incarnation>/         data/…  journal  manifest.json
            .localmodel/trash/<key>.<time>.<random>         an old copy, whole, until no pod can have it open
            .localmodel/trash/gone.<random>                 what nobody but us has ever seen; unlinked at once
+           .localmodel/versions/<key>.<time>.<random>      the version before, which can be restored
            .localmodel/committed/<key>.json                the marker once more: heals a damaged one
            .localmodel/scrub/<key>.json                    what `actors.scrub.record` knows of the committed copy
            .localmodel/evicted/<key>.json                  what `agent.evictions` remembers of a copy that made room
@@ -19,6 +20,7 @@ two steps: what it leaves is either an ingest, which the next one adopts, or a c
     fence       who may write
     committed   what is committed, and what stands where a model belongs
     ingests     what is being filled
+    versions    what was replaced, and can be restored
     trash       what lies aside, and when it may be unlinked
     second_names  the other name of a model whose URI ends in a slash
     store       all of it together: a fill becomes a copy, a copy is repaired, a copy goes
@@ -45,6 +47,8 @@ from actors.disk.marker import MARKER, Marker, is_complete, misfit, misfits, rea
 from actors.disk.notes import Notes
 from actors.disk.second_names import SecondNames
 from actors.disk.trash import Aside, Pods, Trash
+from actors.disk.versions import Version, Versions
+from actors.errors import StoreError
 from actors.manifest import Manifest, StorageKey
 
 __all__ = [
@@ -85,7 +89,7 @@ class Store:
         layout = self._layout = Layout(path)
         with disk_errors(f"{path} cannot be written to"):
             layout.make()
-            for name in ("ingest", "trash", "committed", "scrub", "evicted"):
+            for name in ("ingest", "trash", "versions", "committed", "scrub", "evicted"):
                 with suppress_full():  # a full disk still has models on it; they are made when there is room
                     layout.own(name).close()
             layout.check_one_disk()
@@ -93,6 +97,7 @@ class Store:
         self._trash = Trash(layout, clock)
         self._ingests = Ingests(layout, self._fence, self._trash)
         self._committed = Committed(layout, self._fence, self._ingests)
+        self._versions = Versions(layout, clock, self._fence.uid)
         self._second_names = SecondNames(layout, self._trash)
         self.scrub_notes = Notes(lambda: layout.own("scrub"), layout.set_aside)
         self.evicted_notes = Notes(lambda: layout.own("evicted"), layout.set_aside)
@@ -193,11 +198,11 @@ class Store:
 
     # --- changing what is committed ---
 
-    def commit(self, key: StorageKey, ingest: Ingest, marker: Marker) -> None:
+    def commit(self, key: StorageKey, ingest: Ingest, marker: Marker, *, keep: bool = False) -> None:
         """The model is there. Refuses (PathOccupied) to replace what another owner put in its place.
 
-        An old copy, or a damaged one, lies aside, and a folder without a marker is set aside. Once the model is there
-        nothing can fail any more.
+        An old copy, or a damaged one, lies aside; with `keep` it is a version from now on. A folder without a marker is
+        set aside. Once the model is there nothing can fail any more.
         """
         self.check_fence()
         standing = self.standing(key, marker.owner)
@@ -208,10 +213,15 @@ class Store:
             def move_aside() -> None:
                 if standing is Standing.UNMARKED:
                     self._layout.set_aside(models, key, "was not put there by this cluster")
+                elif keep:
+                    self._versions.keep(models, key)
                 else:
                     self._trash.keep(models, key)
 
-            ingest.publish_in(models, key, marker, move_aside)
+            def replace(data: Folder) -> bool:
+                return keep and standing is Standing.OURS and self._versions.replace(data, models, key)
+
+            ingest.publish_in(models, key, marker, move_aside, replace)
         self._committed.record(key, marker)
         self._second_names.ensure(key, marker)
 
@@ -241,6 +251,37 @@ class Store:
                 with self._layout.models() as models:
                     self._trash.keep(models, key)
             self._committed.forget(key)
+
+    # --- versions that were replaced: see `Versions` ---
+
+    def versions(self) -> list[Version]:
+        """The versions that were kept, the latest first."""
+        return self._versions.all()
+
+    def opened_version(self, name: str) -> Folder:
+        """The folder of a version, open. Raises OSError."""
+        return self._versions.opened(name)
+
+    def restore(self, version: Version, marker: Marker) -> None:
+        """The version is the model, by this marker, and what was the model is a version. Nothing was read of it.
+
+        Raises StoreError: also for one of which a file is missing, or of another size.
+        """
+        self.check_fence()
+        if self.standing(version.key, marker.owner) is not Standing.OURS:
+            raise path_occupied(self.model(version.key))
+        with disk_errors(f"restoring {version.name}"), self._versions.opened(version.name) as folder:
+            if wrong := misfits(folder, marker.manifest):
+                raise StoreError(f"{version.name} is damaged: {next(iter(wrong))}")
+        with disk_errors(f"restoring {version.name}"), self._layout.models() as models:
+            self._versions.restore(version, models)
+        self._committed.rename(version.key, marker)
+        self._second_names.ensure(version.key, marker)
+
+    def drop_version(self, version: Version) -> None:
+        """It is unlinked when no pod can have it open."""
+        self.check_fence()
+        self._versions.drop(version.name)
 
     # --- what lies aside: see `Trash` ---
 

@@ -26,7 +26,7 @@ from actors.disk.marker import OWN, DamagedMarker, load_marker
 from actors.manifest import StorageKey
 
 FOLDER = "trash"
-_KEPT = re.compile(r"(?P<key>[0-9a-f]{16})\.(?:(?P<at>\d{1,12}\.\d{3})\.)?[0-9a-f]+")
+KEPT = re.compile(r"(?P<key>[0-9a-f]{16})\.(?:(?P<at>\d{1,12}\.\d{3})\.)?[0-9a-f]+")
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Trash:
         found = []
         with disk_errors(f"reading {self._layout.own_path / FOLDER}"), self._layout.own(FOLDER) as trash:
             for name in trash.names():
-                kept = _KEPT.fullmatch(name)
+                kept = KEPT.fullmatch(name)
                 status = trash.status(name) if kept is not None else None
                 if kept is not None and status is not None and stat.S_ISDIR(status.st_mode):
                     at = float(kept["at"]) if kept["at"] else status.st_ctime
@@ -117,8 +117,7 @@ class Trash:
         if name not in self._sizes:
             with suppress(OSError), trash.enter(name) as folder:
                 try:
-                    linked = sum(status.st_size for _, status, _ in folder.walk(but=OWN) if _is_linked(status))
-                    self._sizes[name] = load_marker(folder).manifest.total_bytes - linked
+                    self._sizes[name] = load_marker(folder).manifest.total_bytes - linked_bytes(folder)
                 except (OSError, DamagedMarker):
                     self._sizes[name] = held_bytes(folder)
         return self._sizes.get(name, 0)
@@ -131,8 +130,7 @@ class Trash:
         with models.enter(key) as folder, self._layout.own(FOLDER) as trash:
             before = os.fstat(folder.descriptor)
             models.unlock(key)
-            at = int(self._clock() * 1000) / 1000  # rounded down: it must not lie in the future
-            name = f"{key}.{at:.3f}.{uuid.uuid4().hex[:8]}"
+            name = aside_name(key, self._clock())
             models.move(key, trash, name)
             after = trash.status(name)
             if after is None or (after.st_dev, after.st_ino) != (before.st_dev, before.st_ino):
@@ -145,6 +143,18 @@ class Trash:
             folder.move(name, trash, f"gone.{uuid.uuid4().hex}")
 
 
-def _is_linked(status: os.stat_result) -> bool:
-    """Whether another copy has the file, too: then unlinking it gives nothing back."""
-    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+def aside_name(key: StorageKey, now: float) -> str:
+    """Of a copy that lies aside from `now` on, in epoch seconds. Rounded down: it must not lie in the future."""
+    return f"{key}.{int(now * 1000) / 1000:.3f}.{uuid.uuid4().hex[:8]}"
+
+
+def linked_bytes(folder: Folder) -> int:
+    """The bytes of the copy that another has, too: unlinking it gives them not back."""
+    statuses = (status for _, status, _ in folder.walk(but=OWN))
+    return sum(status.st_size for status in statuses if stat.S_ISREG(status.st_mode) and status.st_nlink > 1)
+
+
+def own_bytes(folder: Folder) -> int:
+    """The bytes of the copy that no other has."""
+    statuses = (status for _, status, _ in folder.walk(but=OWN))
+    return sum(status.st_size for status in statuses if stat.S_ISREG(status.st_mode) and status.st_nlink < 2)
