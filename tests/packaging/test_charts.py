@@ -43,6 +43,9 @@ SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 ASSETS = envtest.assets()
 
+WITHOUT_A_VALUE = {"cert-manager"}
+"""Components that the chart cannot choose yet: with Helm its Certificate is applied beside the chart."""
+
 pytestmark = pytest.mark.slow
 needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed")
 
@@ -92,7 +95,7 @@ def test_there_are_values_for_every_overlay_and_component() -> None:
     others = {
         path.parent.name for kind in ("overlays", "components") for path in (K8S / kind).glob("*/kustomization.yaml")
     }
-    assert set(CHOICES) >= others
+    assert set(CHOICES) >= others - WITHOUT_A_VALUE
 
 
 @needs_helm
