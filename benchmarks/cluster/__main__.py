@@ -7,7 +7,7 @@ Takes: as long as the model, once or twice
 
 Our way: a LocalModelCache is created, and the clock stops when it is Ready; nodes are filled through the coordinator,
 Ray and the agents that are deployed there. KServe's way, with --image: a Job on each node of the group runs that image
-with the arguments URI and /mnt/models, and the clock stops when the last is complete. What was made is removed at the
+with the arguments URI and /mnt/models, and the clock stops when the last is complete. Cache and Jobs are removed at the
 end, also after Ctrl-C, so that the next run starts cold; nodes that hold the model already are refused.
 
 The cluster is that of --kubeconfig, $KUBECONFIG or ~/.kube/config. Ends with 1 where something was not Ready in time,

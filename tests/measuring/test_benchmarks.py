@@ -169,3 +169,33 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_is_measured(tm
 
     assert done.returncode == 2
     assert f"there is no folder {tmp_path / 'missing'}" in done.stderr
+
+
+def commands() -> Iterator[tuple[str, str, str]]:
+    """Page, module and arguments of every benchmark command that a page shows."""
+    for page in (ROOT / "README.md", FOLDER / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text().replace("python -m\nbenchmarks", "python -m benchmarks")
+        for module, rest in re.findall(r"python -m (benchmarks(?:\.\w+)*)([^`\n|#]*)", text):
+            yield str(page.relative_to(ROOT)), module, rest
+
+
+def test_every_command_that_a_page_shows_has_its_module_and_its_flags() -> None:
+    found = list(commands())
+    assert len(found) > 15
+    for page, module, rest in found:
+        name = rest.split()[0] if module == "benchmarks" and re.match(r" [a-z]", rest) else ""
+        parts = [*module.split("."), *name.split(".")] if name else module.split(".")
+        file = ROOT.joinpath(*parts).with_suffix(".py")
+        source = file if file.exists() else ROOT.joinpath(*parts) / "__main__.py"
+        assert source.exists(), f"{page}: {module}{rest}"
+        known = source.read_text() + (FOLDER / "report.py").read_text()
+        for flag in re.findall(r"(?<= )\[?(--[a-z-]+)", rest.split(" --arguments")[0]):
+            assert flag == "--help" or f'"{flag}"' in known, f"{page}: {module}{rest}"
+
+
+@pytest.mark.slow
+def test_the_case_that_the_readme_names_is_one() -> None:
+    named = re.findall(r"benchmarks\.simulate '([^']+)'", (ROOT / "README.md").read_text())
+    assert named
+    for case in named:
+        assert run("benchmarks.simulate", "--list", case).stdout.splitlines() == [case]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +22,7 @@ from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import NODES, PODS, Object, ResourceType
 from coordinator.plan.snapshot import CACHES, NODE_GROUPS
+from tests.kit.waiting import eventually, output_of
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ResourceType("batch", "v1", "jobs", "Job", namespaced=True)
@@ -176,6 +178,26 @@ def test_what_cannot_be_measured_is_said_and_nothing_stays(
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert kube.list(JOBS)[0] == []
+    assert kube.list(CACHES)[0] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_whoever_interrupts_it_finds_no_cache_left(
+    server: tuple[Path, HttpKube], number: signal.Signals, code: int
+) -> None:
+    kubeconfig, kube = server
+    command = [sys.executable, "-m", "benchmarks.cluster", "hf://a/b", "--group", NODE_GROUP]
+    process = subprocess.Popen(
+        [*command, "--kubeconfig", str(kubeconfig)], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    eventually(lambda: kube.list(CACHES)[0])
+
+    process.send_signal(number)
+    _, error = output_of(process, 30)
+
+    assert process.returncode == code, error
+    assert "Traceback" not in error
     assert kube.list(CACHES)[0] == []
 
 
