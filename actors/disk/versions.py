@@ -87,7 +87,7 @@ class Versions:
             return False
 
     def keep(self, models: Folder, key: StorageKey) -> None:
-        """What was the model is a version, and nothing is in its place. Raises OSError."""
+        """The former model is a version, and nothing is in its place. Raises OSError."""
         with self._layout.own(FOLDER) as folder:
             models.unlock(key)
             models.move(key, folder, aside_name(key, self._clock()))
