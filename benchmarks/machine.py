@@ -32,7 +32,7 @@ def free_memory_bytes() -> int:
 def warm_up(folder: Path, size: int) -> None:
     """The kernel has just got back as much page cache as a file of `size` takes, from a file in `folder`.
 
-    A virtual machine's host may take freed memory away; to get it back costs up to 3 seconds per GiB, whoever writes.
+    A virtual machine's host may take freed memory away; to get it back costs up to 3 seconds per Gi, whoever writes.
     """
     path, block = folder / "warm", bytes(1 << 20)
     with path.open("wb", buffering=0) as file:

@@ -47,7 +47,7 @@ SLOWDOWN = 4
 """The straggler's link is that many times slower."""
 ANCHORS = (
     "published elsewhere: Monarch, a chain: 26.5 s to 128 nodes, 23.2 s to 1 (1.14); Kraken, 3 GB to 2,600 hosts:"
-    " p99/p50 1.8; Ray broadcast, 1 GiB to 50 nodes: 16.94 s"
+    " p99/p50 1.8; Ray broadcast, 1Gi to 50 nodes: 16.94 s"
 )
 Row = dict[str, Any]
 

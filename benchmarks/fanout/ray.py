@@ -1,6 +1,6 @@
 """Ray's own object broadcast, for `benchmarks.fanout`: one node reads, and puts objects that the others get.
 
-    head: reads 16 MiB from the origin ──► ray.put ──► refs ──► an actor on every other node: ray.get, write
+    head: reads 16Mi from the origin ──► ray.put ──► refs ──► an actor on every other node: ray.get, write
 
 Each host is a Ray node of its own. The origin is read once by construction. Nothing is verified.
 """

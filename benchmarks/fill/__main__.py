@@ -3,8 +3,8 @@
     python -m benchmarks.fill [--scenario http …] [--size 1Gi] [--runs 3] [--json] [--kserve VENV/bin/python]
 
     http      one file from nginx on loopback                          tls       the same over TLS, with a CA of its own
-    limited   25 MB/s per connection                                   s3        signed requests, rclone `serve s3`
-    shards    a hub repository of twice the size                       small     10,000 files of 1 KiB from the hub
+    limited   25Mi/s per connection                                   s3        signed requests, rclone `serve s3`
+    shards    a hub repository of twice the size                       small     10,000 files of 1Ki from the hub
     memory    peak memory at the size, and at 16 times it (only when named: it takes long)
     disk      against `dd … conv=fsync` on the same disk               slow-disk the same on one of 500 MB/s; needs root
 
@@ -101,7 +101,7 @@ class Bench:
         for size in (self.size, LARGE * self.size):
             url = f"{self._server().http}/{self._file(size, sparse=True)}"
             ours = [each for each in self._of_url(url, size) if _name(each) == downloaders.ENGINE]
-            yield from self._compare(f"memory {size >> 30} GiB", size, ours, runs=1)
+            yield from self._compare(f"memory {format_bytes(size)}", size, ours, runs=1)
 
     def _disk(self, scenario: str = "disk") -> Iterator[Row]:
         url = f"{self._server().http}/{self._file(self.size)}"
@@ -209,7 +209,11 @@ def _targets(rows: Sequence[Row]) -> Iterator[tuple[str, float, float, bool]]:
         ("http: engine's wall / curl's", 1.15, _inverse(ratio("http", "curl", engine))),
         ("http: seconds before the first byte", 0.05, value("http", engine, "first_byte_s")),
         ("tls: seconds before the first byte", 0.05, value("tls", engine, "first_byte_s")),
-        *((f"{row['scenario']}: MB above idle", 100, row["rss_mb"]) for row in rows if row["scenario"][:6] == "memory"),
+        *(
+            (f"{row['scenario']}: Mi above idle", 100, row["rss_mb"] * 1e6 / 2**20)
+            for row in rows
+            if row["scenario"][:6] == "memory"
+        ),
     ]
     at_least: list[tuple[str, float, float | None]] = [
         ("http: times faster than kserve-storage", 1, ratio("http", "kserve-storage", fill)),

@@ -1,6 +1,6 @@
 """The servers that `benchmarks.fill` reads from: real ones, on loopback, on free ports, ended by their process id.
 
-nginx           http, https with a certificate authority of its own, and http with 25 MB/s per connection
+nginx           http, https with a certificate authority of its own, and http with 25Mi/s per connection
 rclone          `serve s3`, with signed requests
 the stand-in    `coordinator.dev.origin.server`: a Hugging Face Hub, with redirects as the real one has them
 """
@@ -24,7 +24,7 @@ from coordinator.dev.certificates import Authority
 
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 SLOW = "/slow"
-"""Below this path nginx gives each connection 25 MB/s, as a bucket might."""
+"""Below this path nginx gives each connection 25Mi/s, as a bucket might."""
 
 _NGINX = """
 daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;

@@ -37,7 +37,7 @@ from coordinator.dev.simulation.outcomes import GBIT, Case, Row, compare, result
 ANCHORS = """Published elsewhere, on other machines, networks and data: for orientation, not a comparison
   Monarch, a chain of hosts (github.com/meta-pytorch/monarch/pull/4654)    128 in 26.5 s, one in 23.2 s: 1.14
   Kraken, 3 GB to 2,600 hosts (github.com/uber/kraken, README)             p99 over p50: 1.8
-  Ray broadcast, 1 GiB to 50 nodes (ray, release/perf_metrics/scalability) 16.94 s"""
+  Ray broadcast, 1Gi to 50 nodes (ray, release/perf_metrics/scalability) 16.94 s"""
 
 
 def cases() -> Iterator[Case]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from actors.peers.server import MAX_CONNECTIONS
-from actors.sizes import parse_bytes
+from actors.sizes import format_bytes, parse_bytes
 from coordinator.dev.simulation.fleet import POLL_S, Fleet, Scenario
 
 GBIT = 1e9 / 8
@@ -96,7 +96,7 @@ def _measured(rows: list[Row]) -> Iterator[tuple[Scenario, float]]:
         if row.get("system") == "ours" and row["rate"] and (row["bytes"], row["rate"]) in alone:
             rate = parse_bytes(row["rate"].removesuffix("bit").replace("m", "M").replace("g", "G")) / 8
             odd, variant = 1 / row["nodes"], row["variant"]
-            name = f"{row['nodes']}, {row['bytes'] >> 20} MiB, {row['rate']}, {variant}"
+            name = f"{row['nodes']}, {format_bytes(row['bytes'])}, {row['rate']}, {variant}"
             scenario = Scenario(name, row["nodes"], row["bytes"], rate, rate, deaths=(0.5, 0.5))
             slow, dying = odd if variant == "straggler" else 0.0, odd if variant == "kill" else 0.0
             yield replace(scenario, slow=slow, dying=dying), row["over_one"]
