@@ -244,7 +244,8 @@ def test_another_selection_replaces_the_copy_only_once_it_is_complete(
 
     report = model(agent.reconcile(wants(narrower)))
     assert report is not None
-    assert (report.phase, report.selection) == (Phase.DOWNLOADING, source.selection)
+    assert report.selection == source.selection
+    assert report.phase in (Phase.DOWNLOADING, Phase.VERIFYING), "what the copy before has needs no download"
     assert report.earlier is not None
     assert (report.earlier.selection, report.earlier.revision) == (
         ModelSource(URI).selection,

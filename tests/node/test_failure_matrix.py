@@ -24,8 +24,7 @@ import pytest
 
 from actors.agent.agent import AgentSettings, NodeAgent
 from actors.errors import SourceError
-from actors.fill import files
-from actors.fill import range_reader as transfer
+from actors.fill import files, origin_connections
 from actors.manifest import Location, ModelSource, Resolved, storage_key
 from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, Phase
 from actors.sources.options import SourceOptions
@@ -248,7 +247,9 @@ def back_to_plain_http(world: World) -> Iterator[None]:
 def from_the_internet_to(world: World, target: str) -> Iterator[None]:
     """The origin at 127.0.0.1 counts as one on the internet."""
     real = reach.reach_of
-    world.monkeypatch.setattr(transfer, "reach_of", lambda host: Reach.INTERNET if host == "127.0.0.1" else real(host))
+    world.monkeypatch.setattr(
+        origin_connections, "reach_of", lambda host: Reach.INTERNET if host == "127.0.0.1" else real(host)
+    )
     world.origin.faults.set(Fault(path=f"/files/*{WEIGHTS}", status=302, location=target))
     world.move(world.origin.url)
     yield
