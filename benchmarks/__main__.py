@@ -17,13 +17,14 @@ WIDTH = 100
 
 
 def described(each: Benchmark) -> str:
-    """A paragraph; what is missing here has the line that installs it."""
+    """A paragraph. Below it `!`, without which it cannot run here, and `-`, without which it leaves something out."""
     lines = textwrap.wrap(each.measures, WIDTH, initial_indent="  ", subsequent_indent="  ")
     said = f"  needs {', '.join(each.needs) or 'nothing else'}; takes {each.takes}"
     if each.better_with:
         said += f"; measures more with {', '.join(each.better_with)}"
     lines += textwrap.wrap(said, WIDTH, subsequent_indent="    ")
     lines += [f"  ! {line}" for line in each.missing]
+    lines += [f"  - {line}" for line in each.left_out]
     return "\n".join([each.name, *lines])
 
 

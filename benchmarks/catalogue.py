@@ -26,6 +26,10 @@ class Benchmark:
     def missing(self) -> list[str]:
         return needs.lacks(self.needs)
 
+    @property
+    def left_out(self) -> list[str]:
+        return needs.lacks(self.better_with)
+
 
 def benchmarks() -> Iterator[Benchmark]:
     """Every module whose docstring says how long it takes, by name."""

@@ -33,6 +33,7 @@ TOOLS = {
 }
 PACKAGES = {
     "aiohttp": "pip install -e '.[dev]'",
+    "huggingface_hub": "pip install -e .",
     "libtorrent": "python -m venv .venv-libtorrent && .venv-libtorrent/bin/pip install libtorrent",
     "kserve-storage": "python -m venv /tmp/kserve && /tmp/kserve/bin/pip install kserve-storage",
     "matplotlib": "pip install matplotlib",
@@ -58,7 +59,7 @@ def field(doc: str | None, heading: str) -> str:
 
 
 def present(name: str) -> bool:
-    """Raises KeyError for a name that no table here has."""
+    """Whether it is here; a name that no table has is looked for as a program and as a package."""
     if name in CONDITIONS:
         return CONDITIONS[name][0]()
     if name in VENVS:
@@ -67,11 +68,12 @@ def present(name: str) -> bool:
         return find_spec(name) is not None
     beside = Path(sys.executable).parent
     path = f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"
-    return TOOLS[name] != "" and shutil.which(name, path=path) is not None
+    return shutil.which(name, path=path) is not None or (name not in TOOLS and find_spec(name) is not None)
 
 
 def install_line(name: str) -> str:
-    return CONDITIONS[name][1] if name in CONDITIONS else PACKAGES.get(name) or TOOLS[name]
+    known = {name: line for name, (_, line) in CONDITIONS.items()} | PACKAGES | TOOLS
+    return known.get(name, "its own page says how")
 
 
 def lacks(names: tuple[str, ...]) -> list[str]:

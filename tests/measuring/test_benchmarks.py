@@ -54,6 +54,13 @@ def test_the_list_names_every_benchmark_with_what_it_measures_needs_and_how_long
         assert re.search(r"needs .+; takes \S", " ".join(text.split())), text
 
 
+def test_everything_that_a_benchmark_names_has_a_line_that_installs_it() -> None:
+    known = set(re.findall(r'^    "([^"]+)": ', (FOLDER / "needs.py").read_text(), re.MULTILINE))
+    for path in FOLDER.rglob("*.py"):
+        for said in re.findall(r"^(?:Needs|Better with): (.+)$", path.read_text(), re.MULTILINE):
+            assert {each.strip() for each in said.split(",")} <= known, path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(starts()))
 def test_every_benchmark_says_how_it_is_used(name: str) -> None:
