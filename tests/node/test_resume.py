@@ -45,7 +45,7 @@ import os, sys, time
 from actors.agent.agent import AgentSettings, NodeAgent
 from actors.manifest import ModelSource, storage_key
 from actors.messages import DesiredModel, DesiredRoot, DesiredState, Phase
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 
 uri = sys.argv[1]

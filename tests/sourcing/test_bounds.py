@@ -437,7 +437,7 @@ def test_an_operator_can_allow_more_files(text: str, files: int) -> None:
 PROGRAM = """
 import json, sys
 from actors.manifest import ModelSource
-from actors.transport.answers import SourceOptions
+from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 import actors.sources.huggingface
 def peak():
