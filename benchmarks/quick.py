@@ -73,7 +73,7 @@ def _fill_means(name: str, seconds: dict[str, float]) -> str:
     times = f"{ratio:.1f} times as fast as" if ratio >= 1 else f"takes {1 / ratio:.1f} times as long as"
     times += " snapshot_download"
     return {
-        ENGINE: f"A node whose agent is up has the model, every file checked and on the disk: {times}.",
+        ENGINE: f"An agent that is up and has been told the files, until each is checked and on the disk: {times}.",
         FILL: f"The same as a command, with the start of Python and the fsync before it ends: {times}.",
         SNAPSHOT: "The library that KServe's downloader uses: no file's digest is compared, nothing is synced.",
         PLAIN: "One connection, no check, no fsync: what the loopback and the disk give to a simple loop.",
