@@ -68,7 +68,7 @@ class Fanout:
         cache = a_cache("model", self.uri)
         self._strangers = dict(strangers or {})
         self._world: World = a_world(cache, a_group(), *map(a_node, [*places, *self._strangers]))
-        self._cache = cache.key
+        self._builder, self._cache = cache, cache.key
         self.renew(resolved)
 
     def __enter__(self) -> Self:
@@ -106,6 +106,11 @@ class Fanout:
     def renew(self, resolved: Resolved) -> None:
         """The source was resolved again: this is what agents are told from now on."""
         self._world.resolutions[self._cache] = Resolution(resolved)
+
+    def revise(self, resolved: Resolved) -> None:
+        """`spec.revision` of the cache was edited to what this is resolved for."""
+        self._builder.with_spec(revision=resolved.manifest.source.revision)
+        self.renew(resolved)
 
     def folder(self, name: str) -> Path:
         return self._folder / name / "models/models" / storage_key(self.uri)
