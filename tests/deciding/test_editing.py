@@ -16,6 +16,7 @@ from coordinator.api.resources import (
     RESOURCES,
     ApiModel,
     LocalModelCacheSpec,
+    LocalModelNamespaceCacheSpec,
     LocalModelNodeGroupSpec,
     LocalModelNodeSpec,
 )
@@ -235,7 +236,7 @@ def fields_of(model: type[ApiModel], prefix: str = "") -> list[str]:
 
 
 KINDS = {
-    "LocalModelCache, LocalModelNamespaceCache": LocalModelCacheSpec,
+    "LocalModelCache, LocalModelNamespaceCache": LocalModelNamespaceCacheSpec,
     "LocalModelNodeGroup": LocalModelNodeGroupSpec,
     "LocalModelNode": LocalModelNodeSpec,
 }
@@ -250,4 +251,5 @@ def test_the_table_says_of_every_field_of_every_spec_what_editing_it_does(title:
 
 
 def test_the_table_has_every_kind() -> None:
-    assert [kind.model_fields["spec"].annotation in KINDS.values() for kind in RESOURCES] == [True] * 4
+    assert {kind.model_fields["spec"].annotation for kind in RESOURCES} - {*KINDS.values()} == {LocalModelCacheSpec}
+    assert {*fields_of(LocalModelCacheSpec)} < {*fields_of(LocalModelNamespaceCacheSpec)}

@@ -394,7 +394,7 @@ def test_an_agent_is_told_what_may_be_evicted(change: Any, evictable: bool) -> N
     change(world)
     model = model_of(world, HERE)
     assert model.evictable is evictable
-    assert replace(model, evictable=False, group="") == DesiredModel(
+    assert replace(model, evictable=False, group="", audience=None) == DesiredModel(
         model.key, model.root, model.source, model.resolved, model.expected_digest, model.priority, model.company
     )
 

@@ -248,6 +248,7 @@ def test_progress_is_summed_over_nodes() -> None:
         "fromOrigin": 9 * GIB,
         "fromPeers": GIB,
         "fromOtherZones": GIB // 2,
+        "reused": 0,
         "amplification": "2.25",
     }
     assert node_status(world, "n1")["models"][0]["bytesFromOtherZones"] == GIB // 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def locked(path: Path) -> None:
 
 
 def deep(levels: int) -> Damage:
-    """A folder within a folder within …"""
+    """A folder within a folder within …; `shallow` removes it: pytest, with `shutil`, goes as deep in calls."""
 
     def plant(path: Path) -> None:
         path.mkdir(parents=True)
@@ -110,3 +111,8 @@ def deep(levels: int) -> Damage:
         os.close(below)
 
     return plant
+
+
+def shallow(path: Path) -> None:
+    """Nothing is left of the deep trees below."""
+    subprocess.run(["rm", "-rf", path], check=True)

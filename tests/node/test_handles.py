@@ -249,6 +249,7 @@ def test_a_walk_names_everything_but_does_not_go_too_deep(here: Folder, outside:
     assert sorted(path for path, *_ in here.walk(but="own")) == ["b", "b/c", "b/c/d", "b/link"]
     damage.deep(3 * DEEPEST)(here.path / "deep")
     levels = [path.count("/") + 1 for path, *_ in here.walk() if path.startswith("deep")]
+    damage.shallow(here.path / "deep")
     assert max(levels) == DEEPEST
     opened = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # no path on a disk
     walk = here.walk()

@@ -32,9 +32,13 @@ A_RAY = """\
     print("drains for", os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"], flush=True)
     def drain(*_):
         (folder / "drained").touch()
+        if child:
+            os.kill(child, signal.SIGKILL)
         sys.exit(0)
+    child = 0
     signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ.get("STUBBORN") else drain)
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         (folder / "raylet").write_text(str(os.getpid()))
         time.sleep(600)
     while not (folder / "die").exists():
@@ -79,6 +83,7 @@ class Machine:
             child.kill()
             child.wait()
             log.close()
+            (self.folder / "die").touch()  # a Ray that outlived it
             if (raylet := self.raylet()) is not None:
                 os.kill(raylet, signal.SIGKILL)
 
