@@ -79,7 +79,7 @@ def _decoded(text: str) -> str:
 
 
 def _drop(stream: io.TextIOBase | Any) -> None:
-    """What is still in its buffer, and what comes, goes nowhere: the interpreter would complain at its end."""
+    """The rest of its buffer, and all that comes, goes nowhere: the interpreter would complain at its end."""
     with suppress(OSError, ValueError):
         void = os.open(os.devnull, os.O_WRONLY)
         os.dup2(void, stream.fileno())

@@ -2,7 +2,7 @@
 
     issue ──► authority (its key is thrown away) ──signs──► certificate, key       for the names of one Service
 
-Whoever trusts the authority trusts this one certificate. So a new certificate brings a new authority, and for as long
+To trust the authority is to trust this one certificate. So a new certificate brings a new authority, and for as long
 as replicas may still show the old one the bundle holds both.
 """
 

@@ -41,7 +41,7 @@ class Evictor:
         return replace(snapshot, evict_idle_s=self._policy.idle_s, evict_dry_run=self._policy.dry_run, pods=pods)
 
     def act(self, snapshot: Snapshot, going: tuple[Eviction, ...]) -> None:
-        """What is new among `going` is said."""
+        """Announces those of `going` that are new."""
         verb = "would evict" if self._policy.dry_run else "evicting"
         for each in going:
             if each in self._said:

@@ -1,4 +1,5 @@
-"""Who mounts a claim at this moment: asked just before the claim would be deleted, and answered by the API server.
+"""The pods that mount a claim at this moment: asked just before the claim would be deleted, and answered by the API
+server.
 
 A pod that has not ended counts, also one that no node runs yet. On a real cluster the finalizer
 `kubernetes.io/pvc-protection` covers the moment between this look and the deletion; but a claim that goes into

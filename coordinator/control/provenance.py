@@ -8,8 +8,8 @@
     HOST-headers, each for the host in its name
 
 The variables of one kind are a bundle. A bundle that names an identity keeps the place it came with; where somebody
-else names the place, the identity stays behind, or the whole is refused. What is neither, such as a region, tells
-nobody anything.
+else names the place, the identity stays behind, or the whole is refused. Other values, such as a region, tell nobody
+anything.
 """
 
 from __future__ import annotations

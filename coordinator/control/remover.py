@@ -1,4 +1,4 @@
-"""What is removed is announced: before it happens, and when the node no longer reports it.
+"""Announces removals: before they happen, and when the node no longer reports the copy.
 
 An Event on every cache that loses a copy, one for many nodes, on the LocalModelNode where no cache exists any more; and
 a line in the log for every copy. What waits for pods is said too, once. Belongs to the controller's thread.
@@ -38,7 +38,7 @@ class Remover:
         self._waiting: frozenset[_Copy] = frozenset()
 
     def act(self, snapshot: Snapshot, leaving: Sequence[Leaving], desired: Mapping[NodeName, DesiredState]) -> None:
-        """What is ordered for the first time is announced, and what has gone since."""
+        """Announces removals that are ordered for the first time, and copies that have gone since."""
         found = {(each.node, each.root, each.key): each for each in leaving}
         waiting = {copy: each for copy, each in found.items() if each.users and not each.forced}
         for copy, each in waiting.items():

@@ -309,7 +309,7 @@ def _to_be_renewed(resolved: Resolved | None, at: float, now: float) -> bool:
 
 
 def _place(want: Want) -> tuple[object, ...]:
-    """Who is asked, as far as that is known before the credentials are read: they name the endpoint of a store."""
+    """The origin that is asked, as far as it is known before credentials are read: they name a store's endpoint."""
     try:
         parts = urlsplit(want.source.uri)
     except ValueError:

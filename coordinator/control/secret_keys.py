@@ -55,7 +55,7 @@ class Defaults:
 
     @classmethod
     def of(cls, configured: Mapping[str, Any]) -> Defaults:
-        """What is not as KServe writes it is left out."""
+        """Values that are not as KServe writes them are left out."""
         s3, gcs = (_texts(configured.get(name)) for name in ("s3", "gcs"))
         keys = {"s3AccessKeyIDName": "AWS_ACCESS_KEY_ID", "s3SecretAccessKeyName": "AWS_SECRET_ACCESS_KEY"}
         return cls(
@@ -145,7 +145,7 @@ def hdfs(fields: Mapping[str, Any], where: str) -> dict[str, str]:
 
 
 def data_of(secret: Mapping[str, Any] | None) -> dict[str, str]:
-    """`data` of a Secret, decoded. What is not text is garbled, not refused: it may be a file we do not need."""
+    """`data` of a Secret, decoded. Bytes that are no text are garbled: they may be a file that nobody needs."""
     encoded = (secret or {}).get("data") or {}
     return {key: base64.b64decode(value).decode(errors="replace") for key, value in encoded.items()}
 

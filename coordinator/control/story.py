@@ -4,8 +4,8 @@
     retrying             a node begins another attempt, with what ended the last one
     by an Event's name   what became visible in status and was announced: Resolved, Downloading, Ready, Evicted, …
 
-The messages are constant, so that they can be searched for; names and numbers are fields. What was told last is
-compared with what is told now, so a coordinator that begins to act says once how much there is, and then what changes.
+The messages are constant, so that they can be searched for; names and numbers are fields. The last plan's orders are
+compared with those of this one, so a coordinator that begins to act says once how much there is, and then what changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is resolved next: first come, first served, but nobody has all workers.
+"""The order in which sources are resolved: first come, first served, but nobody has all workers.
 
     offered ──► waits ──► taken, if its author and its place have less than their share ──► done
                               └──► lost: it does not come back; its share stays taken, the worker is replaced

@@ -29,7 +29,7 @@ _Id = tuple[str, str | None, str]
 
 @dataclass(slots=True)
 class _Memory:
-    """What is remembered of one object. `version` is the one its last write was made from."""
+    """The memory of one object. `version` is the one its last write was made from."""
 
     version: str = ""
     written_at: float = 0.0

@@ -1,4 +1,4 @@
-"""What is said of a node agent that gives no report: why, as far as it can be told, and whether anybody has to act.
+"""Why a node agent gives no report, as far as it can be told, and whether anybody has to act.
 
     it ended, or cannot be reached          AgentRestarting     a deleted pod, a drained node, a new version: all of
                                                                 these pass, and are no failure

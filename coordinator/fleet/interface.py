@@ -30,7 +30,8 @@ def node_label(node: NodeName) -> str:
 
 @dataclass(frozen=True)
 class AgentView:
-    """What is known of one node's agent. `report` is the last one received, at `received_at` (epoch seconds).
+    """The state of one node's agent, as far as it is known. `report` is the last one received, at `received_at` (epoch
+    seconds).
 
     `failure` says why there is no current report (`AgentStarting`, `AgentUnavailable`, `NoRayNode`, …); None: healthy.
     """

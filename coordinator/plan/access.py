@@ -68,8 +68,8 @@ Caches that want other files of a URI than each other have a conflict that is no
 def with_contested(snapshot: Snapshot) -> Mapping[StatusKey, Cache]:
     """Its caches, with those marked that go by the coordinator's identity, and share their URI with such as do not.
 
-    Who names no credentials asks as nobody, but where the coordinator does. Of a cache that is gone without a trace but
-    the line of a node's list, that line tells.
+    A cache that names no credentials asks as nobody, but where the coordinator does. Of a cache that is gone without a
+    trace but the line of a node's list, that line tells.
     """
     caches = snapshot.caches
     shared = {cache.storage_key for cache in caches.values() if _names_credentials(cache)}
@@ -126,7 +126,7 @@ def has_standing(cache: Cache, resolution: Resolution | None) -> bool:
 def forsaken(caches: Iterable[Cache], resolutions: Mapping[StatusKey, Resolution]) -> frozenset[StorageKey]:
     """The models that a cache is deleted of and that nobody is left to have: the sources refuse all others.
 
-    Who has been shown to have a right to a copy keeps it, whatever the source says later.
+    A cache that has been shown to have a right to a copy keeps it, whatever the source says later.
     """
     deleted, kept = set[StorageKey](), set[StorageKey]()
     for cache in caches:

@@ -10,7 +10,7 @@
 Messages and codes are KServe's, which clients and people know. Where it differs: a service that its status lists and
 that no longer exists keeps nothing (KServe answers 404, which many clients of a deletion take for a success), and the
 finalizers of caches that slipped in while no webhook answered can be written.
-What is allowed and still not going to work is in `admission_warnings`.
+Requests that are allowed and will not work all the same are for `admission_warnings`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is there already. `caches` are those of both kinds, `schemes` those that a source may have; None: any."""
+    """The objects that are there already. `caches` are those of both kinds, `schemes` those that a source may have;
+    None: any."""
 
     caches: Mapping[StatusKey, Cache] = field(default_factory=dict)
     groups: Mapping[str, NodeGroup] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Write:
 
     @property
     def object(self) -> Object:
-        """What is judged: the new one, or of a deletion the old one."""
+        """The object that is judged: the new one, or of a deletion the old one."""
         found = self.old if self.operation is Operation.DELETE else self.new
         return found or {}
 
@@ -84,7 +85,7 @@ class Write:
         return _marks(new) != _marks(old) and "spec" in old and new.get("spec") == old.get("spec")
 
     def parsed(self, schemes: Schemes | None = None) -> Cache:
-        """What is judged, as `plan` would see it. Raises ValueError for an object without a name."""
+        """The object that is judged, as `plan` would see it. Raises ValueError for an object without a name."""
         read = read_cache if self.resource is CACHES else read_namespace_cache
         return read(self.object, schemes)
 

@@ -129,7 +129,7 @@ def _models(group: str, cache: Cache, known: Known) -> dict[StorageKey, int]:
 
 
 def _without_room(cache: Cache, needed: int, known: Known, members: Members) -> dict[NodeName, int]:
-    """What is free on nodes that would get a copy, do not hold it, and have less than it needs."""
+    """The free bytes of nodes that would get a copy, do not hold it, and have less than it needs."""
     found, sharing = {}, _sharing(cache, known)
     for node, groups in members.items():
         local = known.local_nodes.get(node)

@@ -82,7 +82,7 @@ class Change:
 def cache_events(
     cache: Cache, wanted: Mapping[str, Any], verdicts: tuple[Verdict, Verdict, Verdict], *, extensions: bool
 ) -> list[Announcement]:
-    """What is new in `wanted`, compared with the status that stands in `cache`.
+    """The Events for all that is new in `wanted`, compared with the status that stands in `cache`.
 
     Without `extensions` nothing but KServe's own fields is kept, so nothing else could be said only once.
     """
@@ -137,7 +137,7 @@ def _recovered(change: Change) -> Iterator[Announcement]:
 
 
 def _wrong_bytes(change: Change) -> Iterator[Announcement]:
-    """Who sent, or read, chunks that were wrong: said when it is first seen, and each time the number has doubled."""
+    """The nodes that sent, or read, wrong chunks: said when it is first seen, and each time the number has doubled."""
     for field, message in _WRONG.items():
         known = change.cache.status.get(field) or {}
         for node, count in sorted((change.wanted.get(field) or {}).items()):
@@ -208,7 +208,7 @@ def agent_events(ref: Ref, before: Mapping[str, Any], wanted: Mapping[str, Any])
 
 
 def repair_events(ref: Ref, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Announcement]:
-    """What was damaged on this node and is not any more, also where nobody saw it damaged."""
+    """The copies that were damaged on this node and no longer are, also where nobody saw them damaged."""
     known = {detail.get("name"): detail for detail in before.get("models") or () if isinstance(detail, Mapping)}
     return [
         Announcement(ref, True, "Repaired", f"{detail['name']}: {detail['repaired']}; it was fetched again")

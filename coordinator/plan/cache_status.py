@@ -1,6 +1,6 @@
 """The status of a cache as it is written: a table of its fields, each a function of what is known.
 
-What was written before stands where it is still about the same content and nobody has said anything newer: a restarted
+An earlier value stands where it is still about the same content and nobody has said anything newer: a restarted
 coordinator, a silent agent and a source that is down take nothing back. Conditions are in `verdicts`.
 """
 

@@ -1,4 +1,4 @@
-"""What is written of caches: first the finalizer, then the status with its Events, until the cache is deleted."""
+"""The writes of caches: first the finalizer, then the status with its Events, until the cache is deleted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _status(facts: Facts, tally: Tally) -> Iterator[Write]:
 
 
 def _problems(snapshot: Snapshot, cache: Cache) -> list[Problem]:
-    """What is wrong with the request itself, or with a group or a claim it names."""
+    """The fault of the request itself, or of a group or a claim it names."""
     problems = [cache.problem] if cache.problem else []
     if (shared := claim_problem(snapshot, cache)) is not None:
         problems.append(shared)

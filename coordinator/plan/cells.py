@@ -104,7 +104,7 @@ def _orphaned(
 def _earlier(
     request: Request, view: AgentView, report: ModelReport | None, current: ModelReport | None, held: bool
 ) -> Cell | None:
-    """What was asked for before is there and is served; why what is asked for now is not there."""
+    """The earlier copy is there and is served; why the one that is asked for now is not there."""
     slot, source = request.slot, request.source
     if report is None or (current is not None and slot.conflict is None and not report.earlier):
         return None
@@ -142,7 +142,7 @@ def _held(
 def _unheard(
     request: Request, view: AgentView, report: ModelReport | None, current: ModelReport | None, held: bool
 ) -> Cell | None:
-    """What was there still is."""
+    """The copy that was there still is."""
     if view.failure is None:
         return None
     word = NodeStatus.DOWNLOADED if held and current is None else NodeStatus.PENDING
@@ -229,7 +229,7 @@ _UNPROVEN = Failure(
 
 
 def _barred(access: Access, view: AgentView) -> Cell:
-    """Whatever the node holds or fetches, this cache has not been shown to have a right to it."""
+    """This cache has not been shown to have a right to anything that the node holds or fetches."""
     cache, source = access.cache, access.source
     if source.failure is not None:
         return NodeStatus.ERROR, source.failure, source.retry_at, None
@@ -259,8 +259,8 @@ def of_earlier(report: ModelReport) -> ModelReport:
 def overlay_not_ready(cell: Cell, view: AgentView, before: str) -> Cell:
     """The same on a node that Kubernetes calls NotReady. `before`: this node's entry in the cache's status.
 
-    As KServe: only a node without an entry becomes NodeNotReady; the others keep theirs while nobody reports. What was
-    Downloaded and is not any more (the request has changed) is Pending.
+    As KServe: only a node without an entry becomes NodeNotReady; the others keep theirs while nobody reports. A copy
+    that was Downloaded and is not any more (the request has changed) is Pending.
     """
     word, failure, retry_at, report = cell
     if word is NodeStatus.DOWNLOADED:

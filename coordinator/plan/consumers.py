@@ -1,4 +1,4 @@
-"""Who consumes each cache, and in which namespaces a claim to it is needed. Pure.
+"""The consumers of each cache, and the namespaces in which a claim to it is needed. Pure.
 
     a service with serving.kserve.io/nodegroup   that group's claim, if the cache is in it
                                           else   none is made, and what its namespace has stays

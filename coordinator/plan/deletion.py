@@ -1,4 +1,4 @@
-"""What is written of a cache that is being deleted: how far it is, and in the end its finalizer goes.
+"""The writes of a cache that is being deleted: how far it is, and in the end its finalizer goes.
 
     a node lists the copy, or its agent reports it      HOLDS     waited for
     its agent does not answer, the node is Ready        SILENT    waited for, UNREACHABLE_GRACE_S at most

@@ -7,7 +7,7 @@
     for whom   a model on the same disk, at least as important, that does not fit and would fit by it
     in order   of priority, then the longest unused first; none that is not needed for it
 
-What was evicted is told so by its node agent: it waits, makes nobody else go, and is downloaded again when it fits
+An evicted model is told so by its node agent: it waits, makes nobody else go, and is downloaded again when it fits
 beside what it made room for. So two models never take turns.
 """
 
@@ -114,8 +114,8 @@ class Eviction:
 def choose(copies: Iterable[Copy], waiting: Iterable[Waiting], idle_before: float) -> list[tuple[Copy, Waiting]]:
     """What must go on one disk, and for whom, so that as much as possible of what waits will fit.
 
-    Who waits comes in the order in which the agent starts it. If the first cannot be helped, nobody less important is:
-    it would have to wait behind the first all the same.
+    Those that wait come in the order in which the agent starts them. If the first cannot be helped, nobody less
+    important is: it would have to wait behind the first all the same.
     """
     left = sorted(
         (copy for copy in copies if copy.unused_since is not None and copy.unused_since <= idle_before),

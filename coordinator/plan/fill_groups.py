@@ -1,12 +1,12 @@
-"""Who fills a model together: among the nodes that want the same content, those that can reach each other.
+"""The nodes that fill a model together: of those that want the same content, the ones that can reach each other.
 
     node lacks it, its agent is alive and has a peer port     ──► member, if it is not the only node that wants it
     node holds a committed copy of it                         ──► member, a seed: the others read it, not the origin
     agent silent for DEAD_S, or of another incarnation        ──► no member any more; another takes over what it owned
 
-Pure. Who owned a share of a running fill keeps it, and who joins later owns none, because a chunk whose owner changes
-is read twice if its owner had begun. That is known from what was told last; after a restart of the coordinator from the
-agents, whose companies stay as they are until all of them have had the time to report.
+Pure. A node that owned a share of a running fill keeps it, and one that joins later owns none, because a chunk whose
+owner changes is read twice if its owner had begun. That is known from what was told last; after a restart of the
+coordinator from the agents, whose companies stay as they are until all of them have had the time to report.
 """
 
 from __future__ import annotations

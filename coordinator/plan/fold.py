@@ -257,7 +257,7 @@ def _name(item: tuple[NodeName, Placement]) -> str:
 def _foreign(
     lanes: Sequence[_Lane], cells: Sequence[Cell], reports: Mapping[StorageKey, ModelReport]
 ) -> frozenset[StorageKey]:
-    """What was left here for a cache that is gone, where those that are left have read other content at the source."""
+    """Copies left here for a cache that is gone, where the remaining caches have read other content at the source."""
     shown = {lane.storage_key for lane, cell in zip(lanes, cells, strict=True) if cell[3] is not None}
     return frozenset(
         lane.storage_key

@@ -1,4 +1,4 @@
-"""What is written of LocalModelNodes (made, listed, their status, deleted) and of node groups: how full they are."""
+"""The writes of LocalModelNodes (made, listed, their status, deleted) and of node groups: how full they are."""
 
 from __future__ import annotations
 

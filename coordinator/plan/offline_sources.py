@@ -74,7 +74,7 @@ class _Server:
 
 
 def _unanswered(snapshot: Snapshot) -> Iterator[tuple[Cache, Failure]]:
-    """What was asked in vain, of sources that are down, throttle, or cannot be reached."""
+    """The questions asked in vain of sources that are down, throttle, or cannot be reached."""
     for key, resolution in snapshot.resolutions.items():
         cache, failure = snapshot.caches.get(key), resolution.failure
         if cache is None or resolution.resolved is not None or failure is None or not failure.retryable:
@@ -85,7 +85,7 @@ def _unanswered(snapshot: Snapshot) -> Iterator[tuple[Cache, Failure]]:
 
 
 def _named_digest(cache: Cache) -> str | None:
-    """What its author insists on; but who goes by credentials of his own cannot name what he was not given."""
+    """The digest that its author insists on; one with credentials of its own cannot name what was not given to it."""
     return None if asks_itself(cache) and _written(cache, "manifestDigest") else cache.digest
 
 

@@ -40,7 +40,7 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True)
 class OriginUse:
-    """What is asked of one origin now, by the last reports. `pause_s` is what is left of the pause it asked for."""
+    """The load on one origin now, by the last reports. `pause_s` is what is left of the pause it asked for."""
 
     origin: OriginName
     budget: Budget

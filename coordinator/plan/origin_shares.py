@@ -6,8 +6,8 @@
 An origin is the scheme, host and port that the manifest's locations name. The hub and the CDN it redirects to are one:
 the budget belongs to what is asked. What the coordinator itself asks, a few questions per model, is not counted.
 
-Shares are fair by demand: nobody has more while another has less than he wants. What is left over goes to those that
-read, so that a node alone has all of it. Who reads nothing has one request, while there are enough, to begin with. With
+Shares are fair by demand: no node has more while another has less than it wants. The rest goes to those that read, so
+that a node alone has all of it. A node that reads nothing has one request, while there are enough, to begin with. With
 more readers than requests, who reads goes on, and the others wait for their turn. Bytes go by requests: a share of a
 quarter of the requests is one of a quarter of the bandwidth.
 
@@ -17,8 +17,8 @@ is free beside that, and a share changes only once the last one was heard: then 
 node that has been silent for DEAD_S does not count; if it reads on, the budget is exceeded by its share at most, until
 it is heard again.
 
-Pure. What was told last comes with the snapshot; after a restart of the coordinator what the agents say they were told
-takes its place, and agents that have not reported yet count for DEAD_S as if they were about to read.
+Pure. The last shares come with the snapshot; after a restart of the coordinator those that the agents report take their
+place, and agents that have not reported yet count for DEAD_S as if they were about to read.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def hand_over(budget: int, claims: Mapping[NodeName, _Claim]) -> dict[NodeName, 
 
 
 def _fair(budget: int, claims: Sequence[_Claim]) -> list[int]:
-    """Shares that add up to the budget at most. Whoever is first has what does not divide."""
+    """Shares that add up to the budget at most. The first have what does not divide."""
     shares = divide(budget, [claim.demand for claim in claims])
     left = budget - sum(shares)
     for number, claim in enumerate(claims):
@@ -204,7 +204,7 @@ def _fair(budget: int, claims: Sequence[_Claim]) -> list[int]:
 
 
 def divide(budget: int, wants: Sequence[int]) -> list[int]:
-    """Nobody has more than he wants, nor more than another who has less than that one wants; but for one request."""
+    """Max-min fair: no share exceeds its demand, and shares of unsatisfied nodes differ by one request at most."""
     shares = [0] * len(wants)
     left, hungry = budget, [number for number, want in enumerate(wants) if want > 0]
     while left and hungry:
@@ -217,7 +217,7 @@ def divide(budget: int, wants: Sequence[int]) -> list[int]:
 
 
 def _share(requests: int, budget: Budget, until: float, now: float) -> OriginShare:
-    """Whoever has just lost his last request finishes what is under way at the pace of one."""
+    """A node that has just lost its last request finishes what is under way at the pace of one."""
     rate = budget.bytes_per_s
     return OriginShare(
         requests=requests,

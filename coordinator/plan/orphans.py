@@ -67,7 +67,8 @@ def stays(
     placed: frozenset[StorageKey],
     by_key: Mapping[StorageKey, Sequence[Cache]],
 ) -> list[Stay]:
-    """What is on the node, or may be, of caches that exist and do not select it. `placed` is what they select it for.
+    """The copies that are on the node, or may be, of caches that exist and do not select it. `placed` is what they
+    select it for.
 
     `by_key` has all caches, also those being deleted, the oldest first.
     """

@@ -1,4 +1,4 @@
-"""Who should hold what: nodes into groups, caches onto nodes.
+"""The placement of copies: nodes into groups, caches onto nodes.
 
 A node is a member of a group iff the node selector of the group's PersistentVolume matches it; a cache belongs on every
 member of every group it names. Nodes with the same groups share one `Placement`, so the work grows with the number of
@@ -254,7 +254,7 @@ class _Placed(NamedTuple):
 def _owner(snapshot: Snapshot, sharing: list[_Placed]) -> _Placed:
     """Of those who share a folder, the oldest whose source answers, among those who want what is to be in it.
 
-    `sharing` is ordered by age. What is to be in it is decided by `access.rank`: an older cache whose credentials are
+    `sharing` is ordered by age. Its content is decided by `access.rank`: an older cache whose credentials are
     refused does not keep the others waiting, and an edited one does not take from them what they have.
     """
     if len(sharing) == 1:

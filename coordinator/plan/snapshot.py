@@ -259,7 +259,7 @@ class Snapshot:
     kserve: KServeConfig = field(default_factory=KServeConfig)
 
     def agent(self, name: NodeName) -> AgentView:
-        """What is known of the node's agent: that it starts, where nothing has been heard of it."""
+        """The state of the node's agent: that it starts, where nothing has been heard of it."""
         return self.agents.get(name, STARTING)
 
     def report(self, name: NodeName) -> NodeReport | None:

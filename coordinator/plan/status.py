@@ -112,7 +112,7 @@ _PHASES = {
 
 
 def model_detail(key: StatusKey, cell: Cell) -> dict[str, Any]:
-    """What is said of one model on one node; nothing that is zero or unknown, but for the bytes that every copy has."""
+    """The details of one model on one node; nothing that is zero or unknown, but for the bytes that every copy has."""
     word, failure, retry_at, report = cell
     detail: dict[str, Any] = {"name": key, "phase": _PHASES[word]}
     if report is not None:

@@ -1,4 +1,4 @@
-"""What is known of one cache: of its source, on one node, and on all nodes together."""
+"""All that is known of one cache: of its source, on one node, and on all nodes together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from coordinator.plan.snapshot import Cache
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """What is known of a cache's source. Neither `resolved` nor `failure`: it is being resolved, or need not be.
+    """All that is known of a cache's source. Neither `resolved` nor `failure`: it is being resolved, or need not be.
 
     `unreadable`: it cannot be asked, and `resolved` is what the nodes say that hold it; `failing_since` is of that.
     `answered`: what is said here is what it said itself, asked with the cache's own credentials.

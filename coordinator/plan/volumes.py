@@ -1,13 +1,14 @@
-"""What is written so that the PersistentVolumes and claims of caches are as they should be. Pure.
+"""The writes that make the PersistentVolumes and claims of caches as they should be. Pure.
 
 Which should exist is in `volume_pairs`: specs are those of the node group, as they stand there, and the claim names its
 volume. Download volumes are there as soon as the group is, before any node; serving volumes for each namespace with a
 consumer (`consumers`).
 
-What exists and fits is left alone, whoever made it, and marked as the cache's (`bindings`). What is marked and wanted
-no longer goes: the claim first, when no pod mounts it, then the volume, when the claim is gone. The same way goes what
-cannot be used any more: a volume whose claim was deleted (Released), a claim without its volume (Lost), a volume of a
-folder or of nodes that the group no longer has. An object of such a name that is not ours is said to be in the way.
+What exists and fits is left alone, whoever made it, and marked as the cache's (`bindings`). Objects that are marked and
+no longer wanted go: the claim first, when no pod mounts it, then the volume, when the claim is gone. The same way goes
+what cannot be used any more: a volume whose claim was deleted (Released), a claim without its volume (Lost), a volume
+of a folder or of nodes that the group no longer has. An object of such a name that is not ours is said to be in the
+way.
 """
 
 from __future__ import annotations

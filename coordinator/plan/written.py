@@ -1,8 +1,7 @@
 """What stands in a status, read back: each field is as we write it, or is not there. Anybody may have written it.
 
-Numbers are whole and fit into 64 bits, times can be parsed, lists hold objects with a name. What is junk within a
-mapping keeps its key with an empty value, so that the next merge patch mends or removes it; other junk is left out, and
-written anew.
+Numbers are whole and fit into 64 bits, times can be parsed, lists hold objects with a name. Junk within a mapping keeps
+its key with an empty value, so that the next merge patch mends or removes it; other junk is left out, and written anew.
 """
 
 from __future__ import annotations
