@@ -22,7 +22,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
@@ -142,6 +142,17 @@ class Store(Generic[T]):
             self._stale = True
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a watch lasts, a pause after a failure at most, and one before a kind that is absent is sought again."""
+
+    watch_timeout_s: float = WATCH_TIMEOUT_S
+    max_backoff_s: float = 30.0
+    absent_s: float = ABSENT_S
+    clock: Callable[[], float] = time.monotonic
+    rng: random.Random = field(default_factory=random.Random)
+
+
 class Informer(Generic[T]):
     """Keeps a `Store` current from `start` to `stop`, whatever the API server does. One thread.
 
@@ -157,24 +168,21 @@ class Informer(Generic[T]):
         *,
         changed: Callable[[], None],
         poisoned: Callable[[Object, Exception], None],
-        clock: Callable[[], float] = time.monotonic,
-        rng: random.Random | None = None,
-        watch_timeout_s: float = WATCH_TIMEOUT_S,
-        max_backoff_s: float = 30.0,
         restarted: Callable[[], None] = lambda: None,
         optional: bool = False,
-        absent_s: float = ABSENT_S,
+        patience: Patience | None = None,
     ) -> None:
+        patience = patience or Patience()
         self.resource = resource
-        self._absent_s = absent_s if optional else None
+        self._absent_s = patience.absent_s if optional else None
         self._absent = False
         self._kube = kube
         self._store = Store(parse)
         self._changed = changed
         self._poisoned = poisoned
-        self._clock = clock
-        self._backoff = Backoff(rng or random.Random(), max_s=max_backoff_s)
-        self._watch_timeout_s = watch_timeout_s
+        self._clock = patience.clock
+        self._backoff = Backoff(patience.rng, max_s=patience.max_backoff_s)
+        self._watch_timeout_s = patience.watch_timeout_s
         self._restarted = restarted
         self._synced = False
         self._failure: str | None = None

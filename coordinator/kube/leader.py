@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,6 +43,7 @@ class Timing:
     lease_s: float = 15.0
     renew_deadline_s: float = 10.0
     retry_s: float = 2.0
+    rng: random.Random = field(default_factory=random.Random)
 
 
 def claim(lease: Object | None, identity: str, lease_s: float, at: datetime) -> dict[str, Any]:
@@ -98,7 +99,6 @@ class Leader:
         timing: Timing | None = None,
         clock: Callable[[], float] = monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        rng: random.Random | None = None,
     ) -> None:
         self.identity = identity
         self._kube = kube
@@ -108,7 +108,6 @@ class Leader:
         self._timing = timing or Timing()
         self._clock = clock
         self._now = now
-        self._rng = rng or random.Random()
         self._rival = Rival()
         self._lease: Object | None = None
         self._renewed_at: float | None = None
@@ -191,7 +190,7 @@ class Leader:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self.step()
-            self._stopping.wait(self._timing.retry_s * self._rng.uniform(0.8, 1.2))
+            self._stopping.wait(self._timing.retry_s * self._timing.rng.uniform(0.8, 1.2))
 
     def _fail(self, message: str) -> None:
         if self._failure is None:

@@ -18,7 +18,7 @@ from coordinator.dev.laptop.cluster import CUSTOM_RESOURCE_DEFINITIONS
 from coordinator.kube import http as kube_module
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
-from coordinator.kube.informer import Informer, Key, Store
+from coordinator.kube.informer import Informer, Key, Patience, Store
 from coordinator.kube.interface import (
     CONFIG_MAPS,
     EventType,
@@ -137,8 +137,7 @@ def test_a_kind_that_need_not_be_served_has_no_objects_until_it_is_and_none_when
             changed=changes.set,
             poisoned=lambda found, error: None,
             optional=True,
-            absent_s=0.05,
-            watch_timeout_s=1.0,
+            patience=Patience(watch_timeout_s=1.0, absent_s=0.05),
         )
         informer.start()
         eventually(lambda: informer.synced)
@@ -263,9 +262,7 @@ def informing(kube: FakeKube | HttpKube, seen: Seen, *, watch_timeout_s: float =
         value_of,
         changed=seen.changed,
         poisoned=seen.poisoned,
-        rng=random.Random(0),
-        watch_timeout_s=watch_timeout_s,
-        max_backoff_s=0.05,
+        patience=Patience(watch_timeout_s, max_backoff_s=0.05, rng=random.Random(0)),
     )
     informer.start()
     try:

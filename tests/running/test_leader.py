@@ -58,7 +58,7 @@ class Unsteady(DelegatingKube):
 
 
 def a_leader(kube: Kube, time: Time, name: str) -> Leader:
-    return Leader(kube, name, "kserve", clock=time, now=time.now, rng=random.Random(0))
+    return Leader(kube, name, "kserve", clock=time, now=time.now, timing=Timing(rng=random.Random(0)))
 
 
 def lease_of(kube: Kube) -> Mapping[str, Any]:
