@@ -10,6 +10,7 @@ the same suite that a real `kube-apiserver` passes; what only a cluster needs (R
     storage     objects, resourceVersions, history    ─┘
     requests    a request as a value
     registry    what create, update, patch, delete do to an object
+    decoding    an object of its kind from what arrives              validation  whether it may be stored
     collector   ownerReferences, namespaces and CRDs that are on their way out
     kinds       which kinds there are       builtins    those that are always there
     metadata    the rules of every kind     special     and those of Namespaces, CRDs, Secrets

@@ -10,31 +10,22 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from coordinator.dev.apiserver import errors, fields, metadata, patches, rules, schema, special
+from coordinator.dev.apiserver import errors, fields, metadata, patches, special
 from coordinator.dev.apiserver.admission import Admission, Asker, Attempt
 from coordinator.dev.apiserver.builtins import CRDS, NAMESPACES
-from coordinator.dev.apiserver.errors import Cause, Object
-from coordinator.dev.apiserver.kinds import METADATA, Catalogue, Kind
+from coordinator.dev.apiserver.decoding import Options as Options
+from coordinator.dev.apiserver.decoding import complete, decode
+from coordinator.dev.apiserver.errors import Object
+from coordinator.dev.apiserver.kinds import Catalogue, Kind
 from coordinator.dev.apiserver.storage import Storage
+from coordinator.dev.apiserver.validation import check_preconditions, refuse_invalid
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
-
-
-@dataclass(slots=True)
-class Options:
-    """The query parameters of a write. `warnings` is filled for the `Warning` headers of the answer."""
-
-    dry_run: bool = False
-    field_manager: str = "unknown"
-    field_validation: str = "Warn"
-    force: bool = False
-    warnings: list[str] = field(default_factory=list)
-    admission: Admission | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +69,7 @@ class Registry:
         return as_version(kind, found)
 
     def create(self, kind: Kind, namespace: str, body: Any, options: Options) -> Object:
-        value = self._decode(kind, namespace, body, options)
+        value = decode(kind, namespace, body, options)
         if value["metadata"].get("resourceVersion"):
             raise errors.internal("resourceVersion should not be set on objects to be created")
         writer = fields.Writer(options.field_manager, "Update", kind.api_version)
@@ -89,7 +80,7 @@ class Registry:
         self, kind: Kind, namespace: str, name: str, body: Any, options: Options, subresource: str = ""
     ) -> Object:
         old = self.get(kind, namespace, name)
-        value = self._decode(kind, namespace, body, options, name)
+        value = decode(kind, namespace, body, options, name)
         if not value["metadata"].get("resourceVersion") and special.conditional(kind):
             must = errors.invalid_value("metadata.resourceVersion", 0, "must be specified for an update")
             raise errors.invalid(kind.group, kind.kind if kind.custom else kind.plural, name, [must])
@@ -109,7 +100,7 @@ class Registry:
         """By a JSON, merge or strategic patch."""
         old = self.get(kind, namespace, name)
         changed = patches.patched(content_type, old, patch, kind.merging)
-        value = self._decode(kind, namespace, changed, options, name, patched=True)
+        value = decode(kind, namespace, changed, options, name, patched=True)
         if (uid := value["metadata"].get("uid")) and uid != old["metadata"]["uid"]:
             cause = errors.invalid_value("metadata.uid", uid, "field is immutable")
             raise errors.invalid(kind.group, kind.kind, name, [cause])
@@ -129,7 +120,7 @@ class Registry:
             raise errors.bad_request(
                 f"invalid object type: {found.get('apiVersion', '/')}, Kind={found.get('kind', '')}"
             )
-        intent = self._decode(kind, namespace, body, options, name, partial=True)
+        intent = decode(kind, namespace, body, options, name, partial=True)
         if intent["metadata"].get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil")
         intent = _only(intent, subresource) if kind.status else intent
@@ -144,7 +135,7 @@ class Registry:
             force=options.force,
             last_applied=_last_applied(live) if options.field_manager == "kubectl" else None,
         )
-        value = self._complete(kind, merged)
+        value = complete(kind, merged)
         if old is None:
             return self._create(kind, namespace, value, options, None), True
         if version:
@@ -154,7 +145,7 @@ class Registry:
     def delete(self, kind: Kind, namespace: str, name: str, options: DeleteOptions) -> tuple[Object, bool]:
         """Marked, or if nothing holds it gone. Also whether it is gone."""
         old = self.get(kind, namespace, name)
-        self._check_preconditions(kind, old, options.uid, options.resource_version)
+        check_preconditions(kind, old, options.uid, options.resource_version)
         special.refuse_delete(kind, name)
         for mutating in (True, False):
             _admitted(options.admission, Attempt(mutating, "DELETE", kind, "", None, old, options.dry_run))
@@ -193,92 +184,6 @@ class Registry:
 
     # The steps
 
-    def _decode(
-        self,
-        kind: Kind,
-        namespace: str,
-        body: Any,
-        options: Options,
-        name: str = "",
-        *,
-        patched: bool = False,
-        partial: bool = False,
-    ) -> Object:
-        """A copy of `body`, of this kind and in this place: pruned, not validated; with defaults unless `partial`.
-
-        `patched`: the body is what a patch made of a stored object.
-        """
-        body = {} if body is None and not kind.custom else body
-        if not isinstance(body, dict):
-            raise errors.unreadable(kind.kind, "couldn't get version/kind; json parse error: it is not an object")
-        value = self._of_kind(kind, body, patched=patched)
-        sent, unknown = schema.prune(value.get("metadata") or {}, METADATA, "metadata", root=False)
-        complaints = [f'unknown field "{path}"' for path in unknown]
-        wrong = schema.validate(sent, METADATA, "metadata")
-        if wrong:
-            raise errors.cannot_be_handled(kind.kind, kind.version, kind.kind, str(wrong[0]))
-        meta = dict(sent)
-        if name and meta.setdefault("name", name) != name:
-            raise errors.bad_request(
-                f"the name of the object ({meta['name']}) does not match the name on the URL ({name})"
-            )
-        if kind.namespaced and (meta.get("namespace") or namespace) != namespace:
-            raise errors.bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request"
-            )
-        if kind.namespaced:
-            meta["namespace"] = namespace
-        else:
-            meta.pop("namespace", None)
-        value["metadata"] = meta
-        value, unknown = schema.prune(value, kind.schema)
-        complaints += [f'unknown field "{path}"' for path in unknown]
-        if unknown and partial:
-            who = f"{namespace}/{meta.get('name', '')}; {kind.api_version}, Kind={kind.kind}"
-            declared = ", ".join(f".{path}: field not declared in schema" for path in unknown)
-            raise errors.internal(f"failed to create typed patch object ({who}): {declared}")
-        if complaints and options.field_validation == "Strict":
-            raise _strict(kind, complaints, body if patched else None)
-        if options.field_validation == "Warn":
-            options.warnings += complaints
-        options.warnings += metadata.warnings(meta)
-        return value if partial else self._complete(kind, value, patched=patched)
-
-    def _of_kind(self, kind: Kind, body: Object, *, patched: bool) -> Object:
-        """A copy. Built-in kinds need not say what they are."""
-        value = dict(body)
-        if not kind.custom:
-            value.setdefault("kind", kind.kind)
-            value.setdefault("apiVersion", kind.api_version)
-        if not value.get("kind"):
-            raise errors.unreadable(kind.kind, f"Object 'Kind' is missing in '{json.dumps(body)}'")
-        named, version = str(value["kind"]), str(value.get("apiVersion", ""))
-        if kind.custom and (named != kind.kind or (patched and version != kind.api_version)):
-            field, found, wanted = (
-                ("kind", named, kind.kind) if named != kind.kind else ("apiVersion", version, kind.api_version)
-            )
-            cause = errors.invalid_value(field, found, f"must be {wanted}")
-            group, name = version.rpartition("/")[0], (value.get("metadata") or {}).get("name", "")
-            raise errors.invalid(group, named, name, [cause])
-        if kind.custom and version != kind.api_version:
-            why = f"does not match the expected API version ({kind.api_version})"
-            raise errors.bad_request(f"the API version in the data ({version}) {why}")
-        if (named, version) != (kind.kind, kind.api_version):
-            raise errors.cannot_be_handled(named, version, kind.kind, "it is another kind")
-        return value
-
-    def _complete(self, kind: Kind, value: Object, *, patched: bool = False) -> Object:
-        """With defaults. A built-in kind must fit its schema already here: `special` expects it well-formed."""
-        complete: Object = schema.default(value, kind.schema)
-        if not kind.custom and (wrong := schema.validate(complete, kind.schema)):
-            misread = [cause for cause in wrong if cause.reason == "FieldValueTypeInvalid"]
-            if misread and patched:
-                raise errors.invalid("", "", "", [errors.invalid_value("patch", json.dumps(value), str(misread[0]))])
-            if misread:
-                raise errors.cannot_be_handled(kind.kind, kind.version, kind.kind, str(misread[0]))
-            raise errors.invalid(kind.group, kind.kind, complete["metadata"].get("name", ""), wrong)
-        return complete
-
     def _create(
         self, kind: Kind, namespace: str, value: Object, options: Options, writer: fields.Writer | None
     ) -> Object:
@@ -295,7 +200,7 @@ class Registry:
         value = special.initialised(kind, {**value, "metadata": meta}, self._timestamp())
         meta = value["metadata"]
         name = meta.get("name", "")
-        self._refuse_invalid(kind, value, None)
+        refuse_invalid(kind, value, None)
         _admitted(admission, Attempt(False, "CREATE", kind, "", value, None, options.dry_run))
         if self.storage.get(kind.resource, (namespace, name)) is not None:
             raise errors.already_exists(kind.group, kind.plural, name)
@@ -311,7 +216,7 @@ class Registry:
             attempt = Attempt(True, "UPDATE", kind, subresource, value, old, options.dry_run)
             value = self._mutated(kind, attempt, options.admission)
         sent, meta = value["metadata"], old["metadata"]
-        self._check_preconditions(kind, old, sent.get("uid"), sent.get("resourceVersion"))
+        check_preconditions(kind, old, sent.get("uid"), sent.get("resourceVersion"))
         name, namespace = meta["name"], meta.get("namespace", "")
         owners = sent.get("managedFields", meta.get("managedFields"))
         if subresource == "status":
@@ -330,7 +235,7 @@ class Registry:
         new_meta = value["metadata"]
         if "generation" in meta and _spec(kind, old) != _spec(kind, value):
             new_meta["generation"] = meta["generation"] + 1
-        self._refuse_invalid(kind, value, old, subresource)
+        refuse_invalid(kind, value, old, subresource)
         _admitted(options.admission, Attempt(False, "UPDATE", kind, subresource, value, old, options.dry_run))
         if writer is not None:
             new_meta["managedFields"] = fields.updated(old, value, kind.merging, writer, self._timestamp())
@@ -349,30 +254,7 @@ class Registry:
         if value is None or value is attempt.new:
             return attempt.object
         namespace, ignored = attempt.object["metadata"].get("namespace", ""), Options(field_validation="Ignore")
-        return self._decode(kind, namespace, value, ignored, value["metadata"].get("name", ""))
-
-    def _refuse_invalid(self, kind: Kind, value: Object, old: Object | None, subresource: str = "") -> None:
-        meta = value["metadata"]
-        causes: list[Cause] = list(metadata.metadata_causes(meta, label_name=kind is NAMESPACES))
-        if old is not None:
-            causes += metadata.update_causes(old["metadata"], meta)
-        causes += special.causes(kind, value, old)
-        causes += _status_causes(kind, value) if subresource == "status" else schema.validate(value, kind.schema)
-        if not any(cause.reason in _BLOCKING for cause in causes):
-            causes += rules.check(value, old, kind.schema)
-        elif kind.custom and any(True for _ in rules.rules_of(kind.schema)):
-            causes.append(_UNCHECKED)
-        if causes:
-            raise errors.invalid(kind.group, kind.kind, meta.get("name", ""), causes)
-
-    def _check_preconditions(self, kind: Kind, old: Object, uid: str | None, resource_version: str | None) -> None:
-        meta = old["metadata"]
-        if uid and uid != meta["uid"]:
-            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {meta['uid']}"
-            raise errors.conflict(kind.group, kind.plural, meta["name"], why)
-        if resource_version and resource_version != meta["resourceVersion"]:
-            why = "the object has been modified; please apply your changes to the latest version and try again"
-            raise errors.conflict(kind.group, kind.plural, meta["name"], why)
+        return decode(kind, namespace, value, ignored, value["metadata"].get("name", ""))
 
     def _require_namespace(self, kind: Kind, namespace: str, name: str) -> None:
         found = self.storage.get(NAMESPACES.resource, ("", namespace))
@@ -404,25 +286,6 @@ def _admitted(admission: Admission | None, attempt: Attempt) -> Object | None:
 
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-_BLOCKING = frozenset(f"FieldValue{each}" for each in ("NotSupported", "Required", "TooLong", "TooMany", "TypeInvalid"))
-"""A value with one of these is not shown to the rules, which could fail for that reason alone."""
-_UNCHECKED = Cause(
-    "FieldValueInvalid",
-    "Invalid value: null: some validation rules were not checked because the object was invalid; "
-    "correct the existing errors to complete validation",
-    "<nil>",
-)
-
-
-def _status_causes(kind: Kind, value: Object) -> list[Cause]:
-    """Of the status resource only the status is looked at, and messages name fields as seen from there."""
-    known = kind.schema.get("properties", {}).get("status")
-    if "status" not in value or not isinstance(known, dict):
-        return []
-    return [
-        Cause(cause.reason, cause.message, f"status.{cause.field}" if cause.field else "status")
-        for cause in schema.validate(value["status"], known)
-    ]
 
 
 def as_version(kind: Kind, value: Object) -> Object:
@@ -465,10 +328,3 @@ def _without_times(value: Object) -> Object:
     meta = value["metadata"]
     entries = [{key: item for key, item in entry.items() if key != "time"} for entry in meta.get("managedFields", ())]
     return {**value, "metadata": {**meta, "managedFields": entries}}
-
-
-def _strict(kind: Kind, complaints: Iterable[str], patched: Any) -> errors.StatusError:
-    message = "strict decoding error: " + ", ".join(complaints)
-    if patched is not None:
-        return errors.invalid("", "", "", [errors.invalid_value("patch", errors.show(patched), message)])
-    return errors.cannot_be_handled(kind.kind, kind.version, kind.kind, message)
