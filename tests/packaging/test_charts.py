@@ -173,7 +173,12 @@ def test_another_folder_for_models_is_one_name_everywhere() -> None:
     for each in containers(template):
         assert {m["mountPath"] for m in each["volumeMounts"] if m["name"] == "models"} == {"/mnt/nvme"}
     assert environment(template["spec"]["containers"][0])["LOCALMODEL_ROOTS"] == "/mnt/nvme"
-    assert "os.chown('/mnt/nvme', 1000, 1000)" in template["spec"]["initContainers"][0]["command"][2]
+    assert template["spec"]["initContainers"][0]["command"][2:] == [
+        "actors.disk.ownership",
+        "/mnt/nvme",
+        "1000",
+        "1000",
+    ]
 
 
 @needs_helm

@@ -386,7 +386,7 @@ def test_a_container_is_confined(template: Manifest, process: Manifest) -> None:
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     assert security["readOnlyRootFilesystem"] is True
     assert security["allowPrivilegeEscalation"] is False
-    assert security["capabilities"] == {"drop": ["ALL"], **({"add": ["CHOWN"]} if root else {})}
+    assert security["capabilities"] == {"drop": ["ALL"], **({"add": ["CHOWN", "DAC_READ_SEARCH"]} if root else {})}
     assert "privileged" not in security
     assert set(process["resources"]["requests"]) == {"cpu", "memory"}
     assert "memory" in process["resources"]["limits"]
