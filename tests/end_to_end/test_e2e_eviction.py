@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from actors.sizes import say_bytes
 from coordinator.dev.laptop.cluster import NODE_GROUP, SAMPLE_URI, LaptopCluster, LaptopOptions
+from coordinator.dev.origin.server import Origin
 from coordinator.kube.interface import EVENTS, NAMESPACES, PODS
 from coordinator.plan.snapshot import NODE_GROUPS
 from tests.kit.builders import a_pod
@@ -18,8 +21,7 @@ from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 
-OTHER_URI = f"{SAMPLE_URI}:main"
-"""The same files under another name, and so in another folder."""
+OTHER_BYTES = 4 * 1024**2
 TEAM = "team"
 
 
@@ -50,19 +52,27 @@ def ticks_with_an_agent(laptop: Laptop) -> float:
     return found["localmodel_tick_seconds_count", None] if found.get(("localmodel_agents", "Ready")) == 1 else 0.0
 
 
-def test_a_model_that_nobody_uses_makes_room_for_another(laptop: Laptop) -> None:
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[str]:
+    """A model of OTHER_BYTES that shares nothing with the sample: no copy of that can be made into one of this."""
+    (tmp_path / "other.bin").write_bytes(os.urandom(OTHER_BYTES))
+    with Origin(files=tmp_path) as origin:
+        yield f"{origin.url}/files/other.bin"
+
+
+def test_a_model_that_nobody_uses_makes_room_for_another(laptop: Laptop, other: str) -> None:
     node = laptop.cluster.nodes[0]
-    old, new = laptop.folder(node, SAMPLE_URI), laptop.folder(node, OTHER_URI)
+    old, new = laptop.folder(node, SAMPLE_URI), laptop.folder(node, other)
     restarted(laptop, "dry-run")
     laptop.apply("old", SAMPLE_URI)
     size = laptop.until_ready("old")["bytes"]["total"]
-    laptop.kube.patch(NODE_GROUPS, NODE_GROUP, {"spec": {"storageLimit": str(size * 3 // 2)}})
-    laptop.apply("new", OTHER_URI)
+    laptop.kube.patch(NODE_GROUPS, NODE_GROUP, {"spec": {"storageLimit": str(size + OTHER_BYTES // 2)}})
+    laptop.apply("new", other)
     laptop.until_reason("new", "InsufficientStorage")
     eventually(lambda: said(laptop, "WouldEvict"), seen=lambda: laptop.explain("old"))
     (would,) = said(laptop, "WouldEvict")
     assert would.startswith(f"{node}: old ({say_bytes(size)}), unused since ")
-    assert would.endswith(f"makes room for new, which needs {say_bytes(size, up=True)}")
+    assert would.endswith(f"makes room for new, which needs {say_bytes(OTHER_BYTES, up=True)}")
     assert (old.exists(), new.exists()) == (True, False)
 
     laptop.kube.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}})
@@ -82,7 +92,7 @@ def test_a_model_that_nobody_uses_makes_room_for_another(laptop: Laptop) -> None
     assert (old.exists(), new.exists()) == (False, True)
     laptop.until_reason("old", "Evicted")
     eventually(lambda: said(laptop, "Evicted"), seen=lambda: laptop.explain("old"))
-    for word in (str(node), say_bytes(size), OTHER_URI, "spec.pinned"):
+    for word in (str(node), say_bytes(size), other, "spec.pinned"):
         assert word in said(laptop, "Evicted")[0]
 
     laptop.delete("new")
