@@ -23,9 +23,10 @@ PACKAGES = ("kserve==0.21.0", "kubernetes==33.1.0")
 PROGRAM = """
 import json, sys
 from kubernetes.client import ApiException, V1ObjectMeta
-from kserve import KServeClient, V1alpha1LocalModelCache, V1alpha1LocalModelCacheSpec
-from kserve import V1alpha1LocalModelNamespaceCache, V1alpha1LocalModelNamespaceCacheSpec
-from kserve import V1alpha1LocalModelNodeGroup, V1alpha1LocalModelNodeGroupSpec
+from kserve import KServeClient
+from kserve.models import V1alpha1LocalModelCache, V1alpha1LocalModelCacheSpec
+from kserve.models import V1alpha1LocalModelNamespaceCache, V1alpha1LocalModelNamespaceCacheSpec
+from kserve.models import V1alpha1LocalModelNodeGroup, V1alpha1LocalModelNodeGroupSpec
 
 kubeconfig, uri, nodes, group = json.loads(sys.argv[1])
 client = KServeClient(config_file=kubeconfig)
@@ -51,7 +52,7 @@ client.create_local_model_cache(cache)
 client.wait_local_model_cache_ready("by-sdk", nodes, timeout_seconds=120, polling_interval=1)
 status = client.get_local_model_cache("by-sdk")["status"]
 assert status["nodeStatus"] == {node: "NodeDownloaded" for node in nodes}, status
-assert status["copies"] == {"total": len(nodes), "available": len(nodes), "failed": 0}, status
+assert (status["copies"]["total"], status["copies"]["available"]) == (len(nodes), len(nodes)), status
 
 spec = V1alpha1LocalModelNamespaceCacheSpec(source_model_uri=uri, model_size="1Gi", node_groups=[group])
 meta = V1ObjectMeta(name="by-sdk", namespace="team")
