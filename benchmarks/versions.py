@@ -32,8 +32,8 @@ from actors.sizes import format_bytes, parse_bytes
 from benchmarks.machine import machine
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
-from tests.kit.fanout import Fanout, Place
-from tests.kit.versions import at_revision, disk_bytes, moved_bytes, next_version
+from coordinator.dev.trial.fanout import Fanout, Place
+from coordinator.dev.trial.versions import at_revision, disk_bytes, moved_bytes, next_version
 
 ROLLBACK_S = 2.0
 SLACK = 1.02

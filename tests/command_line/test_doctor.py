@@ -12,8 +12,8 @@ import pytest
 
 from coordinator.cli import main
 from coordinator.cli.doctor import LEADER_LOCK
+from coordinator.dev.trial.builders import a_world
 from coordinator.kube.leader import LOCK_NAME
-from tests.kit.builders import a_world
 from tests.kit.documents import check_document
 from tests.kit.views import FULL, a_mixed_world, served
 

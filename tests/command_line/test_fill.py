@@ -20,8 +20,8 @@ from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.repository import Repository
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually, output_of
 from tests.kit.documents import check_document
-from tests.kit.waiting import eventually, output_of
 
 MIB = 1 << 20
 SAMPLE_BYTES = 2 * MIB

@@ -17,11 +17,11 @@ from actors.disk import filesystem
 from actors.disk.journal import read
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually, output_of
 from tests.command_line.test_fill import a_process, run
 from tests.kit import damage
 from tests.kit.damage import names, tree
 from tests.kit.disks import tmpfs
-from tests.kit.waiting import eventually, output_of
 
 FILES = {"config.json": b"{}", "sub/deep/w.bin": os.urandom(200_000), "empty": b""}
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from coordinator.cli import output
+from coordinator.dev.trial.waiting import eventually, output_of
 from tests.command_line.test_fill import a_process, run
-from tests.kit.waiting import eventually, output_of
 
 LOCALMODEL = f"{sys.executable} -m coordinator.cli"
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from coordinator.cli import main
-from tests.kit.builders import a_cache
+from coordinator.dev.trial.builders import a_cache
 from tests.kit.documents import check_document
 from tests.kit.views import a_mixed_world, served
 

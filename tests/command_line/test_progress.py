@@ -12,7 +12,7 @@ import pytest
 
 from coordinator.cli import progress
 from coordinator.cli.progress import Sample, sentence, shown
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 GIB = 1 << 30
 

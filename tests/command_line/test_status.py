@@ -16,14 +16,14 @@ import pytest
 
 from coordinator.cli import cluster, main
 from coordinator.cli.cluster import Unanswered
+from coordinator.dev.trial.builders import a_world
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import NODES, Denied, KubeError, NotFound, Object, ResourceType, Unreachable
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES
 from coordinator.view.cluster import KINDS
-from tests.kit.builders import a_world
 from tests.kit.documents import check_document
 from tests.kit.views import SLOW, a_mixed_world, served
-from tests.kit.waiting import eventually
 
 
 @pytest.fixture(scope="module")

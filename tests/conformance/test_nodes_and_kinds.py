@@ -15,10 +15,10 @@ import pytest
 from coordinator.api import crds
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.laptop.cluster import CUSTOM_RESOURCE_DEFINITIONS
+from coordinator.dev.trial.builders import CacheBuilder, a_cache, a_node, a_service
 from coordinator.kube.interface import NAMESPACES, NODES, KubeError
 from coordinator.plan.services import LLM_INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES
-from tests.kit.builders import CacheBuilder, a_cache, a_node, a_service
 from tests.kit.conformance import Told
 from tests.kit.control_plane import Cluster, coordinating, soon
 from tests.kit.kserve import lenient_crd

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from actors.manifest import storage_key
+from coordinator.dev.trial.builders import a_node
 from coordinator.kube.interface import CLAIMS, NODES, PODS, VOLUMES, Object, ResourceType
 from coordinator.plan.services import INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, NODE_GROUPS
-from tests.kit.builders import a_node
 from tests.kit.control_plane import Cluster, soon
 from tests.kit.manifests import K8S, pick, read
 

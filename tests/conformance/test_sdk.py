@@ -70,7 +70,15 @@ print("done")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sdk") / "venv"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
-    pip = [folder / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *PACKAGES]
+    pip: list[str | Path] = [
+        folder / "bin/python",
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        *PACKAGES,
+    ]
     done = subprocess.run(pip, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode != 0:
         pytest.skip(f"KServe's SDK cannot be installed here: {done.stderr.strip()[-200:]}")

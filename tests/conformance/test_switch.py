@@ -13,11 +13,11 @@ from coordinator.api import crds
 from coordinator.cli import main
 from coordinator.control.neighbours import AGENT, CONTROLLER, DAEMON_SETS, DEPLOYMENTS, Neighbours
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
+from coordinator.dev.trial.builders import CacheBuilder, a_cache, a_local_node, a_namespace_cache, a_node
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import CLAIMS, NAMESPACES, NODES, VOLUMES, Object
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS
-from tests.kit.builders import CacheBuilder, a_cache, a_local_node, a_namespace_cache, a_node
 from tests.kit.conformance import a_whole_group
 from tests.kit.control_plane import HOME, JOBS, KSERVE, coordinating, soon
 from tests.kit.kserve import as_sent, consumer_crds

@@ -12,10 +12,10 @@ from functools import partial
 
 import pytest
 
+from coordinator.dev.trial.builders import a_cache, a_namespace_cache, a_node, a_pod, a_service
 from coordinator.kube.interface import CLAIMS, NODES, PODS, VOLUMES, Invalid
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES
 from coordinator.plan.storage_containers import STORAGE_CONTAINERS
-from tests.kit.builders import a_cache, a_namespace_cache, a_node, a_pod, a_service
 from tests.kit.conformance import Told, a_whole_group
 from tests.kit.control_plane import JOBS, Cluster, soon
 

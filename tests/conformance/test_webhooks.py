@@ -13,9 +13,9 @@ from coordinator.cli.webhooks import WebhookServer
 from coordinator.control.tls_contexts import TlsContexts
 from coordinator.control.webhook_identity import SECRET, WEBHOOKS, WebhookIdentity
 from coordinator.dev.laptop.webhooks import webhook_configuration
+from coordinator.dev.trial.builders import Builder, CacheBuilder, a_cache, a_namespace_cache, a_service
 from coordinator.kube.interface import NAMESPACES, SECRETS, KubeError, NotFound
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, NODE_GROUPS
-from tests.kit.builders import Builder, CacheBuilder, a_cache, a_namespace_cache, a_service
 from tests.kit.conformance import Told, a_whole_group
 from tests.kit.control_plane import KSERVE, Cluster, soon
 from tests.kit.kube_servers import KubeServer

@@ -13,9 +13,9 @@ import pytest
 from actors.errors import Failure
 from actors.messages import DesiredState, NodeName, NodeReport
 from coordinator.dev.laptop.raynodes import LocalRay
+from coordinator.dev.trial.waiting import eventually
 from coordinator.fleet.interface import AgentView, Fleet, node_label
 from tests.kit.fake_fleet import FakeFleet, ScriptedAgent
-from tests.kit.waiting import eventually
 
 A, B, NOWHERE = NodeName("node-a"), NodeName("node-b"), NodeName("node-nowhere")
 

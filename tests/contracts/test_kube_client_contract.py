@@ -15,6 +15,7 @@ from coordinator.api.crds import load
 from coordinator.api.resources import LocalModelCache
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.fake_kube import FakeKube, names
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube import http as kube_module
 from coordinator.kube.config import NoClusterConfig, load_config
 from coordinator.kube.http import HttpKube
@@ -33,7 +34,6 @@ from coordinator.kube.interface import (
 )
 from coordinator.plan.snapshot import CACHES
 from tests.kit.kube_servers import SERVERS, running
-from tests.kit.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import pytest
 from kubernetes import client, watch
 
 from coordinator.dev.laptop import envtest
+from coordinator.dev.trial.waiting import eventually
 from tests.kit import widgets
 from tests.kit.kube_servers import NO_REAL_SERVER, SERVERS, Answer, Capability, KubeServer, running
-from tests.kit.waiting import eventually
 from tests.kit.widgets import GADGETS, WIDGETS, a_widget, unique
 
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

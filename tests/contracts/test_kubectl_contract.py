@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from coordinator.dev.trial.waiting import eventually
 from tests.kit import widgets
 from tests.kit.kube_servers import KUBECTL, SERVERS, Capability, KubeServer, running
-from tests.kit.waiting import eventually
 from tests.kit.widgets import WIDGETS, a_widget, unique
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")]

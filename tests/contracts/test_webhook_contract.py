@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from coordinator.dev.trial.waiting import eventually
 from tests.contracts.test_kube_contract import CRD_PATH, has_status
 from tests.kit import widgets
 from tests.kit.hook_server import ALLOWED, HookServer
 from tests.kit.kube_servers import SERVERS, Answer, KubeServer, running
-from tests.kit.waiting import eventually
 from tests.kit.widgets import GADGETS, GROUP, VERSION, WIDGETS, a_widget, unique
 
 VALIDATING = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"

@@ -13,10 +13,7 @@ from actors.agent.evictions import Entry
 from actors.errors import Failure, InsufficientStorage
 from actors.manifest import Digest, Location, ManifestFile, Resolved, make_manifest, storage_key
 from actors.messages import DesiredModel, Earlier, ModelReport, NodeName, Phase
-from coordinator.plan.access import Proof, asks_itself, proof_of
-from coordinator.plan.placement import place
-from coordinator.plan.snapshot import Resolution
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     CacheBuilder,
@@ -30,6 +27,9 @@ from tests.kit.builders import (
     a_world,
     an_agent,
 )
+from coordinator.plan.access import Proof, asks_itself, proof_of
+from coordinator.plan.placement import place
+from coordinator.plan.snapshot import Resolution
 
 URI = "hf://acme/private"
 REFUSED = Failure("SourceDenied", "acme/private refused the credentials", retryable=False)

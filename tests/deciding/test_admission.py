@@ -11,6 +11,16 @@ import pytest
 
 from actors.messages import NodeName
 from actors.schemes import STANDARD, Schemes
+from coordinator.dev.trial.builders import (
+    Builder,
+    CacheBuilder,
+    a_cache,
+    a_group,
+    a_local_node,
+    a_namespace_cache,
+    a_node,
+    a_world,
+)
 from coordinator.kube.interface import Object
 from coordinator.plan.admission import (
     Consumer,
@@ -24,16 +34,6 @@ from coordinator.plan.admission import (
 )
 from coordinator.plan.admission_warnings import warnings
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES
-from tests.kit.builders import (
-    Builder,
-    CacheBuilder,
-    a_cache,
-    a_group,
-    a_local_node,
-    a_namespace_cache,
-    a_node,
-    a_world,
-)
 
 LABEL, OF = "internal.serving.kserve.io/localmodel", "internal.serving.kserve.io/localmodel-namespace"
 LORA = "internal.serving.kserve.io/localmodel-lora"

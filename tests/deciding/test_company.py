@@ -6,11 +6,7 @@ from dataclasses import replace
 
 from actors.mesh.limits import DEAD_S
 from actors.messages import Company, DesiredModel, Member, ModelReport, NodeName, Part, Phase
-from coordinator.fleet.interface import AgentView
-from coordinator.plan.fill_groups import ROTATE_S, SETTLE_S
-from coordinator.plan.plan import Plan, plan
-from coordinator.plan.snapshot import Snapshot
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     World,
@@ -21,6 +17,10 @@ from tests.kit.builders import (
     a_silent_agent,
     an_agent,
 )
+from coordinator.fleet.interface import AgentView
+from coordinator.plan.fill_groups import ROTATE_S, SETTLE_S
+from coordinator.plan.plan import Plan, plan
+from coordinator.plan.snapshot import Snapshot
 
 LLAMA = a_cache("llama")
 NODES = ("a", "b", "c")

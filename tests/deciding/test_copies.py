@@ -10,10 +10,10 @@ from actors.errors import Failure
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, storage_key
 from actors.messages import DesiredModel, DesiredState, NodeName, Phase
 from actors.times import rfc3339
+from coordinator.dev.trial.builders import GIB, NOW, CacheBuilder, World, a_cache, a_group, a_node, a_report, an_agent
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.plan import Plan, plan
 from coordinator.plan.snapshot import Resolution
-from tests.kit.builders import GIB, NOW, CacheBuilder, World, a_cache, a_group, a_node, a_report, an_agent
 
 DOWN = Failure("SourceUnreachable", "https://hub.test refused the connection")
 THROTTLED = Failure("SourceThrottled", "https://hub.test answered 429", retry_after_s=60.0)

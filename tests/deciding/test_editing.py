@@ -20,8 +20,7 @@ from coordinator.api.resources import (
     LocalModelNodeGroupSpec,
     LocalModelNodeSpec,
 )
-from coordinator.plan.snapshot import Resolution
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     CacheBuilder,
@@ -34,6 +33,7 @@ from tests.kit.builders import (
     a_silent_agent,
     a_world,
 )
+from coordinator.plan.snapshot import Resolution
 
 TYPO = Failure("RevisionNotFound", "https://hub/acme/m has no revision 'v9': correct spec.revision", retryable=False)
 DOWN = Failure("SourceUnreachable", "https://hub did not answer")

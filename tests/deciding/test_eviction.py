@@ -14,9 +14,7 @@ from actors.manifest import StorageKey
 from actors.messages import DesiredModel, ModelReport, NodeName, Phase, Removal
 from actors.times import parse_time, rfc3339
 from coordinator.api.resources import StatusKey
-from coordinator.plan.eviction import ORDER_S, Copy, Eviction, Waiting, choose
-from coordinator.plan.pods import Look, read_pod
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     CacheBuilder,
@@ -32,6 +30,8 @@ from tests.kit.builders import (
     a_world,
     key_of,
 )
+from coordinator.plan.eviction import ORDER_S, Copy, Eviction, Waiting, choose
+from coordinator.plan.pods import Look, read_pod
 
 IDLE_S = 3600.0
 LONG_AGO = NOW - 10 * IDLE_S

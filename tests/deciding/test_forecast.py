@@ -12,10 +12,10 @@ import pytest
 from actors.manifest import storage_key
 from actors.messages import Phase, RootReport
 from actors.times import rfc3339
+from coordinator.dev.trial.builders import GIB, NOW, World, a_cache, a_group, a_node, a_report, a_world
 from coordinator.plan.applied import NotApplicable, applied, by_kind, snapshot_of
 from coordinator.plan.forecast import HEADROOM_BYTES, Assumed, Forecast, Verdict, forecast
 from coordinator.view.forecasts import lines
-from tests.kit.builders import GIB, NOW, World, a_cache, a_group, a_node, a_report, a_world
 
 IDLE_S = 3600.0
 

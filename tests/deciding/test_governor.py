@@ -14,12 +14,7 @@ from actors.errors import Failure
 from actors.manifest import Location, OriginName, known_from_a_copy, origin_of
 from actors.mesh.limits import DEAD_S
 from actors.messages import ModelReport, NodeName, OriginReport, OriginShare, Phase
-from coordinator.fleet.interface import AgentView
-from coordinator.plan.origin_budget import Budget, Budgets, parse_overrides
-from coordinator.plan.origin_shares import divide
-from coordinator.plan.plan import Plan, plan
-from coordinator.plan.snapshot import Governed, Resolution
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     NOW,
     World,
     a_cache,
@@ -30,6 +25,11 @@ from tests.kit.builders import (
     a_silent_agent,
     an_agent,
 )
+from coordinator.fleet.interface import AgentView
+from coordinator.plan.origin_budget import Budget, Budgets, parse_overrides
+from coordinator.plan.origin_shares import divide
+from coordinator.plan.plan import Plan, plan
+from coordinator.plan.snapshot import Governed, Resolution
 
 HUB = OriginName("https://origin.test")
 STORE = OriginName("https://store.test")

@@ -12,10 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator.api.resources import LocalModelCacheStatus, LocalModelNodeStatus
-from coordinator.plan import written
-from coordinator.plan.kserve_config import KServeConfig, read_config
-from coordinator.plan.storage_containers import read_storage_container
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     NOW,
     Builder,
     World,
@@ -29,6 +26,9 @@ from tests.kit.builders import (
     a_silent_agent,
     a_world,
 )
+from coordinator.plan import written
+from coordinator.plan.kserve_config import KServeConfig, read_config
+from coordinator.plan.storage_containers import read_storage_container
 
 TIMES = ["2026-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59", "yesterday", ""]
 WORDS = [

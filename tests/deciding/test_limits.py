@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from actors.messages import DesiredRoot, NodeName, Phase, RootReport
+from coordinator.dev.trial.builders import NOW, World, a_cache, a_group, a_node, a_report, a_world
 from coordinator.plan.kserve_config import KServeConfig
 from coordinator.plan.limits import ANNOTATION, LimitMode, limit_mode
 from coordinator.plan.placement import place
 from coordinator.plan.plan import plan
-from tests.kit.builders import NOW, World, a_cache, a_group, a_node, a_report, a_world
 
 GIB = 1 << 30
 N1 = NodeName("n1")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from actors.messages import DesiredRoot
+from coordinator.dev.trial.builders import World, a_cache, a_group, a_local_node, a_namespace_cache, a_node, a_world
 from coordinator.plan.placement import Members, place
-from tests.kit.builders import World, a_cache, a_group, a_local_node, a_namespace_cache, a_node, a_world
 
 
 def placed(world: World) -> Members:

@@ -15,12 +15,7 @@ from actors.fill.origin_quota import Quota, Quotas
 from actors.manifest import OriginName, StorageKey
 from actors.messages import NodeName, OriginShare, Phase
 from actors.sizes import format_bytes, say_bytes
-from coordinator.fleet import absence
-from coordinator.fleet.interface import AgentView
-from coordinator.plan.eviction import Eviction
-from coordinator.plan.fold import FINAL, explained
-from coordinator.plan.reading import read_node
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     NOW,
     CacheBuilder,
     World,
@@ -32,6 +27,11 @@ from tests.kit.builders import (
     a_silent_agent,
     a_world,
 )
+from coordinator.fleet import absence
+from coordinator.fleet.interface import AgentView
+from coordinator.plan.eviction import Eviction
+from coordinator.plan.fold import FINAL, explained
+from coordinator.plan.reading import read_node
 
 GIB, MIB = 1 << 30, 1 << 20
 N1 = NodeName("n1")

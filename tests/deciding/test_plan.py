@@ -13,10 +13,7 @@ from actors.errors import Failure
 from actors.manifest import Digest
 from actors.messages import DesiredRoot, NodeName, Phase, RootReport
 from actors.times import parse_time
-from coordinator.plan.fold import Turn
-from coordinator.plan.plan import UNREACHABLE_GRACE_S, Plan, Write, plan
-from coordinator.plan.snapshot import Credentials
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     OWNER,
@@ -34,6 +31,9 @@ from tests.kit.builders import (
     an_agent,
     key_of,
 )
+from coordinator.plan.fold import Turn
+from coordinator.plan.plan import UNREACHABLE_GRACE_S, Plan, Write, plan
+from coordinator.plan.snapshot import Credentials
 
 N1, N2 = NodeName("n1"), NodeName("n2")
 DELETED = "2023-11-14T22:13:00Z"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from actors.messages import NodeName
+from coordinator.dev.trial.builders import a_pod
 from coordinator.plan.pods import Pod, read_pod
-from tests.kit.builders import a_pod
 
 KEY = "0123456789abcdef"
 

@@ -12,9 +12,7 @@ from actors.errors import Failure
 from actors.manifest import storage_key
 from actors.messages import ModelReport, NodeName, Phase, Removal, RootReport
 from actors.times import rfc3339
-from coordinator.plan.pods import Look
-from coordinator.plan.snapshot import DELETE_IN_USE, ORPHAN_GRACE_S
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     CacheBuilder,
@@ -32,6 +30,8 @@ from tests.kit.builders import (
     a_world,
     key_of,
 )
+from coordinator.plan.pods import Look
+from coordinator.plan.snapshot import DELETE_IN_USE, ORPHAN_GRACE_S
 
 N1 = NodeName("n1")
 DELETED = "2023-11-14T22:13:00Z"

@@ -16,8 +16,8 @@ from actors.manifest import ModelSource, StorageKey
 from actors.messages import DesiredModel, NodeName, Phase, Place
 from actors.rates import RateLimit
 from actors.retry import RetryPolicy
+from coordinator.dev.trial.builders import NOW, CacheBuilder, World, a_cache, a_group, a_node, a_report, a_world
 from coordinator.plan.retries import EVERYWHERE, MOST_NODES, RETRY, asked, name_for, name_for_source, read_retries
-from tests.kit.builders import NOW, CacheBuilder, World, a_cache, a_group, a_node, a_report, a_world
 
 N1, N2 = NodeName("n1"), NodeName("n2")
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from coordinator.dev.trial.builders import Builder, CacheBuilder, a_cache, a_namespace_cache, a_world
 from coordinator.plan.reading import read_namespace_cache
 from coordinator.plan.shared_claim import claim_problem
-from tests.kit.builders import Builder, CacheBuilder, a_cache, a_namespace_cache, a_world
 
 
 def a_shared_cache(name: str = "llama", uri: str = "hf://models/llama") -> CacheBuilder:

@@ -11,11 +11,7 @@ from actors.errors import Failure
 from actors.messages import Phase, RootReport
 from actors.times import parse_time, rfc3339
 from coordinator.api.resources import LocalModelCacheStatus, LocalModelNodeStatus
-from coordinator.plan.cache_status import short_revision
-from coordinator.plan.fold import SETTLING_S
-from coordinator.plan.plan import Plan, plan
-from coordinator.plan.snapshot import LOCAL_NODES
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     CacheBuilder,
@@ -30,6 +26,10 @@ from tests.kit.builders import (
     a_world,
     an_agent,
 )
+from coordinator.plan.cache_status import short_revision
+from coordinator.plan.fold import SETTLING_S
+from coordinator.plan.plan import Plan, plan
+from coordinator.plan.snapshot import LOCAL_NODES
 
 DENIED = Failure("SourceDenied", "401 from the hub", retryable=False)
 RESET = Failure("SourceError", "connection reset")

@@ -11,9 +11,9 @@ from actors.errors import SourceDenied
 from actors.sources.options import SourceOptions
 from coordinator.api.resources import StatusKey
 from coordinator.control.container_env import over
+from coordinator.dev.trial.builders import a_cache, a_world
 from coordinator.plan.snapshot import EnvEntry
 from coordinator.plan.storage_containers import read_storage_container, with_containers
-from tests.kit.builders import a_cache, a_world
 
 
 def raw(name: str = "hub", *formats: dict[str, str], env: Any = (), **fields: Any) -> dict[str, Any]:

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from actors.manifest import storage_key
-from coordinator.plan.kserve_config import KServeConfig
-from coordinator.plan.plan import Verb
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     Builder,
     World,
     a_cache,
@@ -22,6 +20,8 @@ from tests.kit.builders import (
     a_service,
     a_world,
 )
+from coordinator.plan.kserve_config import KServeConfig
+from coordinator.plan.plan import Verb
 
 JOBS = "kserve-localmodel-jobs"
 PREFIX = "internal.serving.kserve.io/localmodel"

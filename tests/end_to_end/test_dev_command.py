@@ -19,11 +19,11 @@ from typing import ClassVar
 
 import pytest
 
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import KubeError
 from coordinator.plan.snapshot import CACHES
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

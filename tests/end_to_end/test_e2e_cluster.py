@@ -22,13 +22,13 @@ from coordinator.dev.laptop.cluster import (
     node_group,
 )
 from coordinator.dev.laptop.webhooks import webhook_configuration
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import EVENTS, NODES, Denied, Invalid, NotFound
 from coordinator.plan.fill_groups import ZONE_LABEL
 from coordinator.plan.services import INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
 from tests.kit.kserve import lenient_crd
 from tests.kit.laptop import KUBECTL, Laptop
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

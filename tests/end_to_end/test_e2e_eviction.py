@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from actors.sizes import say_bytes
 from coordinator.dev.laptop.cluster import NODE_GROUP, SAMPLE_URI, LaptopCluster, LaptopOptions
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.builders import a_pod
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import EVENTS, NAMESPACES, PODS
 from coordinator.plan.snapshot import NODE_GROUPS
-from tests.kit.builders import a_pod
 from tests.kit.laptop import Laptop
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

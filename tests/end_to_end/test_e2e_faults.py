@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from coordinator.dev.laptop.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions
+from coordinator.dev.trial.waiting import eventually
 from coordinator.plan.snapshot import CACHES
 from tests.kit.laptop import Laptop, agent_pids, kill_agent
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from coordinator.dev.laptop.cluster import NODE_GROUP, SAMPLE_URI, LaptopCluster, LaptopOptions
+from coordinator.dev.trial.builders import a_pod
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import EVENTS, NAMESPACES, NODES, PODS
 from coordinator.plan.snapshot import CACHES, NODE_GROUPS
-from tests.kit.builders import a_pod
 from tests.kit.laptop import Laptop
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

@@ -13,10 +13,10 @@ import pytest
 from coordinator.dev.laptop.cluster import JOB_NAMESPACE, NODE_GROUP, LaptopCluster, LaptopOptions
 from coordinator.dev.origin.repository import Repository
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import NAMESPACES, SECRETS, SERVICE_ACCOUNTS
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES
 from tests.kit.laptop import Laptop
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.e2e
 

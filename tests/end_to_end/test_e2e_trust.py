@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from coordinator.dev.laptop.cluster import NODE_GROUP, LaptopCluster, LaptopOptions
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import NAMESPACES
 from coordinator.plan.snapshot import NAMESPACE_CACHES
 from tests.kit.laptop import Laptop
-from tests.kit.waiting import eventually
 from tests.kit.witness import Answer, Witness
 
 pytestmark = [pytest.mark.ray, pytest.mark.e2e]

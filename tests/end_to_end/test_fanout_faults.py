@@ -21,7 +21,7 @@ from coordinator.dev.hosts import Host, Network
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
-from tests.kit.fanout import Fanout, Place
+from coordinator.dev.trial.fanout import Fanout, Place
 from tests.kit.nodes import same_bytes
 
 pytestmark = pytest.mark.e2e

@@ -15,8 +15,8 @@ import pytest
 
 from actors.messages import DesiredState, NodeName, NodeReport
 from coordinator.dev.laptop.raynodes import LocalRay
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.fake_fleet import ScriptedAgent
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.ray
 

@@ -27,7 +27,7 @@ from coordinator.dev.laptop.flags import WrongFlags
 from coordinator.dev.laptop.outcome import Ending, ending, in_one_unit, progress, saved, table, unfinished
 from coordinator.dev.laptop.runfolder import remove_abandoned, remove_tree, run_folder
 from coordinator.dev.laptop.screen import Screen, rows_taken
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 MIB = 1024**2
 

@@ -22,7 +22,7 @@ import pytest
 from actors.messages import NodeName
 from coordinator.dev.laptop.raynodes import LocalRay
 from coordinator.dev.origin.server import Origin
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 pytestmark = pytest.mark.ray
 

@@ -32,7 +32,7 @@ from actors.sources.resolve import resolve
 from coordinator import cli
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 FILES = {
     "config.json": b"{}",

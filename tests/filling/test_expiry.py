@@ -24,9 +24,9 @@ from actors.retry import RetryPolicy
 from actors.sources.options import SourceOptions
 from coordinator.api.resources import StatusKey
 from coordinator.control.resolver import Resolver
+from coordinator.dev.trial.waiting import eventually
 from coordinator.plan.plan import Want
 from coordinator.plan.snapshot import Credentials
-from tests.kit.waiting import eventually
 
 CONTENT = random.Random(3).randbytes(400_000)
 CHUNK = 64 << 10

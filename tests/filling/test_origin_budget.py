@@ -17,14 +17,14 @@ from actors.sources.resolve import resolve
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.builders import CacheBuilder, World, a_cache, a_group, a_node, a_silent_agent
+from coordinator.dev.trial.waiting import eventually
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.origin_budget import Budget, Budgets
 from coordinator.plan.plan import Plan, plan
 from coordinator.plan.snapshot import Resolution
-from tests.kit.builders import CacheBuilder, World, a_cache, a_group, a_node, a_silent_agent
 from tests.kit.nodes import same_bytes
 from tests.kit.peers import MIB, Peer, running
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

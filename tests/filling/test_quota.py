@@ -10,7 +10,7 @@ from actors.errors import Cancelled, SourceThrottled
 from actors.fill.origin_quota import NotOurTurn, Quota, Quotas
 from actors.manifest import OriginName
 from actors.messages import MAX_PAUSE_S, OriginReport, OriginShare
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 HUB, STORE = OriginName("https://hub.test"), OriginName("https://store.test")
 NEVER = threading.Event()

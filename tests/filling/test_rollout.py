@@ -8,9 +8,9 @@ from actors.manifest import Resolved
 from actors.messages import Phase
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
-from tests.kit.fanout import Fanout, Place
+from coordinator.dev.trial.fanout import Fanout, Place
+from coordinator.dev.trial.versions import at_revision, moved_bytes, next_version
 from tests.kit.nodes import same_bytes
-from tests.kit.versions import at_revision, moved_bytes, next_version
 
 SAMPLE_BYTES = 8 << 20
 NODES = ("node-1", "node-2")

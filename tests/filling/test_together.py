@@ -26,10 +26,10 @@ from actors.peers.swarm import Swarm
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
-from tests.kit.agent_process import AgentProcess
+from coordinator.dev.trial.agent_process import AgentProcess
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.nodes import same_bytes
 from tests.kit.peers import MIB, OWNER, Peer, a_company, all_ready, running, wants
-from tests.kit.waiting import eventually
 
 pytestmark = pytest.mark.slow
 

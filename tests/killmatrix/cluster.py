@@ -15,12 +15,12 @@ from typing import Any, Self
 from actors.messages import NodeName
 from coordinator.dev.laptop.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions, laptop_node
 from coordinator.dev.origin.sample import write_sample
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import NODES
 from coordinator.plan.snapshot import CACHES
 from tests.killmatrix.trial import MIB, Fault, Outcome
 from tests.kit.laptop import Laptop, kill_agent
 from tests.kit.nodes import same_bytes
-from tests.kit.waiting import eventually
 
 SIZE = 48 * MIB
 LINK = {"LOCALMODEL_LINK": "25Mi"}

@@ -1,7 +1,7 @@
 """Three node agents as processes, the origin they fill from, and everything that a fault can take hold of.
 
 The coordinator's own plan tells the agents what to do; there is no Kubernetes and no Ray between them.
-`tests.kit.fanout` is the means, this adds what is counted, disks that can fail, and networks that can.
+`coordinator.dev.trial.fanout` is the means, this adds what is counted, disks that can fail, and networks that can.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from coordinator.dev.hosts import Host, Network
 from coordinator.dev.origin.faults import Fault as OriginFault
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.fanout import Fanout, Place
+from coordinator.dev.trial.waiting import eventually
 from tests.killmatrix.trial import MIB, Fault, NotHere, Outcome
-from tests.kit.fanout import Fanout, Place
-from tests.kit.waiting import eventually
 
 SIZE = 24 * MIB
 NAMES = ("node-0", "node-1", "node-2")

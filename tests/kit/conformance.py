@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from coordinator.dev.trial.builders import CacheBuilder, GroupBuilder, ServiceBuilder, a_group
 from coordinator.kube.interface import CLAIMS, CONFIG_MAPS, VOLUMES, NotFound, Object, ResourceType
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, NODE_GROUPS
-from tests.kit.builders import CacheBuilder, GroupBuilder, ServiceBuilder, a_group
 from tests.kit.control_plane import JOBS, KSERVE, Cluster
 
 CONFIG = "inferenceservice-config"

@@ -28,6 +28,9 @@ from coordinator.control.resolver import Resolver
 from coordinator.control.tls_contexts import TlsContexts
 from coordinator.control.webhook_identity import WebhookIdentity
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
+from coordinator.dev.trial.builders import Builder, a_report, a_resolution
+from coordinator.dev.trial.builders import an_agent as an_agent_view
+from coordinator.dev.trial.waiting import eventually
 from coordinator.fleet.interface import AgentView
 from coordinator.kube.config import load_config
 from coordinator.kube.events import Recorder
@@ -45,11 +48,8 @@ from coordinator.kube.interface import (
 from coordinator.kube.leader import Leader
 from coordinator.plan.eviction import Policy
 from coordinator.plan.pods import read_pod
-from tests.kit.builders import Builder, a_report, a_resolution
-from tests.kit.builders import an_agent as an_agent_view
 from tests.kit.kserve import as_sent, consumer_crds
 from tests.kit.recording_kube import RecordingKube
-from tests.kit.waiting import eventually
 
 HOME, JOBS, KSERVE, TEAM = "localmodel", "kserve-localmodel-jobs", "kserve", "team-a"
 

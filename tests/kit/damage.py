@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from coordinator.dev.trial.versions import flip as flip
+
 Damage = Callable[[Path], None]
 
 
@@ -20,16 +22,6 @@ def tree(folder: Path) -> dict[str, bytes]:
     """Every file below, by its path, but for those of ours."""
     found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
     return {str(path): file.read_bytes() for path, file in found.items() if path.parts[0] != ".localmodel"}
-
-
-def flip(path: Path, at: int = 0) -> None:
-    """One bit is another."""
-    path.chmod(0o644)
-    with path.open("r+b") as file:
-        file.seek(at)
-        (byte,) = file.read(1)
-        file.seek(at)
-        file.write(bytes([byte ^ 1]))
 
 
 def gone(path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from coordinator.dev.trial.builders import Builder
 from coordinator.kube.interface import ResourceType
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
 from coordinator.plan.storage_containers import STORAGE_CONTAINERS
-from tests.kit.builders import Builder
 
 
 def consumer_crds() -> list[dict[str, Any]]:

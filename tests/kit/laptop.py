@@ -15,9 +15,9 @@ from typing import Any
 from actors.manifest import storage_key
 from actors.messages import NodeName
 from coordinator.dev.laptop.cluster import LaptopCluster
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import NotFound, Object
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES
-from tests.kit.waiting import eventually
 
 KUBECTL = shutil.which("kubectl")
 

@@ -13,7 +13,7 @@ from actors.agent.agent import AgentSettings, NodeAgent
 from actors.manifest import Resolved, StorageKey, storage_key
 from actors.messages import DesiredModel, DesiredRoot, DesiredState, ModelReport, NodeName, NodeReport, Phase, Removal
 from coordinator.dev.origin.sample import REPO
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 URI = f"hf://{REPO}"
 KEY = storage_key(URI)

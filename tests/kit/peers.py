@@ -12,7 +12,7 @@ from actors.agent.agent import NodeAgent
 from actors.agent.settings import AgentSettings
 from actors.manifest import Resolved, storage_key
 from actors.messages import Company, DesiredModel, DesiredRoot, DesiredState, Member, ModelReport, NodeName, Phase
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 OWNER = "cluster-1"
 MIB = 1 << 20

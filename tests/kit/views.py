@@ -18,11 +18,7 @@ from actors.errors import Failure
 from actors.messages import Phase, RootReport
 from coordinator.api import crds
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
-from coordinator.kube.config import load_config
-from coordinator.kube.http import HttpKube
-from coordinator.kube.interface import NAMESPACES, Conflict, ResourceType
-from coordinator.view.cluster import KINDS, ClusterView, read_view
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     World,
@@ -34,6 +30,10 @@ from tests.kit.builders import (
     a_silent_agent,
     a_world,
 )
+from coordinator.kube.config import load_config
+from coordinator.kube.http import HttpKube
+from coordinator.kube.interface import NAMESPACES, Conflict, ResourceType
+from coordinator.view.cluster import KINDS, ClusterView, read_view
 
 _KINDS = {kind.kind: kind for kind in KINDS}
 DOMAIN = ".eu-west-1.compute.internal"

@@ -20,8 +20,8 @@ from coordinator.control.certificates import LIFETIME
 from coordinator.control.informers import Informers
 from coordinator.control.tls_contexts import TlsContexts
 from coordinator.control.webhook_identity import WebhookIdentity
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import Kube, Object
-from tests.kit.waiting import eventually
 
 CACHE_PATH = "/validate-serving-kserve-io-v1alpha1-localmodelcache"
 NAMESPACE_CACHE_PATH = "/validate-serving-kserve-io-v1alpha1-localmodelnamespacecache"

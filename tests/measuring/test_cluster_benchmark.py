@@ -18,11 +18,11 @@ import pytest
 from coordinator.api import crds
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.laptop.cluster import NODE_GROUP, SAMPLE_URI, LaptopCluster, LaptopOptions, laptop_node, node_group
+from coordinator.dev.trial.waiting import eventually, output_of
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import NODES, PODS, Object, ResourceType
 from coordinator.plan.snapshot import CACHES, NODE_GROUPS
-from tests.kit.waiting import eventually, output_of
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ResourceType("batch", "v1", "jobs", "Job", namespaced=True)

@@ -22,10 +22,10 @@ from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from tests.kit import damage
 from tests.kit.damage import names, tree
 from tests.kit.nodes import KEY, NOTHING, OWNER, URI, Node, a_removal, model, ordering, until, until_gone, wants
-from tests.kit.waiting import eventually
 
 SAMPLE_BYTES = 3 << 20
 BIG = "model-00002-of-00004.safetensors"

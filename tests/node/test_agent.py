@@ -18,9 +18,9 @@ from actors.sources.resolve import resolve
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.disks import tmpfs
 from tests.kit.nodes import KEY, NOTHING, URI, Node, a_removal, model, ordering, same_bytes, until, until_gone, wants
-from tests.kit.waiting import eventually
 
 MIB = 1 << 20
 SAMPLE_BYTES = 3 * MIB

@@ -16,8 +16,8 @@ from actors.peers.tls import TlsFiles
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.nodes import OWNER, Node, wants
-from tests.kit.waiting import eventually
 
 MIB = 1 << 20
 DEFAULT = AgentSettings()

@@ -18,9 +18,9 @@ from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.disks import tmpfs
 from tests.kit.nodes import Node, a_removal, model, ordering, together, until, until_gone, wants
-from tests.kit.waiting import eventually
 
 MIB = 1 << 20
 

@@ -17,9 +17,9 @@ from actors.sizes import say_bytes
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.disks import tmpfs
 from tests.kit.nodes import Node, a_removal, model, ordering, together, until, wants
-from tests.kit.waiting import eventually
 
 MIB = 1 << 20
 OLD, NEW, SMALL = "hf://a/old", "hf://b/new", "hf://c/small"

@@ -34,9 +34,9 @@ from actors.transport.redirects import Reach
 from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.disks import tmpfs
 from tests.kit.tls import TlsFront
-from tests.kit.waiting import eventually
 
 KIB = 1 << 10
 REPO = "lab/model"

@@ -17,9 +17,9 @@ from coordinator.api.resources import StatusKey
 from coordinator.control.resolver import Resolver
 from coordinator.dev.origin.repository import Repository
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from coordinator.plan.plan import Want
 from coordinator.plan.snapshot import Credentials
-from tests.kit.waiting import eventually
 
 KIB = 1 << 10
 KEY = StatusKey("m")

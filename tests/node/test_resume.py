@@ -29,9 +29,9 @@ from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
-from tests.kit.fanout import Fanout, Place
+from coordinator.dev.trial.fanout import Fanout, Place
+from coordinator.dev.trial.waiting import eventually, output_of
 from tests.kit.nodes import same_bytes
-from tests.kit.waiting import eventually, output_of
 
 MIB = 1 << 20
 MODEL_BYTES = 96 * MIB

@@ -22,10 +22,10 @@ from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, Resolve
 from actors.messages import Audience, DesiredState, ModelReport, Phase
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.versions import ADDED, CHANGED, at_revision, commit_of, disk_bytes, moved_bytes, next_version
+from coordinator.dev.trial.waiting import eventually
 from tests.kit import damage
 from tests.kit.nodes import KEY, Node, model, same_bytes, together, until, wants
-from tests.kit.versions import ADDED, CHANGED, at_revision, commit_of, disk_bytes, moved_bytes, next_version
-from tests.kit.waiting import eventually
 
 SAMPLE_BYTES = 4 << 20
 OTHER = "hf://localmodel/other"

@@ -20,12 +20,12 @@ from actors.manifest import Digest, ManifestFile, ModelSource, Resolved, Storage
 from actors.messages import DesiredState, Phase
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.agent_process import AgentProcess
+from coordinator.dev.trial.versions import ADDED, CHANGED, at_revision, disk_bytes, moved_bytes, next_version
+from coordinator.dev.trial.waiting import eventually
 from tests.kit import damage
-from tests.kit.agent_process import AgentProcess
 from tests.kit.damage import names
 from tests.kit.nodes import KEY, NOTHING, Node, a_removal, model, ordering, same_bytes, until, until_gone, wants
-from tests.kit.versions import ADDED, CHANGED, at_revision, disk_bytes, moved_bytes, next_version
-from tests.kit.waiting import eventually
 
 SAMPLE_BYTES = 4 << 20
 

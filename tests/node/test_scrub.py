@@ -28,8 +28,8 @@ from actors.sources.resolve import resolve
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.nodes import FAST, KEY, URI, Node, model, same_bytes, until, wants
-from tests.kit.waiting import eventually
 
 MIB = 1 << 20
 SAMPLE_BYTES = 4 * MIB

@@ -19,13 +19,13 @@ from coordinator.dev.laptop.cluster import JOB_NAMESPACE, LaptopCluster, LaptopO
 from coordinator.dev.origin.repository import Repository
 from coordinator.dev.origin.sample import write_sample
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.agent_process import AgentProcess
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import SECRETS, SERVICE_ACCOUNTS
-from tests.kit.agent_process import AgentProcess
 from tests.kit.laptop import Laptop, agent_pids
 from tests.kit.nodes import same_bytes
 from tests.kit.peers import MIB, OWNER, a_company, wants
 from tests.kit.traces import traces
-from tests.kit.waiting import eventually
 from tests.sourcing.test_source import KEY, s3_server
 
 pytestmark = pytest.mark.e2e

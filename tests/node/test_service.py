@@ -9,7 +9,7 @@ import pytest
 
 from actors import service
 from actors.service import Service
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from actors.sources.options import SourceOptions
 from coordinator.control.resolver import Resolver
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from coordinator.plan.plan import Want
 from coordinator.plan.snapshot import Credentials
 from tests.kit.nodes import URI, Node, same_bytes, until, wants
 from tests.kit.peers import Peer, a_company, all_ready, running
 from tests.kit.peers import wants as together
-from tests.kit.waiting import eventually
 
 SAMPLE_BYTES = 6 << 20
 

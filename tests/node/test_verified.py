@@ -16,11 +16,11 @@ from actors.sources.resolve import resolve
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.builders import NOW, CacheBuilder, a_cache, a_group, a_node, a_world
+from coordinator.dev.trial.waiting import eventually
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.snapshot import Resolution
-from tests.kit.builders import NOW, CacheBuilder, a_cache, a_group, a_node, a_world
 from tests.kit.nodes import Node
-from tests.kit.waiting import eventually
 
 MIB = 1 << 20
 SAMPLE_BYTES = 2 * MIB

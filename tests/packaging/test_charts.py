@@ -19,6 +19,7 @@ import yaml
 from coordinator.api import crds
 from coordinator.cli import settings
 from coordinator.dev.laptop import envtest
+from coordinator.dev.trial.waiting import eventually
 from coordinator.plan.eviction import Policy
 from tests.kit.manifests import (
     HELM,
@@ -32,7 +33,6 @@ from tests.kit.manifests import (
     pod_templates,
     read,
 )
-from tests.kit.waiting import eventually
 from tests.packaging.test_manifests import KUBERAY, check, identity, needs_kubectl
 from tests.packaging.test_overlays import kubectl
 

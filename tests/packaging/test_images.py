@@ -24,8 +24,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.manifests import K8S
-from tests.kit.waiting import eventually
 
 MISSING = [tool for tool in ("buildah", "podman", "runc") if shutil.which(tool) is None]
 TAG = "test"

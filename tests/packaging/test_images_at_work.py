@@ -28,11 +28,11 @@ from coordinator.dev.hosts import Host, Network
 from coordinator.dev.laptop.cluster import JOB_NAMESPACE, NODE_GROUP, laptop_node, node_group
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import NAMESPACES, NODES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
-from tests.kit.waiting import eventually
 from tests.packaging.test_images import COORDINATOR, MISSING, RAY_NODE, Container, images, podman, running
 
 __all__ = ["images"]  # the fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 MAKE = shutil.which("make")

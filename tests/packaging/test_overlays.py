@@ -15,6 +15,7 @@ import yaml
 
 from coordinator.control.webhook_identity import SECRET, names_of
 from coordinator.dev.laptop import envtest
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.manifests import (
     K8S,
     KUBECTL,
@@ -26,7 +27,6 @@ from tests.kit.manifests import (
     pick,
     pod_templates,
 )
-from tests.kit.waiting import eventually
 from tests.packaging.test_manifests import KUBERAY, check, check_ray_cluster, identity, needs_kubectl
 
 OVERLAYS = sorted(path.parent.name for path in (K8S / "overlays").glob("*/kustomization.yaml"))

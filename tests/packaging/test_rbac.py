@@ -16,6 +16,15 @@ from coordinator.api import crds
 from coordinator.api.resources import LocalModelCache, LocalModelNamespaceCache, LocalModelNode, Resource
 from coordinator.control.neighbours import Neighbours
 from coordinator.control.webhook_identity import CONFIGURATIONS, SECRET, SERVICE, WEBHOOKS
+from coordinator.dev.trial.builders import (
+    a_cache,
+    a_group,
+    a_local_node,
+    a_namespace_cache,
+    a_node,
+    a_pod,
+    a_service,
+)
 from coordinator.kube.interface import (
     CLAIMS,
     CONFIG_MAPS,
@@ -30,15 +39,6 @@ from coordinator.kube.interface import (
 from coordinator.plan.eviction import Policy
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS
-from tests.kit.builders import (
-    a_cache,
-    a_group,
-    a_local_node,
-    a_namespace_cache,
-    a_node,
-    a_pod,
-    a_service,
-)
 from tests.kit.control_plane import HOME, JOBS, KSERVE, TEAM, Cluster, running_coordinator, soon
 from tests.kit.manifests import K8S, pick, resources
 from tests.kit.openapi import problems, schema_of

@@ -27,7 +27,7 @@ from actors.peers.gossip import Frame, Kind
 from actors.peers.server import FIRST_HEAD_S, RAY_PORTS, PeerServer, Sending
 from actors.peers.swarm import Swarm
 from actors.peers.wire import DIGEST, NODE, READER
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 CHUNK = 64 << 10
 SIZE = 5 * CHUNK + 100

@@ -12,11 +12,11 @@ from actors.messages import NodeName
 from coordinator.control.claims import followed
 from coordinator.control.looks import Looks
 from coordinator.dev.fake_kube import FakeKube
+from coordinator.dev.trial.builders import OWNER, PodBuilder, a_cache, a_group, a_node, a_pod, a_report, a_world, key_of
 from coordinator.kube.interface import CLAIMS, PODS, VOLUMES, Denied, Kube, KubeError, Object
 from coordinator.plan.pods import Look, read_pod
 from coordinator.plan.snapshot import Snapshot
 from coordinator.plan.usage import users_on
-from tests.kit.builders import OWNER, PodBuilder, a_cache, a_group, a_node, a_pod, a_report, a_world, key_of
 from tests.kit.delegating_kube import Call, DelegatingKube
 from tests.running.test_controller import AtOnce
 

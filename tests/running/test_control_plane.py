@@ -19,6 +19,8 @@ from coordinator.control.controller import Controller
 from coordinator.control.informers import Informers
 from coordinator.control.metrics import Metrics
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
+from coordinator.dev.trial.builders import Builder, a_cache, a_group, a_node, a_report, a_resolution, an_agent
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.config import load_config
 from coordinator.kube.events import Recorder
 from coordinator.kube.http import HttpKube
@@ -26,9 +28,7 @@ from coordinator.kube.interface import EVENTS, NODES
 from coordinator.plan.patches import KSERVE_FIELDS
 from coordinator.plan.plan import Want
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS, Credentials, Resolution
-from tests.kit.builders import Builder, a_cache, a_group, a_node, a_report, a_resolution, an_agent
 from tests.kit.fake_fleet import FakeFleet, ScriptedAgent
-from tests.kit.waiting import eventually
 
 Json = dict[str, Any]
 

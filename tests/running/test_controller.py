@@ -21,6 +21,7 @@ from coordinator.control.controller import WATCHED_ANEW_S, Controller
 from coordinator.control.informers import Informers
 from coordinator.control.metrics import Metrics
 from coordinator.dev.fake_kube import FakeKube
+from coordinator.dev.trial.builders import GIB, NOW, OWNER, World, a_cache, a_group, a_node, a_report, a_world, an_agent
 from coordinator.fleet.interface import AgentView, Fleet
 from coordinator.kube.interface import (
     CLAIMS,
@@ -41,7 +42,6 @@ from coordinator.plan.plan import Verb, Want, Write
 from coordinator.plan.pods import read_pod
 from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
 from coordinator.plan.snapshot import Credentials, Ref, Resolution, resource_type
-from tests.kit.builders import GIB, NOW, OWNER, World, a_cache, a_group, a_node, a_report, a_world, an_agent
 from tests.kit.delegating_kube import Call, DelegatingKube
 
 T = TypeVar("T")

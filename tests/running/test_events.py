@@ -10,11 +10,11 @@ import pytest
 
 from actors.sources.options import SourceOptions
 from coordinator.dev.fake_kube import FakeKube
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube import events as events_module
 from coordinator.kube.events import Quota, Recorder
 from coordinator.kube.interface import EVENTS, Denied, KubeError, NotFound, Object, Unreachable
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, Ref
-from tests.kit.waiting import eventually
 
 LLAMA = Ref(CACHES, "llama", uid="uid-1")
 TEAM = Ref(NAMESPACE_CACHES, "llama", namespace="team", uid="uid-2")

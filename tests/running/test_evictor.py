@@ -14,13 +14,13 @@ from actors.messages import DesiredState, NodeReport
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.builders import World, a_cache, a_group, a_node, a_pod, a_world, key_of
+from coordinator.dev.trial.waiting import eventually
 from coordinator.plan.eviction import Eviction, Policy
 from coordinator.plan.snapshot import Resolution
 from tests.deciding.test_eviction import IDLE_S, N1, a_full_world
-from tests.kit.builders import World, a_cache, a_group, a_node, a_pod, a_world, key_of
 from tests.kit.fake_fleet import FakeFleet, ScriptedAgent
 from tests.kit.nodes import Node
-from tests.kit.waiting import eventually
 from tests.running.test_controller import Later, Listed, Rig
 
 MIB = 1 << 20

@@ -15,6 +15,8 @@ from actors.retry import Backoff
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.fake_kube import FakeKube
 from coordinator.dev.laptop.cluster import CUSTOM_RESOURCE_DEFINITIONS
+from coordinator.dev.trial.builders import a_service
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube import http as kube_module
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
@@ -30,10 +32,8 @@ from coordinator.kube.interface import (
     WatchEvent,
 )
 from coordinator.plan.services import INFERENCE_SERVICES
-from tests.kit.builders import a_service
 from tests.kit.kserve import as_sent, lenient_crd
 from tests.kit.proxy import Proxy
-from tests.kit.waiting import eventually
 
 
 def an_object(name: str, version: int, value: str = "", *, uid: str = "") -> Object:

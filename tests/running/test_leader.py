@@ -12,13 +12,13 @@ import pytest
 
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.fake_kube import FakeKube
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import LEASES, Conflict, Kube, Unreachable
 from coordinator.kube.leader import LOCK_NAME, Leader, Rival, Timing, claim
 from tests.kit.delegating_kube import Call, DelegatingKube
 from tests.kit.proxy import Proxy
-from tests.kit.waiting import eventually
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

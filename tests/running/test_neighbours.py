@@ -9,8 +9,8 @@ import pytest
 
 from coordinator.control.neighbours import AGENT, CONTROLLER, DAEMON_SETS, DEPLOYMENTS, LOCKS, Neighbours
 from coordinator.dev.fake_kube import FakeKube
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import LEASES, Denied, Unreachable
-from tests.kit.waiting import eventually
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 OURS = {"labels": {"app.kubernetes.io/part-of": "localmodel"}}

@@ -21,12 +21,12 @@ import pytest
 
 from coordinator.api import crds
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
+from coordinator.dev.trial.builders import a_cache
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import LEASES, NAMESPACES, SECRETS
 from coordinator.kube.leader import LOCK_NAME
-from tests.kit.builders import a_cache
-from tests.kit.waiting import eventually
 from tests.kit.webhooks import CACHE_PATH, Caller
 
 pytestmark = pytest.mark.e2e

@@ -16,11 +16,11 @@ from coordinator.api import crds
 from coordinator.api.resources import LocalModelCache, LocalModelNode
 from coordinator.control import pruning
 from coordinator.control.pruning import PROBE_S
+from coordinator.dev.trial.builders import CacheBuilder, World, a_cache, a_group, a_node, a_report, a_world
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.plan.patches import CACHE_STATUS, KSERVE_FIELDS, NODE_STATUS
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
-from tests.kit.builders import CacheBuilder, World, a_cache, a_group, a_node, a_report, a_world
 from tests.kit.control_plane import Cluster, running_coordinator, soon
 from tests.running.test_controller import Rig
 

@@ -10,9 +10,9 @@ import pytest
 from actors.messages import NodeName
 from coordinator.control import controller
 from coordinator.control.quarantine import FAILURES
+from coordinator.dev.trial.builders import World, a_cache, a_group, a_node, a_report, a_world, key_of
 from coordinator.plan.plan import Plan, plan
 from coordinator.plan.snapshot import Snapshot
-from tests.kit.builders import World, a_cache, a_group, a_node, a_report, a_world, key_of
 from tests.running.test_controller import Rig
 
 BAD: dict[str, Callable[[Snapshot], bool]] = {

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from actors.messages import DesiredState, NodeName
+from coordinator.dev.trial.waiting import eventually
 from coordinator.fleet import ray_fleet as rayfleet
 from coordinator.fleet.ray_fleet import RayFleet
-from tests.kit.waiting import eventually
 
 N1 = NodeName("n1")
 

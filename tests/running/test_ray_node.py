@@ -20,7 +20,7 @@ import pytest
 
 from coordinator.cli import ray_node
 from coordinator.cli.ray_node import RayNode, parse_head
-from tests.kit.waiting import eventually
+from coordinator.dev.trial.waiting import eventually
 
 A_RAY = """\
     #!{python}

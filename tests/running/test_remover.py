@@ -9,9 +9,20 @@ import pytest
 
 from actors.messages import NodeName
 from coordinator.control.looks import AGAIN_S, FRESH_S, LOOKS_PER_S, Looks
+from coordinator.dev.trial.builders import (
+    OWNER,
+    CacheBuilder,
+    World,
+    a_cache,
+    a_group,
+    a_node,
+    a_pod,
+    a_report,
+    a_world,
+    key_of,
+)
 from coordinator.kube.interface import Denied, KubeError
 from coordinator.plan.snapshot import ORPHAN_GRACE_S, Snapshot
-from tests.kit.builders import OWNER, CacheBuilder, World, a_cache, a_group, a_node, a_pod, a_report, a_world, key_of
 from tests.running.test_controller import AtOnce, Later, Rig
 
 N1 = NodeName("n1")

@@ -11,8 +11,8 @@ import pytest
 
 from actors.errors import Failure
 from actors.messages import Phase
+from coordinator.dev.trial.builders import World, a_cache, a_group, a_node, a_report, a_world
 from coordinator.logs import Formatter, LogSettings
-from tests.kit.builders import World, a_cache, a_group, a_node, a_report, a_world
 from tests.running.test_controller import Rig
 
 BROKEN = Failure("SourceUnreachable", "the origin went away")

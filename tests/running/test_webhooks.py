@@ -23,11 +23,11 @@ from coordinator.control.certificates import issue, validity
 from coordinator.control.webhook_identity import OURS, SECRET, SERVICE, WEBHOOKS, names_of
 from coordinator.dev.certificates import Authority
 from coordinator.dev.fake_kube import FakeKube
+from coordinator.dev.trial.builders import a_cache, a_group, a_namespace_cache
+from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import NAMESPACES, SECRETS, Denied, Object
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, NODE_GROUPS
-from tests.kit.builders import a_cache, a_group, a_namespace_cache
-from tests.kit.waiting import eventually
 from tests.kit.webhooks import (
     CACHE_PATH,
     HOST,

@@ -14,9 +14,9 @@ from actors.manifest import ModelSource, Resolved, storage_key
 from actors.messages import Phase
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
+from coordinator.dev.trial.waiting import eventually
 from tests.kit.nodes import Node, until, wants
 from tests.kit.s3 import S3, Object
-from tests.kit.waiting import eventually
 
 URI = "s3://bucket/model"
 KEY = storage_key(URI)

@@ -14,8 +14,8 @@ from actors.sources.filesystems import opened
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import read_range, resolve
 from actors.trust import STRICT, Trust
+from coordinator.dev.trial.builders import a_cache
 from coordinator.plan.reading import read_cache
-from tests.kit.builders import a_cache
 
 
 @pytest.mark.parametrize(

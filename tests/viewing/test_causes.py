@@ -10,9 +10,7 @@ import pytest
 from actors.errors import Failure
 from actors.messages import NodeName, Phase, RootReport
 from coordinator.api.resources import StatusKey
-from coordinator.plan.snapshot import LOCAL_NODES
-from coordinator.view.causes import causes
-from tests.kit.builders import (
+from coordinator.dev.trial.builders import (
     GIB,
     NOW,
     World,
@@ -23,6 +21,8 @@ from tests.kit.builders import (
     a_silent_agent,
     a_world,
 )
+from coordinator.plan.snapshot import LOCAL_NODES
+from coordinator.view.causes import causes
 from tests.kit.views import FULL, GONE, SLOW, a_mixed_world, view_of
 
 

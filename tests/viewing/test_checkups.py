@@ -13,8 +13,8 @@ import yaml
 from actors.messages import NodeName, RootReport
 from actors.times import rfc3339
 from coordinator.api import crds
+from coordinator.dev.trial.builders import GIB, NOW, World, a_cache, a_group, a_node, a_report, a_silent_agent, a_world
 from coordinator.view.checkups import Check, Evidence, State, checks
-from tests.kit.builders import GIB, NOW, World, a_cache, a_group, a_node, a_report, a_silent_agent, a_world
 from tests.kit.views import view_of
 
 KSERVE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "kserve-crds"

@@ -10,10 +10,10 @@ import pytest
 from actors.errors import Failure
 from actors.messages import ModelReport, NodeName, Phase
 from coordinator.api.resources import StatusKey
+from coordinator.dev.trial.builders import GIB, NOW, World, a_cache, a_group, a_node, a_report, a_world
 from coordinator.view.cluster import KINDS, ClusterView, read_view
 from coordinator.view.rows import CacheRow, Rank, rows, totals
 from coordinator.view.savings import Saving, savings
-from tests.kit.builders import GIB, NOW, World, a_cache, a_group, a_node, a_report, a_world
 from tests.kit.views import FAST, FULL, GONE, OTHER, SLOW, a_mixed_world, view_of
 
 LLAMA = a_cache("llama")

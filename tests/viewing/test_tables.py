@@ -9,11 +9,11 @@ from rich.console import Console
 
 from actors.messages import NodeName
 from coordinator.api.resources import StatusKey
+from coordinator.dev.trial.builders import GIB, a_cache, a_group, a_node, a_report, a_world
 from coordinator.view.causes import Cause, causes
 from coordinator.view.rows import rows
 from coordinator.view.savings import savings
 from coordinator.view.tables import bar, cause_lines, progress_line, savings_table, status_lines, status_table
-from tests.kit.builders import GIB, a_cache, a_group, a_node, a_report, a_world
 from tests.kit.views import SLOW, a_mixed_world, drawn, view_of
 
 AT_80 = """\

@@ -12,12 +12,12 @@ from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
-from tests.kit.damage import flip
-from tests.kit.nodes import URI
 
 CHANGED = "model-00002-of-00004.safetensors"
 ADDED = "adapter.safetensors"
 ADDED_BYTES = 200_000
+
+URI = f"hf://{REPO}"
 
 
 def next_version(sample: Path, folder: Path, *, changed_part: float = 0.05) -> Path:
@@ -55,3 +55,13 @@ def disk_bytes(*folders: Path) -> int:
                     status = os.lstat(os.path.join(above, name))  # noqa: PTH118  # a Path for each takes its time
                     blocks[status.st_dev, status.st_ino] = status.st_blocks
     return 512 * sum(blocks.values())
+
+
+def flip(path: Path, at: int = 0) -> None:
+    """One bit is another."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))

@@ -5,8 +5,8 @@ network namespace of its own.
     with AgentProcess("node-1", environment, prefix=["ip", "netns", "exec", "node-1"]) as agent:
         report = agent.reconcile(desired)
 
-`python -m tests.kit.agent_process NAME` is the other end: whole states in, whole reports out, pickled, on its
-standard input and output. It ends when its input does.
+`python -m coordinator.dev.trial.agent_process NAME` is the other end: whole states in, whole reports out, pickled, on
+its standard input and output. It ends when its input does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class AgentProcess:
     """`environment` is what `AgentSettings.from_env` reads; `prefix` is put before the command."""
 
     def __init__(self, node: str, environment: Mapping[str, str], *, prefix: Sequence[str] = ()) -> None:
-        command = [*prefix, sys.executable, "-m", "tests.kit.agent_process", node]
+        command = [*prefix, sys.executable, "-m", "coordinator.dev.trial.agent_process", node]
         self.node = NodeName(node)
         self._process = subprocess.Popen(
             command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -5,7 +5,7 @@
         fanout.agents["node-1"].kill()
         fanout.until_ready()                everybody who is left holds the model
 
-There is no Kubernetes and no Ray between them. Whoever does not answer is unavailable, as to the real coordinator.
+There is no Kubernetes and no Ray between them. A node that does not answer is unavailable, as to the real one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Self
 from actors.errors import Failure
 from actors.manifest import Resolved, storage_key
 from actors.messages import Company, ModelReport, NodeName, NodeReport, Phase
+from coordinator.dev.trial.agent_process import AgentProcess
+from coordinator.dev.trial.builders import World, a_cache, a_group, a_node, a_world
+from coordinator.dev.trial.waiting import eventually
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.plan import plan
 from coordinator.plan.snapshot import Resolution
-from tests.kit.agent_process import AgentProcess
-from tests.kit.builders import World, a_cache, a_group, a_node, a_world
-from tests.kit.waiting import eventually
 
 TICK_S = 0.1
 GONE = Failure("AgentUnavailable", "it does not answer")
