@@ -92,11 +92,12 @@ class World:
 
 @pytest.fixture
 def world() -> Iterator[World]:
+    before = {*threading.enumerate()}
     made = World()
     yield made
     made.may_answer.set()
     made.resolver.close(timeout_s=5)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("resolver-")]
+    assert not [each for each in {*threading.enumerate()} - before if each.name.startswith("resolver-")]
 
 
 def resolved(version: str = "v1", *, commit: str = "c1", expires_at: float | None = None) -> Resolved:
