@@ -67,7 +67,8 @@ def inquire(state: State, now: float) -> AskPeer | ReadOrigin | None:
     if unknown and len(state.transfers.strange) < state.pace.strangers:
         chunk = bitmap.pick(unknown, state.rng)
         owner = state.claims.reader(chunk)
-        if owner != state.me and state.peers.standing(owner).ready(now):
+        peer = state.peers.standing(owner)
+        if owner != state.me and peer.ready(now) and not peer.spoiled >> chunk & 1:
             return state.begin(AskPeer(chunk, owner), now)
     state.inquiry.miss(now, state.rng)
     state.later(state.inquiry.after)

@@ -52,6 +52,13 @@ def _peers_are_asked_as_counted(state: State) -> bool:
     return all(0 <= peer.asking <= asked[name] for name, peer in state.peers.standings.items())
 
 
+def _what_came_wrong_is_not_asked_again(state: State) -> bool:
+    asked = (each for each in state.transfers.flying.values() if isinstance(each, AskPeer))
+    peers = state.peers.standings
+    spoiled = any(each.peer in peers and peers[each.peer].spoiled >> each.chunk & 1 for each in asked)
+    return not spoiled and not any(peer.spoiled & peer.have for peer in peers.values())
+
+
 def _own_is_ours(state: State) -> bool:
     own, claims = set(state.claims.own), state.claims
     return len(own) == len(claims.own) and not own & claims.given.keys() and bitmap.bitmap(own) & ~state.all == 0
@@ -99,6 +106,7 @@ RULES: dict[str, Callable[[State], bool]] = {
     "what is known of a transfer fits what was begun": _transfers_agree,
     "no more is under way than there are slots for": _slots_are_kept,
     "no peer counts as asked more often than it is": _peers_are_asked_as_counted,
+    "a chunk that came with wrong bytes is not asked of the same peer again": _what_came_wrong_is_not_asked_again,
     "what is to be read here next is named once, and given to nobody": _own_is_ours,
     "what is wanted and ours is among what is to be read next": _nothing_of_ours_is_forgotten,
     "what another was given to read is not here, and that is another member": _given_is_read_by_others,

@@ -133,7 +133,7 @@ class Mesh:
         return outcomes.landed(self.state, chunk, origin, now)
 
     def failed(self, chunk: int, outcome: Outcome, now: float, *, retry_at: float = 0.0) -> list[Release]:
-        """The read or request brought nothing. CORRUPT quarantines the peer that was asked."""
+        """The read or request brought nothing. CORRUPT: see `Standing.sent_wrong`."""
         return outcomes.failed(self.state, chunk, outcome, now, retry_at)
 
     def redirected(self, chunk: int, to: NodeName, now: float) -> list[Release]:
@@ -182,7 +182,7 @@ class Mesh:
             state.claims.taken_over.clear()
             state.look(now)
         standing.known = True
-        chunks &= state.all
+        chunks &= state.all & ~standing.spoiled
         if whole:
             standing.have = chunks
             state.look(now)

@@ -63,7 +63,9 @@ def _judge(state: State, asked: AskPeer, peer: Standing, outcome: Outcome, now: 
         state.look(now)
         return
     if outcome is Outcome.CORRUPT:
-        peer.lied(now, state.pace.quarantine_s)
+        peer.sent_wrong(asked.chunk, now, state.pace.quarantine_s)
+        if state.claims.reader(asked.chunk) == asked.peer and _reads_instead(state, asked.chunk, now) == state.me:
+            state.claims.steal(asked.chunk)
         state.look(now)
         return
     state.answered(asked.peer, now)
@@ -76,6 +78,14 @@ def _judge(state: State, asked: AskPeer, peer: Standing, outcome: Outcome, now: 
         state.inquiry.miss(now, state.rng)
     if outcome is Outcome.NOT_YET and peer.known and state.claims.given.get(asked.chunk) == asked.peer:
         del state.claims.given[asked.chunk]  # it does not read it
+
+
+def _reads_instead(state: State, chunk: int, now: float) -> NodeName | None:
+    """The next in order of those that can be counted on and have not given the chunk with wrong bytes."""
+    spoiled = {name for name, peer in state.peers.standings.items() if peer.spoiled >> chunk & 1}
+    out = state.peers.lost(now) | spoiled
+    order = [name for name in state.membership.order(chunk) if name not in out]
+    return next(iter(order or state.membership.without(out).order(chunk)), None)
 
 
 def redirected(state: State, chunk: int, to: NodeName, now: float) -> list[Release]:

@@ -2,7 +2,8 @@
 
 fine ──busy──► not asked for some tens of milliseconds
 fine ──unreachable──► suspected: not asked for 1 s, 2 s, … 30 s (1 s once it asks us), until it tells news or answers
-fine ──wrong bytes──► quarantined: not asked for 30 s, 60 s, … 1 h, whatever it says
+fine ──wrong bytes──► not asked for that chunk again; and, unless most others were right, quarantined: not asked for
+                      30 s, 60 s, … 1 h, whatever it says; sooner, a few times, where else the origin would be read
 fine ──no delivery──► in default: not counted on until it delivers, and asked once after 30 s, 60 s, … 5 min
 
 Answers of a peer do not count, only what it delivers: see `Mesh`. News prove that it lives, not that it can be asked:
@@ -22,6 +23,10 @@ SUSPECT_MAX_S = 30.0
 QUARANTINE_MAX_S = 3600.0
 DEFAULT_MAX_S = 300.0
 BUSY_S = (0.03, 0.07)
+RIGHT_PER_WRONG = 8
+"""A peer that gave so many right chunks for each wrong one has a bad spot on its disk, and the rest of it is good."""
+RELEASES = 3
+"""So often the quarantine of a peer ends early. Each time costs `Pace.takeover_s`, in which nothing moves."""
 
 
 @dataclass(slots=True)
@@ -58,6 +63,12 @@ class Standing:
     quarantined_until: float = 0.0
     wrong: int = 0
     """How many chunks with wrong bytes came from it, or were read by it."""
+    right: int = 0
+    """How many chunks came from it."""
+    spoiled: int = 0
+    """A bitmap of the chunks that came from it with wrong bytes. It does not know, and says that it has them."""
+    releases: int = RELEASES
+    """How often its quarantine may still end early. Never that of a reader whose digests were wrong."""
 
     def ready(self, now: float) -> bool:
         return self.not_before <= now
@@ -110,6 +121,7 @@ class Standing:
         """A chunk came from it. True: it was in default, and is no longer."""
         before, self.in_default = self.in_default, False
         self.owes_since = None
+        self.right += 1
         if before:
             self.barred_until, self.not_before = 0.0, self.quarantined_until
         return before
@@ -137,7 +149,29 @@ class Standing:
     def _barred(self) -> float:
         return max(self.quarantined_until, self.barred_until if self.in_default else 0.0)
 
+    def sent_wrong(self, chunk: int, now: float, first_s: float) -> None:
+        """The chunk came with wrong bytes."""
+        self.spoiled |= 1 << chunk
+        self.have &= ~self.spoiled
+        if (self.wrong + 1) * RIGHT_PER_WRONG > self.right:
+            self._quarantine(now, first_s)
+        else:
+            self.wrong += 1
+
     def lied(self, now: float, first_s: float) -> None:
+        """What it read from the source, and made a digest of, is not what the source has."""
+        self.releases = 0
+        self._quarantine(now, first_s)
+
+    def release(self, now: float) -> bool:
+        """Whether it was in quarantine and no longer is."""
+        if self.quarantined_until <= now or self.silent or self.in_default or not self.releases:
+            return False
+        self.releases -= 1
+        self.quarantined_until = self.not_before = now
+        return True
+
+    def _quarantine(self, now: float, first_s: float) -> None:
         self.wrong += 1
         self.quarantined_until = now + doubled(first_s, QUARANTINE_MAX_S, self.wrong)
         self.not_before = max(self.not_before, self.quarantined_until)

@@ -34,14 +34,18 @@ def read(state: State, now: float) -> AskPeer | ReadOrigin | None:
 
 
 def read_one(state: State, chunk: int, now: float) -> AskPeer | ReadOrigin | None:
-    """This chunk from a seed, or, where none can be reached, from the origin."""
+    """This chunk from a seed, or, where none can be reached or all gave it with wrong bytes, from the origin."""
     seeds = [(name, state.peers.standing(name)) for name in state.membership.seeds if name != state.me]
+    seeds = [(name, peer) for name, peer in seeds if not peer.spoiled >> chunk & 1]
     trusted = [(name, peer) for name, peer in seeds if peer.trusted(now)]
     action: AskPeer | ReadOrigin | None
     if trusted:
         action = _from_seed(state, chunk, trusted, now)
     elif seeds and now < (due := state.patience.idle_since + state.pace.takeover_s):
         state.later(due)
+        return None
+    elif seeds and state.release(now):
+        state.later(now)
         return None
     else:
         action = ReadOrigin(chunk) if state.transfers.origin_reads < state.source.allowed else None

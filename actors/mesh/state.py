@@ -136,6 +136,19 @@ class State:
         self.peers.look(now)
         self.claim()
 
+    def release(self, now: float) -> bool:
+        """Whether peers in quarantine that have what is missing here are counted on again."""
+        seeds = self.membership.seeds
+        found = [
+            peer
+            for name, peer in self.peers.standings.items()
+            if (peer.have & self.missing or (name in seeds and self.missing & ~peer.spoiled)) and peer.release(now)
+        ]
+        if found:
+            self.patience.excuse(now)
+            self.look(now)
+        return bool(found)
+
     def claim(self) -> None:
         self.claims.renew(self.wanted)
 

@@ -34,6 +34,9 @@ def take_over(state: State, now: float) -> AskPeer | ReadOrigin | None:
         return None
     for _, peer in state.peers.neighbours if full else ():
         peer.waited_for = False
+    if state.release(now):
+        state.later(now)
+        return None
     give_up(state, now)
     lost = state.peers.lost(now)
     chunks = _acted_for(state, lost, now) if state.wanted else _claimed_only(state, lost, now)
@@ -53,7 +56,8 @@ def _acted_for(state: State, lost: frozenset[NodeName], now: float) -> list[int]
         return mine
     chunk = bitmap.pick(wanted, state.rng)
     order = state.membership.order(chunk)
-    able = [name for name in order if name not in lost]
+    spoiled = {name for name, peer in state.peers.standings.items() if peer.spoiled >> chunk & 1}
+    able = [name for name in order if name not in lost | spoiled]
     rank = able.index(state.me) if state.me in able else len(able)
     rank += given.get(chunk) in able  # it comes before all of them
     begun_s = 0.0 if order[0] in able else state.pace.takeover_s  # the member that acts for it begins only then

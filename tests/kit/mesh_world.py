@@ -77,6 +77,7 @@ class World:
         self.dead: set[str] = set()
         self.deaf: set[str] = set()
         self.wrong_bytes: dict[str, int] = {}  # sends them so many times more
+        self.rotten: dict[str, int] = {}  # a bitmap of chunks that it sends with wrong bytes, always
         self.liars = liars or {}
         self.incarnations: Counter[str] = Counter()
         self.read_s = read_s
@@ -253,6 +254,8 @@ class World:
                 self.fail(name, chunk, Outcome.STALE)
             elif self.wrong_bytes.get(peer, 0):
                 self.wrong_bytes[peer] -= 1
+                self.fail(name, chunk, Outcome.CORRUPT)
+            elif self.rotten.get(peer, 0) >> chunk & 1:
                 self.fail(name, chunk, Outcome.CORRUPT)
             else:
                 self.land(name, chunk, origin)

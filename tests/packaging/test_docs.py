@@ -404,6 +404,7 @@ NUMBERS = {
         f"every {_PACE.news_s:g} s, a sign of life after {gossip.SIGN_OF_LIFE_S:g} s. Nothing for"
         f" {3 * gossip.SIGN_OF_LIFE_S:g} s",
         f"at least {_PACE.takeover_s:g} s",
+        f"gave {standing.RIGHT_PER_WRONG} right chunks for each wrong one it is quarantined",
         f"quarantined for {_PACE.quarantine_s:g} s, doubling to {standing.QUARANTINE_MAX_S / 3600:g} h",
         f"after {_PACE.quarantine_s:g} s, doubling to {standing.DEFAULT_MAX_S / 60:g} min",
         f"heeded for {_PACE.takeover_s:g} s in all",

@@ -89,6 +89,15 @@ def count_a_request_too_many(state: State) -> None:
     state.peers.standing(B).asking += PACE.slots
 
 
+def ask_again_for_what_came_wrong(state: State) -> None:
+    asked = request(state)
+    state.peers.standings[asked.peer].spoiled |= 1 << asked.chunk
+
+
+def trust_what_came_wrong(state: State) -> None:
+    state.peers.standings[B].spoiled |= state.peers.standings[B].have
+
+
 def name_a_chunk_twice(state: State) -> None:
     state.claims.own.append(state.claims.own[0])
 
@@ -148,6 +157,8 @@ BREAKS: dict[Callable[[State], None], str] = {
     ask_beyond_the_slots: "no more is under way than there are slots for",
     read_beyond_the_limit: "no more is under way than there are slots for",
     count_a_request_too_many: "no peer counts as asked more often than it is",
+    ask_again_for_what_came_wrong: "a chunk that came with wrong bytes is not asked of the same peer again",
+    trust_what_came_wrong: "a chunk that came with wrong bytes is not asked of the same peer again",
     name_a_chunk_twice: "what is to be read here next is named once, and given to nobody",
     keep_what_was_given: "what is to be read here next is named once, and given to nobody",
     forget_what_is_ours: "what is wanted and ours is among what is to be read next",

@@ -132,6 +132,21 @@ def test_who_sends_wrong_bytes_is_named_and_left_alone_and_the_chunk_comes_from_
 
 
 @settings(max_examples=5, deadline=None)
+@given(SEEDS, st.sampled_from(["", "s"]))
+def test_of_a_copy_that_has_rotted_in_places_only_these_are_read_from_the_origin(seed: int, seeds: str) -> None:
+    """`s` holds everything at the start: as a member that owned all of it, or as a seed."""
+    rotten = bitmap.bitmap([0, 7, 20])
+    world = World(
+        "abcs", 60, random.Random(seed), have={"s": bitmap.full(60)}, seeds=seeds, late="" if seeds else "abc"
+    )
+    world.rotten = {"s": rotten}
+    world.run()
+    assert set(world.reads) == set(bitmap.members(rotten))
+    assert max(world.reads.values()) <= 3, "each of the others finds out for itself, and one of them reads it"
+    assert {name for mesh in world.meshes.values() for name in wrong(mesh)} == {"s"}
+
+
+@settings(max_examples=5, deadline=None)
 @given(SEEDS)
 def test_of_an_origin_that_comes_back_at_most_what_was_in_flight_is_read_twice(seed: int) -> None:
     world = World("abcd", 30, random.Random(seed))
@@ -340,6 +355,59 @@ def test_a_peer_is_asked_only_for_what_it_shows_and_not_while_it_is_quarantined(
     assert not mesh.heard(B, everything, 2.0) or not any(isinstance(a, AskPeer) for a in actions(mesh, 2.0))
     mesh.heard(B, everything, 31.0)
     assert any(isinstance(action, AskPeer) for action in actions(mesh, 31.0))
+
+
+QUARANTINES = {
+    "w": 30.0,
+    "ww": 60.0,
+    7 * "r" + "w": 30.0,
+    8 * "r" + "w": 0.0,
+    8 * "r" + "ww": 60.0,
+    16 * "r" + "ww": 0.0,
+    "w" + 15 * "r" + "w": 60.0,
+}
+"""By what came from a peer, right or wrong: for how long it is in quarantine after the last."""
+
+
+@pytest.mark.parametrize(("came", "quarantine_s"), QUARANTINES.items(), ids=QUARANTINES)
+def test_a_peer_of_whose_chunks_most_are_right_is_not_quarantined(came: str, quarantine_s: float) -> None:
+    peer = Standing(have=bitmap.full(len(came)))
+    for chunk, each in enumerate(came):
+        if each == "r":
+            peer.delivered()
+        else:
+            peer.sent_wrong(chunk, 0.0, 30.0)
+    assert peer.quarantined_until == quarantine_s
+    assert peer.have == bitmap.bitmap(chunk for chunk, each in enumerate(came) if each == "r")
+
+
+def test_a_quarantine_ends_early_a_few_times_and_never_that_of_a_reader_whose_digests_were_wrong() -> None:
+    peer = Standing()
+    ended = []
+    for chunk in range(5):
+        peer.sent_wrong(chunk, 0.0, 30.0)
+        ended.append(peer.release(1.0))
+    assert ended == [True, True, True, False, False]
+    reader = Standing()
+    reader.lied(0.0, 30.0)
+    assert not reader.release(1.0)
+
+
+def test_a_chunk_that_came_with_wrong_bytes_is_read_from_the_origin_by_the_next_in_order_at_once() -> None:
+    """Both of the late nodes find it out; one of them reads."""
+    members = [Member(B), Member(A, owns=False), Member(C, owns=False)]
+    readers = set()
+    for me in (A, C):
+        mesh = Mesh(me, Membership("fill", members, 4), PACE, rng=random.Random(1), now=0.0, have=0b0111)
+        mesh.heard(A if me == C else C, 0, 0.0)
+        mesh.heard(B, 1 << 3, 0.0)
+        [asked] = actions(mesh)
+        assert asked == AskPeer(3, B)
+        mesh.failed(3, Outcome.CORRUPT, 0.0)
+        mesh.heard(B, 1 << 3, 0.1, whole=True)
+        if actions(mesh, 0.2) == [ReadOrigin(3)]:
+            readers.add(me)
+    assert len(readers) == 1
 
 
 def test_nobody_is_blamed_for_a_chunk_of_which_no_digest_was_made() -> None:
