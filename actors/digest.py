@@ -19,6 +19,7 @@ Chunks that go from node to node have a BLAKE3 (`chunk_hash`), which no origin n
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from typing import Protocol
@@ -31,6 +32,7 @@ from actors.manifest import Digest, ManifestFile
 CHECKSUMS = {"crc64nvme": 8, "crc32c": 4, "crc32": 4}
 """Their sizes in bytes; the strongest first."""
 
+BLOCK_BYTES = 1 << 20
 _PARTS = re.compile(r"md5-([1-9]\d*)")
 
 
@@ -49,6 +51,23 @@ class ChunkHash(Protocol):
 def chunk_hash() -> ChunkHash:
     """A hash that, fed with a chunk in order, gives the digest that the chunk has between nodes."""
     return blake3()
+
+
+def digest_of(descriptor: int, start: int, stop: int, buffer: bytearray) -> bytes:
+    """The digest that these bytes of an open file have between nodes. `buffer` is used, and made if it is empty.
+
+    Raises OSError, also for a file that ends before `stop`.
+    """
+    if not buffer:
+        buffer.extend(bytes(BLOCK_BYTES))
+    view, digest = memoryview(buffer), chunk_hash()
+    while start < stop:
+        count = os.preadv(descriptor, [view[: stop - start]], start)
+        if not count:
+            raise OSError("the file became shorter")
+        digest.update(view[:count])
+        start += count
+    return digest.digest()
 
 
 class Digester:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from actors.agent.settings import AgentSettings
+from actors.disk.bases import Bases, bases
 from actors.disk.filesystem import disk_errors
 from actors.disk.ingest import Ingest
 from actors.disk.marker import Marker
@@ -246,6 +247,7 @@ class Filling(Attempt):
             Shared(engine.exchange, engine.limit, engine.quotas, engine.clock, engine.rng),
             company=self.wish.together(),
             check=self._store.check_fence,
+            bases=Bases(bases(ingest.manifest, self.wish.donors, ingest.whole)),
         )
         self._fill = fill
         fill.renew(self.wish.part())  # the wish may have changed before the fill could be told

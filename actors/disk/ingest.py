@@ -97,6 +97,14 @@ class Ingest:
             self._make_folder(data, above)
             return _entered(data, above)
 
+    @property
+    def whole(self) -> set[int]:
+        """The files that are there wholly, by index."""
+        done = self.journal.done
+        return {
+            index for index, file in enumerate(self.manifest.files) if index in done and done[index].total == file.size
+        }
+
     def have(self, index: int) -> None:
         """All of the file is there."""
         size = self.manifest.files[index].size

@@ -212,16 +212,23 @@ def _cloned(taken: int, made: int) -> bool:
 
 def _filled(taken: int, made: int, size: int, check: Callable[[], None]) -> bool:
     reserve(made, size)
-    position = 0
-    while position < size:
+    return copy_range(taken, made, 0, size, check)
+
+
+def copy_range(taken: int, made: int, start: int, stop: int, check: Callable[[], None] = lambda: None) -> bool:
+    """Whether these bytes of one open file are in the other, at the same place; not if the one became shorter.
+
+    They share their blocks afterwards where the filesystem can do that and `start` is a multiple of a block.
+    """
+    while start < stop:
         check()
         try:
-            count = os.copy_file_range(taken, made, min(BLOCK_BYTES, size - position), position, position)
+            count = os.copy_file_range(taken, made, min(BLOCK_BYTES, stop - start), start, start)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-            count = os.pwrite(made, os.pread(taken, BLOCK_BYTES, position)[: size - position], position)
+            count = os.pwrite(made, os.pread(taken, min(BLOCK_BYTES, stop - start), start), start)
         if not count:
             return False
-        position += count
+        start += count
     return True

@@ -23,7 +23,7 @@ from actors.fill.files import Files, Reached
 from actors.fill.meter import Traffic
 from actors.fill.origin_quota import NotOurTurn
 from actors.fill.origin_reader import Fetcher
-from actors.fill.peer_reader import PeerReader
+from actors.fill.peer_reader import Copied, PeerReader
 from actors.fill.range_reader import RangeReader, RangesIgnored, Redirects
 from actors.fill.workers import Workers, started
 from actors.mesh.actions import AskPeer, Elsewhere, Origin, Outcome, ReadOrigin, Steal
@@ -218,7 +218,9 @@ class Together:
     def _ask(self, reader: RangeReader, number: int, peer: NodeName) -> None:
         """The chunk from a peer, if it gives it and it is right."""
         came = self._peers.ask(number, peer, reader.buffer)
-        if isinstance(came, Origin):
+        if isinstance(came, Copied):
+            self._landed(number, came.origin, reader, moved=False)
+        elif isinstance(came, Origin):
             self._landed(number, came, reader)
         elif isinstance(came, Elsewhere):
             self._swarm.redirected(number, came.peer)
@@ -226,8 +228,8 @@ class Together:
         else:
             self._failed(number, came)
 
-    def _landed(self, number: int, origin: Origin, reader: RangeReader) -> None:
-        self._swarm.landed(number, origin)
+    def _landed(self, number: int, origin: Origin, reader: RangeReader, *, moved: bool = True) -> None:
+        self._swarm.landed(number, origin, moved=moved)
         self._landed_at, self._origin_error = time.monotonic(), None
         self._pump()
         self._advance(self._swarm.grid.chunks[number].file, reader)

@@ -21,9 +21,11 @@ from enum import Enum, auto
 
 from actors.chunks import Chunk, Ranges
 from actors.digest import Digester, algorithm_of, chunk_hash, how_verified
+from actors.disk.bases import Bases
 from actors.disk.durable import start_writeback, sync_files
 from actors.disk.filesystem import disk_errors
 from actors.disk.ingest import Ingest, is_immutable
+from actors.disk.reuse import copy_range
 from actors.errors import Cancelled, IntegrityError, LocalModelError, StoreError
 from actors.manifest import Digest, Manifest
 
@@ -57,8 +59,10 @@ class _File:
 class Files:
     """Any thread may call anything; two must not write the same chunk at the same time."""
 
-    def __init__(self, ingest: Ingest) -> None:
+    def __init__(self, ingest: Ingest, bases: Bases | None = None) -> None:
+        """`bases`: what other copies may have of what is missing. Closed with the files."""
         self.manifest = ingest.manifest
+        self.bases = bases or Bases()
         self._ingest = ingest
         self._lock = threading.Lock()
         done = ingest.journal.done
@@ -115,6 +119,11 @@ class Files:
             while block:
                 count = os.pwrite(descriptor, block, position)
                 block, position = block[count:], position + count
+
+    def copy(self, chunk: Chunk, base: int) -> bool:
+        """Whether the chunk is in its file as it is in the open file `base`. It counts once `wrote` says so."""
+        with disk_errors(f"writing {self.manifest.files[chunk.file].path}"):
+            return copy_range(base, self._descriptor(chunk.file), chunk.start, chunk.stop)
 
     def wrote(self, index: int, start: int, stop: int) -> None:
         """These bytes are there."""
@@ -246,6 +255,7 @@ class Files:
 
     def close(self) -> None:
         """No descriptor is left open. Nobody may be at work any more."""
+        self.bases.close()
         while self._replaced:
             os.close(self._replaced.pop())
         for file in self._files:

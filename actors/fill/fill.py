@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from actors.chunks import Grid
 from actors.digest import how_verified
+from actors.disk.bases import Bases
 from actors.disk.ingest import Ingest
 from actors.errors import Cancelled, Failure, StoreError
 from actors.fill.files import Files
@@ -83,15 +84,16 @@ class Fill:
         company: Company | None = None,
         check: Callable[[], None] = lambda: None,
         renew: Callable[[], Resolved] | None = None,
+        bases: Bases | None = None,
     ) -> None:
         """`check` is called before every chunk, and ends the fill by raising: the fence. `renew`: see `Fetcher`.
 
         Without `shared` this fill has the node to itself. With an exchange in it the fill is done together with the
-        `company`, once there is one.
+        `company`, once there is one; chunks that the `bases` have are then copied from there. Those it closes.
         """
         shared = shared or Shared()
         self._ingest = ingest
-        self._files = Files(ingest)
+        self._files = Files(ingest, bases)
         self._traffic = Traffic(shared.clock, ingest.reused_bytes)
         self._redirects = Redirects(shared.clock)
         self._check = check

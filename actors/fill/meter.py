@@ -45,6 +45,11 @@ class Traffic:
             self._from_other_zones += count if far else 0
             self._arrived(count)
 
+    def reused(self, count: int) -> None:
+        """These bytes were not fetched: another copy on the disk had them."""
+        with self._lock:
+            self._reused += count
+
     def wrong_peer(self, name: NodeName) -> None:
         """A chunk from this node did not have the digest that it was sent with."""
         with self._lock:

@@ -1,5 +1,8 @@
 """A chunk from a peer into its file, if it is the one that was read from the origin.
 
+    a base on the disk has bytes at its place ──► their digest goes along ──► the peer's is the same: copied from there
+                                                                         └─► or another: the peer sends its own
+
 A chunk counts once its bytes have the digest that its reader made of them. Bytes that were there before are never
 written over, because they may have been hashed already.
 """
@@ -9,10 +12,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from actors.chunks import Chunk
 from actors.digest import chunk_hash
-from actors.errors import Cancelled
+from actors.disk.bases import Base
+from actors.errors import Cancelled, StoreError
 from actors.fill.files import Files
 from actors.fill.meter import Traffic
 from actors.fill.origin_reader import Fetcher
@@ -31,6 +37,13 @@ _OUTCOMES = {503: Outcome.BUSY, 401: Outcome.BUSY, 403: Outcome.BUSY, 404: Outco
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """The chunk was copied from a base: the peer only named its digest."""
+
+    origin: Origin
+
+
 class PeerReader:
     """Any thread, with a buffer of its own. Every call raises Cancelled soon after `stop` is set."""
 
@@ -44,19 +57,23 @@ class PeerReader:
         self._asker = asker
         self._stop = stop
 
-    def ask(self, number: int, name: NodeName, buffer: bytearray) -> Origin | Elsewhere | Outcome:
+    def ask(self, number: int, name: NodeName, buffer: bytearray) -> Origin | Copied | Elsewhere | Outcome:
         """Where the bytes come from that are in the file now; or who reads the chunk; or why there are none."""
         peer = self._swarm.membership.members.get(name)
         if peer is None:
             return Outcome.UNREACHABLE
         patience_s = self._swarm.pace.silence_s + 1.0  # it may hold the request for as long as `silence_s`
+        chunk = self._swarm.grid.chunks[number]
+        held = self._files.bases.of(chunk, buffer) if self._files.gaps(chunk) == [chunk] else {}
         try:
-            with self._asker.ask(peer, "GET", f"chunks/{number}", timeout_s=patience_s) as reply:
+            with self._asker.ask(peer, "GET", f"chunks/{number}", timeout_s=patience_s, unless=held) as reply:
                 if reply.status == 307:
                     return Elsewhere(NodeName(reply.head.fields.get(READER.lower(), "")))
+                if reply.status == 304:
+                    return self._copy(reply, number, held, buffer)
                 if reply.status != 200:
                     return _OUTCOMES.get(reply.status, Outcome.UNREACHABLE)
-                came = self._receive(reply, number, peer, buffer)
+                came = self._receive(reply, number, peer, buffer, held)
         except OSError as error:
             if self._stop.is_set():
                 raise Cancelled from error
@@ -80,7 +97,34 @@ class PeerReader:
                 raise Cancelled from error
             return None, False
 
-    def _receive(self, reply: Reply, number: int, peer: Member, buffer: bytearray) -> Origin | Outcome:
+    def _copy(self, reply: Reply, number: int, held: Mapping[bytes, Base], buffer: bytearray) -> Copied | Outcome:
+        """The chunk is copied from a base and has the digest that the peer names; or why it is not good."""
+        chunk, origin = self._swarm.grid.chunks[number], _origin(reply)
+        base = held.get(origin.digest) if origin is not None else None
+        if origin is None or base is None:
+            return Outcome.UNREACHABLE
+        if self._swarm.rejects(number, origin):
+            return Outcome.STALE
+        if not self._is_copied(chunk, base, origin.digest, buffer):
+            self._files.bases.drop(base)
+            return Outcome.BUSY  # the peer is asked once more, for the bytes
+        self._files.bases.compared(held, origin.digest)
+        self._files.wrote(chunk.file, chunk.start, chunk.stop)
+        self._files.record(chunk)
+        self._traffic.reused(chunk.size)
+        return Copied(origin)
+
+    def _is_copied(self, chunk: Chunk, base: Base, digest: bytes, buffer: bytearray) -> bool:
+        """The chunk is in its file. A disk that cannot read the base may still take the peer's bytes."""
+        try:
+            return self._files.copy(chunk, base.descriptor) and self._files.chunk_digest(chunk, buffer) == digest
+        except StoreError as error:
+            _log.warning("cannot copy from another copy", extra={"copy": base.offer.donor.name, "error": str(error)})
+            return False
+
+    def _receive(
+        self, reply: Reply, number: int, peer: Member, buffer: bytearray, held: Mapping[bytes, Base]
+    ) -> Origin | Outcome:
         """The chunk is written and has the digest it came with; or why it is not good."""
         chunk = self._swarm.grid.chunks[number]
         origin = _origin(reply)
@@ -94,6 +138,7 @@ class PeerReader:
             return Outcome.STALE
         if digest != origin.digest:
             return Outcome.CORRUPT
+        self._files.bases.compared(held, digest)
         for gap in gaps:
             self._files.wrote(gap.file, gap.start, gap.stop)
         self._files.record(chunk)

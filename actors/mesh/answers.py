@@ -24,9 +24,9 @@ def asked(state: State, peer: NodeName, chunk: int, now: float) -> Answer | Else
     return state.uploads.asked(peer, chunk, now, here=here, coming=coming, stranger=state.peers.is_stranger(peer))
 
 
-def served(state: State, peer: NodeName, chunk: int, now: float, *, ok: bool) -> bool:
+def served(state: State, peer: NodeName, chunk: int, now: float, *, ok: bool, moved: bool) -> bool:
     """Whether something may be begun, now that the chunk went out, or did not."""
-    state.uploads.sent(peer, chunk, now, ok=ok)
+    state.uploads.sent(peer, chunk, now, ok=ok and moved)
     taker = state.peers.standings.get(peer)
     if ok and taker is not None:
         taker.waited_for = True

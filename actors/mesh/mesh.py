@@ -128,9 +128,12 @@ class Mesh:
         """The chunks that were begun and have not ended."""
         return frozenset(self.state.transfers.flying)
 
-    def landed(self, chunk: int, origin: Origin, now: float) -> list[Release]:
-        """The chunk is on the disk and has the digest it was announced with."""
-        return outcomes.landed(self.state, chunk, origin, now)
+    def landed(self, chunk: int, origin: Origin, now: float, *, moved: bool = True) -> list[Release]:
+        """The chunk is on the disk and has the digest it was announced with.
+
+        Not `moved`: the peer that was asked named the digest alone, and bytes that have it were on this disk already.
+        """
+        return outcomes.landed(self.state, chunk, origin, now, moved=moved)
 
     def failed(self, chunk: int, outcome: Outcome, now: float, *, retry_at: float = 0.0) -> list[Release]:
         """The read or request brought nothing. CORRUPT: see `Standing.sent_wrong`."""
@@ -162,9 +165,12 @@ class Mesh:
         """After DATA call `served`; after HOLD wait for a Release, or call `unhold`."""
         return answers.asked(self.state, peer, chunk, now)
 
-    def served(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> bool:
-        """A chunk promised with DATA went out, or did not. True: call `next`."""
-        return answers.served(self.state, peer, chunk, now, ok=ok)
+    def served(self, peer: NodeName, chunk: int, now: float, *, ok: bool, moved: bool = True) -> bool:
+        """A chunk promised with DATA went out, or did not. True: call `next`.
+
+        Not `moved`: its digest went out, and the peer has bytes that have it.
+        """
+        return answers.served(self.state, peer, chunk, now, ok=ok, moved=moved)
 
     def unhold(self, peer: NodeName, chunk: int) -> Answer:
         """The held request was given up or timed out: what to answer. Without effect if it has been released."""

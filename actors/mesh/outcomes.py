@@ -9,7 +9,7 @@ from actors.mesh.takeover import pardon
 from actors.messages import NodeName
 
 
-def landed(state: State, chunk: int, origin: Origin, now: float) -> list[Release]:
+def landed(state: State, chunk: int, origin: Origin, now: float, *, moved: bool) -> list[Release]:
     """The chunk is on the disk and has the digest it was announced with."""
     was_read, began = chunk in state.transfers.reading, state.transfers.began[chunk]
     action = state.end(chunk)
@@ -28,7 +28,7 @@ def landed(state: State, chunk: int, origin: Origin, now: float) -> list[Release
         if peer.delivered():
             state.claims.taken_over.clear()
             state.look(now)
-        if peer.have & bit:
+        if moved and peer.have & bit:
             state.width.took(now - began)
     else:
         state.patience.read(now - began, now, for_others=chunk in state.claims.taken_over)

@@ -44,7 +44,7 @@ class Serving:
         return Answer.HOLD
 
     def sent(self, peer: NodeName, chunk: int, now: float, *, ok: bool) -> None:
-        """A chunk went out, or failed to."""
+        """A chunk went out; not `ok`: or failed to, or was not needed, so that it says nothing of the link."""
         sending = self._sending.pop((peer, chunk), None)
         if sending is not None:
             began, stranger = sending

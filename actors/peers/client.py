@@ -7,7 +7,7 @@ to the caller: a connection is kept only if all of it was read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from actors.mesh.membership import Member
 from actors.messages import NodeName
 from actors.peers.gossip import FRAMES_PER_S, MAX_FRAME_BYTES, SIGN_OF_LIFE_S, Frame, read_frame
 from actors.peers.tls import Tls
-from actors.peers.wire import NODE, Closed, Head, ProtocolError, Wire, connect
+from actors.peers.wire import NODE, UNLESS, Closed, Head, ProtocolError, Wire, connect
 from actors.rates import RateLimit
 
 KEPT_PER_PEER = 4
@@ -81,20 +81,37 @@ class Asker:
         self._closed = threading.Event()
 
     @contextmanager
-    def ask(self, peer: Member, method: str, what: str, *, timeout_s: float | None = None) -> Iterator[Reply]:
-        """The head of the answer has come. `timeout_s`: how long it may take, if not `silence_s`."""
+    def ask(
+        self,
+        peer: Member,
+        method: str,
+        what: str,
+        *,
+        timeout_s: float | None = None,
+        unless: Iterable[bytes] = (),
+    ) -> Iterator[Reply]:
+        """The head of the answer has come. `timeout_s`: how long it may take, if not `silence_s`.
+
+        The answer to a request for a chunk that has one of the digests `unless` is 304.
+        """
+        first = f"{method} /fills/{self._fill}/{what} HTTP/1.1"
+        fields: dict[str, str] = {NODE: self._me}
+        if known := [f'"{digest.hex()}"' for digest in unless]:
+            fields[UNLESS] = ", ".join(known)
         *earlier, last = self._tokens()
         for token in earlier:
-            with self._ask(peer, method, what, token, timeout_s or self._silence_s) as reply:
+            with self._ask(peer, first, fields, token, timeout_s or self._silence_s) as reply:
                 if reply.status != 403:
                     yield reply
                     return
-        with self._ask(peer, method, what, last, timeout_s or self._silence_s) as reply:
+        with self._ask(peer, first, fields, last, timeout_s or self._silence_s) as reply:
             yield reply
 
     @contextmanager
-    def _ask(self, peer: Member, method: str, what: str, token: str, timeout_s: float) -> Iterator[Reply]:
-        wire, head = self._request(peer.address, method, what, token, timeout_s)
+    def _ask(
+        self, peer: Member, first: str, fields: Mapping[str, str], token: str, timeout_s: float
+    ) -> Iterator[Reply]:
+        wire, head = self._request(peer.address, first, {**fields, "Authorization": f"Bearer {token}"}, timeout_s)
         reply: Reply | None = None
         try:
             reply = Reply(_status(head), head, head.length, wire)
@@ -127,14 +144,13 @@ class Asker:
         for wire in idle:
             wire.close()
 
-    def _request(self, address: str, method: str, what: str, token: str, timeout_s: float) -> tuple[Wire, Head]:
+    def _request(self, address: str, first: str, fields: Mapping[str, str], timeout_s: float) -> tuple[Wire, Head]:
         """A kept connection that the peer has closed meanwhile is replaced."""
-        fields = {"Authorization": f"Bearer {token}", NODE: self._me}
         while True:
             wire, kept = self._take(address)
             try:
                 wire.patience(timeout_s)
-                wire.send_head(f"{method} /fills/{self._fill}/{what} HTTP/1.1", fields)
+                wire.send_head(first, fields)
                 head = wire.read_head()
                 wire.patience(self._silence_s)
             except OSError as error:

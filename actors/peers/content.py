@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from pathlib import Path
 
 from actors.chunks import Grid
-from actors.digest import chunk_hash
+from actors.digest import digest_of as digest_of
 from actors.disk.handles import Folder
 from actors.manifest import Manifest
-
-BLOCK_BYTES = 1 << 20
 
 
 class Content:
@@ -30,17 +27,3 @@ class Content:
     def digest(self, chunk: int, descriptor: int, buffer: bytearray) -> bytes:
         place = self.grid.chunks[chunk]
         return digest_of(descriptor, place.start, place.stop, buffer)
-
-
-def digest_of(descriptor: int, start: int, stop: int, buffer: bytearray) -> bytes:
-    """The digest that these bytes of a file have between nodes. `buffer` is used, and made if it is empty."""
-    if not buffer:
-        buffer.extend(bytes(BLOCK_BYTES))
-    view, digest = memoryview(buffer), chunk_hash()
-    while start < stop:
-        count = os.preadv(descriptor, [view[: stop - start]], start)
-        if not count:
-            raise OSError("the file became shorter")
-        digest.update(view[:count])
-        start += count
-    return digest.digest()

@@ -24,7 +24,7 @@ from typing import Protocol
 from actors.mesh.actions import Answer, Elsewhere, Origin
 from actors.messages import NodeName
 from actors.peers.tls import Tls
-from actors.peers.wire import DIGEST, NODE, READER, Closed, Head, Wire, address, time_for
+from actors.peers.wire import DIGEST, NODE, READER, UNLESS, Closed, Head, Wire, address, time_for
 from actors.service import Service
 
 MAX_CONNECTIONS = 256
@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 _STATUS = {
     200: "OK",
     204: "No Content",
+    304: "Not Modified",
     307: "Temporary Redirect",
     400: "Bad Request",
     401: "Unauthorized",
@@ -75,6 +76,9 @@ class Served(Protocol):
     def asked(self, peer: NodeName, chunk: int, buffer: bytearray) -> Sending | Answer | Elsewhere: ...
 
     def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None: ...
+
+    def named(self, peer: NodeName, chunk: int) -> None:
+        """In place of `served`: the digest was all that the peer needed."""
 
     def asked_for_work(self, peer: NodeName) -> int | None: ...
 
@@ -238,7 +242,7 @@ class PeerServer:
         peer = NodeName(head.fields.get(NODE.lower(), ""))
         match method, parts[3:]:
             case "GET", ["chunks", number] if number.isdecimal() and len(number) < 10:
-                return _send_chunk(visit, fill, peer, int(number), buffer)
+                return _send_chunk(visit, fill, peer, int(number), buffer, head.fields.get(UNLESS.lower(), ""))
             case "GET", ["news"]:
                 _say(wire, 200, {"Connection": "close"}, length=None)
                 for frame in fill.told():
@@ -256,16 +260,21 @@ class PeerServer:
         return _say(wire, 404)
 
 
-def _send_chunk(visit: _Visit, fill: Served, peer: NodeName, chunk: int, buffer: bytearray) -> bool:
+def _send_chunk(visit: _Visit, fill: Served, peer: NodeName, chunk: int, buffer: bytearray, unless: str) -> bool:
+    """The answer; without its bytes if the peer has them, by one of the digests in `unless`."""
     wire, answer = visit.wire, fill.asked(peer, chunk, buffer)
     if isinstance(answer, Elsewhere):
         return _say(wire, 307, {READER: answer.peer})
     if isinstance(answer, Answer):
         return _say(wire, 503 if answer is Answer.BUSY else 425)
+    fields = {READER: answer.origin.reader, DIGEST: answer.origin.digest.hex()}
+    if f'"{fields[DIGEST]}"' in unless:
+        os.close(answer.descriptor)
+        fill.named(peer, chunk)
+        return _say(wire, 304, fields)
     sent = 0
     try:
         visit.works(time_for(answer.size))
-        fields = {READER: answer.origin.reader, DIGEST: answer.origin.digest.hex()}
         _say(wire, 200, fields, length=answer.size)
         sent = wire.send_file(answer.descriptor, answer.start, answer.size)
     finally:

@@ -112,10 +112,13 @@ class Swarm:
         with self._lock:
             return self._mesh.begin(time.monotonic())
 
-    def landed(self, chunk: int, origin: Origin) -> None:
-        """The chunk is on the disk and right. Peers that waited for it get it; what we read is told at once."""
+    def landed(self, chunk: int, origin: Origin, *, moved: bool = True) -> None:
+        """The chunk is on the disk and right. Peers that waited for it get it; what we read is told at once.
+
+        Not `moved`: it was on the disk before, and the peer that was asked said that it is this one.
+        """
         with self._lock:
-            self._release(self._mesh.landed(chunk, origin, time.monotonic()))
+            self._release(self._mesh.landed(chunk, origin, time.monotonic(), moved=moved))
             if origin.reader == self.me:
                 self._news.notify_all()
 
@@ -225,10 +228,16 @@ class Swarm:
         return self._open(peer, chunk, buffer) if answer is Answer.DATA else answer
 
     def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None:
+        self._ended(peer, chunk, ok=ok)
+
+    def named(self, peer: NodeName, chunk: int) -> None:
+        self._ended(peer, chunk, ok=True, moved=False)
+
+    def _ended(self, peer: NodeName, chunk: int, *, ok: bool, moved: bool = True) -> None:
         with self._lock:
             if chunk in self._sending:
                 self._sending.remove(chunk)
-            if self._mesh.served(peer, chunk, time.monotonic(), ok=ok):
+            if self._mesh.served(peer, chunk, time.monotonic(), ok=ok, moved=moved):
                 self.changed.set()
 
     def asked_for_work(self, peer: NodeName) -> int | None:

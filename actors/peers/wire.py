@@ -27,6 +27,8 @@ HEAD_TIMEOUT_S = 5.0
 SLOWEST_BYTES_PER_S = 32 << 10
 """A body that comes slower than this is broken off, though it still moves."""
 READER, DIGEST, NODE = "Localmodel-Reader", "Localmodel-Digest", "Localmodel-Node"
+UNLESS = "If-None-Match"
+"""Of a request for a chunk: digests, quoted, of bytes that the asker has elsewhere on its disk."""
 
 _END = b"\r\n\r\n"
 

@@ -318,6 +318,9 @@ class Impostor:
     def served(self, peer: NodeName, chunk: int, *, ok: bool) -> None:
         pass
 
+    def named(self, peer: NodeName, chunk: int) -> None:
+        pass
+
     def asked_for_work(self, peer: NodeName) -> int | None:
         return None
 

@@ -77,6 +77,8 @@ class World:
         self.dead: set[str] = set()
         self.deaf: set[str] = set()
         self.wrong_bytes: dict[str, int] = {}  # sends them so many times more
+        self.old: dict[str, int] = {}  # a bitmap of chunks that it has on its disk elsewhere, as they are to be
+        self.copied: Counter[str] = Counter()
         self.rotten: dict[str, int] = {}  # a bitmap of chunks that it sends with wrong bytes, always
         self.liars = liars or {}
         self.incarnations: Counter[str] = Counter()
@@ -208,8 +210,8 @@ class World:
         wrong = name == self.bad_reader and chunk % 5 == 0
         self.land(name, chunk, Origin(NodeName(name), b"wrong" if wrong else b"right"))
 
-    def land(self, name: str, chunk: int, origin: Origin) -> None:
-        self.release(name, self.meshes[name].landed(chunk, origin, self.now))
+    def land(self, name: str, chunk: int, origin: Origin, *, moved: bool = True) -> None:
+        self.release(name, self.meshes[name].landed(chunk, origin, self.now, moved=moved))
 
     def fail(self, name: str, chunk: int, outcome: Outcome) -> None:
         self.release(name, self.meshes[name].failed(chunk, outcome, self.now))
@@ -246,7 +248,7 @@ class World:
         self.pending.append((name, lambda: None if name in self.dead else change()))
 
     def deliver(self, name: str, peer: str, chunk: int, origin: Origin) -> None:
-        ok = False
+        ok, moved = False, True
         if name not in self.dead:
             if peer in self.dead or peer in self.deaf:
                 self.fail(name, chunk, Outcome.UNREACHABLE)
@@ -258,10 +260,12 @@ class World:
             elif self.rotten.get(peer, 0) >> chunk & 1:
                 self.fail(name, chunk, Outcome.CORRUPT)
             else:
-                self.land(name, chunk, origin)
+                moved = not self.old.get(name, 0) >> chunk & 1
+                self.copied[name] += not moved
+                self.land(name, chunk, origin, moved=moved)
                 ok = True
         if peer not in self.dead:
-            self.meshes[peer].served(NodeName(name), chunk, self.now, ok=ok)
+            self.meshes[peer].served(NodeName(name), chunk, self.now, ok=ok, moved=moved)
 
     def release(self, name: str, releases: Iterable[Release]) -> None:
         for each in releases:

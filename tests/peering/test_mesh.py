@@ -147,6 +147,21 @@ def test_of_a_copy_that_has_rotted_in_places_only_these_are_read_from_the_origin
 
 
 @settings(max_examples=5, deadline=None)
+@given(SEEDS, st.sampled_from(["", "d"]))
+def test_chunks_that_nodes_have_elsewhere_on_their_disks_are_read_once_and_sent_to_none_of_these(
+    seed: int, seeds: str
+) -> None:
+    """And nobody who has read some waits for others to take them."""
+    world = World("abcd", 60, random.Random(seed), seeds=seeds)
+    world.old = {name: bitmap.full(55) for name in "abc"}
+    world.run()
+    assert world.reads == Counter() if seeds else world.reads == Counter(range(60))
+    lacking = {name: 60 - world.readers[name] for name in "abc"}
+    assert all(lacking[name] - 5 <= world.copied[name] <= 55 for name in lacking)
+    assert world.now < PACE.takeover_s
+
+
+@settings(max_examples=5, deadline=None)
 @given(SEEDS)
 def test_of_an_origin_that_comes_back_at_most_what_was_in_flight_is_read_twice(seed: int) -> None:
     world = World("abcd", 30, random.Random(seed))
@@ -355,6 +370,18 @@ def test_a_peer_is_asked_only_for_what_it_shows_and_not_while_it_is_quarantined(
     assert not mesh.heard(B, everything, 2.0) or not any(isinstance(a, AskPeer) for a in actions(mesh, 2.0))
     mesh.heard(B, everything, 31.0)
     assert any(isinstance(action, AskPeer) for action in actions(mesh, 31.0))
+
+
+@pytest.mark.parametrize(("moved", "slots"), [(True, 3), (False, 4)])
+def test_a_chunk_that_only_was_named_says_nothing_of_the_link(moved: bool, slots: int) -> None:
+    """One that was sent and took too long is followed by fewer at a time."""
+    pace = Pace(slots=4)
+    mesh = node("ab", pace=pace)
+    mesh.heard(B, bitmap.full(20), 0.0)
+    asked = [action.chunk for action in actions(mesh) if isinstance(action, AskPeer)]
+    for chunk in asked[:2]:
+        mesh.landed(chunk, Origin(B, b"right"), 2 * pace.aim_s, moved=moved)
+    assert int(mesh.state.width) == slots
 
 
 QUARANTINES = {

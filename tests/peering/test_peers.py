@@ -113,6 +113,19 @@ def test_a_chunk_comes_with_its_bytes_its_digest_and_who_read_it(
             assert reply.head.fields[DIGEST.lower()] == blake3(body).hexdigest()
 
 
+def test_a_chunk_that_the_asker_has_elsewhere_is_named_and_not_sent(
+    server: PeerServer, asker: Asker, content: bytes
+) -> None:
+    here, other = blake3(content[2 * CHUNK : 3 * CHUNK]).digest(), bytes(32)
+    for _ in range(5):  # over the same connection; slots are given back
+        with asker.ask(the_peer(server), "GET", "chunks/2", unless=[other, here]) as reply:
+            assert (reply.status, reply.left) == (304, 0)
+            assert reply.head.fields[READER.lower()] == HERE
+            assert reply.head.fields[DIGEST.lower()] == here.hex()
+    with asker.ask(the_peer(server), "GET", "chunks/2", unless=[other]) as reply:
+        assert (reply.status, reply.read(CHUNK)) == (200, content[2 * CHUNK : 3 * CHUNK])
+
+
 def test_what_is_not_here_yet_is_not_given(server: PeerServer, asker: Asker) -> None:
     for number in (4, 5, 6, 10**8):
         with asker.ask(the_peer(server), "GET", f"chunks/{number}") as reply:

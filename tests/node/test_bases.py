@@ -1,0 +1,158 @@
+"""What other copies may have of a changed file: which of their files are looked at, and what is done with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from actors.chunks import Chunk
+from actors.disk.bases import MOST_BASES, MOST_MISSES, Bases, bases
+from actors.disk.handles import Folder
+from actors.disk.ingest import LATE_FILE_BYTES
+from actors.disk.reuse import Donor, Offer, copy_range
+from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, make_manifest
+
+SIZE = 1 << 20
+CHUNK = 64 << 10
+CONTENT = os.urandom(SIZE)
+
+
+def a_file(path: str, size: int = SIZE, name: str = "a") -> ManifestFile:
+    return ManifestFile(path, size, Digest(f"sha256:{name}"))
+
+
+def a_manifest(*files: ManifestFile, uri: str = "hf://a/b") -> Manifest:
+    return make_manifest(ModelSource(uri), "r", files)
+
+
+def a_donor(name: str, *files: ManifestFile, damaged: tuple[str, ...] = ()) -> Donor:
+    return Donor(name, a_manifest(*files), lambda: Folder.at(Path("/nowhere")), frozenset(damaged))
+
+
+WANTED = a_manifest(a_file("x/w.bin"))
+
+BASES: dict[str, tuple[Manifest, list[Donor], set[int], list[str]]] = {
+    "the file at its path": (WANTED, [a_donor("d", a_file("x/w.bin", 5), a_file("y/w.bin"))], set(), ["d/x/w.bin"]),
+    "else those of its name": (
+        WANTED,
+        [a_donor("d", a_file("y/w.bin", 5), a_file("z/w.bin", 6), a_file("v.bin"))],
+        set(),
+        ["d/y/w.bin", "d/z/w.bin"],
+    ),
+    "else those of its size": (WANTED, [a_donor("d", a_file("v.bin"), a_file("u.bin", 5))], set(), ["d/v.bin"]),
+    "nothing that is like it in nothing": (WANTED, [a_donor("d", a_file("v.bin", 5))], set(), []),
+    "of each copy, in their order": (
+        WANTED,
+        [a_donor("d", a_file("v.bin")), a_donor("e", a_file("x/w.bin"))],
+        set(),
+        ["d/v.bin", "e/x/w.bin"],
+    ),
+    "a few": (
+        WANTED,
+        [a_donor("d", *(a_file(f"{number}.bin") for number in range(9)))],
+        set(),
+        [f"d/{number}.bin" for number in range(MOST_BASES)],
+    ),
+    "none that is damaged": (WANTED, [a_donor("d", a_file("x/w.bin"), damaged=("x/w.bin",))], set(), []),
+    "none for a file that is there": (WANTED, [a_donor("d", a_file("x/w.bin"))], {0}, []),
+    "none for a small file": (
+        a_manifest(a_file("w", LATE_FILE_BYTES)),
+        [a_donor("d", a_file("w", LATE_FILE_BYTES))],
+        set(),
+        [],
+    ),
+    "none for an archive": (
+        a_manifest(a_file("m.tar"), uri="https://a/m.tar"),
+        [a_donor("d", a_file("m.tar"))],
+        set(),
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize(("wanted", "donors", "whole", "expected"), BASES.values(), ids=BASES)
+def test_a_changed_file_is_compared_with(
+    wanted: Manifest, donors: list[Donor], whole: set[int], expected: list[str]
+) -> None:
+    found = bases(wanted, donors, whole).get(0, ())
+    assert [f"{offer.donor.name}/{offer.path}" for offer in found] == expected
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    (tmp_path / "old").mkdir()
+    path = tmp_path / "old/w.bin"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.fixture
+def held(old: Path) -> Iterator[Bases]:
+    donor = Donor("old", a_manifest(a_file("w.bin")), lambda: Folder.at(old.parent))
+    found = Bases({0: (Offer(donor, "w.bin"),)})
+    yield found
+    found.close()
+
+
+def chunk(number: int) -> Chunk:
+    return Chunk(0, number * CHUNK, (number + 1) * CHUNK)
+
+
+def test_the_digest_of_what_a_base_has_at_the_place_of_a_chunk_is_known(held: Bases) -> None:
+    for _ in range(2):
+        (digest,) = held.of(chunk(3), bytearray(5000))
+        assert digest == blake3(CONTENT[3 * CHUNK : 4 * CHUNK]).digest()
+    assert held.of(chunk(16), bytearray(5000)) == {}, "it ends before"
+    assert held.of(Chunk(1, 0, 5), bytearray(5000)) == {}, "nothing is like that file"
+
+
+def test_a_base_with_nothing_in_common_is_left_alone_after_a_few_chunks(held: Bases) -> None:
+    for number in range(MOST_MISSES):
+        offered = held.of(chunk(number % 16), bytearray(CHUNK))
+        assert offered
+        held.compared(offered, next(iter(offered)) if number == 3 else b"another")
+    for number in range(4):
+        held.compared(held.of(chunk(number), bytearray(CHUNK)), b"another")
+    assert not held.of(chunk(15), bytearray(CHUNK))
+
+
+@pytest.mark.parametrize("spoil", ["gone", "a link", "a fifo", "shorter"])
+def test_what_took_the_place_of_a_base_is_passed_over(spoil: str, old: Path, held: Bases) -> None:
+    old.unlink()
+    if spoil == "a link":
+        (old.parent / "elsewhere").write_bytes(CONTENT)
+        old.symlink_to("elsewhere")
+    elif spoil == "a fifo":
+        os.mkfifo(old)
+    elif spoil == "shorter":
+        old.write_bytes(CONTENT[: 15 * CHUNK])
+    assert held.of(chunk(15), bytearray(CHUNK)) == {}
+
+
+def test_a_base_that_becomes_shorter_is_used_no_more(old: Path, held: Bases) -> None:
+    assert held.of(chunk(0), bytearray(CHUNK))
+    os.truncate(old, CHUNK)
+    assert held.of(chunk(5), bytearray(CHUNK)) == {}
+    assert held.of(chunk(0), bytearray(CHUNK)) == {}
+
+
+@pytest.mark.parametrize("has_copy_file_range", [True, False])
+def test_a_range_is_copied_to_its_place(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_copy_file_range: bool
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(95, "Operation not supported")
+
+    if not has_copy_file_range:
+        monkeypatch.setattr(os, "copy_file_range", refused)
+    new = tmp_path / "new"
+    new.write_bytes(bytes(SIZE))
+    with old.open("rb") as taken, new.open("r+b") as made:
+        assert copy_range(taken.fileno(), made.fileno(), CHUNK, 3 * CHUNK)
+        assert not copy_range(taken.fileno(), made.fileno(), SIZE - 10, SIZE + 10)
+    expected = bytes(CHUNK) + CONTENT[CHUNK : 3 * CHUNK] + bytes(SIZE - 3 * CHUNK - 10) + CONTENT[-10:]
+    assert new.read_bytes() == expected
