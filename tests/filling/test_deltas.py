@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from actors.chunks import Grid
 from actors.manifest import Resolved
 from actors.messages import Audience, DesiredState, Member, ModelReport
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
-from coordinator.dev.trial.versions import ADDED_BYTES, CHANGED, at_revision, flip, moved_bytes, next_version
+from coordinator.dev.trial.versions import CHANGED, at_revision, changed_chunk_bytes, flip, moved_bytes, next_version
 from coordinator.dev.trial.waiting import eventually
 from tests.filling.test_together import Impostor
 from tests.kit.nodes import same_bytes
@@ -59,15 +58,6 @@ def tell(peers: list[Peer], goal: DesiredState) -> None:
         peer.agent.reconcile(goal)
 
 
-def changed_chunks(resolved: Resolved, sample: Path, newer: Path) -> int:
-    """Bytes of those chunks of the changed shard that are not as they were."""
-    index = next(number for number, file in enumerate(resolved.manifest.files) if file.path == CHANGED)
-    old, new = ((folder / CHANGED).read_bytes() for folder in (sample, newer))
-    grid = Grid(resolved.manifest.files, CHUNK)
-    chunks = (grid.chunks[number] for number in grid.of_file(index))
-    return sum(each.size for each in chunks if old[each.start : each.stop] != new[each.start : each.stop])
-
-
 def revised(peers: list[Peer], resolved: Resolved, members: list[Member] | None = None) -> list[ModelReport]:
     """The reports, once these hold this version."""
     company = a_company(members or [peer.member() for peer in peers])
@@ -92,7 +82,7 @@ def test_of_a_changed_file_a_node_takes_only_the_chunks_that_it_has_not(
     reports = revised(peers, second)
     assert all(same_bytes(peer.folder(URI), newer) for peer in peers)
     assert int(origin.stats()["bytes"]) - before == moved_bytes(newer), "each changed file once"
-    moved = changed_chunks(second, sample, newer) + ADDED_BYTES
+    moved = changed_chunk_bytes(sample, newer, CHUNK)
     assert sum(report.bytes_from_peers for report in reports) <= (len(peers) - 1) * moved
     for report in reports:
         assert report.bytes_from_origin + report.bytes_from_peers + report.bytes_reused == report.bytes_total
@@ -111,7 +101,7 @@ def test_of_a_copy_that_is_there_already_a_node_takes_only_the_chunks_that_it_ha
     reports = arrived(others, second, URI)
     assert all(same_bytes(peer.folder(URI), newer) for peer in peers)
     assert int(origin.stats()["bytes"]) == before
-    moved = changed_chunks(second, sample, newer) + ADDED_BYTES
+    moved = changed_chunk_bytes(sample, newer, CHUNK)
     assert sum(report.bytes_from_peers for report in reports) <= len(others) * moved
 
 

@@ -28,6 +28,8 @@ from coordinator.plan.plan import plan
 from coordinator.plan.snapshot import Resolution
 
 TICK_S = 0.1
+LINK_BYTES_PER_S = 25 << 20
+"""Said to be of every node, so that chunks are small."""
 GONE = Failure("AgentUnavailable", "it does not answer")
 
 
@@ -94,7 +96,7 @@ class Fanout:
         environment = {
             "LOCALMODEL_HOST_ROOT": str(self._folder / name),
             "LOCALMODEL_HEADROOM": "0",
-            "LOCALMODEL_LINK": "25Mi",  # so that chunks are small
+            "LOCALMODEL_LINK": str(LINK_BYTES_PER_S),
             "LOCALMODEL_PEER_HOST": place.host,
             "LOCALMODEL_PEER_PORT": str(place.port),
             **place.environment,
@@ -120,7 +122,7 @@ class Fanout:
         if len(self._world.agents) >= len(self.agents):  # nobody owns all, because nobody else is there yet
             for name, address in self._strangers.items():
                 report = NodeReport(
-                    NodeName(name), "stranger", "0", 0, peer_address=address, link_bytes_per_s=25 * 1024**2
+                    NodeName(name), "stranger", "0", 0, peer_address=address, link_bytes_per_s=LINK_BYTES_PER_S
                 )
                 self._world.agents[name] = AgentView(report, time.time())
         snapshot = self._world.snapshot()

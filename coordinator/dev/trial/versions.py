@@ -36,6 +36,15 @@ def moved_bytes(folder: Path) -> int:
     return (folder / CHANGED).stat().st_size + ADDED_BYTES
 
 
+def changed_chunk_bytes(sample: Path, newer: Path, chunk_bytes: int) -> int:
+    """The size of those chunks of what `next_version` has changed and added that the sample has not."""
+    total = ADDED_BYTES
+    with (sample / CHANGED).open("rb") as before, (newer / CHANGED).open("rb") as after:
+        while chunk := after.read(chunk_bytes):
+            total += 0 if before.read(chunk_bytes) == chunk else len(chunk)
+    return total
+
+
 def at_revision(origin: Origin, revision: str | None = None, uri: str = URI) -> Resolved:
     """What a node is told of that commit; None: of what `main` is."""
     return resolve(ModelSource(uri, revision), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
