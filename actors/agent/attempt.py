@@ -247,7 +247,7 @@ class Filling(Attempt):
             Shared(engine.exchange, engine.limit, engine.quotas, engine.clock, engine.rng),
             company=self.wish.together(),
             check=self._store.check_fence,
-            bases=Bases(bases(ingest.manifest, self.wish.donors, ingest.whole)),
+            bases=Bases(ingest.manifest, bases(ingest.manifest, self.wish.donors, ingest.whole)),
         )
         self._fill = fill
         fill.renew(self.wish.part())  # the wish may have changed before the fill could be told

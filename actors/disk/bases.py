@@ -6,7 +6,8 @@
 
 A base proves nothing: what was copied is read once more, and its file is hashed like every other.
 
-Only at the same place: chunks are of a MiB and more, and what moves within a file hardly ever moves by just that.
+The same place is as far from the beginning, or from the end: where the header of a file became longer (another chat
+template in a GGUF file, a tensor more in a safetensors one) everything behind it moved by so many bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from actors.disk.reuse import Donor, Offer
 from actors.manifest import Manifest, ManifestFile
 
 MOST_BASES = 3
-"""Of one file: each costs a read of the disk for every chunk that is asked for."""
+"""Of one file: each costs a read or two of the disk for every chunk that is asked for."""
 MOST_MISSES = 16
 """A base in which so many chunks in a row were others is left alone."""
 
@@ -76,20 +77,35 @@ def _known_by(trait: Callable[[ManifestFile], str | int], donor: Donor) -> dict[
 
 @dataclass(slots=True, eq=False)
 class Base:
-    """One of them. `descriptor`: -1 where it is not open. `digests`: those of its chunks that were read."""
+    """One of them, as seen from its beginning or its end.
+
+    `descriptor`: -1 where it is not open; `size`: of the file, and `wanted_size` of the one that is wanted. `digests`:
+    those of what was read at the place of a chunk.
+    """
 
     offer: Offer
+    from_end: bool
+    wanted_size: int
     descriptor: int = -1
     size: int = 0
     misses: int = 0
     digests: dict[Chunk, bytes] = field(default_factory=dict)
 
+    def place(self, chunk: Chunk) -> int | None:
+        """Where in the file the chunk would begin. None: it has no place there."""
+        moved = self.size - self.wanted_size if self.from_end else 0
+        same = self.from_end and not moved
+        return None if same or chunk.start + moved < 0 or chunk.stop + moved > self.size else chunk.start + moved
+
 
 class Bases:
     """Those of one fill. Any thread; files that were opened stay so until `close`, when nobody is at work any more."""
 
-    def __init__(self, offered: Mapping[int, Iterable[Offer]] | None = None) -> None:
-        self._bases = {index: [Base(offer) for offer in each] for index, each in (offered or {}).items()}
+    def __init__(self, manifest: Manifest, offered: Mapping[int, Iterable[Offer]]) -> None:
+        self._bases = {
+            index: [Base(offer, end, manifest.files[index].size) for offer in each for end in (False, True)]
+            for index, each in offered.items()
+        }
         self._lock = threading.Lock()
 
     def of(self, chunk: Chunk, buffer: bytearray) -> dict[bytes, Base]:
@@ -97,8 +113,9 @@ class Bases:
         found: dict[bytes, Base] = {}
         for base in self._bases.get(chunk.file, ()):
             try:
-                if self._opened(base) and chunk.stop <= base.size:
-                    digest = base.digests.get(chunk) or digest_of(base.descriptor, chunk.start, chunk.stop, buffer)
+                if self._opened(base) and (place := base.place(chunk)) is not None:
+                    known = base.digests.get(chunk)
+                    digest = known or digest_of(base.descriptor, place, place + chunk.size, buffer)
                     base.digests[chunk] = digest
                     found.setdefault(digest, base)
             except OSError:

@@ -212,23 +212,25 @@ def _cloned(taken: int, made: int) -> bool:
 
 def _filled(taken: int, made: int, size: int, check: Callable[[], None]) -> bool:
     reserve(made, size)
-    return copy_range(taken, made, 0, size, check)
+    return copy_range(taken, 0, made, 0, size, check)
 
 
-def copy_range(taken: int, made: int, start: int, stop: int, check: Callable[[], None] = lambda: None) -> bool:
-    """Whether these bytes of one open file are in the other, at the same place; not if the one became shorter.
+def copy_range(
+    taken: int, start: int, made: int, position: int, size: int, check: Callable[[], None] = lambda: None
+) -> bool:
+    """Whether so many bytes from `start` of one open file are in the other; not if the one became shorter.
 
-    They share their blocks afterwards where the filesystem can do that and `start` is a multiple of a block.
+    They share their blocks afterwards where the filesystem can do that and both positions are multiples of a block.
     """
-    while start < stop:
+    while size:
         check()
         try:
-            count = os.copy_file_range(taken, made, min(BLOCK_BYTES, stop - start), start, start)
+            count = os.copy_file_range(taken, made, min(BLOCK_BYTES, size), start, position)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-            count = os.pwrite(made, os.pread(taken, min(BLOCK_BYTES, stop - start), start), start)
+            count = os.pwrite(made, os.pread(taken, min(BLOCK_BYTES, size), start), position)
         if not count:
             return False
-        start += count
+        start, position, size = start + count, position + count, size - count
     return True

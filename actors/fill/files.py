@@ -21,7 +21,7 @@ from enum import Enum, auto
 
 from actors.chunks import Chunk, Ranges
 from actors.digest import Digester, algorithm_of, chunk_hash, how_verified
-from actors.disk.bases import Bases
+from actors.disk.bases import Base, Bases
 from actors.disk.durable import start_writeback, sync_files
 from actors.disk.filesystem import disk_errors
 from actors.disk.ingest import Ingest, is_immutable
@@ -62,7 +62,7 @@ class Files:
     def __init__(self, ingest: Ingest, bases: Bases | None = None) -> None:
         """`bases`: what other copies may have of what is missing. Closed with the files."""
         self.manifest = ingest.manifest
-        self.bases = bases or Bases()
+        self.bases = bases or Bases(ingest.manifest, {})
         self._ingest = ingest
         self._lock = threading.Lock()
         done = ingest.journal.done
@@ -120,10 +120,13 @@ class Files:
                 count = os.pwrite(descriptor, block, position)
                 block, position = block[count:], position + count
 
-    def copy(self, chunk: Chunk, base: int) -> bool:
-        """Whether the chunk is in its file as it is in the open file `base`. It counts once `wrote` says so."""
+    def copy(self, chunk: Chunk, base: Base) -> bool:
+        """Whether the chunk is in its file as it is in the base. It counts once `wrote` says so."""
+        place = base.place(chunk)
+        if place is None:
+            return False
         with disk_errors(f"writing {self.manifest.files[chunk.file].path}"):
-            return copy_range(base, self._descriptor(chunk.file), chunk.start, chunk.stop)
+            return copy_range(base.descriptor, place, self._descriptor(chunk.file), chunk.start, chunk.size)
 
     def wrote(self, index: int, start: int, stop: int) -> None:
         """These bytes are there."""

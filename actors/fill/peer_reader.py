@@ -117,7 +117,7 @@ class PeerReader:
     def _is_copied(self, chunk: Chunk, base: Base, digest: bytes, buffer: bytearray) -> bool:
         """The chunk is in its file. A disk that cannot read the base may still take the peer's bytes."""
         try:
-            return self._files.copy(chunk, base.descriptor) and self._files.chunk_digest(chunk, buffer) == digest
+            return self._files.copy(chunk, base) and self._files.chunk_digest(chunk, buffer) == digest
         except StoreError as error:
             _log.warning("cannot copy from another copy", extra={"copy": base.offer.donor.name, "error": str(error)})
             return False
