@@ -114,9 +114,20 @@ class ApiServer:
                 await self._stop.wait()
                 await application.close()
             finally:
-                await runner.cleanup()
+                await _end(runner)
         finally:
             storage.close()
+
+
+async def _end(runner: web.AppRunner) -> None:
+    """No connection is left open, also of a client that does not read what it is sent: a mere close waits for it."""
+    server = runner.server
+    transports = [each.transport for each in server.connections] if server is not None else []
+    await runner.cleanup()
+    for transport in transports:
+        if transport is not None:
+            transport.abort()
+    await asyncio.sleep(0)  # the loop closes them in its next turn
 
 
 def _install(registry: Registry, crd: Mapping[str, Any]) -> None:

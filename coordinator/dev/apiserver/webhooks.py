@@ -44,9 +44,6 @@ class Webhooks:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
-            await asyncio.sleep(
-                0.1
-            )  # TLS connections end a little later: https://docs.aiohttp.org/en/stable/client_advanced.html
 
     def asked_of(self, attempt: Attempt) -> list[tuple[Object, Kind]]:
         """The webhooks whose rules and selectors match."""
@@ -92,7 +89,7 @@ class Webhooks:
         seconds = webhook.get("timeoutSeconds", 10)
         where = f'failed to call webhook: Post "{url}?timeout={seconds}s"'
         if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=False, connector=aiohttp.TCPConnector(force_close=True))
+            self._session = aiohttp.ClientSession(trust_env=False)
         try:
             async with self._session.post(
                 f"{address}?timeout={seconds}s",
