@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
+import socket
 import ssl
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import aiohttp
 import jsonpatch
@@ -40,10 +43,24 @@ class Webhooks:
         self._catalogue = catalogue
         self._services = services
         self._session: aiohttp.ClientSession | None = None
+        self._sockets: WeakSet[socket.socket] = WeakSet()
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        """No connection is left open, also to a webhook that leaves the end of TLS unanswered, for which TLS waits."""
+        if self._session is None:
+            return
+        await self._session.close()
+        while left := [each for each in self._sockets if each.fileno() >= 0]:
+            for each in left:
+                with contextlib.suppress(OSError):  # it has ended already, and the loop is about to close it
+                    each.shutdown(socket.SHUT_RDWR)
+            await asyncio.sleep(0.01)
+
+    def _open(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, *_ = address
+        opened = socket.socket(family, kind, protocol)
+        self._sockets.add(opened)
+        return opened
 
     def asked_of(self, attempt: Attempt) -> list[tuple[Object, Kind]]:
         """The webhooks whose rules and selectors match."""
@@ -89,7 +106,9 @@ class Webhooks:
         seconds = webhook.get("timeoutSeconds", 10)
         where = f'failed to call webhook: Post "{url}?timeout={seconds}s"'
         if self._session is None:
-            self._session = aiohttp.ClientSession(trust_env=False)
+            self._session = aiohttp.ClientSession(
+                trust_env=False, connector=aiohttp.TCPConnector(socket_factory=self._open)
+            )
         try:
             async with self._session.post(
                 f"{address}?timeout={seconds}s",
