@@ -16,18 +16,22 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from actors.chunks import Chunk
 from actors.digest import digest_of
 from actors.disk.ingest import LATE_FILE_BYTES
-from actors.disk.reuse import Donor, Offer
+from actors.disk.reuse import Donor, Offer, deduplicate
 from actors.manifest import Manifest, ManifestFile
 
 MOST_BASES = 3
 """Of one file: each costs a read or two of the disk for every chunk that is asked for."""
 MOST_MISSES = 16
 """A base in which so many chunks in a row were others is left alone."""
+
+PIECE_BYTES = 1 << 20
+"""So much of a file is compared at a time to be shared."""
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +102,20 @@ class Base:
         return None if same or chunk.start + moved < 0 or chunk.stop + moved > self.size else chunk.start + moved
 
 
+def _deduplicated(base: Base, index: int, made: int) -> int:
+    """How many bytes of the file are the base's now. Raises OSError."""
+    total = misses = 0
+    for start in range(0, base.wanted_size, PIECE_BYTES):
+        piece = Chunk(index, start, min(start + PIECE_BYTES, base.wanted_size))
+        place = base.place(piece)
+        shared = 0 if place is None else deduplicate(base.descriptor, place, made, start, piece.size)
+        misses = 0 if shared else misses + 1
+        if misses == MOST_MISSES and not total:
+            break
+        total += shared
+    return total
+
+
 class Bases:
     """Those of one fill. Any thread; files that were opened stay so until `close`, when nobody is at work any more."""
 
@@ -134,6 +152,17 @@ class Bases:
             if base.misses < MOST_MISSES:
                 _log.info("a copy cannot be used", extra={"copy": base.offer.donor.name, "path": base.offer.path})
             base.misses = MOST_MISSES
+
+    def share(self, index: int, made: int) -> None:
+        """The file at `index`, which is complete and open as `made`, takes no room for what is the same in a base.
+
+        As far as the disk can do that: XFS and Btrfs. So what this node read from the origin costs no more room than
+        what it copied.
+        """
+        for base in self._bases.get(index, ()):
+            with suppress(OSError):  # another kind of disk, or another place within a block
+                if self._opened(base) and _deduplicated(base, index, made):
+                    return
 
     def close(self) -> None:
         for base in (base for several in self._bases.values() for base in several):

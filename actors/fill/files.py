@@ -199,6 +199,7 @@ class Files:
         if file.size > SMALL_FILE_BYTES:
             with self._synced(file.path, [index]):
                 os.fsync(state.descriptor)
+            self.bases.share(index, state.descriptor)
         with self._lock:
             os.close(state.descriptor)
             state.descriptor, state.digester, state.sealed = -1, None, digester.digest()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,3 +183,68 @@ def test_a_range_is_copied_to_its_place(
         assert not copy_range(taken.fileno(), SIZE - 10, made.fileno(), SIZE - 10, 20)
     expected = bytes(CHUNK) + CONTENT[CHUNK - 7 : 3 * CHUNK - 7] + bytes(SIZE - 3 * CHUNK - 10) + CONTENT[-10:]
     assert new.read_bytes() == expected
+
+
+class Kernel:
+    """FIDEDUPERANGE as a filesystem with reflinks answers it; with `error` as another does."""
+
+    def __init__(self, error: int = 0, status: int = 0) -> None:
+        self.error, self.status = error, status
+        self.shared: list[tuple[int, int]] = []
+        self.compared = 0
+
+    def ioctl(self, taken: int, _request: int, content: bytes) -> bytes:
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        self.compared += 1
+        start, size, *_, made, position, _, _, _ = struct.unpack("=QQHHIqQQiI", content)
+        same = os.pread(taken, size, start) == os.pread(made, size, position)
+        if same and not self.status:
+            self.shared.append((position, size))
+        status = self.status or (0 if same else 1)
+        return struct.pack("=QQHHIqQQiI", start, size, 1, 0, 0, made, position, size if same else 0, status, 0)
+
+
+def shares(monkeypatch: pytest.MonkeyPatch, kernel: Kernel, held: Bases, new: Path) -> list[tuple[int, int]]:
+    monkeypatch.setattr("fcntl.ioctl", kernel.ioctl)
+    monkeypatch.setattr("actors.disk.bases.PIECE_BYTES", CHUNK)
+    with new.open("r+b") as made:
+        held.share(0, made.fileno())
+    return kernel.shared
+
+
+def test_a_complete_file_shares_what_is_the_same_where_the_disk_can(
+    held: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    new.write_bytes(CONTENT[: 3 * CHUNK] + bytes(CHUNK) + CONTENT[4 * CHUNK :])
+    expected = [(number * CHUNK, CHUNK) for number in range(16) if number != 3]
+    assert shares(monkeypatch, Kernel(), held, new) == expected
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [Kernel(errno.EOPNOTSUPP), Kernel(errno.EINVAL), Kernel(status=-errno.EINVAL)],
+    ids=["none", "ioctl", "one"],
+)
+def test_a_disk_that_cannot_share_leaves_files_as_they_are(
+    kernel: Kernel, held: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    new.write_bytes(CONTENT)
+    assert shares(monkeypatch, kernel, held, new) == []
+    assert kernel.compared <= 2, "each way to look at a base is given up at once"
+    assert new.read_bytes() == CONTENT
+
+
+def test_a_file_that_has_nothing_in_common_is_not_compared_to_its_end(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.write_bytes(CONTENT * 4)
+    new = tmp_path / "new"
+    new.write_bytes(bytes(4 * SIZE))
+    donor = Donor("old", a_manifest(a_file("w.bin")), lambda: Folder.at(old.parent))
+    held, kernel = Bases(a_manifest(a_file("w.bin", 4 * SIZE)), {0: (Offer(donor, "w.bin"),)}), Kernel()
+    assert shares(monkeypatch, kernel, held, new) == []
+    assert kernel.compared == MOST_MISSES
+    held.close()

@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 
 from actors import errors
 from actors.agent.settings import AgentSettings
-from actors.disk import ingest
+from actors.disk import bases, ingest
 from actors.disk.marker import MARKER_BYTES
 from actors.errors import LocalModelError
 from actors.fill import files
@@ -408,6 +408,7 @@ NUMBERS = {
         f"quarantined for {_PACE.quarantine_s:g} s, doubling to {standing.QUARANTINE_MAX_S / 3600:g} h",
         f"after {_PACE.quarantine_s:g} s, doubling to {standing.DEFAULT_MAX_S / 60:g} min",
         f"heeded for {_PACE.takeover_s:g} s in all",
+        f"none in which {bases.MOST_MISSES} chunks in a row were others",
         f"no byte for {_PACE.silence_s:g} s, or a chunk slower than {wire.SLOWEST_BYTES_PER_S >> 10} KiB/s after"
         f" {wire.time_for(0):g} s",
         f"read at {gossip.FRAMES_PER_S:g} a second",
