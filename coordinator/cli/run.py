@@ -148,6 +148,7 @@ class _Process:
             eviction=chosen.eviction,
             orphan_grace_s=chosen.orphan_grace_s,
             storage_limit=chosen.storage_limit,
+            mark_nodes=chosen.mark_nodes,
             home=chosen.namespace,
             kserve=self._kserve,
         )

@@ -63,6 +63,7 @@ class Settings:
     eviction: Policy | None = None
     orphan_grace_s: float | None = ORPHAN_GRACE_S
     storage_limit: str = "auto"
+    mark_nodes: bool = False
     budgets: Budgets = field(default_factory=Budgets)
     schemes: Schemes = field(default_factory=Schemes)
     origins: Origins = field(default_factory=Origins)
@@ -119,6 +120,7 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         eviction=None if args.eviction == "off" else Policy(args.eviction_idle_seconds, args.eviction == "dry-run"),
         orphan_grace_s=args.orphan_grace_seconds or None,
         storage_limit=args.storage_limit,
+        mark_nodes=args.mark_nodes,
         budgets=_budgets(args, env),
         schemes=_schemes(args, env),
         origins=_given(args.allow_origins, env, "LOCALMODEL_ALLOW_ORIGINS", Origins.parse, Origins()),
@@ -262,6 +264,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         partial(_positive, below=10 * 365 * 86400.0, zero=True),
         "S",
     )
+
+    placement = parser.add_argument_group("placement")
+    text = (
+        "Nodes say which models they hold: a label per cache, and a condition for readiness rules; needs its own role"
+    )
+    _switch(placement, "mark-nodes", text)
 
     limits = parser.add_argument_group("capacity")
     _flag(

@@ -73,14 +73,16 @@ class Choices(TypedDict, total=False):
     """What an operator, or a test, may choose.
 
     `budgets`: how much all nodes together may ask of an origin. `eviction` needs `informers.pods`. `orphan_grace_s`:
-    as in Snapshot. `home` is the namespace whose pods are not users of models but ours. `writes_per_s` and
-    `progress_interval_s`: as in Pace. `executor` sends the writes and looks at pods. `kserve` None: its defaults hold.
+    as in Snapshot, and so `mark_nodes`. `home` is the namespace whose pods are not users of models but ours.
+    `writes_per_s` and `progress_interval_s`: as in Pace. `executor` sends the writes and looks at pods. `kserve` None:
+    its defaults hold.
     """
 
     budgets: Budgets | None
     eviction: Policy | None
     orphan_grace_s: float | None
     storage_limit: str
+    mark_nodes: bool
     home: str
     writes_per_s: float
     progress_interval_s: float
@@ -117,6 +119,7 @@ class Controller:
         self._budgets = chosen.get("budgets") or Budgets()
         self._orphan_grace_s = chosen.get("orphan_grace_s", ORPHAN_GRACE_S)
         self._storage_limit = chosen.get("storage_limit", "auto")
+        self._mark_nodes = chosen.get("mark_nodes", False)
         self._executor = chosen.get("executor") or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
         self._story = Story()
         self._remover = Remover(self._announce)
@@ -262,6 +265,7 @@ class Controller:
             governed=self._governed,
             orphan_grace_s=self._orphan_grace_s,
             storage_limit=self._storage_limit,
+            mark_nodes=self._mark_nodes,
         )
         snapshot = self._looks.see(self._informers.see(snapshot), now)
         if self._kserve is not None:
@@ -307,3 +311,5 @@ def _refs(snapshot: Snapshot) -> Iterable[Ref]:
     yield from (cache.ref for cache in snapshot.caches.values())
     yield from (group.ref for group in snapshot.groups.values())
     yield from (local.ref for local in snapshot.local_nodes.values())
+    if snapshot.mark_nodes:
+        yield from (node.ref for node in snapshot.nodes.values())

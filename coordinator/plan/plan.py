@@ -28,6 +28,7 @@ from coordinator.plan.eviction import orders_of as eviction_orders
 from coordinator.plan.facts import gather
 from coordinator.plan.fill_groups import companies
 from coordinator.plan.fold import Turn
+from coordinator.plan.node_marks import mark_writes
 from coordinator.plan.node_writes import group_writes, node_writes
 from coordinator.plan.origin_shares import Shares, govern
 from coordinator.plan.removals import Leaving, orders_of, removals
@@ -70,7 +71,13 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     shares = govern(facts, together)
     carried_out = () if snapshot.evict_dry_run else going
     return Plan(
-        writes=(*cache_writes(facts, leaving), *node_writes(facts), *group_writes(facts), *volume_writes(facts)),
+        writes=(
+            *cache_writes(facts, leaving),
+            *node_writes(facts),
+            *group_writes(facts),
+            *volume_writes(facts),
+            *mark_writes(facts),
+        ),
         desired=desired_states(facts, together, shares, _orders(snapshot, leaving, carried_out, now)),
         wants=wants(facts),
         tallies=facts.folded.caches,

@@ -191,11 +191,13 @@ def read_node_group(raw: Object) -> NodeGroup:
 def read_node(raw: Object) -> Node:
     """Raises ValueError only for an object without a name."""
     ref = _ref(raw, NODES)
-    conditions = written.CONDITIONS(_mapping(raw.get("status")).get("conditions")) or ()
+    standing = _mapping(raw.get("status")).get("conditions")
+    conditions = written.CONDITIONS(standing) or ()
     ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+    kept = tuple(standing) if isinstance(standing, list) and _are_objects(standing) else None
     labels = {k: v for k, v in _mapping(raw["metadata"].get("labels")).items() if isinstance(v, str)}
     cordoned = _mapping(raw.get("spec")).get("unschedulable") is True
-    return Node(NodeName(ref.name), ref.uid, labels, ready, cordoned)
+    return Node(NodeName(ref.name), ref.uid, labels, ready, cordoned, kept, ref.version)
 
 
 def read_local_node(raw: Object) -> LocalNode:

@@ -25,7 +25,7 @@ from coordinator.api.resources import (
     StatusKey,
 )
 from coordinator.fleet.interface import AgentView
-from coordinator.kube.interface import ResourceType
+from coordinator.kube.interface import NODES, ResourceType
 from coordinator.kube.node_selector import NodeSelector
 from coordinator.plan.bindings import Claim, ClaimName, Volume
 from coordinator.plan.kserve_config import KServeConfig
@@ -162,13 +162,22 @@ class NodeGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """A Kubernetes node. `cordoned`: no new pod is scheduled to it; it may be being drained."""
+    """A Kubernetes node. `cordoned`: no new pod is scheduled to it; it may be being drained.
+
+    `conditions` are as they stand in it; None: nothing that can be written back. `version` is its resourceVersion.
+    """
 
     name: NodeName
     uid: str
     labels: Mapping[str, str]
     ready: bool
     cordoned: bool = False
+    conditions: tuple[Mapping[str, Any], ...] | None = None
+    version: str = ""
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(NODES, self.name, None, self.uid, self.version)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -229,6 +238,7 @@ class Snapshot:
     `services`, `volumes` and `claims` are None where they are not watched, or cannot be yet: then nothing that depends
     on them is written. `kserve` is what KServe itself is configured with.
     `storage_limit` is what becomes of limits of groups that do not say it themselves: see `plan.limits`.
+    `mark_nodes`: Nodes say what they hold, see `plan.node_marks`.
     """
 
     owner: str
@@ -257,6 +267,7 @@ class Snapshot:
     volumes: Mapping[str, Volume] | None = None
     claims: Mapping[ClaimName, Claim] | None = None
     kserve: KServeConfig = field(default_factory=KServeConfig)
+    mark_nodes: bool = False
 
     def agent(self, name: NodeName) -> AgentView:
         """The state of the node's agent: that it starts, where nothing has been heard of it."""

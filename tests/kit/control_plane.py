@@ -153,7 +153,11 @@ def read_credentials(kube: RecordingKube, kind: str, name: str) -> Object | None
 
 @contextmanager
 def coordinating(
-    kubeconfig: Path, eviction: Policy | None = None, *, may_act: Callable[[], bool] = lambda: True
+    kubeconfig: Path,
+    eviction: Policy | None = None,
+    *,
+    mark_nodes: bool = False,
+    may_act: Callable[[], bool] = lambda: True,
 ) -> Iterator[Cluster]:
     """A coordinator that leads, against a server which serves our kinds. The namespaces it needs are made.
 
@@ -194,6 +198,7 @@ def coordinating(
             ),
             progress_interval_s=0.05,
             eviction=eviction,
+            mark_nodes=mark_nodes,
             home=HOME,
             kserve=ConfigReader(kube, KSERVE),
         )
@@ -213,11 +218,11 @@ def coordinating(
 
 
 @contextmanager
-def running_coordinator(folder: Path, eviction: Policy | None = None) -> Iterator[Cluster]:
+def running_coordinator(folder: Path, eviction: Policy | None = None, *, mark_nodes: bool = False) -> Iterator[Cluster]:
     """One beside a development API server of its own."""
     with ApiServer([*crds.load(), *consumer_crds()]) as server:
         write_kubeconfig(folder / "kubeconfig", server.url)
-        with coordinating(folder / "kubeconfig", eviction) as cluster:
+        with coordinating(folder / "kubeconfig", eviction, mark_nodes=mark_nodes) as cluster:
             cluster.namespace(TEAM)
             yield cluster
 

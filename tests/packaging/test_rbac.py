@@ -37,8 +37,9 @@ from coordinator.kube.interface import (
     ResourceType,
 )
 from coordinator.plan.eviction import Policy
+from coordinator.plan.node_marks import CONDITION, label_of
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
-from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS
+from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS, Ref
 from tests.kit.control_plane import HOME, JOBS, KSERVE, TEAM, Cluster, running_coordinator, soon
 from tests.kit.manifests import K8S, pick, resources
 from tests.kit.openapi import problems, schema_of
@@ -54,6 +55,7 @@ FOR_ADMISSION = {
 }
 """What no request needs, and an admission plugin asks for."""
 FOR_EVICTION = grants(resources(K8S / "components" / "eviction"), "localmodel-coordinator", HOME)
+FOR_PLACEMENT = grants(resources(K8S / "components" / "placement"), "localmodel-coordinator", HOME)
 
 
 def a_life(cluster: Cluster) -> None:
@@ -165,6 +167,28 @@ def a_life_with_eviction(cluster: Cluster) -> None:
     assert [order.key for order in cluster.agents.ordered] == [storage_key("hf://models/old")]
 
 
+def a_life_with_marked_nodes(cluster: Cluster) -> None:
+    """A model comes and goes; so do the label and the condition, beside what the kubelet and others wrote there."""
+
+    def node() -> Object:
+        return cluster.find(NODES, "n1") or {}
+
+    def condition() -> str | None:
+        return next((each["status"] for each in node()["status"]["conditions"] if each["type"] == CONDITION), None)
+
+    label = label_of(Ref(CACHES, "llama"))
+    cluster.create(NODE_GROUPS, a_group())
+    cluster.create(NODES, a_node("n1"))
+    cluster.create(CACHES, a_cache("llama"))
+    soon(lambda: node()["metadata"]["labels"].get(label) == "ready" and condition() == "True")
+    cluster.admin.delete(CACHES, "llama")
+    soon(lambda: label not in node()["metadata"]["labels"])
+    cluster.admin.delete(NODE_GROUPS, "gpu")
+    soon(lambda: condition() is None)
+    assert node()["metadata"]["labels"]["pool"] == "gpu"
+    assert [each["type"] for each in node()["status"]["conditions"]] == ["Ready"]
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> RecordingKube:
     with running_coordinator(tmp_path_factory.mktemp("rbac")) as cluster:
@@ -190,6 +214,14 @@ def test_eviction_needs_no_more_than_its_component_grants_and_all_of_that(tmp_pa
         a_life_with_eviction(cluster)
     assert denied(cluster.recorded.requests, GRANTED | FOR_EVICTION) == set()
     assert unused(cluster.recorded.requests, FOR_EVICTION) == set()
+
+
+@pytest.mark.slow
+def test_nodes_are_marked_with_no_more_than_the_component_grants_and_all_of_that(tmp_path: Path) -> None:
+    with running_coordinator(tmp_path, mark_nodes=True) as cluster:
+        a_life_with_marked_nodes(cluster)
+    assert denied(cluster.recorded.requests, GRANTED | FOR_PLACEMENT) == set()
+    assert unused(cluster.recorded.requests, FOR_PLACEMENT) == set()
 
 
 @pytest.mark.parametrize("model", [LocalModelCache, LocalModelNamespaceCache, LocalModelNode], ids=lambda m: m.KIND)

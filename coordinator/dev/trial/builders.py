@@ -327,6 +327,7 @@ class World:
     looked_at: frozenset[NodeName] = frozenset()
     look_failures: dict[NodeName, Look] = field(default_factory=dict)
     orphan_grace_s: float | None = ORPHAN_GRACE_S
+    mark_nodes: bool = False
     volumes_known: bool = False
     services_known: bool = True
     kserve: KServeConfig = field(default_factory=KServeConfig)
@@ -376,6 +377,7 @@ class World:
             | self.look_failures,
             looked_at=self.looked_at,
             orphan_grace_s=self.orphan_grace_s,
+            mark_nodes=self.mark_nodes,
             **(self._bindings() if self.volumes_known else {}),
         )
 
