@@ -33,8 +33,9 @@ from coordinator.control.eviction_guard import Evictor
 from coordinator.control.informers import Informers
 from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.looks import Looks
-from coordinator.control.metrics import CacheSample, Metrics
+from coordinator.control.metrics import CacheSample, Metrics, NodeSample
 from coordinator.control.outage import Outage
+from coordinator.control.outcomes import Outcomes
 from coordinator.control.pruning import Pruning
 from coordinator.control.quarantine import Quarantine
 from coordinator.control.remover import Remover
@@ -122,6 +123,7 @@ class Controller:
         self._mark_nodes = chosen.get("mark_nodes", False)
         self._executor = chosen.get("executor") or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
         self._story = Story()
+        self._outcomes = Outcomes(metrics)
         self._remover = Remover(self._announce)
         self._pruning = Pruning(self._announce)
         self._quarantine = Quarantine(self._announce, metrics)
@@ -202,6 +204,7 @@ class Controller:
             return None
         self._fleet.sync(planned.desired)
         self._story.planned(snapshot, planned)
+        self._outcomes.observe(snapshot, now)
         self._resolver.want(planned.wants, self._load_options)
         self._looks.want(planned.looks, now)
         self._remover.act(snapshot, planned.removals, planned.desired)
@@ -215,6 +218,7 @@ class Controller:
             [_sample(tally) for tally in planned.tallies.values()],
             _agents(snapshot),
             planned.shares.usage,
+            _disks(snapshot),
         )
         return planned
 
@@ -242,6 +246,7 @@ class Controller:
         """It begins to act, or ends: what was told to agents by then is another coordinator's."""
         self._companies, self._governed = {}, {}
         self._story.begin()
+        self._outcomes.begin()
         if not acting:
             self._resolver.want({}, self._load_options)
             self._metrics.show([], {})  # they are for whoever acts to show
@@ -305,6 +310,19 @@ def _sample(tally: Tally) -> CacheSample:
 
 def _agents(snapshot: Snapshot) -> dict[str, int]:
     return dict(Counter(view.failure.reason if view.failure else "Ready" for view in snapshot.agents.values()))
+
+
+def _disks(snapshot: Snapshot) -> list[NodeSample]:
+    return [
+        NodeSample(
+            name,
+            models=sum(root.used_bytes for root in view.report.roots),
+            reserved=sum(root.reserved_bytes for root in view.report.roots),
+            free=sum(root.free_bytes for root in view.report.roots),
+        )
+        for name, view in snapshot.agents.items()
+        if view.report is not None
+    ]
 
 
 def _refs(snapshot: Snapshot) -> Iterable[Ref]:

@@ -1,7 +1,8 @@
 """What Prometheus sees; the only module that imports `prometheus_client`.
 
-Its own registry, nothing global. Cardinality is bounded by the number of caches and of their origins, plus constants:
-there is no series per node and model, however large the cluster (that detail is in `LocalModelNode.status`).
+Its own registry, nothing global. Cardinality is bounded by the number of caches and of their origins, plus constants,
+and `MAX_NODES`: there is no series per node and model, however large the cluster (that detail is in
+`LocalModelNode.status`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_REASONS = 100
 """Reasons, and the names of origins, come from elsewhere; what exceeds this many is counted as `Other`."""
 
+MAX_NODES = 500
+"""A larger cluster shows the first of them by name: disks are worth a series each, but not without bound."""
+
+_SLOW = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 10800.0, 43200.0)
 _FAST = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0)
 
 
@@ -35,6 +40,16 @@ class CacheSample:
     bytes_cached: int = 0
     rate_bytes_per_s: float = 0.0
     moved: Transferred = field(default_factory=Transferred)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSample:
+    """The disks of one node: in models, promised to fills, and free; in bytes, summed over its folders."""
+
+    name: str
+    models: int = 0
+    reserved: int = 0
+    free: int = 0
 
 
 class Metrics:
@@ -77,6 +92,18 @@ class Metrics:
         self._pauses = Counter(
             "localmodel_origin_pauses_total", "Pauses that an origin asked for.", ["origin"], registry=registry
         )
+        self._moved = Counter(
+            "localmodel_read_bytes_total", "Read by nodes, by where from.", ["location"], registry=registry
+        )
+        for location in ("origin", "peers", "disk"):
+            self._moved.labels(location)
+
+        def times(name: str, text: str) -> Histogram:
+            return Histogram(f"localmodel_{name}_seconds", text, ["outcome"], buckets=_SLOW, registry=registry)
+
+        self._first_byte = times("first_byte", "Until a fill had its first byte, or failed without one.")
+        self._fill = times("fill", "Until a node's fill was committed, or an attempt failed.")
+        self._ready = times("ready", "Until a cache that was not Ready was, or was deleted.")
         self._reasons: set[str] = set()
         self._origins: set[str] = set()
         self._lock = threading.Lock()
@@ -117,9 +144,27 @@ class Metrics:
     def paused(self, origin: str) -> None:
         self._pauses.labels(self._bounded(origin, self._origins)).inc()
 
-    def show(self, caches: Sequence[CacheSample], agents: Mapping[str, int], origins: Sequence[OriginUse] = ()) -> None:
-        """From now on exactly these caches and origins, and this many agents by state, are exported."""
-        self._now.caches, self._now.agents, self._now.origins = caches, agents, origins
+    def moved(self, location: str, count: int) -> None:
+        self._moved.labels(location).inc(count)
+
+    def first_byte(self, outcome: str, seconds: float) -> None:
+        self._first_byte.labels(outcome).observe(seconds)
+
+    def filled(self, outcome: str, seconds: float) -> None:
+        self._fill.labels(outcome).observe(seconds)
+
+    def became_ready(self, outcome: str, seconds: float) -> None:
+        self._ready.labels(outcome).observe(seconds)
+
+    def show(
+        self,
+        caches: Sequence[CacheSample],
+        agents: Mapping[str, int],
+        origins: Sequence[OriginUse] = (),
+        nodes: Sequence[NodeSample] = (),
+    ) -> None:
+        """From now on exactly these caches, origins and nodes, and this many agents by state, are exported."""
+        self._now.caches, self._now.agents, self._now.origins, self._now.nodes = caches, agents, origins, nodes
 
     def render(self) -> bytes:
         """The text exposition, of `CONTENT_TYPE`."""
@@ -139,6 +184,7 @@ class _Now(Collector):
     caches: Sequence[CacheSample] = ()
     agents: Mapping[str, int] = {}
     origins: Sequence[OriginUse] = ()
+    nodes: Sequence[NodeSample] = ()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         labels = ["namespace", "name"]
@@ -180,7 +226,16 @@ class _Now(Collector):
         agents = GaugeMetricFamily("localmodel_agents", "Node agents by state.", labels=["state"])
         for state, count in self.agents.items():
             agents.add_metric([state], count)
-        return [nodes, total, cached, read, zones, wrong, rate, times, agents, *self._of_origins()]
+        caches = [nodes, total, cached, read, zones, wrong, rate, times]
+        return [*caches, agents, self._of_nodes(), *self._of_origins()]
+
+    def _of_nodes(self) -> GaugeMetricFamily:
+        disks = GaugeMetricFamily("localmodel_node_disk_bytes", "Of the disks for models.", labels=["node", "use"])
+        for node in sorted(self.nodes, key=lambda each: each.name)[:MAX_NODES]:
+            disks.add_metric([node.name, "models"], node.models)
+            disks.add_metric([node.name, "reserved"], node.reserved)
+            disks.add_metric([node.name, "free"], node.free)
+        return disks
 
     def _of_origins(self) -> Iterable[GaugeMetricFamily]:
         def gauge(name: str, text: str, value: Callable[[OriginUse], float | None]) -> GaugeMetricFamily:

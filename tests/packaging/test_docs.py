@@ -33,7 +33,7 @@ from actors.peers import server as peers
 from actors.transferred import Transferred
 from coordinator import cli
 from coordinator.control import looks, resolver
-from coordinator.control.metrics import MAX_REASONS, CacheSample, Metrics
+from coordinator.control.metrics import MAX_REASONS, CacheSample, Metrics, NodeSample
 from coordinator.plan import removals
 from coordinator.plan.announcements import SIZE_TOLERANCE
 from coordinator.plan.conditions import WAITING
@@ -64,7 +64,10 @@ def exported() -> dict[str, tuple[str, frozenset[str]]]:
     """Type and labels of every metric, by the name that is scraped."""
     metrics = Metrics("1", leader_lock="lock")
     cache = CacheSample("llama", "team", {"NodeDownloaded": 3}, 10, 30, 5.0, Transferred(bytes_from_peers=20))
-    metrics.show([cache], {"Ready": 1}, [OriginUse(OriginName("https://hub"), Budget(1, 1.0))])
+    metrics.show([cache], {"Ready": 1}, [OriginUse(OriginName("https://hub"), Budget(1, 1.0))], [NodeSample("n1")])
+    metrics.first_byte("arrived", 1.0)
+    metrics.filled("ready", 1.0)
+    metrics.became_ready("ready", 1.0)
     metrics.kube_request("list", 200, 0.1)
     metrics.resolved("ok")
     metrics.failed("Orphaned")

@@ -68,6 +68,30 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         one("Copies read from the origin", "short", f"localmodel_cache_origin_amplification{{{CACHE}}}", "{{name}}"),
         one("Read across zones", "bytes", f"sum by (name) (localmodel_cache_cross_zone_bytes{{{CACHE}}})", "{{name}}"),
+        Panel(
+            "Seconds until a copy is there, and until its first byte (p90)",
+            "s",
+            tuple(
+                (
+                    "histogram_quantile(0.9,"
+                    f" sum by (outcome, le) (rate(localmodel_{name}_seconds_bucket[$__rate_interval])))",
+                    f"{said} {{{{outcome}}}}",
+                )
+                for name, said in (("fill", "copy"), ("first_byte", "first byte"), ("ready", "cache"))
+            ),
+        ),
+        one(
+            "Read in the time shown, by where from",
+            "bytes",
+            "sum by (location) (increase(localmodel_read_bytes_total[$__range]))",
+            "{{location}}",
+        ),
+        one(
+            "Free on the disks of the fullest nodes",
+            "bytes",
+            'bottomk(10, localmodel_node_disk_bytes{use="free"})',
+            "{{node}}",
+        ),
         one("Wrong chunks", "short", f"localmodel_cache_wrong_chunks{{{CACHE}}}", "{{name}} {{when}}"),
     ),
     "Origins": (
