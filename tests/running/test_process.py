@@ -21,6 +21,7 @@ import pytest
 
 from coordinator.api import crds
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
+from coordinator.dev.ports import free_port, free_ports
 from coordinator.dev.trial.builders import a_cache
 from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.config import load_config
@@ -36,11 +37,7 @@ class Coordinator:
     """One `localmodel run` with probes and metrics on ports of its own."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
-        with socket.socket() as first, socket.socket() as second, socket.socket() as third:
-            for each in (first, second, third):
-                each.bind(("127.0.0.1", 0))
-            self.health, self.metrics = first.getsockname()[1], second.getsockname()[1]
-            self.webhooks = third.getsockname()[1]
+        self.health, self.metrics, self.webhooks = free_ports(3)
         self.log = folder / f"run-{self.health}.log"
         command = [sys.executable, "-m", "coordinator.cli", "run", f"--health-probe-addr=127.0.0.1:{self.health}"]
         command += [f"--metrics-addr=127.0.0.1:{self.metrics}", "--ray-address=127.0.0.2:9"]
@@ -189,9 +186,7 @@ class Server:
     """The development API server as a process of its own, which can be stopped, killed and started again."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.kubeconfig = folder / "kubeconfig"
         self._command = [sys.executable, "-m", "coordinator.dev.apiserver", f"--port={port}", "--crds=k8s/crds"]
         self._command += [f"--kubeconfig={self.kubeconfig}", f"--data={folder / 'objects'}"]

@@ -23,6 +23,7 @@ from coordinator.control.certificates import issue, validity
 from coordinator.control.webhook_identity import OURS, SECRET, SERVICE, WEBHOOKS, names_of
 from coordinator.dev.certificates import Authority
 from coordinator.dev.fake_kube import FakeKube
+from coordinator.dev.ports import free_port
 from coordinator.dev.trial.builders import a_cache, a_group, a_namespace_cache
 from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import NAMESPACES, SECRETS, Denied, Object
@@ -53,9 +54,7 @@ def kube() -> Iterator[FakeKube]:
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ Every process is a child of this one and ends with it. For laptops and tests, ne
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
-import socket
 import sys
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +28,7 @@ from coordinator.dev.laptop import envtest
 from coordinator.dev.laptop.processes import Child, ChildFailed
 from coordinator.dev.laptop.raynodes import LocalRay
 from coordinator.dev.laptop.webhooks import webhook_configuration
+from coordinator.dev.ports import free_ports
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import NAMESPACES, NODES, Conflict, KubeError, Object, ResourceType
@@ -76,7 +77,7 @@ class LaptopCluster:
         self.real = envtest.RealServer(binaries, directory / "apiserver", port=options.api_port) if binaries else None
         self.logs = directory / "logs"
         self.nodes = [NodeName(f"node-{number}") for number in range(1, options.nodes + 1)]
-        self.ports = dict(zip(("api", "origin", "metrics", "health", "webhook"), _free_ports(5), strict=True))
+        self.ports = dict(zip(("api", "origin", "metrics", "health", "webhook"), free_ports(5), strict=True))
         if options.api_port:
             self.ports["api"] = options.api_port
         if self.real is not None:
@@ -319,22 +320,10 @@ def _create(kube: HttpKube, resource: ResourceType, body: Object) -> bool:
     return True
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-
-
 def _get(url: str) -> bytes | None:
     """The body of a 200 answer, None for anything else."""
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as response:
             return bytes(response.read())
-    except OSError:
+    except (OSError, http.client.HTTPException):  # of another program's answer, too
         return None

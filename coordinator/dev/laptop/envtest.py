@@ -6,11 +6,10 @@ No scheduler, no controllers: objects are stored, validated and watched as in an
 
 from __future__ import annotations
 
+import http.client
 import os
-import socket
 import ssl
 import subprocess
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Self
 import yaml
 
 from coordinator.dev.laptop.processes import Child
+from coordinator.dev.ports import free_port, free_ports
 
 _TOKEN = "laptop"  # noqa: S105  # a server that ends with this process, on loopback
 BINARIES = ("etcd", "kube-apiserver")
@@ -35,7 +35,7 @@ class RealServer:
 
     def __init__(self, binaries: Path, directory: Path, *, port: int = 0) -> None:
         self.kubeconfig = directory / "kubeconfig"
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self._binaries, self._directory = binaries, directory
         self._certificate = directory / "tls.crt"
         self._etcd: Child | None = None
@@ -92,7 +92,7 @@ class RealServer:
             self._etcd = None
 
     def _start_etcd(self) -> None:
-        self._etcd_url, peer_url = f"http://127.0.0.1:{_free_port()}", f"http://127.0.0.1:{_free_port()}"
+        self._etcd_url, peer_url = (f"http://127.0.0.1:{port}" for port in free_ports(2))
         self._etcd = self._child(
             "etcd",
             f"--data-dir={self._directory / 'etcd'}",
@@ -121,7 +121,7 @@ class RealServer:
             direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
             with direct.open(request, timeout=2) as response:
                 return bool(response.status == 200)
-        except (urllib.error.URLError, OSError):
+        except (OSError, http.client.HTTPException):
             return False
 
     def _config(self) -> dict[str, object]:
@@ -135,10 +135,3 @@ class RealServer:
             "contexts": [{"name": "real", "context": {"cluster": "real", "user": "laptop"}}],
             "current-context": "real",
         }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
