@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV   := .venv
 comma  := ,
 BIN    := $(VENV)/bin
+# Files of tests are dealt to as many workers as there are cores: half of a suite with real processes is waiting.
+# ARGS="-n 0" runs in one process, as a debugger needs it.
+SPREAD := -n logical --maxprocesses 4 --dist loadfile
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 # Everything but the output of the command itself goes to standard error, so that `make run ARGS=--json` can be piped.
@@ -47,10 +50,10 @@ run: $(VENV)/run.stamp  ## the laptop cluster; ARGS="--once --json" passes flags
 	@exec $(BIN)/localmodel dev $(ARGS)
 
 test: $(VENV)/test.stamp  ## the whole suite: unit, Ray, end to end
-	@exec $(BIN)/pytest $(ARGS)
+	@exec $(BIN)/pytest $(SPREAD) $(ARGS)
 
 unit: $(VENV)/test.stamp  ## what takes a minute: no Ray, no cluster, nothing slow, offline
-	@exec $(BIN)/pytest -m 'not ray and not e2e and not slow and not images' $(ARGS)
+	@exec $(BIN)/pytest -m 'not ray and not e2e and not slow and not images' $(SPREAD) $(ARGS)
 
 quick: $(VENV)/test.stamp  ## what decides: planning and the mesh, in half a minute
 	@exec $(BIN)/pytest -m 'not slow' tests/deciding tests/peering $(ARGS)

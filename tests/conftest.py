@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,10 +16,14 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 def pytest_configure() -> None:
-    """No credentials, no proxies and no cluster of the person who runs the tests.
+    """No credentials, no proxies and no cluster of the person who runs the tests, and no signal that it ignores.
 
-    Before any test module is imported: Ray reads its `RAY_*` variables when it is imported, and never again.
+    Before any test module is imported: Ray reads its `RAY_*` variables when it is imported, and never again. What is
+    started in the background of a shell, or with `nohup`, ignores signals, and so would each process of a test.
     """
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, default)
     for name in list(os.environ):
         if name.startswith(_FOREIGN) or name.upper() in _PROXIES:
             del os.environ[name]
