@@ -6,7 +6,7 @@ comma  := ,
 BIN    := $(VENV)/bin
 # Files of tests are dealt to as many workers as there are cores: half of a suite with real processes is waiting.
 # ARGS="-n 0" runs in one process, as a debugger needs it.
-SPREAD := -n logical --maxprocesses 4 --dist loadfile
+SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 # Everything but the output of the command itself goes to standard error, so that `make run ARGS=--json` can be piped.
