@@ -9,6 +9,7 @@
     │   └── SourceChanged      retryable: start over from a fresh manifest
     │       └── SourceExpired  retryable: the same files, at fresh locations
     ├── IntegrityError         refetched once, then permanent
+    │   └── SignatureInvalid   permanent: not signed as it must be
     ├── InsufficientStorage    until capacity changes
     │   └── Evicted            until there is room beside what it made room for
     └── StoreError             retryable
@@ -102,6 +103,10 @@ class IntegrityError(LocalModelError):
     """Bytes of the right length that are not the right bytes."""
 
     retryable = False
+
+
+class SignatureInvalid(IntegrityError):
+    """The files are what their source says, but not signed as they must be."""
 
 
 class InsufficientStorage(LocalModelError):

@@ -125,6 +125,10 @@ class DesiredModel:
     there stays as it is, is repaired and is served to others; one that is not there is not fetched. `retry` names a
     request to try again at once, which is heeded once. `group` names the `DesiredRoot` whose limit it counts against.
     `audience`: whose it is, and so which other copies' files it may consist of.
+
+    `version`: the manifest digest, or where the source knows none the revision, of the one content that is asked for;
+    "": any that answers the request. `hold`: while another version is in place, this one is made ready beside it and
+    does not take its place. `keep`: how many versions that were replaced stay; None: one, where it takes little room.
     """
 
     key: StorageKey
@@ -139,6 +143,9 @@ class DesiredModel:
     retry: str = ""
     group: str = ""
     audience: Audience = None
+    version: str = ""
+    hold: bool = False
+    keep: int | None = None
 
     @property
     def place(self) -> Place:
@@ -243,7 +250,8 @@ class ModelReport(Transferred):
     but another goes first. None: it does not wait for space, or emptying the root would not help, or the numbers are
     about to change. `needed_bytes` is what it then takes.
 
-    `earlier`: what is in the folder meanwhile. None: nothing that may be served.
+    `earlier`: what is in the folder meanwhile. None: nothing that may be served. `prefetched`: what is asked for lies
+    beside it, complete and verified. `beside`: every version there, that one too.
     """
 
     key: StorageKey
@@ -270,6 +278,8 @@ class ModelReport(Transferred):
     lacking_bytes: int | None = None
     earlier: Earlier | None = None
     root: str = ""
+    prefetched: bool = False
+    beside: tuple[Earlier, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ class NodeAgent:
                 incarnation=self._incarnation,
                 version=self._version,
                 pid=os.getpid(),
-                models=tuple(reports.models(state, self._exchange)),
+                models=tuple(reports.with_versions(state, reports.models(state, self._exchange))),
                 roots=tuple(reports.roots(state)),
                 resolved_known=frozenset(state.goal.resolved),
                 companies_known=frozenset(state.goal.companies),
@@ -194,6 +194,14 @@ class NodeAgent:
             root.readmit(
                 {place.key for place, model in goal.models.items() if model.evictable and place.root == root.name}
             )
+        for root in state.roots.values():
+            root.beside.expect(
+                {
+                    place.key: (model, goal.source_of(model))
+                    for place, model in goal.models.items()
+                    if place.root == root.name
+                }
+            )
         for place, model in goal.models.items():
             task, resolved = state.tasks.get(place), goal.source_of(model)
             busy = task is not None and task.thread is not None
@@ -205,7 +213,8 @@ class NodeAgent:
         present = dict(state.roots.present())
         active = {place: task.active(now) for place, task in state.tasks.items()}
         active |= {place: Active(marker.manifest.source.selection) for place, marker in state.removing.items()}
-        return diff(desired, present, active, {place for place in present if state.roots.damage(place)})
+        damaged = {place for place in present if state.roots.damage(place)}
+        return diff(desired, present, active, damaged, dict(state.prefetched()))
 
     def _start(self, place: Place, model: DesiredModel, desired: DesiredState) -> None:
         """The model is being filled, or its task says what it waits for."""
@@ -225,21 +234,21 @@ class NodeAgent:
             if unread is not None and free:
                 task.examine(unread, store, ended=self._when_ended(task))
                 return
+            if unread is None and not model.hold and root.restore(model, resolved, desired.owner):
+                del state.tasks[place]
+                return
             unknown = company is None and model.company is not None
             if unknown or resolved is None or model.resolved is None or not free:
                 task.wait(evicted.error() if evicted is not None else None)
                 return
             repair = root.repair(place.key, task.model.source, resolved, in_vain=in_vain)
-            if repair is None and root.restore(model, resolved, desired.owner):
-                del state.tasks[place]
-                return
             source = resolved if repair is None else repair.narrowed(resolved)
             at_hand = tuple(donors(state, model))
             linked_bytes = linkable_bytes(source.manifest, offers(source.manifest, at_hand))
             self._admission.check_room(task, resolved, repair, linked_bytes)
         except LocalModelError as error:
             if isinstance(error, InsufficientStorage):
-                root.drop_versions(root.versions)  # they are the first to go
+                root.beside.drop(root.beside.dispensable())  # they are the first to go
             task.wait(evicted.error() if evicted is not None and isinstance(error, InsufficientStorage) else error)
             return
         task.start(
@@ -250,7 +259,8 @@ class NodeAgent:
             ended=self._when_ended(task),
             repair=repair,
             donors=at_hand,
-            keep=not root.damage(place.key),
+            keep=place.key in root.present and not root.damage(place.key),
+            hold=model.hold,
         )
 
     def _when_ended(self, task: Task) -> Callable[[Ended], None]:
@@ -263,7 +273,9 @@ class NodeAgent:
             self._scrubber.blame(place, outcome.repair.marker, outcome.wrong)
         with self._lock:
             task.finish(outcome)
-            if outcome.marker is not None and outcome.repair is None:
+            if outcome.beside:
+                self._state.roots[place.root].beside.look()
+            elif outcome.marker is not None and outcome.repair is None:
                 self._state.roots[place.root].committed(place.key, outcome.marker)
             if outcome.marker is not None or not self._state.is_wanted(task):
                 del self._state.tasks[place]

@@ -32,6 +32,7 @@ from actors.rates import RateLimit
 from actors.retry import RetryPolicy
 from actors.scrub.repair import Repair
 from actors.scrub.scrubber import BLOCK_BYTES
+from actors.signatures import check_signature
 from actors.transferred import Transferred
 from actors.trust import Trust
 
@@ -43,13 +44,14 @@ class Ended:
     """How an attempt ended: committed as `marker`, failed with `error`, or, with neither, cancelled.
 
     With `repair` set the attempt was one of these files of the committed copy; `wrong` are those that were only read,
-    and are not what they were.
+    and are not what they were. `beside`: what was committed lies beside the copy, which stays in place.
     """
 
     marker: Marker | None = None
     error: LocalModelError | None = None
     repair: Repair | None = None
     wrong: Mapping[str, str] = field(default_factory=dict)
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class Wish:
     """What an attempt is for. The agent changes it while the attempt runs: `resolved` only to fresh locations.
 
     `repair`: only these files of the committed copy. `donors`: copies whose files may be used. `keep`: what is
-    replaced stays a version. `earlier`: what earlier attempts have cost.
+    replaced stays a version; with `hold` it stays in place, and what is filled becomes the version. `earlier`: what
+    earlier attempts have cost.
     """
 
     key: StorageKey
@@ -82,6 +85,7 @@ class Wish:
     repair: Repair | None = None
     donors: tuple[Donor, ...] = ()
     keep: bool = False
+    hold: bool = False
     started_at: float | None = None
     earlier: Transferred = field(default_factory=Transferred)
 
@@ -196,7 +200,8 @@ class Filling(Attempt):
             take(ingest, offers(part.manifest, self.wish.donors), self._check_cancelled)
             ingest.allocate()
             self.allocated = True
-            return Ended(marker=self._committed(ingest), repair=self.wish.repair)
+            marker, beside = self._committed(ingest)
+            return Ended(marker=marker, repair=self.wish.repair, beside=beside)
         except Cancelled:
             if not self._keep:
                 self._discard(ingest)
@@ -214,7 +219,8 @@ class Filling(Attempt):
                 with suppress(OSError):  # as NFS gives it for what was written long ago
                     ingest.close()
 
-    def _committed(self, ingest: Ingest) -> Marker:
+    def _committed(self, ingest: Ingest) -> tuple[Marker, bool]:
+        """The marker of the copy, and whether that lies beside the one in place."""
         repair = self.wish.repair
         if repair is not None:
             with disk_errors("reading what is damaged"), self._store.opened(self.wish.key) as folder:
@@ -224,7 +230,7 @@ class Filling(Attempt):
         if repair is not None:
             self._check_cancelled()
             self._store.mend(self.wish.key, ingest, self.wish.owner)
-            return repair.marker
+            return repair.marker, False
         ending = Ending(
             owner=self.wish.owner,
             started_at=self.wish.started_at,
@@ -232,11 +238,15 @@ class Filling(Attempt):
             room_bytes=self._room_for_unpacking,
             expected=self._check_digest,
             check=self._go_on,
+            signed=self._check_signature,
         )
         marker = ending.marker(ingest, filled, self.wish.earlier + fill.progress().moved)
         self._check_cancelled()
-        self._store.commit(self.wish.key, ingest, marker, keep=self.wish.keep)
-        return marker
+        if beside := self.wish.hold and self.wish.keep:
+            self._store.prefetch(self.wish.key, ingest, marker)
+        else:
+            self._store.commit(self.wish.key, ingest, marker, keep=self.wish.keep)
+        return marker, beside
 
     def _begin(self, ingest: Ingest) -> Fill:
         engine = self._engine
@@ -261,6 +271,9 @@ class Filling(Attempt):
 
     def _check_digest(self, manifest: Manifest) -> None:
         check_digest(manifest.digest, self.wish.expected_digest)
+
+    def _check_signature(self, ingest: Ingest, manifest: Manifest) -> None:
+        check_signature(ingest.data, manifest, self._engine.settings.signature_check)
 
     def _go_on(self) -> None:
         self._store.check_fence()

@@ -38,17 +38,20 @@ def diff(
     present: Mapping[Place, Marker],
     active: Mapping[Place, Active],
     damaged: Container[Place] = frozenset(),
+    prefetched: Container[Place] = frozenset(),
 ) -> list[Action]:
     """Every step that is due; starts come last, the most important first. None of what is under way is started again.
 
     A copy that is not asked for is left alone: only an order removes it (`DesiredState.remove`). One that is asked for
-    differently stays until its replacement is committed, and one that is damaged until it is repaired.
+    differently stays until its replacement is committed, and one that is damaged until it is repaired. `prefetched`:
+    where what is asked for lies beside the copy that is there.
     """
     wanted = {model.place: model for model in desired.models}
     held = {
         place
         for place, model in wanted.items()
-        if place in present and place not in damaged and (model.kept or satisfies(present[place], model))
+        if place in present and place not in damaged
+        if model.kept or satisfies(present[place], model) or (model.hold and place in prefetched)
     }
     cancels = [
         Cancel(place)
@@ -72,9 +75,11 @@ def _must_end(task: Active, model: DesiredModel | None, *, held: bool, damaged: 
 
 
 def satisfies(marker: Marker, model: DesiredModel) -> bool:
-    """Whether a committed copy is what is asked for. A newer resolution of the same request does not make it stale."""
-    same = marker.manifest.source.selection == model.source.selection
-    return same and model.expected_digest in (None, marker.manifest.digest)
+    """Whether a copy is what is asked for. A newer resolution of the same request alone does not make it stale."""
+    manifest = marker.manifest
+    if manifest.source.selection != model.source.selection or model.expected_digest not in (None, manifest.digest):
+        return False
+    return not model.version or model.version in (manifest.digest, manifest.revision)
 
 
 def _may_start(model: DesiredModel, task: Active | None) -> bool:

@@ -31,6 +31,6 @@ def donors(state: State, model: DesiredModel) -> Iterator[Donor]:
         if marker.owner != owner or other is None or not may_take(model.audience, other.audience):
             continue
         yield Donor(str(store.model(key)), marker.manifest, partial(store.opened, key), frozenset(root.damage(key)))
-    for version in root.versions:
+    for version in root.beside.versions:
         if version.key == model.key and version.marker.owner == owner:
             yield Donor(version.name, version.marker.manifest, partial(store.opened_version, version.name))

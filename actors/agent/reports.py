@@ -31,6 +31,18 @@ def models(state: State, exchange: Exchange) -> Iterator[ModelReport]:
             yield replace(of_repair(task.report(), copy, damage), root=place.root)
         else:  # a first fill, or another request, which replaces the copy whatever state that is in
             yield replace(task.report(), earlier=_earlier(state, place, task.model), root=place.root)
+    yield from _prefetched(state)
+
+
+def with_versions(state: State, reports: Iterator[ModelReport]) -> Iterator[ModelReport]:
+    """The same, each with the versions that lie beside the copy."""
+    beside: dict[tuple[str, StorageKey], list[Earlier]] = {}
+    for root in state.roots.values():
+        for version in root.beside.versions:
+            beside.setdefault((root.name, version.key), []).append(_version(version.marker))
+    for report in reports:
+        found = beside.get((report.root, report.key))
+        yield report if found is None else replace(report, beside=tuple(found))
 
 
 def roots(state: State) -> Iterator[RootReport]:
@@ -61,13 +73,30 @@ def _copies(state: State, exchange: Exchange) -> Iterator[ModelReport]:
             yield replace(said, part=exchange.part(goal.fill_at(place)), root=place.root)
 
 
+def _prefetched(state: State) -> Iterator[ModelReport]:
+    for place, marker in state.prefetched():
+        model, copy = state.goal.models[place], state.roots.copy(place)
+        if place in state.tasks or (copy is not None and satisfies(copy, model)):
+            continue
+        said = replace(of_copy(place.key, marker, Phase.PENDING), selection=model.source.selection)
+        yield replace(said, earlier=_earlier(state, place, model), root=place.root, prefetched=True)
+
+
 def _earlier(state: State, place: Place, model: DesiredModel) -> Earlier | None:
-    """The copy that is served until what is asked for now is committed. One of a wrong digest is not."""
+    """The copy that is served until what is asked for now is committed. One of this request with a wrong digest is not.
+
+    Of another request it is another version, whose digest was right when it was committed.
+    """
     marker = state.roots.copy(place)
     if marker is None or state.roots.damage(place):
         return None
-    if model.expected_digest not in (None, marker.manifest.digest):
+    same = marker.manifest.source.selection == model.source.selection
+    if same and model.expected_digest not in (None, marker.manifest.digest):
         return None
+    return _version(marker)
+
+
+def _version(marker: Marker) -> Earlier:
     manifest = marker.manifest
     size, digest = manifest.total_bytes, manifest.digest
     return Earlier(manifest.source.selection, manifest.revision, digest, size, marker.finished_at)

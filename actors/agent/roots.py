@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 
+from actors.agent.beside import Beside
 from actors.agent.evictions import Entry, Ledger
 from actors.agent.settings import AgentSettings
 from actors.disk.filesystem import disk_errors
 from actors.disk.marker import Marker
 from actors.disk.store import Aside, Store
-from actors.disk.versions import Version, fitting, surplus
 from actors.errors import Failure, LocalModelError, StoreError
 from actors.manifest import ModelSource, Resolved, StorageKey
 from actors.messages import DesiredModel, Place
@@ -49,8 +49,7 @@ class Root:
         self.failure: Failure | None = None
         self.present: dict[StorageKey, Marker] = {}
         self.ledger = Ledger()
-        self.versions: list[Version] = []
-        """Copies that were replaced and can be restored, the latest first."""
+        self.beside = Beside(None, self.present)
         self._settings = settings
         self._incarnation = incarnation
         self._scrubber = scrubber
@@ -68,7 +67,8 @@ class Root:
             _log.exception("a root cannot be opened", extra={"root": self.name})
             why = f"{self.name} cannot be opened: {type(error).__name__}: {error}"
             self.failure = Failure("InternalError", why)
-        self.store, self.present, self.ledger, self.versions = None, {}, Ledger(), []
+        self.store, self.present, self.ledger = None, {}, Ledger()
+        self.beside = Beside(None, self.present)
 
     def _open(self) -> None:
         path = self._settings.path(self.name)
@@ -87,7 +87,8 @@ class Root:
             self._scrubber.watch(self.place(key), marker, store)
             self._scrubber.blame(self.place(key), marker, store.misfits(key, marker.manifest))
         self.blame_unread()
-        self.look_for_versions()
+        self.beside = Beside(store, self.present)
+        self.beside.look()
 
     def usable(self) -> Store:
         """Raises StoreError for a root that cannot be used."""
@@ -131,52 +132,34 @@ class Root:
 
     # --- what becomes of a copy ---
 
-    def restore(self, model: DesiredModel, resolved: Resolved, owner: str) -> bool:
-        """Whether a version that was replaced is the model again: nothing is read or fetched for that."""
-        key, store, current, wanted = model.key, self.usable(), self.present.get(model.key), resolved.manifest
+    def restore(self, model: DesiredModel, resolved: Resolved | None, owner: str) -> bool:
+        """Whether a version that lies beside it is the model now: nothing is read or fetched for that."""
+        key, store, current = model.key, self.usable(), self.present.get(model.key)
         if current is None or current.owner != owner or self.damage(key):
             return False
-        found = fitting(self.versions, key, lambda each: each.owner == owner and each.manifest.is_same_content(wanted))
-        if found is None:
+        found = self.beside.find(model, resolved)
+        if found is None or found.marker.owner != owner:
             return False
-        manifest = replace(found.marker.manifest, source=model.source, revision=wanted.revision)
+        manifest = replace(found.marker.manifest, source=model.source)
+        if resolved is not None:
+            manifest = replace(manifest, revision=resolved.manifest.revision)
         now, moved = self._clock(), Transferred(bytes_reused=manifest.total_bytes)
         marker = replace(found.marker, manifest=manifest, moved=moved, started_at=now, finished_at=now)
         try:
             store.restore(found, marker)
         except StoreError as error:
             _log.warning("cannot restore a version", extra={"key": key, "error": str(error)})
-            self.drop_versions([found])
+            self.beside.drop([found])
             return False
         self.committed(key, marker)
         _log.info("restored a version", extra={"key": key, "revision": manifest.revision})
         return True
 
-    def drop_versions(self, versions: Iterable[Version]) -> None:
-        """These go as soon as no pod can have them open; a disk that refuses keeps them for now."""
-        for each in versions:
-            try:
-                self.usable().drop_version(each)
-            except StoreError as error:
-                _log.warning("cannot drop a version", extra={"version": each.name, "error": str(error)})
-        self.look_for_versions()
-
-    def look_for_versions(self) -> None:
-        """Known is what lies there now, without what is not worth its room."""
-        try:
-            self.versions = self.store.versions() if self.store is not None else []
-            unworthy = surplus(self.versions, self.present)
-            for each in unworthy:
-                self.usable().drop_version(each)
-            self.versions = [each for each in self.versions if each not in unworthy]
-        except StoreError as error:
-            _log.warning("cannot look for versions", extra={"root": self.name, "error": str(error)})
-
     def committed(self, key: StorageKey, marker: Marker) -> None:
         """The copy is there, as `marker` says, and is read from time to time."""
         self.rename(key, marker)
         self.ledger.forget(key)
-        self.look_for_versions()
+        self.beside.look()
 
     def rename(self, key: StorageKey, marker: Marker) -> None:
         """The copy that is there is known by this marker."""
@@ -198,7 +181,7 @@ class Root:
             _log.warning("cannot remove a model", extra={"key": key, "error": str(error)})
             return None
         removed = self.present.pop(key)
-        self.look_for_versions()
+        self.beside.look()
         return removed
 
     def adopt(self, key: StorageKey, marker: Marker) -> None:
@@ -260,7 +243,7 @@ class Root:
 
     def aside_bytes(self) -> int:
         """Of versions that can be restored, too."""
-        return sum(each.size_bytes for each in self.aside()) + sum(each.own_bytes for each in self.versions)
+        return sum(each.size_bytes for each in self.aside()) + sum(each.own_bytes for each in self.beside.versions)
 
     def used_bytes(self, without: Set[StorageKey] = frozenset()) -> int:
         """What the committed models take, but for some, and the old copies that lie aside."""

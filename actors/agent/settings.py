@@ -12,6 +12,7 @@ from actors.numbers import LARGEST, within
 from actors.peers.server import RAY_PORTS
 from actors.peers.tls import TlsFiles
 from actors.retry import RetryPolicy
+from actors.signatures import SignatureCheck, load_check
 from actors.sizes import parse_plain_bytes, say_bytes
 from actors.transport.answers import PRIVATE_REDIRECTS
 
@@ -59,6 +60,8 @@ class AgentSettings:
     """Peers speak TLS, and both ends show a certificate. None: they do not, and the token is all."""
     link_bytes_per_s: float | None = None
     """What the node's network carries, if somebody says so."""
+    signature_check: SignatureCheck | None = None
+    """What a copy must pass before it is committed. None: everything is accepted."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:
@@ -89,6 +92,7 @@ class AgentSettings:
             peer_port=_port(env, "LOCALMODEL_PEER_PORT"),
             peer_tls=_tls_files(env),
             link_bytes_per_s=float(link) if link else None,
+            signature_check=load_check(env.get("LOCALMODEL_SIGNATURE_CHECK", "").strip()),
         )
         for root in settings.roots:
             if not root.startswith("/"):

@@ -19,9 +19,14 @@ def share(state: State, exchange: Exchange) -> None:
         company, root, marker = goal.company_of(model), state.roots.get(place.root), state.roots.copy(place)
         if company is None or marker is None or root is None or root.store is None:
             continue
-        if satisfies(marker, model) and place not in state.tasks:
-            try:
+        if place in state.tasks:
+            continue
+        try:
+            if satisfies(marker, model):
                 with root.store.opened(place.key) as folder:
                     exchange.seed(company, marker.manifest, folder.here)
-            except OSError as error:
-                _log.warning("cannot serve a model", extra={"key": place.key, "error": str(error)})
+            elif model.hold and (version := root.beside.find(model, goal.source_of(model))) is not None:
+                with root.store.opened_version(version.name) as folder:
+                    exchange.seed(company, version.marker.manifest, folder.here)
+        except OSError as error:
+            _log.warning("cannot serve a model", extra={"key": place.key, "error": str(error)})

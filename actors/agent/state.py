@@ -66,6 +66,16 @@ class State:
     def tasks_in(self, root: str) -> Iterator[Task]:
         return (task for task in self.tasks.values() if task.place.root == root)
 
+    def prefetched(self) -> Iterator[tuple[Place, Marker]]:
+        """Where what is to be held back lies beside the copy in place, complete."""
+        for place, model in self.goal.models.items():
+            root = self.roots.get(place.root) if model.hold else None
+            if root is None or place.key not in root.present:
+                continue
+            version = root.beside.find(model, self.goal.source_of(model))
+            if version is not None:
+                yield place, version.marker
+
     def is_wanted(self, task: Task) -> bool:
         """Whether what the task is about is asked for still."""
         model = self.goal.models.get(task.place)

@@ -107,6 +107,7 @@ class Task:
         repair: Repair | None = None,
         donors: tuple[Donor, ...] = (),
         keep: bool = False,
+        hold: bool = False,
     ) -> None:
         """An attempt runs; `ended` is called from its thread. There is room on the disk for it.
 
@@ -126,6 +127,7 @@ class Task:
             repair=repair,
             donors=donors,
             keep=keep,
+            hold=hold,
             started_at=self._started_at,
             earlier=self._moved_before,
         )
@@ -153,6 +155,7 @@ class Task:
         self.model = model
         if isinstance(self._attempt, Filling):
             self._attempt.wish.expected_digest = model.expected_digest
+            self._attempt.wish.hold = model.hold
 
     def wait(self, error: LocalModelError | None = None) -> None:
         """Nothing can start now, because of `error` or for want of its turn; asked again with every step."""

@@ -25,7 +25,7 @@ from actors.disk.filesystem import clash, disk_errors, folds_case, reserve, set_
 from actors.disk.handles import Folder
 from actors.disk.journal import Journal
 from actors.disk.marker import MARKER_BYTES, Marker
-from actors.disk.publish import FILE_MODE, folders_of, publish
+from actors.disk.publish import FILE_MODE, folders_of, publish, seal
 from actors.errors import StoreError
 from actors.manifest import Manifest, ManifestFile
 
@@ -175,6 +175,13 @@ class Ingest:
         late = publish(self._handle, parent, name, marker, move_aside, replace)
         if late is not None:
             _log.warning("a model is there, but its folder was not synced", extra={"model": name, "error": str(late)})
+        self._leave()
+
+    def publish_beside(self, marker: Marker, move: Callable[[Folder], None]) -> None:
+        """The data is complete and sealed by this marker, and `move` has taken it out of the ingest. Raises OSError."""
+        with self._handle.enter("data") as data:
+            seal(data, marker)
+        move(self._handle)
         self._leave()
 
     def replace_in(

@@ -225,6 +225,14 @@ class Store:
         self._committed.record(key, marker)
         self._second_names.ensure(key, marker)
 
+    def prefetch(self, key: StorageKey, ingest: Ingest, marker: Marker) -> None:
+        """A version of the model is there, complete, beside the copy, which stays. Refuses as `commit` does."""
+        self.check_fence()
+        if self.standing(key, marker.owner) is not Standing.OURS:
+            raise path_occupied(self.model(key))
+        with disk_errors(f"prefetching {self.model(key)}"):
+            ingest.publish_beside(marker, lambda data: self._versions.add(data, key))
+
     def mend(self, key: StorageKey, ingest: Ingest, owner: str) -> None:
         """The files of the ingest have taken the place of those of the model, each by one rename.
 

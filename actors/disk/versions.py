@@ -3,17 +3,20 @@
     <root>/.localmodel/versions/<key>.<time>.<random>      a copy, whole, and since when it lies here
 
     models/<key> ──replaced──► versions/<key>.… ──restored──► models/<key>
-                                     └──────────dropped─────► trash/<key>.…     the same name
+    ingest/<key> ──prefetched────────┘ │
+                                       └────────dropped─────► trash/<key>.…     the same name
 
-What it shares with the newer copy are the same files, so it takes the room of what differs alone. Copies change places
-by one step where the kernel can (renameat2, RENAME_EXCHANGE), so that a path never leads nowhere.
+A version that is asked for, and is not to take the place of the copy yet, lies here too. What a version shares with
+the copy are the same files, so it takes the room of what differs alone. Copies change places by one step where the
+kernel can (renameat2, RENAME_EXCHANGE), so that a path never leads nowhere.
 """
 
 from __future__ import annotations
 
 import logging
 import stat
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from actors.disk.filesystem import disk_errors
@@ -86,6 +89,12 @@ class Versions:
             folder.move(name, ingest, "data")
             return False
 
+    def add(self, ingest: Folder, key: StorageKey) -> None:
+        """The ingest's data is a version; what is the model stays that. Raises OSError."""
+        with self._layout.own(FOLDER) as folder:
+            ingest.move("data", folder, aside_name(key, self._clock()))
+            folder.sync()
+
     def keep(self, models: Folder, key: StorageKey) -> None:
         """The former model is a version, and nothing is in its place. Raises OSError."""
         with self._layout.own(FOLDER) as folder:
@@ -119,21 +128,30 @@ class Versions:
             folder.move(name, trash, name)
 
 
-def surplus(versions: Iterable[Version], present: dict[StorageKey, Marker]) -> list[Version]:
-    """Those that are not worth their room: all but the latest of a model that is there, and what shares little. Pure.
+def surplus(
+    versions: Iterable[Version],
+    present: Mapping[StorageKey, Marker],
+    keep: Mapping[StorageKey, int | None] | None = None,
+    wanted: Callable[[Version], bool] = lambda _: False,
+) -> list[Version]:
+    """Those that are not worth their room, of `versions` from the latest on. Pure.
 
-    Half of it must be in the newer copy, too: else a model would take twice its size without having been asked to.
+    Of each model that is there, as many stay as `keep` says, and what is `wanted` beside them. Where it says nothing
+    one does, of which half must be in the newer copy, too: else a model would take twice its size without having been
+    asked to.
     """
-    kept: set[StorageKey] = set()
+    kept = Counter[StorageKey]()
     found = []
     for version in versions:
-        total = version.marker.manifest.total_bytes
-        current = present.get(version.key)
+        current, most = present.get(version.key), (keep or {}).get(version.key)
         same = current is not None and current.manifest.is_same_content(version.marker.manifest)
-        if current is None or same or version.key in kept or version.own_bytes * 2 > total:
+        if not same and wanted(version):
+            continue
+        large = most is None and version.own_bytes * 2 > version.marker.manifest.total_bytes
+        if current is None or same or large or kept[version.key] >= (1 if most is None else most):
             found.append(version)
         else:
-            kept.add(version.key)
+            kept[version.key] += 1
     return found
 
 

@@ -1,6 +1,6 @@
 """The end of a fill: what was fetched becomes what is committed, and its marker says what it is.
 
-every file verified ──► an archive unpacked ──► the digest is the expected one ──► marker
+every file verified ──► an archive unpacked ──► the digest is the expected one ──► signed as required ──► marker
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Ending:
     """How a fill ends. `owner` is who commits it; `started_at` and `clock` are epoch seconds.
 
     `room_bytes` tells what an archive may take when it is unpacked. `expected` raises IntegrityError for a manifest
-    whose digest is another one. `check` is called often, and ends it by raising.
+    whose digest is another one, `signed` SignatureInvalid for files that are not signed as they must be. `check` is
+    called often, and ends it by raising.
     """
 
     owner: str
@@ -28,17 +29,19 @@ class Ending:
     clock: Callable[[], float]
     room_bytes: Callable[[], int]
     expected: Callable[[Manifest], None]
+    signed: Callable[[Ingest, Manifest], None] = lambda ingest, manifest: None
     check: Callable[[], None] = lambda: None
 
     def marker(self, ingest: Ingest, filled: Manifest, moved: Transferred) -> Marker:
         """The data of the ingest is what is to be committed, and this is its marker.
 
-        `filled` is what `Fill.run` returned. Raises what `expected` and `unpack` raise.
+        `filled` is what `Fill.run` returned. Raises what `expected`, `signed` and `unpack` raise.
         """
         manifest, verified = filled, verified_how(ingest.manifest)
         if manifest.packed:
             manifest, verified = self.unpacked(ingest, manifest)
         self.expected(manifest)
+        self.signed(ingest, manifest)
         return Marker(
             owner=self.owner,
             manifest=manifest,

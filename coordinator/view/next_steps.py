@@ -55,6 +55,7 @@ NEXT_STEPS: Mapping[str, str] = {
     "IntegrityError": (
         "Compare the source with its own digests; look at the node's memory and disk if only one node says so."
     ),
+    "SignatureInvalid": "Sign the model, or set `spec.revision` to a version that is signed.",
     "DigestMismatch": "Correct `spec.digest`, or the source.",
     "Damaged": "Look at the disk if it comes back.",
     "ModelDamaged": "The command in the message.",

@@ -272,6 +272,22 @@ SURPLUS: dict[str, tuple[list[Version], dict[StorageKey, Marker], list[str]]] = 
     "one whose model is gone goes": ([a_version("a", ONE, "aa")], {TWO: a_marker("bb")}, ["a"]),
     "one that is the copy goes": ([a_version("a", ONE, "aa")], {ONE: a_marker("aa")}, ["a"]),
     "one that shares half stays": ([a_version("a", ONE, "aa", 50)], {ONE: a_marker("bb")}, []),
+    "one that is asked for and not in place stays, whatever it takes": (
+        [a_version("a", ONE, "wanted", 100)],
+        {ONE: a_marker("bb")},
+        [],
+    ),
+    "one that is asked for counts for none": (
+        [a_version("a", ONE, "wanted"), a_version("b", ONE, "aa")],
+        {ONE: a_marker("bb")},
+        [],
+    ),
+    "one that is asked for and in place goes": ([a_version("a", ONE, "wanted")], {ONE: a_marker("wanted")}, ["a"]),
+    "as many stay as are asked for": (
+        [a_version("a", TWO, "aa", 100), a_version("b", TWO, "cc", 100), a_version("c", TWO, "dd")],
+        {TWO: a_marker("bb")},
+        ["c"],
+    ),
     "one that shares less goes": ([a_version("a", ONE, "aa", 51)], {ONE: a_marker("bb")}, ["a"]),
 }
 
@@ -280,4 +296,5 @@ SURPLUS: dict[str, tuple[list[Version], dict[StorageKey, Marker], list[str]]] = 
 def test_one_version_of_each_model_stays(
     versions: list[Version], present: dict[StorageKey, Marker], expected: list[str]
 ) -> None:
-    assert [each.name for each in surplus(versions, present)] == expected
+    found = surplus(versions, present, {TWO: 2}, lambda each: each.marker.manifest.revision == "wanted")
+    assert [each.name for each in found] == expected
