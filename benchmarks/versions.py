@@ -95,7 +95,7 @@ class Disk:
         self._over.set()
         self._thread.join()
         after = self._look()
-        return self._most, after
+        return self._most, max(0, after)
 
 
 def measured(what: str, origin: Origin, held: Callable[[], int], act: Callable[[], int | None]) -> Row:
