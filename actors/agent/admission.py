@@ -69,6 +69,8 @@ class Admission:
 
     def _room(self, task: Task, store: Store, others: list[Task]) -> Room:
         name, group = task.place.root, task.model.group
+        root = self.state.roots[name]
+        used_bytes = root.used_bytes()
         desired = self.state.goal.desired
         roots = desired.roots if desired is not None else ()
         shares = {each.group: each.storage_limit_bytes for each in roots if each.path == name}
@@ -81,10 +83,10 @@ class Admission:
             headroom_bytes=self.headroom_bytes,
             reserved_bytes=sum(each.reserved_bytes for each in others),
             unallocated_bytes=sum(each.reserved_bytes for each in others if not each.allocated),
-            used_bytes=self.state.roots[name].used_bytes(),
+            used_bytes=used_bytes,
             limit=Limit(
                 shares.get(group),
-                used_bytes=self.state.roots[name].used_bytes(without=elsewhere),
+                used_bytes=used_bytes - root.committed_bytes(elsewhere),
                 reserved_bytes=sum(each.reserved_bytes for each in others if each.model.group == group),
                 group=group,
             ),

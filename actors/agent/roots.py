@@ -245,10 +245,13 @@ class Root:
         """Of versions that can be restored, too."""
         return sum(each.size_bytes for each in self.aside()) + sum(each.own_bytes for each in self.beside.versions)
 
-    def used_bytes(self, without: Set[StorageKey] = frozenset()) -> int:
-        """What the committed models take, but for some, and the old copies that lie aside."""
-        counted = (marker.manifest.total_bytes for key, marker in self.present.items() if key not in without)
-        return sum(counted) + self.aside_bytes()
+    def committed_bytes(self, keys: Set[StorageKey]) -> int:
+        """What the committed models among these take."""
+        return sum(marker.manifest.total_bytes for key, marker in self.present.items() if key in keys)
+
+    def used_bytes(self) -> int:
+        """What the committed models take, and the old copies that lie aside."""
+        return self.committed_bytes(self.present.keys()) + self.aside_bytes()
 
 
 class Roots(Mapping[str, Root]):

@@ -73,10 +73,6 @@ class Standing:
     def ready(self, now: float) -> bool:
         return self.not_before <= now
 
-    def may_be_asked(self, now: float, most: int) -> bool:
-        """For one chunk more, of `most` at a time."""
-        return self.not_before <= now and self.asking < most and not self.in_default
-
     def trusted(self, now: float) -> bool:
         """It can be counted on: neither suspected, nor quarantined, nor in default."""
         return not self.silent and not self.in_default and self.quarantined_until <= now

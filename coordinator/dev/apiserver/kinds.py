@@ -127,13 +127,6 @@ class Catalogue:
     def any_version(self, resource: Resource) -> Kind | None:
         return next((kind for kind in self._kinds.values() if kind.resource == resource), None)
 
-    def of_object(self, value: Mapping[str, Any]) -> Kind | None:
-        """By apiVersion and kind."""
-        api_version, name = value.get("apiVersion"), value.get("kind")
-        return next(
-            (kind for kind in self._kinds.values() if kind.api_version == api_version and kind.kind == name), None
-        )
-
     def all(self) -> list[Kind]:
         return list(self._kinds.values())
 
