@@ -130,6 +130,10 @@ class BoundListener(ThreadingHTTPServer):
         self._free = threading.BoundedSemaphore(connections)
         super().__init__((host, port), handler)
 
+    def serve_forever(self, poll_interval: float = 0.05) -> None:
+        """Until `shutdown`, which waits for `poll_interval` at most: by default half a second of each stop."""
+        super().serve_forever(poll_interval)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
