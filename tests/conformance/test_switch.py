@@ -155,6 +155,7 @@ def test_adopt_without_dry_run_says_who_adopts(capsys: pytest.CaptureFixture[str
     assert "--dry-run is needed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_switch_and_a_switch_back(person: Person) -> None:
     kube = person.kube
     neighbours = Neighbours(kube, KSERVE, HOME)

@@ -143,6 +143,7 @@ def test_a_node_name_that_is_a_label_value_is_one(name: str) -> None:
     assert node_label(NodeName(name)) == name
 
 
+@pytest.mark.slow
 def test_a_longer_node_name_becomes_a_label_value_of_its_own() -> None:
     labels = {node_label(NodeName("n" * length)) for length in (64, 128, 253)}
     assert len(labels) == 3

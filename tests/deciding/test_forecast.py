@@ -157,6 +157,7 @@ def brute_force(disk: Disk, new: Copy, lacking: int) -> frozenset[str] | None:
     return None
 
 
+@pytest.mark.slow
 def test_fits_and_evictions_are_those_of_a_brute_force_oracle_on_500_worlds() -> None:
     outcomes: dict[str, int] = {}
     for seed in range(500):

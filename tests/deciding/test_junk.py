@@ -148,6 +148,7 @@ of_kserve = st.sampled_from(
 fields_of_kserve = st.one_of(junk, st.dictionaries(of_kserve, junk, max_size=4), st.lists(junk, max_size=3))
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(fields_of_kserve, fields_of_kserve, fields_of_kserve)
 def test_junk_in_what_kserve_and_kubernetes_write_stops_no_plan(metadata: object, spec: object, status: object) -> None:

@@ -50,6 +50,7 @@ def test_every_fault_has_a_name_of_its_own_and_there_are_forty() -> None:
     assert len(names) >= 40
 
 
+@pytest.mark.slow
 def test_a_corrupt_file_or_a_byte_too_many_fails_a_trial() -> None:
     good = Outcome("disk", "power loss", 0, ready_s=1.0, twice_bytes=5, twice_bound_bytes=5)
     corrupt = Outcome("disk", "power loss", 1, ready_s=1.0, corrupt=1)

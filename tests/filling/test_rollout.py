@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from actors.manifest import Resolved
 from actors.messages import Phase
 from coordinator.dev.origin.sample import REPO
@@ -27,6 +29,7 @@ def turn_to(fanout: Fanout, resolved: Resolved) -> None:
     fanout.until(there)
 
 
+@pytest.mark.slow
 def test_nodes_share_what_changed_and_go_back_without_a_byte(origin: Origin, sample: Path, tmp_path: Path) -> None:
     first = at_revision(origin, origin.repos[REPO].main.commit)
     newer = next_version(sample, tmp_path / "newer")

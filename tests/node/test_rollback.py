@@ -220,6 +220,7 @@ def test_a_path_never_leads_nowhere_nor_to_a_mix(
     assert watch.wrong == []
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_killed_leaves_one_version_whole(
     tmp_path: Path, node: Node, origin: Origin, first: Resolved, second: Resolved, sample: Path, newer: Path
 ) -> None:

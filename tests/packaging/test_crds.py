@@ -44,6 +44,7 @@ def kserves(resource: type[Resource]) -> dict[str, Any]:
 # What is committed.
 
 
+@pytest.mark.slow
 def test_committed_crds_are_what_the_models_generate() -> None:
     assert crds.stale(CRDS, crds.generate()) == []
 
@@ -139,6 +140,7 @@ def test_kubectl_get_shows_these_columns_and_more_when_wide(resource: type[Resou
     assert f"{' '.join(usual)} | {' '.join(wide)}" == COLUMNS[resource.KIND]
 
 
+@pytest.mark.slow
 @each_kind
 def test_kubectl_explain_describes_every_field(resource: type[Resource]) -> None:
     """But metadata, which an API server describes itself, and lets no definition say anything of."""

@@ -156,6 +156,7 @@ def test_a_ray_node_that_ended_is_started_again_and_leaves_nothing_behind(machin
     assert ended["exit_code"] == 3
 
 
+@pytest.mark.slow
 def test_a_ray_that_does_not_drain_is_killed_within_the_time_it_was_given(machine: Machine) -> None:
     arguments = (f"--address=127.0.0.1:{machine.head}", "--drain-seconds=0.5")
     with machine.a_head(), machine.ray_node(*arguments, STUBBORN="1") as process:
