@@ -14,7 +14,6 @@ import base64
 import binascii
 import json
 import re
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
@@ -170,6 +169,8 @@ def forms(secret: str) -> Iterator[str]:
 
 def stack_of(error: BaseException) -> str:
     """The stack trace with all that led to it, redacted line by line: a trace is longer than a message may be."""
+    import traceback  # here, because most processes end without
+
     return "".join(redacted(line) for line in traceback.format_exception(error))
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -56,7 +55,7 @@ def _flatten(folder: Folder, name: str) -> None:
                 try:
                     if not _unlink(inner, child) and not _rmdir(inner, child):
                         inner.unlock(child)
-                        inner.move(child, folder, f".{uuid.uuid4().hex}")
+                        inner.move(child, folder, f".{os.urandom(16).hex()}")
                 except OSError as error:
                     failed = failed or error
         if failed is not None:

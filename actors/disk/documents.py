@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from actors.sizes import say_bytes
+
 MOST_BYTES = 128 << 20
 """Half a million files in a marker take about 100 MiB."""
 MOST_VALUES = 4_000_000
@@ -19,5 +21,5 @@ def parsed(content: bytes) -> Any:
     """Raises ValueError, RecursionError."""
     values = content.count(b",") + content.count(b"[") + content.count(b"{")
     if values > MOST_VALUES or len(content) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_VALUES} values, or {MOST_BYTES >> 20} MiB")
+        raise ValueError(f"it has more than {MOST_VALUES} values, or {say_bytes(MOST_BYTES)}")
     return json.loads(content)

@@ -12,11 +12,9 @@ O_NOFOLLOW, and a name that turns out to be a link, a device or a fifo is refuse
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
-import uuid
 from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
@@ -178,7 +176,7 @@ class Folder:
 
     def write(self, name: str, content: bytes, *, mode: int = 0o644, sync: bool = False) -> None:
         """The file has this content, by one rename: before, it has what it had."""
-        staged = f".{uuid.uuid4().hex[:12]}.new"
+        staged = f".{os.urandom(6).hex()}.new"
         descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o600, dir_fd=self.descriptor)
         try:
             with open(descriptor, "wb") as file:  # noqa: PTH123  # a descriptor
@@ -199,6 +197,8 @@ class Folder:
 
     def exchange(self, name: str, other: Folder, its: str) -> bool:
         """Both names have changed places, in one step; False: the kernel or the filesystem cannot. Raises OSError."""
+        import ctypes  # here, because the first byte need not wait for it
+
         call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if call is None:
             return False

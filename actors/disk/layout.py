@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
 from pathlib import Path
 
 from actors.disk.handles import NOT_A_FOLDER, Folder
@@ -107,7 +106,7 @@ class Layout:
 
     def set_aside(self, folder: Folder, name: str, why: str, *, as_name: str | None = None) -> None:
         """It is out of the way and kept, as `<root>/.localmodel/aside/…`."""
-        new = f"{(as_name or name)[:100]}.{uuid.uuid4().hex[:8]}"
+        new = f"{(as_name or name)[:100]}.{os.urandom(4).hex()}"
         own = folder.path == self.path or name == "aside"  # what holds the folder for it cannot go there
         if own:
             folder.move(name, folder, new)

@@ -14,7 +14,6 @@ import errno
 import logging
 import os
 import stat
-import uuid
 
 from actors.disk.handles import FOLDER_MODE, NOT_A_FOLDER, Folder
 from actors.disk.layout import Layout
@@ -70,7 +69,7 @@ class SecondNames:
             _log.warning("cannot remove the second name of a model", extra={"key": key, "error": str(error)})
 
     def _make(self, models: Folder, second: StorageKey, key: StorageKey, copy: Folder, manifest: Manifest) -> None:
-        staged = uuid.uuid4().hex
+        staged = os.urandom(16).hex()
         with self._layout.own("second") as own:
             for left in own.names():
                 own.remove(left)

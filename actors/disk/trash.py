@@ -13,7 +13,6 @@ import logging
 import os
 import re
 import stat
-import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -140,12 +139,12 @@ class Trash:
         """It is unlinked soon: nobody but us has ever seen it, or it only stood in the way. Raises OSError."""
         folder.unlock(name)
         with self._layout.own(FOLDER) as trash:
-            folder.move(name, trash, f"gone.{uuid.uuid4().hex}")
+            folder.move(name, trash, f"gone.{os.urandom(16).hex()}")
 
 
 def aside_name(key: StorageKey, now: float) -> str:
     """Of a copy that lies aside from `now` on, in epoch seconds. Rounded down: it must not lie in the future."""
-    return f"{key}.{int(now * 1000) / 1000:.3f}.{uuid.uuid4().hex[:8]}"
+    return f"{key}.{int(now * 1000) / 1000:.3f}.{os.urandom(4).hex()}"
 
 
 def linked_bytes(folder: Folder) -> int:

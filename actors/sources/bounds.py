@@ -24,13 +24,16 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors.errors import SourceError, SourceUnsupported
 from actors.redaction import redacted
+from actors.sizes import say_bytes
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 MAX_FILES = 100_000
 MOST_FILES = 500_000
@@ -150,12 +153,12 @@ class Bounds:
     def document(self, more: int, count: int, limit: int = MAX_DOCUMENT_BYTES) -> None:
         """So many further bytes of a document were read, which has come to `count`."""
         if count > limit:
-            self._too_large(f"answers with more than {limit >> 20} MiB in one document")
+            self._too_large(f"answers with more than {say_bytes(limit)} in one document")
         with self._lock:
             self._document_bytes += more
             read = self._document_bytes
         if read > self.limits.document_bytes:
-            self._too_large(f"answers with more than {self.limits.document_bytes >> 20} MiB in all documents together")
+            self._too_large(f"answers with more than {say_bytes(self.limits.document_bytes)} in all documents together")
         self.check()
 
     def values(self, count: int) -> None:
@@ -215,8 +218,11 @@ class Bounds:
                 if connection is not None:
                     self._received[inode] = _received(connection)
         if sum(self._received.values()) > self.limits.received_bytes:
-            mib = self.limits.received_bytes >> 20
-            self.end(ListingTooLarge(f"{self._what} answers with more than {mib} MiB when it is listed"))
+            self.end(
+                ListingTooLarge(
+                    f"{self._what} answers with more than {say_bytes(self.limits.received_bytes)} when it is listed"
+                )
+            )
         with contextlib.suppress(SourceError):
             self.check()
 

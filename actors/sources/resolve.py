@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from urllib.parse import urlsplit
@@ -194,6 +193,8 @@ def _look_up(
     filesystem: Any, names: Mapping[str, str], files: Sequence[ManifestFile]
 ) -> tuple[list[ManifestFile], dict[str, str]]:
     """The files as S3 describes each of them, and their ETags."""
+    from concurrent.futures import ThreadPoolExecutor  # here, because most sources take none
+
     with ThreadPoolExecutor(_PARALLEL_REQUESTS, thread_name_prefix="s3") as pool:
         heads = list(pool.map(carried(lambda file: s3_head(filesystem, names[file.path])), files))
     pairs = list(zip(files, heads, strict=True))

@@ -10,6 +10,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from coordinator.cli import output
 
@@ -47,80 +48,31 @@ def manager(argv: Sequence[str] | None = None) -> int:
 Handler = Callable[[argparse.Namespace], int]
 
 
-def _run(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import run as process
-    from coordinator.cli import settings
+def _of(arguments: str, command: str) -> Callable[[argparse.ArgumentParser], Handler]:
+    """Adds the arguments to a parser, and returns the command, which is imported when it is called.
 
-    settings.add_arguments(parser)
-    return process.run
+    Both are `module:function`, so that a wrong argument, `--help` and this table import little.
+    """
 
+    def prepare(parser: argparse.ArgumentParser) -> Handler:
+        try:
+            _load(arguments)(parser)
+        except ModuleNotFoundError as error:
+            parser.error(f"this needs {error.name}: pip install 'localmodel[dev]'")
+        return lambda args: int(_load(command)(args))
 
-def _dev(parser: argparse.ArgumentParser) -> Handler:
-    try:
-        from coordinator.dev.laptop import command
-    except ModuleNotFoundError as error:
-        parser.error(f"this needs {error.name}: pip install 'localmodel[dev]'")
-    command.add_arguments(parser)
-    return command.run
-
-
-def _ray_node(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import ray_node
-
-    ray_node.add_arguments(parser)
-    return ray_node.run
+    return prepare
 
 
-def _fill(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import fill
+def _load(place: str) -> Callable[..., Any]:
+    from importlib import import_module
 
-    fill.add_fill_arguments(parser)
-    return fill.fill
-
-
-def _verify(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import verify
-
-    verify.add_verify_arguments(parser)
-    return verify.verify
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
 
 
-def _status(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import status
-
-    status.add_status_arguments(parser)
-    return status.status
-
-
-def _retry(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import retry
-
-    retry.add_retry_arguments(parser)
-    return retry.retry
-
-
-def _inspect(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import inspect
-
-    inspect.add_inspect_arguments(parser)
-    return inspect.inspect_folder
-
-
-def _doctor(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import doctor
-
-    doctor.add_doctor_arguments(parser)
-    return doctor.doctor
-
-
-def _completion(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import completion
-
-    completion.add_completion_arguments(parser)
-    return lambda args: completion.completion(args, _parsers())
-
-
-def _parsers() -> dict[str, tuple[str, argparse.ArgumentParser]]:
+def parsers() -> dict[str, tuple[str, argparse.ArgumentParser]]:
     """Of every command whose packages are installed, with its summary."""
     found: dict[str, tuple[str, argparse.ArgumentParser]] = {}
     for name, (summary, prepare) in _COMMANDS.items():
@@ -131,33 +83,57 @@ def _parsers() -> dict[str, tuple[str, argparse.ArgumentParser]]:
     return found
 
 
-def _adopt(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import adopt
-
-    adopt.add_adopt_arguments(parser)
-    return adopt.adopt
-
-
-def _plan(parser: argparse.ArgumentParser) -> Handler:
-    from coordinator.cli import plan
-
-    plan.add_plan_arguments(parser)
-    return plan.plan
-
-
+_CLI = "coordinator.cli"
+_DEV = "coordinator.dev.laptop.command"
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] = {
-    "dev": ("A whole cluster on this machine, with a sample model.", _dev),
-    "run": ("The coordinator, in or beside a Kubernetes cluster.", _run),
-    "ray-node": ("A Ray node that waits for its cluster, and joins again when it was lost.", _ray_node),
-    "fill": ("Download and verify one model into a folder, without Kubernetes or Ray.", _fill),
-    "status": ("How far every cache is on every node, what is wrong, and why.", _status),
-    "retry": ("Try again now what failed, and not when its wait is over.", _retry),
-    "doctor": ("Is everything there that the model cache needs? One line each: ok, or what to do.", _doctor),
-    "adopt": ("What a switch from KServe's LocalModel will do to every copy, before it is made.", _adopt),
-    "plan": ("What would happen if these were applied: what fits, moves, goes, and how long it takes.", _plan),
-    "inspect": ("What lies in a root, a model or a fill under way; read-only.", _inspect),
-    "completion": ("Print what makes a shell complete this command.", _completion),
-    "verify": ("Check every byte of a folder that `fill` or a node agent wrote.", _verify),
+    "dev": (
+        "A whole cluster on this machine, with a sample model.",
+        _of(f"{_DEV}:add_arguments", f"{_DEV}:run"),
+    ),
+    "run": (
+        "The coordinator, in or beside a Kubernetes cluster.",
+        _of(f"{_CLI}.settings:add_arguments", f"{_CLI}.run:run"),
+    ),
+    "ray-node": (
+        "A Ray node that waits for its cluster, and joins again when it was lost.",
+        _of(f"{_CLI}.ray_node:add_arguments", f"{_CLI}.ray_node:run"),
+    ),
+    "fill": (
+        "Download and verify one model into a folder, without Kubernetes or Ray.",
+        _of(f"{_CLI}.arguments:add_fill_arguments", f"{_CLI}.fill:fill"),
+    ),
+    "status": (
+        "How far every cache is on every node, what is wrong, and why.",
+        _of(f"{_CLI}.status:add_status_arguments", f"{_CLI}.status:status"),
+    ),
+    "retry": (
+        "Try again now what failed, and not when its wait is over.",
+        _of(f"{_CLI}.retry:add_retry_arguments", f"{_CLI}.retry:retry"),
+    ),
+    "doctor": (
+        "Is everything there that the model cache needs? One line each: ok, or what to do.",
+        _of(f"{_CLI}.doctor:add_doctor_arguments", f"{_CLI}.doctor:doctor"),
+    ),
+    "adopt": (
+        "What a switch from KServe's LocalModel will do to every copy, before it is made.",
+        _of(f"{_CLI}.adopt:add_adopt_arguments", f"{_CLI}.adopt:adopt"),
+    ),
+    "plan": (
+        "What would happen if these were applied: what fits, moves, goes, and how long it takes.",
+        _of(f"{_CLI}.plan:add_plan_arguments", f"{_CLI}.plan:plan"),
+    ),
+    "inspect": (
+        "What lies in a root, a model or a fill under way; read-only.",
+        _of(f"{_CLI}.inspect:add_inspect_arguments", f"{_CLI}.inspect:inspect_folder"),
+    ),
+    "completion": (
+        "Print what makes a shell complete this command.",
+        _of(f"{_CLI}.completion:add_completion_arguments", f"{_CLI}.completion:complete"),
+    ),
+    "verify": (
+        "Check every byte of a folder that `fill` or a node agent wrote.",
+        _of(f"{_CLI}.verify:add_verify_arguments", f"{_CLI}.verify:verify"),
+    ),
 }
 
 

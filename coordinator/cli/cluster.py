@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 from coordinator.api.resources import StatusKey
-from coordinator.cli.output import printable, tell
 from coordinator.kube.interface import Denied, Kube, KubeError, NotFound, Object, ResourceType
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES
 from coordinator.view.cluster import KINDS, ClusterView, read_view
@@ -78,9 +77,3 @@ def key_of(view: ClusterView, name: str, namespace: str | None) -> StatusKey:
     others = near or sorted(view.caches)[:5]
     hint = f": there is {', '.join(others)}" if others else ": there is none"
     raise Unanswered("NoSuchCache", f"there is no cache {exact}{hint}")
-
-
-def refuse(error: Unanswered, prog: str) -> int:
-    """1, and why on standard error."""
-    tell(f"{prog}: {printable(str(error))}")
-    return 1

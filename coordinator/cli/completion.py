@@ -34,6 +34,12 @@ def add_completion_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
 
 
+def complete(args: argparse.Namespace) -> int:
+    from coordinator.cli import parsers  # here, because that module has this command in its table
+
+    return completion(args, parsers())
+
+
 def completion(args: argparse.Namespace, parsers: Parsers) -> int:
     say(script(args.shell, parsers))
     return 0

@@ -5,6 +5,7 @@ staged until then: see `cli.target`. A model that is there already is not read; 
 is, and what is damaged or missing is fetched anew.
 
 Ends with 0; with 1 and the reason on standard error; with 2 for a wrong command; with 130 when it was interrupted.
+Modules that only fill are imported after the first request.
 """
 
 from __future__ import annotations
@@ -12,24 +13,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import re
-import resource
-import shutil
-import signal
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from actors.disk.filesystem import disk_errors
 from actors.disk.handles import Folder
-from actors.disk.ingest import Ingest, open_ingest
 from actors.disk.marker import OWN, DamagedMarker, Marker, misfits
 from actors.disk.publish import FILE_MODE
 from actors.errors import (
@@ -42,52 +33,29 @@ from actors.errors import (
     SourceThrottled,
     StoreError,
 )
-from actors.fill.fill import Fill, verified_how
-from actors.fill.finish import Ending
-from actors.fill.origin_reader import FillSettings
 from actors.manifest import Manifest, ModelSource, Resolved, check_digest
-from actors.numbers import decimal
-from actors.sizes import format_bytes
+from actors.sizes import say_bytes
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
-from actors.transferred import Transferred
+from coordinator.cli.arguments import add_fill_arguments as add_fill_arguments
+from coordinator.cli.outcome import Done, summary
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
-from coordinator.cli.progress import SHOWN_FILES, Sample, shown
+from coordinator.cli.signals import ending_on_signals, interruptible
 from coordinator.cli.target import Target
-from coordinator.cli.verify import examine, extra_files, fill_command, marker_trouble, named_folder
-from coordinator.kube.quantity import format_duration
+
+if TYPE_CHECKING:  # what fills is imported when the source has answered
+    from actors.disk.ingest import Ingest
+    from actors.fill.fill import Fill
+    from actors.fill.finish import Ending
+    from actors.transferred import Transferred
+    from coordinator.cli.progress import Sample
 
 OWNER = "localmodel fill"
-_NAMED = 3
 _USELESS = frozenset({"ArchiveRefused", "ArchiveDamaged"})
 """After these nothing of what was fetched is used again."""
-MAX_CONNECTIONS = 1024
 _WAITS_S = (0.5, 2.0)
 MAX_WAIT_S = 30.0
 """An origin that asks for a longer pause when it is to list its files ends the fill: it says how long."""
-_DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
-
-
-def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("uri", metavar="URI", help="hf://owner/name[:revision], s3://…, gs://…, https://…, file:///…")
-    parser.add_argument(
-        "directory", metavar="DIR", type=_absolute, help="where the model is to be; must not exist, or be empty"
-    )
-    parser.add_argument("--revision", help="of a Hugging Face repository: a branch, tag or commit")
-    parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="only these files; repeatable")
-    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="not these files; repeatable")
-    parser.add_argument(
-        "--digest", metavar="sha256:HEX", type=_digest, help="the manifest digest it must have, as an earlier fill said"
-    )
-    most = FillSettings().connections
-    parser.add_argument(
-        "--connections", type=_positive, default=most, metavar="N", help=f"at most so many (default: {most})"
-    )
-    parser.add_argument(
-        "--verify", action="store_true", help="read every byte of a model that is there, and fetch anew what is damaged"
-    )
-    parser.add_argument("--json", action="store_true", help="the last line of standard output says what was done")
-    parser.epilog = "ends with 0 if DIR holds the model, 1 if not, 2 for a wrong command, 130 when it was interrupted"
 
 
 def fill(args: argparse.Namespace) -> int:
@@ -96,12 +64,12 @@ def fill(args: argparse.Namespace) -> int:
     began = time.monotonic()
     target: Target | None = None
     try:
-        with _ending_on_signals():
+        with ending_on_signals():
             target = Target.of(args.directory)
             done = _present(target, source, args)
             if done is None:
                 with target.sole_writer(), _staged(target):
-                    done = _Done(_resolving(source, partial(_fill, target, args)))
+                    done = Done(_resolving(source, partial(_fill, target, args)))
             left = target.clear()  # also what a process that died right after its rename has left
             if left is not None:
                 tell(f"localmodel: cannot remove what is left of the fill: {printable(left)}")
@@ -117,51 +85,26 @@ def fill(args: argparse.Namespace) -> int:
     for path in done.extra:
         tell(f"extra: {printable(path)} is no part of the model, and was left where it is")
     if args.json:
-        print_json(_summary(done.marker, seconds) | done.to_json())
+        print_json(summary(done.marker, seconds) | done.to_json())
     else:
         manifest = done.marker.manifest
-        size = f"{len(manifest.files)} files, {format_bytes(manifest.total_bytes)}B"
+        size = f"{len(manifest.files)} files, {say_bytes(manifest.total_bytes)}"
         say(f"{printable(args.directory)}: {size} {done.how(seconds)}, {manifest.digest}")
     return 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """The model is there. `checked` None: it was filled just now; else whether the one that was there was read."""
-
-    marker: Marker
-    checked: bool | None = None
-    repaired: tuple[str, ...] = ()
-    extra: tuple[str, ...] = ()
-
-    def how(self, seconds: float) -> str:
-        if self.checked is None:
-            return f"in {format_duration(seconds)}"
-        if not self.checked:
-            return "already there; contents not checked, `--verify` reads every byte"
-        if self.repaired:
-            named = ", ".join(self.repaired[:_NAMED]) + (" and more" if len(self.repaired) > _NAMED else "")
-            return f"already there; {len(self.repaired)} were damaged or missing and are repaired ({printable(named)})"
-        return "already there; every byte was read, and is as it was filled"
-
-    def to_json(self) -> dict[str, Any]:
-        if self.checked is None:
-            return {}
-        said: dict[str, Any] = {"alreadyThere": True, "contentsChecked": self.checked}
-        return said | ({"repaired": list(self.repaired), "extra": list(self.extra)} if self.checked else {})
 
 
 # --- what is there already ---
 
 
-def _present(target: Target, source: ModelSource, args: argparse.Namespace) -> _Done | None:
+def _present(target: Target, source: ModelSource, args: argparse.Namespace) -> Done | None:
     """A complete copy of `source` is there; with `--verify`, as it was filled. None: nothing is. Raises StoreError."""
-    command = fill_command(source, args.directory)
     try:
         marker = target.look()
     except DamagedMarker as error:
         if not args.verify:
-            reason, message = marker_trouble(target.path, error, command)
+            from coordinator.cli.verify import fill_command, marker_trouble
+
+            reason, message = marker_trouble(target.path, error, fill_command(source, args.directory))
             raise StoreError(message, reason=reason) from error
         marker = None
     else:
@@ -177,18 +120,24 @@ def _present(target: Target, source: ModelSource, args: argparse.Namespace) -> _
             return _verified(target, folder, source, marker, args)
         wrong = misfits(folder, marker.manifest)
     if wrong:
+        from coordinator.cli.verify import fill_command
+
         path, what = next(iter(sorted(wrong.items())))
+        command = fill_command(source, args.directory)
         raise StoreError(
             f"{target.path} has lost files since it was filled ({path} {what}): `{command}` fetches them anew",
             reason="ModelDamaged",
         )
-    return _Done(marker, checked=False)
+    return Done(marker, checked=False)
 
 
 def _verified(
     target: Target, folder: Folder, source: ModelSource, marker: Marker | None, args: argparse.Namespace
-) -> _Done:
+) -> Done:
     """Every file is as it was filled, or has been fetched anew. Without a marker the source says what it was."""
+    from actors.fill.fill import verified_how
+    from coordinator.cli.verify import examine, extra_files
+
     resolved: Resolved | None = None
     known = marker
     if known is None:
@@ -214,7 +163,7 @@ def _verified(
         with folder.enter(OWN, make=True) as own:
             own.remove("manifest.json")
             own.write("manifest.json", known.content, mode=FILE_MODE, sync=True)
-    return _Done(known, checked=True, repaired=wrong, extra=extra_files(folder, known.manifest))
+    return Done(known, checked=True, repaired=wrong, extra=extra_files(folder, known.manifest))
 
 
 def _mend(
@@ -227,7 +176,10 @@ def _mend(
     resolved: Resolved,
 ) -> Marker:
     """These files are what they were, each by one rename. Of an archive all is read, and these are taken from it."""
-    from actors.scrub.repair import Repair  # here, because few fills need it, and all would wait for it
+    from dataclasses import replace
+
+    from actors.fill.origin_reader import FillSettings
+    from actors.scrub.repair import Repair
 
     repair = Repair(marker, wrong, {}, FillSettings().chunk_bytes)
     changed = StoreError(
@@ -309,15 +261,17 @@ def _check_room(target: Target, resolved: Resolved) -> None:
         status = os.statvfs(target.staging)
     free = status.f_bavail * status.f_frsize
     if needed - held > free:
-        begun = f", beside {format_bytes(held)}B that are here already" if held else ""
+        begun = f", beside {say_bytes(held)} that are here already" if held else ""
         raise InsufficientStorage(
-            f"{resolved.manifest.source.uri} needs {format_bytes(needed)}B on the disk of {target.path}, and"
-            f" {format_bytes(free)}B are free{begun}: make room, or choose another disk"
+            f"{resolved.manifest.source.uri} needs {say_bytes(needed, up=True)} on the disk of {target.path}, and"
+            f" {say_bytes(free)} are free{begun}: make room, or choose another disk"
         )
 
 
 def _ingest(target: Target, resolved: Resolved) -> Ingest:
     """The space is reserved where the filesystem can promise that: a quota is found out here, too."""
+    from actors.disk.ingest import open_ingest
+
     ingest = open_ingest(target.staging / "ingest", resolved.manifest, OWNER, resolved.versions)
     try:
         ingest.allocate()
@@ -335,6 +289,10 @@ def _run(
     args: argparse.Namespace,
 ) -> tuple[Manifest, Transferred]:
     """The manifest as it was filled. Locations that expire are renewed, as often as it takes while it helps."""
+    from actors.fill.fill import Fill
+    from actors.fill.origin_reader import FillSettings
+    from coordinator.cli.progress import shown
+
     source, revision = resolved.manifest.source, resolved.manifest.revision
     work = Fill(
         ingest,
@@ -342,13 +300,17 @@ def _run(
         FillSettings(connections=args.connections),
         renew=lambda: narrow(resolve(source, options, pinned_revision=revision)),
     )
-    with _interruptible(work), shown(partial(_sample, work, _origin_of(resolved))):
+    with interruptible(work.cancel), shown(partial(_sample, work, _origin_of(resolved))):
         return work.run(), work.progress().moved
 
 
 def _ending(
     target: Target, expected: Callable[[Manifest], None] = lambda manifest: None, started_at: float | None = None
 ) -> Ending:
+    import shutil
+
+    from actors.fill.finish import Ending
+
     return Ending(OWNER, started_at, time.time, lambda: shutil.disk_usage(target.staging).free, expected)
 
 
@@ -380,49 +342,10 @@ def _fail(args: argparse.Namespace, error: LocalModelError, target: Target | Non
     return 1
 
 
-@contextlib.contextmanager
-def _ending_on_signals() -> Iterator[None]:
-    """SIGTERM, and SIGHUP unless somebody has it ignored, end what is done here as SIGINT does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handled(stop):
-        yield
-
-
-@contextlib.contextmanager
-def _interruptible(work: Fill) -> Iterator[None]:
-    """The same signals end the fill in good order."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        try:
-            threading.Thread(target=work.cancel).start()  # not here: the lock it takes may be held by this very thread
-        except RuntimeError as error:  # there is no thread to be had
-            raise Cancelled from error
-
-    with _handled(stop):
-        yield
-
-
-@contextlib.contextmanager
-def _handled(stop: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    ends = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` leaves it
-        ends.append(signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in ends}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _sample(work: Fill, origin: str) -> Sample:
     """What there is to show of it now."""
+    from coordinator.cli.progress import SHOWN_FILES, Sample
+
     now, connections = work.progress(), work.connections
     done = work.of_files()
     files = zip(work.manifest.files, done, strict=True)
@@ -437,45 +360,3 @@ def _origin_of(resolved: Resolved) -> str:
     """The host that the bytes come from, or the URI where that says more."""
     url = next((location.url for location in resolved.locations), "")
     return urlsplit(url).hostname or resolved.manifest.source.uri
-
-
-def _summary(marker: Marker, seconds: float) -> dict[str, Any]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "bytes": marker.manifest.total_bytes,
-        "files": len(marker.manifest.files),
-        "seconds": round(seconds, 3),
-        "cpuSeconds": round(usage.ru_utime + usage.ru_stime, 3),
-        "maxRssBytes": _max_rss_bytes(),
-        "verified": dict(Counter(marker.verified.values())),
-        "manifestDigest": marker.manifest.digest,
-    }
-
-
-def _max_rss_bytes() -> int:
-    """The most memory this program held. Not `ru_maxrss`, which starts with that of whoever started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
-
-
-# --- arguments ---
-
-
-def _absolute(text: str) -> Path:
-    try:
-        return Path(os.path.abspath(named_folder(text)))  # noqa: PTH100  links in it are the user's
-    except FileNotFoundError as error:
-        raise argparse.ArgumentTypeError("is relative to a folder that is no longer there") from error
-
-
-def _digest(text: str) -> str:
-    if _DIGEST.fullmatch(text) is None:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not sha256: and 64 hexadecimal digits")
-    return text.lower()
-
-
-def _positive(text: str) -> int:
-    value = decimal(text)
-    if value is None or not 1 <= value <= MAX_CONNECTIONS:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number from 1 to {MAX_CONNECTIONS}")
-    return value

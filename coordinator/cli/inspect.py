@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from actors.sizes import say_bytes
+from coordinator.cli.arguments import folder
 from coordinator.cli.inspection import Document, NothingOfOurs, inspect, troubles
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
-from coordinator.cli.verify import named_folder
 from coordinator.kube.quantity import format_percent
 
 
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=named_folder)
+    parser.add_argument("directory", metavar="DIR", type=folder)
     parser.add_argument("--json", action="store_true", help="the last line of standard output says what is there")
     parser.epilog = "ends with 0 if all is well as far as names and sizes tell, 1 if not, 2 for a wrong command"
 

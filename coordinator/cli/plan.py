@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from actors.sizes import parse_bytes
+from coordinator.cli.arguments import seconds, size
 from coordinator.cli.cluster import Unanswered, add_cluster_arguments, connect
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
 from coordinator.kube.interface import PODS, Denied, Kube, KubeError, NotFound, Object
@@ -37,11 +37,11 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--cluster", metavar="DUMP", default=LIVE, help="a file of objects instead of a cluster (default: live)"
     )
     parser.add_argument(
-        "--eviction-idle-seconds", metavar="S", type=_seconds, help="as the coordinator has it with --eviction=lru"
+        "--eviction-idle-seconds", metavar="S", type=seconds, help="as the coordinator has it with --eviction=lru"
     )
-    parser.add_argument("--headroom", metavar="BYTES", type=_bytes, default=default.headroom_bytes, help="of agents")
-    parser.add_argument("--link", metavar="BYTES", type=_bytes, help="per second, where none was measured")
-    parser.add_argument("--origin", metavar="BYTES", type=_bytes, help="per second that the origin gives in all")
+    parser.add_argument("--headroom", metavar="BYTES", type=size, default=default.headroom_bytes, help="of agents")
+    parser.add_argument("--link", metavar="BYTES", type=size, help="per second, where none was measured")
+    parser.add_argument("--origin", metavar="BYTES", type=size, help="per second that the origin gives in all")
     parser.add_argument("--every-node", action="store_true", help="a line for each node")
     parser.add_argument("--json", action="store_true", help="the last line of standard output says all of it")
     parser.epilog = (
@@ -98,20 +98,3 @@ def _live(kube: Kube) -> dict[str, list[Object]]:
         except KubeError as error:
             raise Unanswered("Unreachable", str(error)) from error
     return found
-
-
-def _bytes(text: str) -> int:
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 10 * 365 * 86400.0:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of seconds above 0")
-    return seconds

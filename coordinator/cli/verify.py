@@ -18,6 +18,7 @@ from actors.digest import Digester, algorithm_of
 from actors.disk.handles import Folder
 from actors.disk.marker import MARKER, DamagedMarker, NewerMarker, files_below, load_marker
 from actors.manifest import Manifest, ManifestFile, ModelSource
+from coordinator.cli.arguments import folder
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
 from coordinator.cli.progress import Rate, Sample, shown
 
@@ -25,7 +26,7 @@ _READ_BYTES = 1 << 20
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=named_folder)
+    parser.add_argument("directory", metavar="DIR", type=folder)
     parser.add_argument("--json", action="store_true", help="the last line of standard output says what was found")
     parser.epilog = (
         "ends with 0 if all is well, 1 if not (standard error says what to run next), 2 for a wrong command, 130 when"
@@ -69,13 +70,6 @@ def verify(args: argparse.Namespace) -> int:
         written = f"{len(states)} files are as they were filled, {marker.manifest.digest}"
         say(f"{printable(directory)}: {written}")
     return 0 if good else 1
-
-
-def named_folder(text: str) -> Path:
-    """What an argument names."""
-    if not text:
-        raise argparse.ArgumentTypeError("is empty: name a folder")
-    return Path(text)
 
 
 def marker_trouble(directory: Path, error: DamagedMarker, command: str) -> tuple[str, str]:

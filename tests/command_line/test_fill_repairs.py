@@ -266,7 +266,7 @@ def test_what_does_not_fit_is_refused_before_the_first_byte(
 ) -> None:
     uri = a_source(tmp_path / "source", *[MIB] * 5)
     code, _, err = run(capsys, "fill", uri, small_disk / "m")
-    assert (code, "needs 5MiB" in err, "4MiB are free" in err) == (1, True, True)
+    assert (code, "needs 5Mi" in err, "4Mi are free" in err) == (1, True, True)
     assert names(small_disk) == []
 
 

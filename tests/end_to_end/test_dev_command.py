@@ -103,7 +103,7 @@ def test_once_json_reports_a_ready_sample_and_leaves_nothing(folder: Path) -> No
     summary = json.loads(out.splitlines()[-1])
     assert (summary["ready"], summary["reason"]) == (True, "Ready")
     assert summary["seconds"] > 0
-    assert err.splitlines()[-1] == "origin read 1.00 times, 16 of 32 MiB came from peers"
+    assert err.splitlines()[-1] == "origin read 1.00 times, 16Mi of 32Mi came from peers"
     (cache,) = summary["caches"]
     assert cache["name"] == "sample"
     assert cache["reason"] == "AllNodesReady"
@@ -144,7 +144,7 @@ def test_ctrl_c_stops_everything_it_started_and_leaves_a_folder_with_blanks_empt
 
     code, out, _ = dev.finish(30)
     assert code == 0
-    assert out.splitlines()[-1] == "origin read 1.00 times, 0 of 8 MiB came from peers"
+    assert out.splitlines()[-1] == "origin read 1.00 times, 0 of 8Mi came from peers"
     assert dev.left_running() == []
     assert list(place.iterdir()) == []
 

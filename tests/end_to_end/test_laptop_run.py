@@ -24,7 +24,7 @@ from coordinator.api.resources import LocalModelCache, LocalModelNode
 from coordinator.dev.laptop import flags
 from coordinator.dev.laptop.command import PREFIX, bypass_proxies, cache_names
 from coordinator.dev.laptop.flags import WrongFlags
-from coordinator.dev.laptop.outcome import Ending, ending, in_one_unit, progress, saved, table, unfinished
+from coordinator.dev.laptop.outcome import Ending, ending, progress, saved, table, unfinished
 from coordinator.dev.laptop.runfolder import remove_abandoned, remove_tree, run_folder
 from coordinator.dev.laptop.screen import Screen, rows_taken
 from coordinator.dev.trial.waiting import eventually
@@ -395,28 +395,14 @@ def test_progress_is_a_line() -> None:
     assert progress([cache, a_cache("other")]) == "sample: 73%, 1/3 nodes, 4s left"
 
 
-def test_what_was_saved_is_said_in_one_unit() -> None:
+def test_what_was_saved_is_said_as_all_sizes_are() -> None:
     amounts = {"total": 256 * MIB, "fromOrigin": 256 * MIB, "fromPeers": 512 * MIB}
     cache = a_cache(bytes=amounts)
-    expected = "origin read 1.00 times, 512 of 768 MiB came from peers"
+    expected = "origin read 1.00 times, 512Mi of 768Mi came from peers"
     assert saved([cache], {}) == expected
     assert saved([cache], {"localmodel/sample": {"bytes": 256 * MIB}}) == expected
     assert saved([a_cache()], {}) is None
     assert saved([a_cache(bytes={"total": 5, "fromOrigin": 0, "fromPeers": 0})], {}) is None
-
-
-@pytest.mark.parametrize(
-    ("part", "whole", "expected"),
-    [
-        (0, 0, ("0", "0", "B")),
-        (16 * MIB, 32 * MIB, ("16", "32", "MiB")),
-        (0, 5 * MIB, ("0", "5120", "KiB")),
-        (1536 * MIB * 10, 3072 * MIB * 10, ("15", "30", "GiB")),
-        (MIB // 2 * 31, 31 * MIB, ("15.5", "31", "MiB")),
-    ],
-)
-def test_amounts_share_a_unit(part: int, whole: int, expected: tuple[str, str, str]) -> None:
-    assert in_one_unit(part, whole) == expected
 
 
 @pytest.mark.parametrize(

@@ -230,7 +230,7 @@ def test_a_document_without_end_is_not_taken_into_memory(kind: str) -> None:
     with server(endless) as place:
         error = failure(kind, place)
     assert error.reason == "ListingTooLarge"
-    assert f"more than {4 if kind == 'oci' else 32} MiB in one document" in str(error)
+    assert f"more than {4 if kind == 'oci' else 32}Mi in one document" in str(error)
 
 
 def bomb(encoding: str, size: int = 200 << 20) -> bytes:
@@ -312,7 +312,7 @@ def test_all_that_comes_counts_whoever_reads_it() -> None:
     with server(gives) as place:
         error = failure("s3", place, Limits(received_bytes=1 << 20, files=10**9, pages=10**9))
     assert (error.reason, error.retryable) == ("ListingTooLarge", False)
-    assert "more than 1 MiB when it is listed" in str(error)
+    assert "more than 1Mi when it is listed" in str(error)
 
 
 # Files, pages, depth, redirects

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OWNER/NAME=FOLDER",
         help="serve FOLDER as hf://OWNER/NAME from the built-in hub",
     )
-    parser.add_argument("--size", type=_sample_size, help="size of the built-in sample (default: 256MiB)")
+    parser.add_argument("--size", type=_sample_size, help="size of the built-in sample (default: 256Mi)")
     parser.add_argument("--once", action="store_true", help="exit when all caches are Ready (0) or one has failed (1)")
     parser.add_argument(
         "--json", action="store_true", help="print a summary as JSON, as the last line of standard output"

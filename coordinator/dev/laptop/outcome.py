@@ -178,7 +178,7 @@ def table(caches: Sequence[LocalModelCache], nodes: Sequence[LocalModelNode], co
 
 
 def saved(caches: Iterable[LocalModelCache], served: Mapping[str, Any]) -> str | None:
-    """`origin read 1.00 times, 512 of 768 MiB came from peers`; None if nothing is known to have been read."""
+    """`origin read 1.00 times, 512Mi of 768Mi came from peers`; None if nothing is known to have been read."""
     total = from_origin = from_peers = 0
     for cache in caches:
         amounts = cache.status.bytes
@@ -190,16 +190,8 @@ def saved(caches: Iterable[LocalModelCache], served: Mapping[str, Any]) -> str |
         from_peers += amounts.from_peers or 0
     if not from_origin + from_peers:
         return None
-    part, whole, unit = in_one_unit(from_peers, from_origin + from_peers)
-    return f"origin read {from_origin / total:.2f} times, {part} of {whole} {unit} came from peers"
-
-
-def in_one_unit(part: int, whole: int) -> tuple[str, str, str]:
-    """Both in the largest unit in which `whole` is at least ten: (`512`, `768`, `MiB`)."""
-    power = max(0, min(4, (max(whole, 1).bit_length() - 4) // 10))
-    unit = ("B", "KiB", "MiB", "GiB", "TiB")[power]
-    shown = [f"{value / 1024**power:.1f}".removesuffix(".0") for value in (part, whole)]
-    return shown[0], shown[1], unit
+    part, whole = format_bytes(from_peers), format_bytes(from_origin + from_peers)
+    return f"origin read {from_origin / total:.2f} times, {part} of {whole} came from peers"
 
 
 def _cache_summary(

@@ -134,9 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
-    parser.add_argument(
-        "--size", type=_size, default=256 << 20, help=f"of the sample {REPO}; 0: none (default: 256MiB)"
-    )
+    parser.add_argument("--size", type=_size, default=256 << 20, help=f"of the sample {REPO}; 0: none (default: 256Mi)")
     parser.add_argument(
         "--directory", type=Path, help="where the sample is written and reused (default: a temporary one)"
     )
