@@ -110,7 +110,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _flag(
         cluster,
         "beside-kserve",
-        "refuse: do nothing while KServe's own LocalModel controller or node agent runs; ignore: do not look for it",
+        "refuse: do nothing while KServe's own LocalModel controller or node agent runs; nodes: its controller stays"
+        " and decides, and only what it lists in LocalModelNodes is done and reported; ignore: do not look for either",
         "refuse",
         str,
         choices=BESIDE_KSERVE,

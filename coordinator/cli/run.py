@@ -103,7 +103,11 @@ class _Process:
         self._review_kube = HttpKube(config, timeout_s=REVIEW_TIMEOUT_S, observe=self._metrics.kube_request)
         self._identity = WebhookIdentity(self._kube, chosen.namespace, contexts)
         self._neighbours = Neighbours(
-            self._review_kube, chosen.kserve_namespace, chosen.namespace, changed=lambda: self._wake()
+            self._review_kube,
+            chosen.kserve_namespace,
+            chosen.namespace,
+            changed=lambda: self._wake(),
+            controller_stays=chosen.follows,
         )
         self._leader: Leader | None = None
         if chosen.leader_elect:
@@ -133,6 +137,7 @@ class _Process:
             restarted=lambda _: self._metrics.watch_restarted(),
             read_pod=partial(read_pod, home=chosen.namespace) if chosen.eviction is not None else None,
             schemes=trust.schemes,
+            follows=chosen.follows,
         )
         controller = Controller(
             informers,
@@ -151,6 +156,7 @@ class _Process:
             mark_nodes=chosen.mark_nodes,
             home=chosen.namespace,
             kserve=self._kserve,
+            follows=chosen.follows,
         )
         resolver.changed = self._kserve.changed = controller.wake
         fleet.changed = self._wake = controller.wake
@@ -161,7 +167,7 @@ class _Process:
             self._kserve.read()
             if chosen.webhook_port:
                 self._identity.start()
-            if chosen.beside_kserve == "refuse":
+            if chosen.beside_kserve != "ignore":
                 self._neighbours.start()
             if self._leader:
                 self._leader.start()

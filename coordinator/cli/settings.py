@@ -26,7 +26,7 @@ from coordinator.plan.snapshot import ORPHAN_GRACE_S
 
 CERTIFICATES = Path(tempfile.gettempdir()) / "k8s-webhook-server" / "serving-certs"
 """Where controller-runtime looks for them."""
-BESIDE_KSERVE = ("refuse", "ignore")
+BESIDE_KSERVE = ("refuse", "nodes", "ignore")
 EVICTION = ("off", "dry-run", "lru")
 EVICTION_IDLE_S = 86400.0
 T = TypeVar("T")
@@ -66,6 +66,11 @@ class Settings:
     origins: Origins = field(default_factory=Origins)
     namespaced_own_credentials: bool = False
 
+    @property
+    def follows(self) -> bool:
+        """Whether KServe's controller decides what nodes hold."""
+        return self.beside_kserve == "nodes"
+
     def trust(self, env: Mapping[str, str]) -> Trust:
         """What the authors of caches may read. `env` is what this process reads sources with."""
         return Trust.of_operator(self.schemes, self.origins, env)
@@ -87,6 +92,13 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
     if suites and args.tls_min_version == "VersionTLS13":
         # KServe's words (pkg/tls/tls_default.go), so that whoever searches for them finds the cause.
         _usage_error("cipher suites cannot be configured with TLS 1.3 (Go manages TLS 1.3 ciphers internally)")
+    follows = args.beside_kserve == "nodes"
+    if follows and args.eviction != "off":
+        _usage_error(
+            "--eviction needs the caches' own status, which KServe's controller writes (--beside-kserve=nodes)"
+        )
+    if follows and args.webhook_port:
+        _usage_error("--webhook-port: KServe's controller serves the webhooks (--beside-kserve=nodes)")
     devel = args.zap_devel
     log = LogSettings(
         level=args.zap_log_level or LEVELS["debug" if devel else "info"],
@@ -98,7 +110,7 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         metrics_addr=args.metrics_addr,
         health_probe_addr=args.health_probe_addr,
         beside_kserve=args.beside_kserve,
-        webhook_port=default.webhook_port if args.webhook_port is None else args.webhook_port,
+        webhook_port=(0 if follows else default.webhook_port) if args.webhook_port is None else args.webhook_port,
         webhook_port_given=args.webhook_port is not None,
         webhook_cert_dir=args.webhook_cert_dir or default.webhook_cert_dir,
         tls_min_version=args.tls_min_version or default.tls_min_version,

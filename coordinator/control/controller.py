@@ -46,6 +46,7 @@ from coordinator.fleet.interface import Fleet
 from coordinator.kube.interface import Kube
 from coordinator.plan.announcements import Announcement
 from coordinator.plan.eviction import Policy
+from coordinator.plan.node_tier import followed
 from coordinator.plan.origin_budget import Budgets
 from coordinator.plan.plan import Plan, Want, Write, plan
 from coordinator.plan.snapshot import ORPHAN_GRACE_S, Credentials, Governed, Ref, Resolution, Snapshot
@@ -76,7 +77,8 @@ class Choices(TypedDict, total=False):
     `budgets`: how much all nodes together may ask of an origin. `eviction` needs `informers.pods`. `orphan_grace_s`:
     as in Snapshot, and so `mark_nodes`. `home` is the namespace whose pods are not users of models but ours.
     `writes_per_s` and `progress_interval_s`: as in Pace. `executor` sends the writes and looks at pods. `kserve` None:
-    its defaults hold.
+    its defaults hold. `follows`: KServe's controller decides what nodes hold (see `plan.node_tier`); `informers`
+    must, too.
     """
 
     budgets: Budgets | None
@@ -90,6 +92,7 @@ class Choices(TypedDict, total=False):
     executor: Executor | None
     kserve: ConfigReader | None
     clock: Callable[[], float]
+    follows: bool
 
 
 class Controller:
@@ -121,6 +124,7 @@ class Controller:
         self._orphan_grace_s = chosen.get("orphan_grace_s", ORPHAN_GRACE_S)
         self._storage_limit = chosen.get("storage_limit", "auto")
         self._mark_nodes = chosen.get("mark_nodes", False)
+        self._follows = chosen.get("follows", False)
         self._executor = chosen.get("executor") or ThreadPoolExecutor(max_workers=8, thread_name_prefix="write")
         self._story = Story()
         self._outcomes = Outcomes(metrics)
@@ -276,6 +280,8 @@ class Controller:
         if self._kserve is not None:
             self._kserve.look(self._executor, now)
             snapshot = self._kserve.see(snapshot)
+        if self._follows:
+            snapshot = followed(snapshot)
         return self._evictor.see(snapshot) if self._evictor is not None else snapshot
 
     def _notice_pauses(self, governed: Mapping[OriginName, Governed], now: float) -> None:

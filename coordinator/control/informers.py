@@ -89,10 +89,12 @@ class Informers:
         restarted: Callable[[str], None] = lambda resource: None,
         read_pod: Callable[[Object], Pod | None] | None = None,
         schemes: Schemes | None = None,
+        follows: bool = False,
     ) -> Informers:
         """One `Informer` per kind, not started. `poisoned` gets every object that has not even a name it can go by.
 
-        `read_pod` None: pods are not watched. `schemes`: which a source may have; None: any.
+        `read_pod` None: pods are not watched. `schemes`: which a source may have; None: any. `follows`: what
+        LocalModelNodes list is read, too (see `plan.node_tier`), and services, volumes and claims are not watched.
         """
 
         def informer(
@@ -120,14 +122,18 @@ class Informers:
             namespace_caches=informer(NAMESPACE_CACHES, partial(read_namespace_cache, schemes=schemes)),
             groups=informer(NODE_GROUPS, read_node_group),
             nodes=informer(NODES, read_node),
-            local_nodes=informer(LOCAL_NODES, read_local_node),
+            local_nodes=informer(
+                LOCAL_NODES, partial(read_local_node, follows=schemes or Schemes()) if follows else read_local_node
+            ),
             pods=informer(PODS, read_pod, lambda: None) if read_pod is not None else None,
-            services=(
+            services=()
+            if follows
+            else (
                 informer(INFERENCE_SERVICES, read_service, optional=True),
                 informer(LLM_INFERENCE_SERVICES, partial(read_service, llm=True), optional=True),
             ),
-            volumes=informer(VOLUMES, read_volume, lambda: None),
-            claims=informer(CLAIMS, read_claim, lambda: None),
+            volumes=None if follows else informer(VOLUMES, read_volume, lambda: None),
+            claims=None if follows else informer(CLAIMS, read_claim, lambda: None),
             storage_containers=informer(STORAGE_CONTAINERS, _read_storage_container, optional=True),
         )
 

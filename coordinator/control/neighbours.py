@@ -4,8 +4,9 @@
     DaemonSet kserve-localmodelnode-agent              ┘
     Lease kserve-local-model-manager-leader-lock       held in KServe's namespace, by somebody who renews it
 
-While one does, nothing is written and no agent is told anything; it is looked for again, so that scaling it down is all
-that a switch takes. Objects are got by name, and what may not be read is taken to be absent.
+Where the controller is to stay (`--beside-kserve=nodes`), only its node agent counts. While one does, nothing is
+written and no agent is told anything; it is looked for again, so that scaling it down is all that a switch takes.
+Objects are got by name, and what may not be read is taken to be absent.
 """
 
 from __future__ import annotations
@@ -44,13 +45,15 @@ class Neighbours:
         *,
         changed: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
+        controller_stays: bool = False,
     ) -> None:
-        """`kserve` is KServe's namespace, `home` this coordinator's."""
+        """`kserve` is KServe's namespace, `home` this coordinator's. `controller_stays`: only its agents matter."""
         self._kube = kube
         self._namespace = kserve
         self._home = home
         self.changed = changed
         self._clock = clock
+        self._controller_stays = controller_stays
         self._stopping = threading.Event()
         self._service = Service("neighbours", self._run, self._stopping)
         self.standing: str | None = None
@@ -87,7 +90,8 @@ class Neighbours:
 
     def _find(self) -> str | None:
         namespace = self._namespace
-        deployment, daemon_set = self._get(DEPLOYMENTS, CONTROLLER), self._get(DAEMON_SETS, AGENT)
+        deployment = None if self._controller_stays else self._get(DEPLOYMENTS, CONTROLLER)
+        daemon_set = self._get(DAEMON_SETS, AGENT)
         steps = []
         if deployment is not None and not _is_ours(deployment) and _number(deployment, "spec", "replicas", 1) > 0:
             steps.append(f"kubectl -n {namespace} scale deployment {CONTROLLER} --replicas=0")
@@ -100,11 +104,11 @@ class Neighbours:
             )
             return f"KServe's LocalModel {which} runs in namespace {namespace}; scale it down: {'; '.join(steps)}"
         if namespace != self._home:
-            for name in LOCKS:
+            for name in LOCKS[1:] if self._controller_stays else LOCKS:
                 holder = self._holder(name)
                 if holder is not None:
                     return (
-                        f"Lease {namespace}/{name} is held by {holder}: a LocalModel controller runs there; "
+                        f"Lease {namespace}/{name} is held by {holder}: a LocalModel controller or agent runs there; "
                         "scale it down, or delete the Lease if it is gone"
                     )
         return None

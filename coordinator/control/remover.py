@@ -25,6 +25,7 @@ _Copy = tuple[NodeName, str, StorageKey]
 _WHY = {
     "CacheDeleted": "its cache is deleted",
     "NodeGroupsChanged": "spec.nodeGroups no longer names a group of the node",
+    "NotListed": "its LocalModelNode no longer lists it, and no cache of its URI is left",
     "OrphanExpired": "it has been an orphan for longer than --orphan-grace-seconds",
 }
 

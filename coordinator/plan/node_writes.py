@@ -11,6 +11,7 @@ from coordinator.plan.announcements import agent_events, eviction_events, limit_
 from coordinator.plan.desired import draining
 from coordinator.plan.facts import Facts
 from coordinator.plan.limits import limit_mode
+from coordinator.plan.node_tier import as_listed
 from coordinator.plan.orphans import traces
 from coordinator.plan.patches import GROUP_STATUS, KSERVE_FIELDS_OF_GROUPS, NODE_STATUS, is_material, status_patch
 from coordinator.plan.placement import Placement
@@ -44,6 +45,16 @@ def node_writes(facts: Facts) -> Iterator[Write]:
             yield from _updated(snapshot, gone, local, traces(snapshot, name), status)
 
 
+def node_statuses(facts: Facts) -> Iterator[Write]:
+    """The status of each LocalModelNode, and nothing else: KServe's controller makes it, and lists what it likes."""
+    snapshot = facts.snapshot
+    for name in facts.members.placements:
+        local = snapshot.local_nodes.get(name)
+        if local is not None and ("local_nodes", name) not in snapshot.left_out:
+            status = facts.folded.nodes.get(name)
+            yield from _status(snapshot, name, local, as_listed(status, local) if status is not None else None)
+
+
 def _created(node: Node, placement: Placement) -> Write:
     ref = Ref(LOCAL_NODES, node.name)
     body = {
@@ -64,6 +75,10 @@ def _updated(
         metadata = {} if owned else {"ownerReferences": [*others, _owner(node)]}
         yield Write(Verb.PATCH, local.ref, patched(local.ref, metadata, spec={"localModels": entries}))
         return
+    yield from _status(snapshot, node.name, local, status)
+
+
+def _status(snapshot: Snapshot, node: NodeName, local: LocalNode, status: Mapping[str, Any] | None) -> Iterator[Write]:
     if status is None:
         return
     patch = status_patch(local.status, status, NODE_STATUS, extensions=LOCAL_NODES.plural not in snapshot.pruned)
@@ -71,7 +86,7 @@ def _updated(
         events = agent_events(local.ref, local.status, status) if "agent" in patch and status else []
         if "models" in patch:
             events = [*events, *repair_events(local.ref, local.status, status)]
-            events += eviction_events(node.name, snapshot.caches, local.status, status)
+            events += eviction_events(node, snapshot.caches, local.status, status)
         material = is_material(local.status, patch)
         yield Write(Verb.PATCH_STATUS, local.ref, patched(local.ref, status=patch), material, tuple(events))
 

@@ -23,6 +23,7 @@ from actors.messages import Audience, DesiredRoot, NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import could_provide, has_standing, known_digest, rank
 from coordinator.plan.limits import enforces
+from coordinator.plan.node_tier import Orders, orders_on, refused
 from coordinator.plan.orphans import group_problem, stays
 from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
 
@@ -104,21 +105,25 @@ def place(snapshot: Snapshot) -> Members:
     usable = {name: group for name, group in snapshot.groups.items() if group.problem is None}
     groups: dict[str, list[NodeName]] = {name: [] for name in usable}
     placements: dict[NodeName, Placement] = {}
-    shared: dict[tuple[tuple[str, ...], tuple[_Held, ...]], Placement] = {}
+    shared: dict[tuple[tuple[str, ...], tuple[_Held, ...], Orders | None], Placement] = {}
     by_key: dict[StorageKey, list[Cache]] = {}
     for cache in sorted(snapshot.caches.values(), key=lambda c: c.age_order):
         by_key.setdefault(cache.storage_key, []).append(cache)
     selectors = [(name, group.selector) for name, group in sorted(usable.items()) if group.selector]
 
-    def placement_of(member_of: tuple[str, ...], held: tuple[_Held, ...]) -> Placement:
-        if (member_of, held) not in shared:
-            shared[member_of, held] = _placement(snapshot, caches, member_of, held)
-        return shared[member_of, held]
+    def placement_of(member_of: tuple[str, ...], held: tuple[_Held, ...], orders: Orders | None = None) -> Placement:
+        if (member_of, held, orders) not in shared:
+            shared[member_of, held, orders] = _placement(snapshot, caches, member_of, held, orders)
+        return shared[member_of, held, orders]
 
     for node in snapshot.nodes.values():
         member_of = tuple(name for name, selector in selectors if selector.matches(node.name, node.labels))
         for name in member_of:
             groups[name].append(node.name)
+        if snapshot.follows:
+            if member_of or node.name in snapshot.local_nodes:
+                placements[node.name] = placement_of(member_of, (), orders_on(snapshot, node.name, member_of))
+            continue
         selected = placement_of(member_of, ())
         held = (
             tuple(_held(snapshot, node.name, selected, by_key)) if _may_hold_more(snapshot, node.name, selected) else ()
@@ -191,8 +196,13 @@ def status_roots(local: LocalNode | None) -> list[str]:
 
 
 def _placement(
-    snapshot: Snapshot, caches: list[Cache], member_of: tuple[str, ...], held: tuple[_Held, ...]
+    snapshot: Snapshot,
+    caches: list[Cache],
+    member_of: tuple[str, ...],
+    held: tuple[_Held, ...],
+    orders: Orders | None = None,
 ) -> Placement:
+    ordered = {order.key: order for order in orders} if orders is not None else None
     held_by_key = {item.key: item for item in held if not item.leaving}
     roots: dict[tuple[str, str], DesiredRoot] = {}
     for name in member_of:
@@ -206,7 +216,14 @@ def _placement(
     for cache in caches:
         orphan = None
         group_name = next((g for g in cache.node_groups if g in member_of), None) if not cache.problem else None
-        if group_name is not None:
+        if ordered is not None:
+            order = ordered.get(cache.key)
+            if order is None:
+                continue
+            group_name, root = order.group, order.root
+            if root is not None:
+                roots.setdefault((root, group_name), DesiredRoot(root, group=group_name))
+        elif group_name is not None:
             root = snapshot.groups[group_name].root
         elif (item := held_by_key.get(cache.key)) is not None:
             group_name, root, orphan = item.group, item.root, item.orphan
@@ -275,6 +292,8 @@ def _slot(snapshot: Snapshot, placed: _Placed, owner: _Placed) -> Slot:
     cache, resolution = placed.cache, snapshot.resolutions.get(placed.cache.key)
     entry = {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": placed.group}
     conflict = _conflict(snapshot, placed, owner) if placed is not owner else None
+    if snapshot.follows:
+        conflict = refused(cache, placed.group, placed.root) or conflict
     counts = placed is owner or has_standing(cache, resolution)
     return Slot(cache, placed.group, placed.root, owner.cache, entry, conflict, counts, placed.orphan)
 

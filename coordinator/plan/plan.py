@@ -25,11 +25,11 @@ from coordinator.plan.desired import Want as Want
 from coordinator.plan.desired import desired_states, wants
 from coordinator.plan.eviction import Eviction, evictions
 from coordinator.plan.eviction import orders_of as eviction_orders
-from coordinator.plan.facts import gather
+from coordinator.plan.facts import Facts, gather
 from coordinator.plan.fill_groups import companies
 from coordinator.plan.fold import Turn
 from coordinator.plan.node_marks import mark_writes
-from coordinator.plan.node_writes import group_writes, node_writes
+from coordinator.plan.node_writes import group_writes, node_statuses, node_writes
 from coordinator.plan.origin_shares import Shares, govern
 from coordinator.plan.removals import Leaving, orders_of, removals
 from coordinator.plan.snapshot import Snapshot
@@ -71,13 +71,7 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
     shares = govern(facts, together)
     carried_out = () if snapshot.evict_dry_run else going
     return Plan(
-        writes=(
-            *cache_writes(facts, leaving),
-            *node_writes(facts),
-            *group_writes(facts),
-            *volume_writes(facts),
-            *mark_writes(facts),
-        ),
+        writes=tuple(_writes(facts, leaving)),
         desired=desired_states(facts, together, shares, _orders(snapshot, leaving, carried_out, now)),
         wants=wants(facts),
         tallies=facts.folded.caches,
@@ -88,6 +82,17 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Plan:
         manifests=facts.manifests,
         shares=shares,
     )
+
+
+def _writes(facts: Facts, leaving: Sequence[Leaving]) -> Iterator[Write]:
+    if facts.snapshot.follows:
+        yield from node_statuses(facts)
+    else:
+        yield from cache_writes(facts, leaving)
+        yield from node_writes(facts)
+        yield from group_writes(facts)
+        yield from volume_writes(facts)
+    yield from mark_writes(facts)
 
 
 def _orders(

@@ -7,6 +7,7 @@ that silently vanished from the snapshot would look like a deletion, and a delet
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -200,18 +201,34 @@ def read_node(raw: Object) -> Node:
     return Node(NodeName(ref.name), ref.uid, labels, ready, cordoned, kept, ref.version)
 
 
-def read_local_node(raw: Object) -> LocalNode:
-    """Raises ValueError only for an object without a name."""
+def read_local_node(raw: Object, *, follows: Schemes | None = None) -> LocalNode:
+    """Raises ValueError only for an object without a name. `follows`: its lines are orders, of these schemes."""
     entries = _mapping(raw.get("spec")).get("localModels")
     models = tuple(entries) if isinstance(entries, list) else ()
     owners = raw["metadata"].get("ownerReferences")
+    listed = {entry_key(entry): entry for entry in models if _is_entry(entry)}
+    named = {key: entry for key, entry in listed.items() if entry.get("modelName")} if follows is not None else {}
     return LocalNode(
         ref=_ref(raw, LOCAL_NODES),
         owners=tuple(owners) if _are_objects(owners) else (),
         models=models,
         status=written.read_fields(raw.get("status"), written.NODE_STATUS),
-        listed={entry_key(entry): entry for entry in models if _is_entry(entry)},
+        listed=listed,
+        orders={key: _order(entry, follows) for key, entry in named.items()},
     )
+
+
+def _order(entry: Mapping[str, Any], schemes: Schemes | None) -> Cache:
+    """The cache that a line of a node's list is about, as far as the line tells."""
+    copied = ("sourceModelUri", "serviceAccountName", "storage")
+    spec = {name: entry[name] for name in copied if entry.get(name) is not None}
+    namespace, group = entry.get("namespace"), entry.get("nodeGroup")
+    raw = {
+        "metadata": {"name": entry["modelName"], "namespace": namespace or None},
+        "spec": {**spec, "modelSize": 0, "nodeGroups": [group or "any"]},
+    }
+    cache = (read_namespace_cache if namespace else read_cache)(raw, schemes)
+    return replace(cache, node_groups=(group,) if group else (), size_bytes=None)
 
 
 def entry_key(entry: Mapping[str, Any]) -> StatusKey:

@@ -4,6 +4,7 @@
                          never shown to have a right to it and are refused (`access.forsaken`)
     NodeGroupsChanged    its cache names other groups now (see `orphans`)
     OrphanExpired        it has been an orphan for the whole grace period, and nobody pinned it
+    NotListed            where KServe's controller decides: see `node_tier.unlisted`
 
 First it is found that a copy should go, then the pods of its node are listed, then the order is given if no pod uses
 it; the agent looks once more. Nothing else removes a copy, except an eviction, which goes the same way.
@@ -18,6 +19,7 @@ from actors.manifest import StorageKey
 from actors.messages import ModelReport, NodeName, NodeReport, Removal
 from coordinator.api.resources import StatusKey
 from coordinator.plan.facts import Facts
+from coordinator.plan.node_tier import unlisted
 from coordinator.plan.orphans import copies_of, orphaned_since, was_here
 from coordinator.plan.pods import Pod
 from coordinator.plan.snapshot import Cache, Snapshot
@@ -79,7 +81,11 @@ def _on_node(
 ) -> Iterator[Leaving]:
     snapshot, report = facts.snapshot, facts.snapshot.report(name)
     going: list[tuple[ModelReport, str]] = []
-    for copy, kept, leaving in _astray(facts, name):
+    reason: str | None
+    if snapshot.follows:
+        gone, reason = unlisted(snapshot.local_nodes.get(name), copies_of(report), by_key), "NotListed"
+        going += [(copy, reason) for copy in gone if readable]
+    for copy, kept, leaving in _astray(facts, name) if not snapshot.follows else ():
         caches = by_key.get(copy.key, ())
         if kept:
             reason = _expired(snapshot, name, caches, facts.now)
@@ -96,7 +102,7 @@ def _on_node(
             root=copy.root or _only_root(report),
             key=copy.key,
             reason=reason,
-            caches=tuple(sorted(cache.key for cache in caches if was_here(snapshot, name, cache) or len(caches) == 1)),
+            caches=tuple(sorted(each.key for each in caches if was_here(snapshot, name, each) or len(caches) == 1)),
             forced=_is_forced(caches, using if name in snapshot.looked_at else None),
             users=using,
         )

@@ -182,13 +182,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LocalNode:
-    """A LocalModelNode. `models` and `status` are as they stand in the object."""
+    """A LocalModelNode. `models` and `status` are as they stand in the object.
+
+    `orders` are its lines as caches, where what it lists is decided by KServe's controller (see `node_tier`).
+    """
 
     ref: Ref
     owners: tuple[Mapping[str, Any], ...]
     models: tuple[Mapping[str, Any], ...]
     status: Mapping[str, Any]
     listed: Mapping[StatusKey, Mapping[str, Any]]
+    orders: Mapping[StatusKey, Cache] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +243,7 @@ class Snapshot:
     on them is written. `kserve` is what KServe itself is configured with.
     `storage_limit` is what becomes of limits of groups that do not say it themselves: see `plan.limits`.
     `mark_nodes`: Nodes say what they hold, see `plan.node_marks`.
+    `follows`: KServe's controller decides what every node holds, and only that is carried out: see `plan.node_tier`.
     """
 
     owner: str
@@ -268,6 +273,7 @@ class Snapshot:
     claims: Mapping[ClaimName, Claim] | None = None
     kserve: KServeConfig = field(default_factory=KServeConfig)
     mark_nodes: bool = False
+    follows: bool = False
 
     def agent(self, name: NodeName) -> AgentView:
         """The state of the node's agent: that it starts, where nothing has been heard of it."""

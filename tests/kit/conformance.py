@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from coordinator.api import crds
 from coordinator.dev.trial.builders import CacheBuilder, GroupBuilder, ServiceBuilder, a_group
 from coordinator.kube.interface import CLAIMS, CONFIG_MAPS, VOLUMES, NotFound, Object, ResourceType
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, NODE_GROUPS
-from tests.kit.control_plane import JOBS, KSERVE, Cluster
+from tests.kit.control_plane import JOBS, KSERVE, Cluster, soon
+from tests.kit.kserve import consumer_crds
+from tests.kit.kube_servers import KubeServer, running
 
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 CONFIG = "inferenceservice-config"
+
+
+@contextmanager
+def serving(which: str) -> Iterator[KubeServer]:
+    """One that serves our kinds and KServe's."""
+    with running(which) as server:
+        for crd in (*crds.load(), *consumer_crds()):
+            server.request("POST", CRDS, crd).ok()
+        soon(lambda: server.request("GET", f"/apis/{CACHES.api_version}/{CACHES.plural}").status == 200)
+        soon(lambda: server.request("GET", "/api/v1/namespaces/default").status == 200)
+        soon(lambda: server.request("GET", "/api/v1/namespaces/kube-system").status == 200)
+        yield server
 
 
 def a_whole_group(name: str, path: str = "/models") -> GroupBuilder:

@@ -158,10 +158,11 @@ def coordinating(
     *,
     mark_nodes: bool = False,
     may_act: Callable[[], bool] = lambda: True,
+    follows: bool = False,
 ) -> Iterator[Cluster]:
     """A coordinator that leads, against a server which serves our kinds. The namespaces it needs are made.
 
-    `may_act`: what else must hold for it to act.
+    `may_act`: what else must hold for it to act. `follows`: KServe's controller decides.
     """
     with ExitStack() as stack:
         config = load_config(str(kubeconfig))
@@ -175,6 +176,7 @@ def coordinating(
             changed=lambda: controller.wake(),
             poisoned=lambda *poison: controller.poisoned(*poison),
             read_pod=partial(read_pod, home=HOME) if eviction is not None else None,
+            follows=follows,
         )
         identity = WebhookIdentity(kube, HOME, TlsContexts(kubeconfig.parent / "none"))
         cluster = Cluster(admin, kube, Agents(), kubeconfig, Admission(informers, kube), identity)
@@ -201,6 +203,7 @@ def coordinating(
             mark_nodes=mark_nodes,
             home=HOME,
             kserve=ConfigReader(kube, KSERVE),
+            follows=follows,
         )
         stop = threading.Event()
         loop = threading.Thread(target=controller.run, args=(stop,), kwargs={"tick_s": 0.05})

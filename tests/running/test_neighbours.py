@@ -32,11 +32,13 @@ def lease(name: str = LOCKS[0], **spec: Any) -> tuple[Any, Mapping[str, Any]]:
     return LEASES, {"metadata": {"name": name}, "spec": held}
 
 
-def standing(*objects: tuple[Any, Mapping[str, Any]], home: str = "localmodel") -> str | None:
+def standing(
+    *objects: tuple[Any, Mapping[str, Any]], home: str = "localmodel", controller_stays: bool = False
+) -> str | None:
     kube = FakeKube()
     for resource, body in objects:
         kube.create(resource, body, namespace="kserve")
-    neighbours = Neighbours(kube, "kserve", home, clock=lambda: NOW)
+    neighbours = Neighbours(kube, "kserve", home, clock=lambda: NOW, controller_stays=controller_stays)
     neighbours.look()
     return neighbours.standing
 
@@ -111,3 +113,9 @@ def test_until_a_look_has_been_answered_it_is_as_if_somebody_ran() -> None:
         assert neighbours.standing is None
     finally:
         neighbours.stop()
+
+
+def test_where_the_controller_is_to_stay_only_the_node_agent_is_in_the_way() -> None:
+    assert standing(deployment(1), lease(), controller_stays=True) is None
+    assert STOP_AGENTS in str(standing(deployment(1), daemon_set(3), controller_stays=True))
+    assert LOCKS[1] in str(standing(lease(LOCKS[1]), controller_stays=True))

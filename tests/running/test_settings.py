@@ -62,6 +62,11 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
         {"LOCALMODEL_NAMESPACED_OWN_CREDENTIALS": "true"},
         DEFAULT,
     ),
+    "KServe's controller stays": (
+        ["--beside-kserve=nodes"],
+        {},
+        replace(DEFAULT, beside_kserve="nodes", webhook_port=0),
+    ),
     "a boolean that says false": (["--leader-elect", "--leader-elect=false"], {}, DEFAULT),
     "a boolean in Go's short form": (["-leader-elect=T"], {}, replace(DEFAULT, leader_elect=True)),
     "listening on nothing": (
@@ -149,6 +154,8 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
 }
 
 REFUSED: dict[str, tuple[list[str], str]] = {
+    "eviction where KServe's controller stays": (["--beside-kserve=nodes", "--eviction=lru"], "--eviction"),
+    "webhooks where KServe's controller stays": (["--beside-kserve=nodes", "--webhook-port=9443"], "--webhook-port"),
     "an unknown flag": (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     "an eviction policy that is none": (["--eviction=fifo"], "invalid choice: 'fifo'"),
     "a grace that is over before it begins": (["--orphan-grace-seconds=-1"], "'-1' is not a number of seconds"),

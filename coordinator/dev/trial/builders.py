@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
 
 from actors.errors import Failure
 from actors.manifest import Location, ManifestFile, ModelSource, Resolved, StorageKey, make_manifest, storage_key
 from actors.messages import ModelReport, NodeName, NodeReport, Phase, RootReport
+from actors.schemes import Schemes
 from coordinator.api.resources import RESOURCES, LocalModelCache, LocalModelNamespaceCache, StatusKey
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.bindings import read_claim, read_volume
 from coordinator.plan.kserve_config import KServeConfig
+from coordinator.plan.node_tier import followed
 from coordinator.plan.plan import Plan, Verb, Write, plan
 from coordinator.plan.pods import Look, read_pod
 from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
@@ -331,6 +334,7 @@ class World:
     volumes_known: bool = False
     services_known: bool = True
     kserve: KServeConfig = field(default_factory=KServeConfig)
+    follows: bool = False
 
     def add(self, *objects: Builder) -> Self:
         self.objects += objects
@@ -362,12 +366,13 @@ class World:
         caches = [read_cache(raw) for raw in of("LocalModelCache")]
         pods = [pod for pod in map(read_pod, of("Pod")) if pod is not None]
         caches += [read_namespace_cache(raw) for raw in of("LocalModelNamespaceCache")]
-        return Snapshot(
+        read_local = partial(read_local_node, follows=Schemes()) if self.follows else read_local_node
+        snapshot = Snapshot(
             owner=OWNER,
             caches={cache.key: cache for cache in caches},
             groups={group.ref.name: group for group in map(read_node_group, of("LocalModelNodeGroup"))},
             nodes={node.name: node for node in map(read_node, of("Node"))},
-            local_nodes={NodeName(node.ref.name): node for node in map(read_local_node, of("LocalModelNode"))},
+            local_nodes={NodeName(node.ref.name): node for node in map(read_local, of("LocalModelNode"))},
             agents={NodeName(name): view for name, view in self.agents.items()},
             resolutions={StatusKey(key): value for key, value in self.resolutions.items()},
             pruned=frozenset() if self.extensions else frozenset(model.PLURAL for model in RESOURCES),
@@ -380,6 +385,7 @@ class World:
             mark_nodes=self.mark_nodes,
             **(self._bindings() if self.volumes_known else {}),
         )
+        return followed(snapshot) if self.follows else snapshot
 
     def _bindings(self) -> dict[str, Any]:
         """What an API server with KServe's kinds knows of services, volumes and claims."""
