@@ -12,7 +12,10 @@ import pytest
 
 from tests.kit.conformance import serving
 from tests.kit.control_plane import Cluster, coordinating
+from tests.kit.fixtures import node, sample
 from tests.kit.kube_servers import SERVERS, KubeServer
+
+__all__ = ["cluster", "node", "sample", "server"]
 
 
 @pytest.fixture(scope="package", params=SERVERS)

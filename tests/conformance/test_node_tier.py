@@ -6,6 +6,8 @@ so what they are for is looked at (docs/compatibility.md).
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -116,13 +118,42 @@ def test_a5_what_is_under_way_ends_with_its_entry(cluster: Cluster) -> None:
 
 def test_a6_the_secrets_of_a_service_account_are_used(cluster: Cluster) -> None:
     kserve = Controller(cluster, "a6")
-    secret = {"metadata": {"name": "a6-token"}, "stringData": {"HF_TOKEN": "hf_a6"}, "data": {"HF_TOKEN": "aGZfYTY="}}
-    kserve.kube.create(SECRETS, secret, namespace=JOBS)
+    kserve.kube.create(SECRETS, _secret("a6-token", "HF_TOKEN", "hf_a6"), namespace=JOBS)
     account = {"metadata": {"name": "a6-account"}, "secrets": [{"name": "a6-token"}]}
     kserve.kube.create(SERVICE_ACCOUNTS, account, namespace=JOBS)
     kserve.lists(entry("iris", "hf://models/a6", serviceAccountName="a6-account"))
     soon(lambda: kserve.sees(iris="ModelDownloaded"))
     assert cluster.asked_with["hf://models/a6"].get("HF_TOKEN") == "hf_a6"
+
+
+def test_a7_the_key_of_the_storage_secret_is_used(cluster: Cluster) -> None:
+    """As long as it is there: KServe starts a download without it, too (docs/compatibility.md)."""
+    kserve = Controller(cluster, "a7")
+    entry_of = entry("iris", "s3://mybucket/a7", storage={"key": "a7-key"})
+    kserve.lists(entry_of)
+    soon(lambda: kserve.sees(iris="ModelDownloadError"))
+    said = (cluster.find(LOCAL_NODES, kserve.node) or {})["status"]["models"][0]
+    assert said["reason"] == "CredentialsMissing"
+    config = {"type": "s3", "access_key_id": "AKIAA7", "secret_access_key": "secret-a7"}
+    kserve.kube.create(SECRETS, _secret("storage-config", "a7-key", json.dumps(config)), namespace=JOBS)
+    kserve.lists(entry_of, entry("again", "s3://mybucket/a7-again", storage={"key": "a7-key"}))
+    soon(lambda: kserve.status.get("again") == "ModelDownloaded")
+    assert cluster.asked_with["s3://mybucket/a7-again"].get("AWS_ACCESS_KEY_ID") == "AKIAA7"
+
+
+def test_a8_a_model_of_a_namespace_is_read_with_secrets_of_the_job_namespace(cluster: Cluster) -> None:
+    """What the Job in the job namespace is for; the Job and its label do not exist (docs/compatibility.md)."""
+    kserve = Controller(cluster, "a8")
+    kserve.kube.create(SECRETS, _secret("a8-token", "HF_TOKEN", "hf_a8"), namespace=JOBS)
+    account = {"metadata": {"name": "a8-account"}, "secrets": [{"name": "a8-token"}]}
+    kserve.kube.create(SERVICE_ACCOUNTS, account, namespace=JOBS)
+    kserve.lists(entry("iris", "hf://models/a8", namespace="team-a", serviceAccountName="a8-account"))
+    soon(lambda: kserve.status == {"team-a/iris": "ModelDownloaded"})
+    assert cluster.asked_with["hf://models/a8"].get("HF_TOKEN") == "hf_a8"
+
+
+def _secret(name: str, key: str, value: str) -> Mapping[str, Any]:
+    return {"metadata": {"name": name}, "data": {key: b64encode(value.encode()).decode()}}
 
 
 def test_a9_a12_entries_of_namespaces_have_status_keys_of_their_own(cluster: Cluster) -> None:

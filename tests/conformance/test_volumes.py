@@ -133,7 +133,7 @@ def test_c5_two_nodes_two_caches_of_one_uri(cluster: Cluster, told: Told) -> Non
     assert listed("c5-node-1") == []
 
 
-def test_n1_n5_download_volumes_of_a_namespaced_cache(cluster: Cluster, told: Told) -> None:
+def test_n1_n5_a11_download_volumes_of_a_namespaced_cache(cluster: Cluster, told: Told) -> None:
     told.groups("n1-gpu1")
     team = cluster.namespace("n1-team")
     iris = a_namespace_cache(team, "n1-iris", "s3://mybucket/n1").in_group("n1-gpu1")
