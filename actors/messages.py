@@ -84,7 +84,10 @@ class Company:
     @cached_property
     def name(self) -> str:
         """Names this exact company, so that it is sent to an agent once and not with every tick."""
-        identity = repr((self.fill, self.chunk_bytes, self.members, self.token))
+        members = [
+            (each.name, each.incarnation, each.zone, each.address, each.owns, each.seed) for each in self.members
+        ]
+        identity = repr((self.fill, self.chunk_bytes, members, self.token))
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 

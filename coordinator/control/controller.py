@@ -46,6 +46,7 @@ from coordinator.fleet.interface import Fleet
 from coordinator.kube.interface import Kube
 from coordinator.plan.announcements import Announcement
 from coordinator.plan.eviction import Policy
+from coordinator.plan.memory import Memory
 from coordinator.plan.node_tier import followed
 from coordinator.plan.origin_budget import Budgets
 from coordinator.plan.plan import Plan, Want, Write, plan
@@ -140,6 +141,7 @@ class Controller:
         outage = Outage()
         self._writer = Writer(kube, self._executor, self._pace, self._pruning, outage, leading, self._announce)
         self._acting = Acting(informers, kube, outage, self._turned)
+        self._memory = Memory()
         self._companies: Mapping[str, Company] = {}
         self._manifests: Mapping[StatusKey, Manifest] = {}
         self._governed: Mapping[OriginName, Governed] = {}
@@ -231,7 +233,7 @@ class Controller:
         turn = self._pace.turn(snapshot.local_nodes, now)
 
         def attempt(world: Snapshot) -> Plan:
-            return plan(world, now, turn)
+            return plan(world, now, turn, self._memory)
 
         try:
             planned = attempt(snapshot)
@@ -306,7 +308,7 @@ def _sample(tally: Tally) -> CacheSample:
     return CacheSample(
         name=ref.name,
         namespace=ref.namespace or "",
-        nodes={word.value: count for word, count in Counter(tally.node_status.values()).items()},
+        nodes={word.value: count for word, count in tally.words.items()},
         bytes_total=tally.size_bytes,
         bytes_cached=tally.bytes_cached,
         rate_bytes_per_s=tally.rate,

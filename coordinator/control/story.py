@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping
 
 from actors.manifest import StorageKey
-from actors.messages import DesiredState, NodeName, NodeReport
+from actors.messages import DesiredModel, DesiredState, NodeName, NodeReport
 from coordinator.plan.access import forsaken
 from coordinator.plan.announcements import Announcement
 from coordinator.plan.conditions import name_nodes
@@ -32,6 +32,7 @@ class Story:
     def __init__(self) -> None:
         self._held: Mapping[NodeName, _Held] | None = None
         self._reports: dict[NodeName, NodeReport] = {}
+        self._sets: dict[int, tuple[tuple[DesiredModel, ...], _Held]] = {}
 
     def begin(self) -> None:
         """What comes next is the first plan of this coordinator, or of its next turn."""
@@ -47,7 +48,7 @@ class Story:
         )
 
     def planned(self, snapshot: Snapshot, made: Plan) -> None:
-        held = _held(made.desired)
+        held = self._held_by(made.desired)
         if self._held is None:
             copies = sum(len(each) for each in held.values())
             _log.info("first plan", extra={"caches": len(snapshot.caches), "nodes": len(held), "copies": copies})
@@ -59,6 +60,20 @@ class Story:
                 self._tell_retries(snapshot, node, view.report)
                 self._reports[node] = view.report
 
+    def _held_by(self, desired: Mapping[NodeName, DesiredState]) -> dict[NodeName, _Held]:
+        """By node, what it is to hold and where. Nodes that want the same share one value, and it is that of before."""
+        sets: dict[int, tuple[tuple[DesiredModel, ...], _Held]] = {}
+        held = {}
+        for node, state in desired.items():
+            models = state.models
+            known = sets.get(id(models)) or self._sets.get(id(models))
+            if known is None or known[0] is not models:
+                known = models, frozenset((model.root, model.key) for model in models)
+            sets[id(models)] = known
+            held[node] = known[1]
+        self._sets = sets
+        return held
+
     def _tell_moves(
         self, snapshot: Snapshot, before: Mapping[NodeName, _Held], after: Mapping[NodeName, _Held]
     ) -> None:
@@ -66,7 +81,7 @@ class Story:
         withdrawn: dict[tuple[StorageKey, str], list[NodeName]] = {}
         for node in {**before, **after}:
             was, now = before.get(node, frozenset()), after.get(node, frozenset())
-            if was == now:
+            if was is now or was == now:
                 continue
             for _, key in now - was:
                 placed.setdefault(key, []).append(node)
@@ -87,18 +102,6 @@ class Story:
             failure = was.failure
             fields = {"attempt": model.attempt, "reason": failure.reason if failure else None}
             _log.info("retrying", extra={**_fields(snapshot, model.key, [node]), **fields})
-
-
-def _held(desired: Mapping[NodeName, DesiredState]) -> dict[NodeName, _Held]:
-    """By node, what it is to hold and where. Nodes that want the same share one value."""
-    shared: dict[int, _Held] = {}
-    held = {}
-    for node, state in desired.items():
-        each = shared.get(id(state.models))
-        if each is None:
-            each = shared[id(state.models)] = frozenset((model.root, model.key) for model in state.models)
-        held[node] = each
-    return held
 
 
 def _why(snapshot: Snapshot, node: NodeName, key: StorageKey) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import is_
 from typing import Protocol
 
 from actors.errors import Failure
@@ -50,6 +51,17 @@ class AgentView:
         if self.report is None or self.received_at is None or not self.report.at:
             return at
         return at + self.report.at - self.received_at
+
+
+def following(report: NodeReport, before: NodeReport | None) -> NodeReport:
+    """`report`, made of the objects of the one before where they say the same: what follows from them is known."""
+    if before is None or before.models is report.models:
+        return report
+    known = {model.key: model for model in before.models}
+    models = tuple(each if (was := known.get(each.key)) != each else was for each in report.models)
+    same = len(models) == len(before.models) and all(map(is_, models, before.models))
+    roots = before.roots if before.roots == report.roots else report.roots
+    return replace(report, models=before.models if same else models, roots=roots)
 
 
 class Fleet(Protocol):

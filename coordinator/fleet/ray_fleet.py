@@ -42,7 +42,7 @@ from actors.times import rfc3339
 from actors.trust import STRICT, Trust
 from coordinator.fleet import absence
 from coordinator.fleet.absence import OFTEN_S, OUTDATED, STARTING, no_ray, no_ray_node, raised
-from coordinator.fleet.interface import NODE_LABEL, AgentView, node_label
+from coordinator.fleet.interface import NODE_LABEL, AgentView, following, node_label
 
 NAMESPACE = "localmodel"
 POLL_S = 0.5
@@ -156,7 +156,7 @@ class _Slot:
                 before = self.view.report
                 if before is not None and before.incarnation != answer.incarnation:
                     self.ended = [at for at in self.ended if now - at < OFTEN_S] + [now]
-                self.view = AgentView(answer, self.clock())
+                self.view = AgentView(following(answer, before), self.clock())
                 self.not_before = self.called_at + (POLL_S if _moving(answer) else IDLE_POLL_S)
 
     def broken(self, error: RayError, now: float) -> None:
@@ -233,6 +233,7 @@ class RayFleet:
         self.changed = changed
         self._clock = clock
         self._rng = rng or random.Random()
+        self._given: Mapping[NodeName, DesiredState] = {}
         self._desired: Mapping[NodeName, DesiredState] = {}
         self._told = False
         self._views: Mapping[NodeName, AgentView] = {}
@@ -247,10 +248,17 @@ class RayFleet:
         self._service.start()
 
     def sync(self, desired: Mapping[NodeName, DesiredState]) -> None:
-        self._desired = {node: replace(state, trust=self._trust) for node, state in desired.items()}
+        self._desired = {node: self._trusted(node, state) for node, state in desired.items()}
+        self._given = desired
         self._told = True
         self._service.start()  # does nothing for one that runs
         self._woken.set()
+
+    def _trusted(self, node: NodeName, state: DesiredState) -> DesiredState:
+        """With what may be read; the same object as before for the same state."""
+        if self._given.get(node) is state and node in self._desired:
+            return self._desired[node]
+        return replace(state, trust=self._trust)
 
     def views(self) -> Mapping[NodeName, AgentView]:
         views = self._views

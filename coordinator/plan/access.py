@@ -25,7 +25,8 @@ from actors.errors import Failure
 from actors.manifest import StorageKey
 from actors.messages import Earlier, ModelReport, Phase
 from coordinator.api.resources import NodeStatus, StatusKey
-from coordinator.plan.orphans import key_of
+from coordinator.plan.memory import Memory
+from coordinator.plan.orphans import key_of, lists_others
 from coordinator.plan.snapshot import Cache, Resolution, Snapshot
 from coordinator.plan.tally import SourceState
 
@@ -65,28 +66,33 @@ Caches that want other files of a URI than each other have a conflict that is no
 """
 
 
-def with_contested(snapshot: Snapshot) -> Mapping[StatusKey, Cache]:
+def with_contested(snapshot: Snapshot, memory: Memory | None = None) -> Mapping[StatusKey, Cache]:
     """Its caches, with those marked that go by the coordinator's identity, and share their URI with such as do not.
 
     A cache that names no credentials asks as nobody, but where the coordinator does. Of a cache that is gone without a
     trace but the line of a node's list, that line tells.
     """
-    caches = snapshot.caches
+    caches, memory = snapshot.caches, memory or Memory()
+    names = memory.same("names", frozenset(caches))
     shared = {cache.storage_key for cache in caches.values() if _names_credentials(cache)}
-    for local in snapshot.local_nodes.values():
-        if not local.listed.keys() <= caches.keys():
+    for name, local in snapshot.local_nodes.items():
+        if memory.call(("strangers", name), lists_others, local, names):
             lines = (entry for key, entry in local.listed.items() if key not in caches)
             shared |= {key_of(line) for line in lines if line.get("serviceAccountName") or line.get("storage")}
     asked_for = defaultdict[StorageKey, set[str]](set)
     for cache in caches.values():
         asked_for[cache.storage_key].add(cache.selection)
     contested = {
-        key: replace(cache, contested=True)
+        key: memory.call(("contested", key), _contested, cache)
         for key, cache in caches.items()
         if not _is_of_others(cache)
         and (cache.storage_key in shared or (len(asked_for[cache.storage_key]) == 1 and _was_contested(cache)))
     }
     return {**caches, **contested} if contested else caches
+
+
+def _contested(cache: Cache) -> Cache:
+    return replace(cache, contested=True)
 
 
 def _was_contested(cache: Cache) -> bool:
@@ -285,7 +291,9 @@ def discreet(failure: Failure, own: Container[str]) -> Failure:
     return failure
 
 
-def veiled(caches: Iterable[Cache], sources: Mapping[StatusKey, SourceState]) -> dict[StatusKey, SourceState]:
+def veiled(
+    caches: Iterable[Cache], sources: Mapping[StatusKey, SourceState], memory: Memory | None = None
+) -> dict[StatusKey, SourceState]:
     """The same without the commits of others in what is said to a cache that has not read its source.
 
     It is asked for the commit that others hold, so the answer may name it.
@@ -298,9 +306,17 @@ def veiled(caches: Iterable[Cache], sources: Mapping[StatusKey, SourceState]) ->
         source = found.get(cache.key)
         if source is not None and source.failure is not None and asks_itself(cache) and proof_of(cache) is None:
             failing.append((cache, source, source.failure))
+    memory = memory or Memory()
     for cache, source, failure in failing:
-        message = failure.message
-        for commit in commits[cache.storage_key] - {cache.source.revision or ""}:
-            message = message.replace(commit, "what nodes hold")
-        found[cache.key] = replace(source, failure=replace(failure, message=message))
+        others = memory.same(
+            ("others'", cache.key), frozenset(commits[cache.storage_key] - {cache.source.revision or ""})
+        )
+        found[cache.key] = memory.call(("veiled", cache.key), _without, others, source, failure)
     return found
+
+
+def _without(commits: Iterable[str], source: SourceState, failure: Failure) -> SourceState:
+    message = failure.message
+    for commit in sorted(commits):
+        message = message.replace(commit, "what nodes hold")
+    return replace(source, failure=replace(failure, message=message))

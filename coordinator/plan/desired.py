@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from actors.manifest import ModelSource, Resolved, StorageKey
 from actors.messages import (
@@ -15,7 +17,9 @@ from actors.messages import (
     NodeName,
     NodeReport,
     Removal,
+    RootReport,
 )
+from actors.trust import UNRESTRICTED
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import Access, asks_itself
 from coordinator.plan.eviction import may_go
@@ -49,20 +53,26 @@ def desired_states(
 ) -> dict[NodeName, DesiredState]:
     """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
     snapshot, members = facts.snapshot, facts.members
-    models_of = _ModelsOf(facts, together)
+    models_of, call = _ModelsOf(facts, together), facts.memory.call
+    needed = _Needed(facts)
+    by_name = {company.name: company for company in together.by_fill.values()}
+    names_in: dict[int, frozenset[str]] = {id(named): frozenset(named.values()) for named in _each(together.of_nodes)}
     desired: dict[NodeName, DesiredState] = {}
     for name, placement in members.placements.items():
         report = snapshot.report(name)
-        desired[name] = DesiredState(
-            owner=snapshot.owner,
-            roots=_roots(placement.roots, report),
-            models=models_of.node(name),
-            resolved=_unknown(facts, name, report),
-            companies=_unknown_companies(together, name, report),
-            remove=orders.get(name, ()),
-            manifests=facts.asked.get(name, frozenset()),
-            origins=shares.of_nodes.get(name, {}),
-            used=oldest_users(snapshot, name),
+        desired[name] = call(
+            ("desired", name),
+            DesiredState,
+            snapshot.owner,
+            call(("roots", name), _roots, placement.roots, report.roots if report is not None else ()),
+            models_of.node(name),
+            needed.unknown(name, report) or _NONE,
+            _unknown_companies(by_name, names_in.get(id(together.of_nodes.get(name)), frozenset()), report) or _NONE,
+            orders.get(name, ()),
+            facts.asked.get(name, _NO_KEYS),
+            shares.of_nodes.get(name, _NONE),
+            UNRESTRICTED,
+            oldest_users(snapshot, name),
         )
     for name in snapshot.nodes:
         if name not in members.placements and draining(snapshot, name):
@@ -75,32 +85,53 @@ def desired_states(
     return desired
 
 
+_NONE: dict[Any, Any] = {}
+"""Plain, because it travels; nobody writes into a desired state."""
+_NO_KEYS: frozenset[StorageKey] = frozenset()
+
+
 class _ModelsOf:
     """The models of every node; nodes that should hold the same, in the same company, share one tuple."""
 
     def __init__(self, facts: Facts, together: Companies) -> None:
         self._facts = facts
         self._together = together
-        self._alone = {placement: _models(facts, placement) for placement in facts.members.by_placement}
-        self._accompanied: dict[
-            tuple[Placement, frozenset[tuple[StorageKey, str]], frozenset[StorageKey]], tuple[DesiredModel, ...]
-        ] = {}
+        self._memory = memory = facts.memory
+        self._named: dict[int, frozenset[tuple[StorageKey, str]]] = {}
+        self._sources = memory.alike("sources", facts.sources)
+        unused = memory.same("unused", frozenset(facts.use.since))
+        self._alone = {
+            placement: memory.call(("models", placement), _models, placement, self._sources, facts.forsaken, unused)
+            for placement in facts.members.by_placement
+        }
+
+    def _companies(self, named: Mapping[StorageKey, str]) -> frozenset[tuple[StorageKey, str]]:
+        """What nodes that fill the same together have in common: most of them share one mapping."""
+        if id(named) not in self._named:
+            self._named[id(named)] = frozenset(named.items())
+        return self._named[id(named)]
 
     def node(self, name: NodeName) -> tuple[DesiredModel, ...]:
-        placement = self._facts.members.placements[name]
+        placement, memory = self._facts.members.placements[name], self._memory
         models = self._alone[placement]
-        named, unheard = self._together.of_nodes.get(name, {}), self._together.unheard.get(name, frozenset())
+        named, unheard = self._together.of_nodes.get(name), self._together.unheard.get(name, _NO_KEYS)
         if named or unheard:
-            alike = placement, frozenset(named.items()), unheard
-            if alike not in self._accompanied:
-                self._accompanied[alike] = _accompanied(models, named, unheard)
-            models = self._accompanied[alike]
+            named = named or _NONE
+            alike = "accompanied", placement, self._companies(named), unheard
+            models = memory.call(alike, partial(_accompanied, named=named, unheard=unheard), models)
         if foreign := self._facts.folded.foreign.get(name):
-            models = _replacing(models, placement, foreign, self._facts.sources)
-        return _asked_again(models, placement, name)
+            models = memory.call(("replacing", name), _replacing, models, placement, foreign, self._sources)
+        if placement.retried:
+            models = memory.call(("asked again", name), _asked_again, models, placement, name)
+        return models
 
 
-def _models(facts: Facts, placement: Placement) -> tuple[DesiredModel, ...]:
+def _models(
+    placement: Placement,
+    sources: Mapping[StatusKey, SourceState],
+    forsaken: frozenset[StorageKey],
+    unused: frozenset[StatusKey],
+) -> tuple[DesiredModel, ...]:
     """One per folder; who shares it lends it the highest priority."""
     sharing: dict[StorageKey, list[Slot]] = {}
     for slot in placement.slots:
@@ -110,16 +141,16 @@ def _models(facts: Facts, placement: Placement) -> tuple[DesiredModel, ...]:
             key=slot.cache.storage_key,
             root=slot.root,
             source=slot.cache.source,
-            resolved=facts.sources[slot.cache.key].resolved,
+            resolved=sources[slot.cache.key].resolved,
             expected_digest=expected_digest(sharing[slot.cache.storage_key]),
             priority=priority(sharing[slot.cache.storage_key]),
-            evictable=may_go(sharing[slot.cache.storage_key], facts.use),
+            evictable=may_go(sharing[slot.cache.storage_key], unused),
             kept=slot.orphan is not None,
             group=slot.group,
             audience=audience(sharing[slot.cache.storage_key]),
         )
         for slot in placement.slots
-        if slot.owner is slot.cache and slot.root is not None and slot.cache.storage_key not in facts.forsaken
+        if slot.owner is slot.cache and slot.root is not None and slot.cache.storage_key not in forsaken
     )
 
 
@@ -156,26 +187,37 @@ def _asked_again(models: tuple[DesiredModel, ...], placement: Placement, node: N
     )
 
 
-def _roots(roots: tuple[DesiredRoot, ...], report: NodeReport | None) -> tuple[DesiredRoot, ...]:
+def _roots(roots: tuple[DesiredRoot, ...], reported: Iterable[RootReport]) -> tuple[DesiredRoot, ...]:
     """The roots of the node's groups, and those of groups it has left as long as something lies there."""
-    if report is None:
-        return roots
     known = {root.path for root in roots}
-    others = (root for root in report.roots if root.path not in known)
+    others = (root for root in reported if root.path not in known)
     return roots + tuple(DesiredRoot(root.path) for root in others if root.used_bytes or root.reserved_bytes)
 
 
-def _unknown(facts: Facts, name: NodeName, report: NodeReport | None) -> dict[str, Resolved]:
-    """The resolutions that this node needs and does not have."""
-    known = report.resolved_known if report else frozenset()
-    unknown = {}
-    for cache in facts.folded.missing[name]:
-        needed = facts.sources[cache.key].resolved
-        if needed is not None and needed not in known:
-            resolved = facts.snapshot.resolutions[cache.key].resolved
-            if resolved is not None:
-                unknown[needed] = resolved
-    return unknown
+class _Needed:
+    """The resolutions that nodes need; those that lack the same are looked up once."""
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._by_missing: dict[Sequence[Cache], dict[str, Resolved]] = {}
+
+    def unknown(self, name: NodeName, report: NodeReport | None) -> dict[str, Resolved]:
+        """Those that this node does not have."""
+        missing = self._facts.folded.missing[name]
+        if not missing:
+            return {}
+        needed = self._by_missing.get(missing)
+        if needed is None:
+            needed = self._by_missing[missing] = dict(self._of(missing))
+        if report is None:
+            return needed
+        return {key: needed[key] for key in needed.keys() - report.resolved_known}
+
+    def _of(self, missing: Iterable[Cache]) -> Iterator[tuple[str, Resolved]]:
+        for cache in missing:
+            needed = self._facts.sources[cache.key].resolved
+            if needed is not None and (resolved := self._facts.snapshot.resolutions[cache.key].resolved) is not None:
+                yield needed, resolved
 
 
 def _accompanied(
@@ -188,11 +230,17 @@ def _accompanied(
     )
 
 
-def _unknown_companies(together: Companies, node: NodeName, report: NodeReport | None) -> dict[str, Company]:
-    """Those that this node is in and has not been told of."""
-    named = together.of_nodes.get(node, {})
-    unknown = set(named.values()) - (report.companies_known if report else frozenset())
-    return {company.name: company for company in together.by_fill.values() if company.name in unknown}
+def _each(of_nodes: Mapping[NodeName, Mapping[StorageKey, str]]) -> Iterable[Mapping[StorageKey, str]]:
+    """The mappings, each once, however many nodes share it."""
+    return {id(named): named for named in of_nodes.values()}.values()
+
+
+def _unknown_companies(
+    by_name: Mapping[str, Company], named: frozenset[str], report: NodeReport | None
+) -> dict[str, Company]:
+    """Those that a node is in and has not been told of."""
+    unknown = named - (report.companies_known if report else frozenset())
+    return {name: by_name[name] for name in unknown if name in by_name}
 
 
 def draining(snapshot: Snapshot, name: NodeName) -> bool:
@@ -210,14 +258,14 @@ def wants(facts: Facts) -> dict[StatusKey, Want]:
     """
     snapshot, folded = facts.snapshot, facts.folded
     wanted: dict[StatusKey, Cache] = {}
-    looked_at: set[Placement] = set()
+    nothing: Sequence[Cache] = ()
+    looked_at: set[tuple[Placement, Sequence[Cache]]] = set()
     for name, placement in facts.members.placements.items():
-        if not snapshot.nodes[name].ready:
-            continue
-        missing = {cache.storage_key for cache in folded.missing[name]}
-        if placement not in looked_at or missing:
-            wanted |= _asking(snapshot, placement, folded, missing)
-        looked_at.add(placement)
+        if snapshot.nodes[name].ready:
+            missing = folded.missing[name]
+            if (placement, missing) not in looked_at:
+                wanted |= _asking(snapshot, placement, folded, {cache.storage_key for cache in missing})
+                looked_at |= {(placement, missing), (placement, nothing)}
     commits = _commits(snapshot) if wanted else {}
     rejected: dict[StatusKey, set[str]] = {}
     for cache, report in folded.failed:

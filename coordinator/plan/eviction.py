@@ -156,9 +156,9 @@ def _fewest(copies: Sequence[Copy], lacking_bytes: int) -> list[Copy] | None:
     return going
 
 
-def may_go(slots: Iterable[Slot], use: Usage) -> bool:
+def may_go(slots: Iterable[Slot], unused: Container[StatusKey]) -> bool:
     """Whether a folder that these share may be evicted, once it has been unused for long enough."""
-    return all(not slot.cache.pinned and slot.cache.problem is None and slot.cache.key in use.since for slot in slots)
+    return all(not slot.cache.pinned and slot.cache.problem is None and slot.cache.key in unused for slot in slots)
 
 
 def evictions(facts: Facts) -> tuple[Eviction, ...]:
@@ -170,11 +170,17 @@ def evictions(facts: Facts) -> tuple[Eviction, ...]:
     found: list[Eviction] = []
     for name, placement in sorted(facts.members.placements.items(), key=lambda item: item[0]):
         view = snapshot.agent(name)
-        if view.failure is None and any(model.lacking_bytes is not None for model in view.models.values()):
+        models = view.report.models if view.report is not None else ()
+        if view.failure is None and facts.memory.call(("waits", name), _waits, models):
             open_here = users_on(snapshot, name) or {}
             for root in placement.roots:
                 found += _on_disk(facts, name, root, open_here, idle_before)
     return tuple(found)
+
+
+def _waits(models: Iterable[ModelReport]) -> bool:
+    """Whether any of them waits for space."""
+    return any(model.lacking_bytes is not None for model in models)
 
 
 def orders_of(snapshot: Snapshot, going: Iterable[Eviction], now: float) -> dict[NodeName, tuple[Removal, ...]]:
@@ -205,7 +211,7 @@ def _on_disk(
         important = priority(slots)
         if report.phase is Phase.READY and report.damage is None:
             busy = mounted or key in open_here or _is_downloading(facts.folded, slots)
-            since = None if busy or not may_go(slots, facts.use) else _unused_since(slots, report, facts.use)
+            since = None if busy or not may_go(slots, facts.use.since) else _unused_since(slots, report, facts.use)
             copies.append(Copy(key, report.bytes_total, important, since))
         elif report.lacking_bytes is not None:
             waiting.append(Waiting(key, report.needed_bytes, report.lacking_bytes, important))

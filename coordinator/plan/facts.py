@@ -7,7 +7,8 @@ snapshot ──contested, place──► members ──offline sources──► 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 
 from actors.manifest import Manifest, StorageKey
 from actors.messages import NodeName
@@ -15,12 +16,15 @@ from coordinator.api.resources import StatusKey
 from coordinator.plan.access import forsaken, veiled, with_contested
 from coordinator.plan.consumers import Consumers, consumers
 from coordinator.plan.fold import Fold, Turn, fold
+from coordinator.plan.memory import Memory
 from coordinator.plan.offline_sources import known_from_copies
 from coordinator.plan.placement import Members, place
-from coordinator.plan.snapshot import Snapshot
+from coordinator.plan.snapshot import Resolution, Snapshot
 from coordinator.plan.sources import source_state
 from coordinator.plan.tally import SourceState
 from coordinator.plan.usage import Usage, usage
+
+_OF_RESOLUTION = tuple(each.name for each in fields(Resolution))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +46,36 @@ class Facts:
     asked: Mapping[NodeName, frozenset[StorageKey]] = field(default_factory=dict)
     manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
     consumers: Consumers = field(default_factory=Consumers)
+    memory: Memory = field(default_factory=Memory)
 
 
-def gather(snapshot: Snapshot, now: float, turn: Turn | None = None) -> Facts:
+def gather(snapshot: Snapshot, now: float, turn: Turn | None = None, memory: Memory | None = None) -> Facts:
     """Everything that deciding needs to know. `turn`: as in `fold`."""
-    snapshot = replace(snapshot, caches=with_contested(snapshot))
-    members = place(snapshot)
-    copies = known_from_copies(snapshot, members)
+    memory = memory or Memory()
+    answers = {
+        key: memory.call(("resolution", key), Resolution, *attrgetter(*_OF_RESOLUTION)(each))
+        for key, each in snapshot.resolutions.items()
+    }
+    snapshot = replace(snapshot, caches=with_contested(snapshot, memory), resolutions=answers)
+    members = place(snapshot, memory)
+    copies = known_from_copies(snapshot, members, memory)
     snapshot = replace(snapshot, resolutions=copies.resolutions)
     asked = {
-        cache.key: source_state(cache, snapshot.resolutions.get(cache.key))
-        for cache in snapshot.caches.values()
+        key: memory.call(("source", key), source_state, cache, snapshot.resolutions.get(key))
+        for key, cache in snapshot.caches.items()
         if cache.deleted_at is None
     }
-    sources = veiled(snapshot.caches.values(), asked)
+    sources = veiled(snapshot.caches.values(), asked, memory)
     return Facts(
         snapshot=snapshot,
         members=members,
         sources=sources,
-        folded=fold(snapshot, members, sources, turn, now),
+        folded=fold(snapshot, members, sources, turn, now, memory),
         use=usage(snapshot, now),
         now=now,
-        forsaken=forsaken(snapshot.caches.values(), snapshot.resolutions),
+        forsaken=memory.same("forsaken", forsaken(snapshot.caches.values(), snapshot.resolutions)),
         asked=copies.asked,
         manifests=copies.manifests,
         consumers=consumers(snapshot),
+        memory=memory,
     )

@@ -21,7 +21,7 @@ from actors.manifest import Resolved, StorageKey
 from actors.mesh.limits import DEAD_S, LINK_BYTES_PER_S, choose_chunk_bytes
 from actors.messages import Company, Member, ModelReport, NodeName, Part, Phase
 from coordinator.plan.facts import Facts
-from coordinator.plan.placement import Members
+from coordinator.plan.placement import Placement
 from coordinator.plan.snapshot import Cache, Snapshot
 
 ZONE_LABEL = "topology.kubernetes.io/zone"
@@ -47,66 +47,106 @@ def companies(facts: Facts) -> Companies:
     """Everybody who fills together, by what is known now."""
     snapshot, members = facts.snapshot, facts.members
     by_fill: dict[str, Company] = {}
-    of_nodes: dict[NodeName, dict[StorageKey, str]] = {}
+    of_nodes: dict[NodeName, Mapping[StorageKey, str]] = {}
     unheard: dict[NodeName, frozenset[StorageKey]] = {}
-    agents = dict(_agents(snapshot, members, facts.now))
-    reportless = {name for name in members.placements if snapshot.report(name) is None}
+    wanted = _wanted(facts)
+    if not wanted:
+        return Companies()
+    agents = dict(_agents(facts))
+    reportless = frozenset(name for name in members.placements if snapshot.report(name) is None)
     earlier = {_content(company.fill): company for company in snapshot.companies.values()}
-    for resolved, caches in _wanted(facts):
-        key, wanting = caches[0].storage_key, members.wanting(caches)
-        if len(wanting) < 2:
+    shared: dict[frozenset[Placement], _Wanting] = {}
+    for resolved, caches in wanted:
+        key, where = caches[0].storage_key, members.where_wanted(caches)
+        if where not in shared:
+            shared[where] = _Wanting.among(members.nodes_of(where), agents, reportless)
+        wanting = shared[where]
+        if wanting.count < 2:
             continue
-        silent = reportless.intersection(wanting)
-        for name in silent:
+        for name in wanting.silent:
             unheard[name] = unheard.get(name, frozenset()) | {key}
-        candidates = [_candidate(agents[name], resolved, key) for name in wanting if name in agents]
         before = earlier.get(resolved.content)
-        if before is None and silent and _is_begun_by_another(snapshot, candidates, facts.now):
-            for each in candidates:
-                name = each.agent.name
-                if each.part is not None:
-                    of_nodes.setdefault(name, {})[key] = each.part.company
-                else:
-                    unheard[name] = unheard.get(name, frozenset()) | {key}
-            continue
-        company = _company(snapshot, resolved, candidates, before, facts.now)
+        if before is None and wanting.silent and facts.now < snapshot.acting_since + SETTLE_S:
+            parts = {each.name: each.part_in(resolved, key) for each in wanting.agents}
+            if any(parts.values()):  # an earlier coordinator has begun this, and not all who are in it were heard yet
+                for name, part in parts.items():
+                    if part is not None:
+                        of_nodes[name] = {**of_nodes.get(name, {}), key: part.company}
+                    else:
+                        unheard[name] = unheard.get(name, frozenset()) | {key}
+                continue
+        company = _company(snapshot, resolved, key, wanting.agents, before, facts.now)
         if company.members:  # also if it is but one: the others' agents may be about to start
             by_fill[company.fill] = company
-            for member in company.members:
-                of_nodes.setdefault(member.name, {})[key] = company.name
+            wanting.named[key] = company.name
+    for wanting in shared.values():
+        for each in wanting.agents if wanting.named else ():
+            known = of_nodes.get(each.name)
+            of_nodes[each.name] = wanting.named if known is None else {**known, **wanting.named}
     return Companies(by_fill, of_nodes, unheard)
-
-
-def _is_begun_by_another(snapshot: Snapshot, candidates: Sequence[_Candidate], now: float) -> bool:
-    """Whether an earlier coordinator has begun this fill, and there was no time yet to hear all who are in it."""
-    return now < snapshot.acting_since + SETTLE_S and any(each.part is not None for each in candidates)
 
 
 @dataclass(frozen=True, slots=True)
 class _Agent:
-    """An agent that can be counted on and that others can reach, with its models by key."""
+    """An agent that can be counted on and that others can reach, with its models by key.
+
+    `owner`, `seed`, `other`: itself as a member of a fill. `process`: its name and incarnation.
+    """
 
     name: NodeName
-    incarnation: str
-    zone: str | None
-    address: str
     link_bytes_per_s: float
     models: Mapping[StorageKey, ModelReport]
+    owner: Member
+    seed: Member
+    other: Member
+    process: tuple[NodeName, str]
+
+    def as_told(
+        self, told: Mapping[tuple[NodeName, str], Member], resolved: Resolved, key: StorageKey
+    ) -> Member | None:
+        """As a member of a fill in which this very process is; None: it is not."""
+        was = told.get(self.process)
+        if was is None or was is self.owner:  # nearly always
+            return was
+        return self.member(was.owns, resolved, key)
+
+    def member(self, owns: bool, resolved: Resolved, key: StorageKey) -> Member:
+        if owns:
+            return self.owner
+        model = self.models.get(key)
+        holds = model is not None and model.phase is Phase.READY and _is_copy(model, resolved)
+        return self.seed if holds else self.other
+
+    def part_in(self, resolved: Resolved, key: StorageKey) -> Part | None:
+        """What it says of the part that it takes in the fill of this content."""
+        model = self.models.get(key)
+        part = model.part if model is not None else None
+        return part if part is not None and _content(part.fill) == resolved.content else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
-    """The agent of a node that should hold the model. `holds`: a committed copy of it."""
+class _Wanting:
+    """The nodes that should hold the same: how many, those with an agent to count on, and those never heard.
 
-    agent: _Agent
-    model: ModelReport | None
-    part: Part | None
-    holds: bool
+    `named` are the companies of all these agents, by model.
+    """
+
+    count: int
+    agents: Sequence[_Agent]
+    silent: frozenset[NodeName]
+    named: dict[StorageKey, str] = field(default_factory=dict)
+
+    @classmethod
+    def among(
+        cls, names: Sequence[NodeName], agents: Mapping[NodeName, _Agent], reportless: frozenset[NodeName]
+    ) -> _Wanting:
+        able = [agents[name] for name in sorted(names) if name in agents]
+        return cls(len(names), able, reportless.intersection(names))
 
 
 def _wanted(facts: Facts) -> list[tuple[Resolved, list[Cache]]]:
     """What some node lacks and can be read, with the caches that ask for it. Equal resolutions count as one."""
-    lacking = {cache.key: cache for caches in facts.folded.missing.values() for cache in caches}
+    lacking = {cache.key: cache for caches in dict.fromkeys(facts.folded.missing.values()) for cache in caches}
     found: dict[str, tuple[Resolved, list[Cache]]] = {}
     for key, cache in lacking.items():
         resolution = facts.snapshot.resolutions.get(key)
@@ -116,62 +156,69 @@ def _wanted(facts: Facts) -> list[tuple[Resolved, list[Cache]]]:
     return list(found.values())
 
 
-def _agents(snapshot: Snapshot, members: Members, now: float) -> Iterator[tuple[NodeName, _Agent]]:
-    for name in members.placements:
+def _agents(facts: Facts) -> Iterator[tuple[NodeName, _Agent]]:
+    snapshot = facts.snapshot
+    for name in facts.members.placements:
         view = snapshot.agent(name)
         report = view.report
         if report is None or report.peer_address is None:
             continue
-        if view.failure is not None and now > (view.received_at or 0.0) + DEAD_S:
+        if view.failure is not None and facts.now > (view.received_at or 0.0) + DEAD_S:
             continue
         link = report.link_bytes_per_s or LINK_BYTES_PER_S
-        zone = snapshot.nodes[name].labels.get(ZONE_LABEL)
-        yield name, _Agent(name, report.incarnation, zone, report.peer_address, link, view.models)
+        address = report.incarnation, snapshot.nodes[name].labels.get(ZONE_LABEL), report.peer_address
+        known = facts.memory.same(("member", name), (name, *address))
+        members = facts.memory.call(("members", name), _as_members, known)
+        yield name, _Agent(name, link, view.models, *members, (name, report.incarnation))
 
 
-def _candidate(agent: _Agent, resolved: Resolved, key: StorageKey) -> _Candidate:
-    model = agent.models.get(key)
-    part = model.part if model is not None else None
-    if part is not None and _content(part.fill) != resolved.content:
-        part = None
-    return _Candidate(agent, model, part, _is_copy(model, resolved))
+def _as_members(address: tuple[NodeName, str, str | None, str]) -> tuple[Member, Member, Member]:
+    return (
+        Member(*address, owns=True, seed=False),
+        Member(*address, owns=False, seed=True),
+        Member(*address, owns=False, seed=False),
+    )
 
 
 def _company(
-    snapshot: Snapshot, resolved: Resolved, candidates: list[_Candidate], before: Company | None, now: float
+    snapshot: Snapshot,
+    resolved: Resolved,
+    key: StorageKey,
+    agents: Sequence[_Agent],
+    before: Company | None,
+    now: float,
 ) -> Company:
     """The company of one fill. `before`: as it was told last."""
     told = {(member.name, member.incarnation): member for member in before.members} if before is not None else {}
-    chunk_bytes = before.chunk_bytes if before is not None else _chunk_bytes(resolved, candidates)
-    begun = any(member.owns for member in told.values())
-    begun = begun or any(each.part.owns for each in candidates if each.part is not None)
-    readers = set[NodeName]() if begun else _readers(snapshot, resolved, candidates)
-    found = []
-    for each in candidates:
-        agent = each.agent
-        was = told.get((agent.name, agent.incarnation)) or each.part
-        owns = was.owns if was is not None else agent.name in readers
-        seed = each.holds and not owns
-        found.append(Member(agent.name, agent.incarnation, agent.zone, agent.address, owns, seed))
+    members = [each.as_told(told, resolved, key) for each in agents] if told else [None] * len(agents)
+    parts: dict[NodeName, Part] = {}
+    if None in members:
+        parts = {each.name: part for each in agents if (part := each.part_in(resolved, key)) is not None}
+    begun = any(member.owns for member in told.values()) or any(part.owns for part in parts.values())
+    chunk_bytes = before.chunk_bytes if before is not None else _chunk_bytes(resolved, agents, list(parts.values()))
+    readers = set[NodeName]() if begun else _readers(snapshot, resolved, key, agents)
+    known = [
+        member or each.member(parts[each.name].owns if each.name in parts else each.name in readers, resolved, key)
+        for each, member in zip(agents, members, strict=True)
+    ]
     fill = f"{resolved.content}-{chunk_bytes}"
-    members = tuple(sorted(found, key=lambda member: member.name))
-    company = Company(fill, chunk_bytes, members, _token(snapshot.secret, fill, now))
+    company = Company(fill, chunk_bytes, tuple(known), _token(snapshot.secret, fill, now))
     return before if before is not None and company == before else company  # its name is known already
 
 
-def _chunk_bytes(resolved: Resolved, candidates: Sequence[_Candidate]) -> int:
+def _chunk_bytes(resolved: Resolved, agents: Sequence[_Agent], parts: Sequence[Part]) -> int:
     """As those who fill already have it, else such that the slowest link is kept busy by few."""
-    parts = [each.part for each in candidates if each.part is not None]
     if parts:
         return max(parts, key=lambda part: part.owns).chunk_bytes
-    slowest = min((each.agent.link_bytes_per_s for each in candidates), default=LINK_BYTES_PER_S)
+    slowest = min((each.link_bytes_per_s for each in agents), default=LINK_BYTES_PER_S)
     return choose_chunk_bytes(resolved.manifest.total_bytes, slowest)
 
 
-def _readers(snapshot: Snapshot, resolved: Resolved, candidates: Sequence[_Candidate]) -> set[NodeName]:
+def _readers(snapshot: Snapshot, resolved: Resolved, key: StorageKey, agents: Sequence[_Agent]) -> set[NodeName]:
     """Those that read the origin, as many as its budget allows at a time: other nodes for other models."""
-    able = [each.agent.name for each in candidates if not each.holds and not is_held_up(each.model)]
-    most = min((snapshot.budgets.of(origin).requests for origin in resolved.origins), default=len(candidates))
+    models = ((each.name, each.models.get(key)) for each in agents)
+    able = [name for name, model in models if not _is_copy(model, resolved) and not is_held_up(model)]
+    most = min((snapshot.budgets.of(origin).requests for origin in resolved.origins), default=len(agents))
     return set(random.Random(resolved.content).sample(able, min(most, len(able))))
 
 

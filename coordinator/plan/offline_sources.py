@@ -23,6 +23,7 @@ from actors.manifest import Manifest, StorageKey, known_from_a_copy, make_manife
 from actors.messages import ModelReport, NodeName, NodeReport, Phase
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import asks_itself, proof_of
+from coordinator.plan.memory import Memory
 from coordinator.plan.placement import Members
 from coordinator.plan.snapshot import Cache, Resolution, Snapshot
 
@@ -39,9 +40,9 @@ class Copies:
     manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
 
 
-def known_from_copies(snapshot: Snapshot, members: Members) -> Copies:
+def known_from_copies(snapshot: Snapshot, members: Members, memory: Memory | None = None) -> Copies:
     """Every source that does not answer is known from a copy of it, or a node that holds one is asked, if any does."""
-    resolutions = dict(snapshot.resolutions)
+    resolutions, memory = dict(snapshot.resolutions), memory or Memory()
     asked: dict[NodeName, frozenset[StorageKey]] = {}
     manifests: dict[StatusKey, Manifest] = {}
     servers: dict[NodeName, _Server] | None = None
@@ -60,9 +61,13 @@ def known_from_copies(snapshot: Snapshot, members: Members) -> Copies:
             asked[holders[0]] = asked.get(holders[0], frozenset()) | {cache.storage_key}
         else:
             manifests[cache.key] = manifest
-            stands_in = known_from_a_copy(manifest, failure)
-            resolutions[cache.key] = replace(resolutions[cache.key], resolved=stands_in)
+            unanswered = resolutions[cache.key]
+            resolutions[cache.key] = memory.call(("copy", cache.key), _standing_in, unanswered, manifest, failure)
     return Copies(resolutions, asked, manifests)
+
+
+def _standing_in(resolution: Resolution, manifest: Manifest, failure: Failure) -> Resolution:
+    return replace(resolution, resolved=known_from_a_copy(manifest, failure))
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from coordinator.api.resources import StatusKey
 from coordinator.plan.facts import Facts
 from coordinator.plan.fill_groups import Companies, is_held_up
 from coordinator.plan.origin_budget import Budget, OriginUse
-from coordinator.plan.snapshot import Governed, Snapshot
+from coordinator.plan.snapshot import Cache, Governed, Snapshot
 
 SAME_PAUSE_S = 1.0
 """A pause that seems to end so much later is the same one, told by a report that took longer."""
@@ -155,17 +155,25 @@ def _lacking(facts: Facts, together: Companies) -> Iterator[tuple[NodeName, Mapp
         company.name: frozenset(member.name for member in company.members if member.owns)
         for company in together.by_fill.values()
     }
+    of_missing: dict[Sequence[Cache], frozenset[OriginName]] = {}
     for name, missing in facts.folded.missing.items():
+        if not missing:
+            continue
+        if missing not in of_missing:
+            of_missing[missing] = frozenset(each for cache in missing for each in origins.get(cache.key, ()))
         named: Mapping[StorageKey, str] = together.of_nodes.get(name, {})
-        models = snapshot.agent(name).models if missing else {}
-        found: dict[OriginName, bool] = {}
+        models = snapshot.agent(name).models
+        found = dict.fromkeys(sorted(of_missing[missing]), False)
+        unsettled = set(found)
         for cache in missing:
-            unsettled = [origin for origin in origins.get(cache.key, ()) if not found.get(origin)]
-            if unsettled:  # else nothing can be learnt from it
-                company = named.get(cache.storage_key)
-                reads = company is None or name in owners.get(company, (name,))
-                begins = reads and not is_held_up(models.get(cache.storage_key))
-                found.update(dict.fromkeys(unsettled, begins))
+            if not unsettled:
+                break
+            company = named.get(cache.storage_key)
+            reads = company is None or name in owners.get(company, (name,))
+            if reads and not is_held_up(models.get(cache.storage_key)):
+                settled = origins.get(cache.key, frozenset()) & unsettled
+                found.update(dict.fromkeys(settled, True))
+                unsettled -= settled
         yield name, found
 
 

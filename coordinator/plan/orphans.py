@@ -11,7 +11,7 @@ Of several caches with one URI, one accident is enough to keep the copy they sha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from actors.manifest import StorageKey, storage_key
@@ -42,8 +42,13 @@ def group_problem(snapshot: Snapshot, name: str) -> Problem | None:
 def copies_of(report: NodeReport | None) -> Iterator[ModelReport]:
     """The committed copies that a node reports, damaged, about to be replaced, or well."""
     for model in report.models if report is not None else ():
-        if model.phase is Phase.READY or model.earlier is not None or model.damage is not None:
+        if is_copy(model):
             yield model
+
+
+def is_copy(model: ModelReport) -> bool:
+    """Whether it is committed, whatever is to become of it."""
+    return model.phase is Phase.READY or model.earlier is not None or model.damage is not None
 
 
 def strays(report: NodeReport | None, roots: Collection[str]) -> dict[StorageKey, list[str]]:
@@ -116,6 +121,11 @@ def _of_copy(
     return found if found or wish else others[:1]
 
 
+def lists_others(local: LocalNode, caches: Set[StatusKey]) -> bool:
+    """Whether the node's list has lines for others than these."""
+    return not local.listed.keys() <= caches
+
+
 def traces(snapshot: Snapshot, node: NodeName) -> list[Mapping[str, object]]:
     """The lines of the node's list for caches that are gone without a trace but this, while what they were for is here.
 
@@ -123,7 +133,7 @@ def traces(snapshot: Snapshot, node: NodeName) -> list[Mapping[str, object]]:
     cache that is there, and whose status says what it has, needs no such line beside its own.
     """
     local, view = snapshot.local_nodes.get(node), snapshot.agents.get(node)
-    if local is None or local.listed.keys() <= snapshot.caches.keys():
+    if local is None or not lists_others(local, snapshot.caches.keys()):
         return []
     report = view.report if view is not None else None
     here = {model.key for model in copies_of(report)}

@@ -14,18 +14,26 @@ LocalModelNode stays until it has gone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from actors.errors import Failure
 from actors.manifest import ModelSource, StorageKey, storage_key
-from actors.messages import Audience, DesiredRoot, NodeName
+from actors.messages import Audience, DesiredRoot, ModelReport, NodeName
 from coordinator.api.resources import StatusKey
+from coordinator.fleet.interface import AgentView
+from coordinator.kube.node_selector import NodeSelector
 from coordinator.plan.access import could_provide, has_standing, known_digest, rank
+from coordinator.plan.kserve_config import KServeConfig
 from coordinator.plan.limits import enforces
+from coordinator.plan.memory import Memory
 from coordinator.plan.node_tier import Orders, orders_on, refused
 from coordinator.plan.orphans import group_problem, stays
-from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
+from coordinator.plan.snapshot import Cache, LocalNode, Node, NodeGroup, Resolution, Snapshot
+
+_KEY = attrgetter("key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +59,9 @@ class Slot:
 class Placement:
     """Everything a node with these groups should hold, the oldest cache first.
 
-    `leaving` are the models that are there and that nobody wants there. `entries` lists them too.
+    `held`: what else stays there, or leaves; `orders`: as in `node_tier`. `leaving` are the models that are there and
+    that nobody wants there. `entries` lists them too. `retried`: somebody asks for another try of one. `deciding`: the
+    caches that decide what is in a folder.
     """
 
     groups: tuple[str, ...]
@@ -61,6 +71,15 @@ class Placement:
     names: frozenset[StatusKey] = frozenset()
     entries: list[Mapping[str, Any]] = field(default_factory=list)
     leaving: frozenset[StorageKey] = frozenset()
+    held: tuple[_Held, ...] = ()
+    orders: Orders | None = None
+    retried: bool = False
+    deciding: frozenset[StatusKey] = frozenset()
+
+    @property
+    def of(self) -> tuple[object, ...]:
+        """What nodes have in common that share it, whatever their caches are at the moment."""
+        return self.groups, self.held, self.orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +97,16 @@ class Members:
 
     def wanting(self, caches: Iterable[Cache]) -> list[NodeName]:
         """The nodes that should hold what these caches ask for, in the order of `placements`."""
+        where = self.where_wanted(caches)
+        return [name for name, placement in self.placements.items() if placement in where]
+
+    def where_wanted(self, caches: Iterable[Cache]) -> frozenset[Placement]:
+        """The placements in which these caches decide what is to be there."""
         keys = {cache.key for cache in caches}
-        wanting = {
-            placement
-            for placement in self.by_placement
-            if any(slot.owner.key in keys and slot.root is not None for slot in placement.slots)
-        }
-        return [name for name, placement in self.placements.items() if placement in wanting]
+        return frozenset(placement for placement in self.by_placement if not keys.isdisjoint(placement.deciding))
+
+    def nodes_of(self, placements: Iterable[Placement]) -> list[NodeName]:
+        return [name for placement in placements for name in self.by_placement[placement]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,50 +121,123 @@ class _Held:
     leaving: bool = False
 
 
-def place(snapshot: Snapshot) -> Members:
+def place(snapshot: Snapshot, memory: Memory | None = None) -> Members:
     """Every cache that is not being deleted, on every node that should hold it."""
-    caches = sorted((c for c in snapshot.caches.values() if c.deleted_at is None), key=lambda c: c.age_order)
-    usable = {name: group for name, group in snapshot.groups.items() if group.problem is None}
-    groups: dict[str, list[NodeName]] = {name: [] for name in usable}
+    memory = memory or Memory()
+    world = _without_nodes(snapshot, memory)
+    caches = memory.call("by age", _by_age, world)
+    selectors = memory.call("selectors", _selectors, world)
+    by_key = memory.call("by key", _by_key, world)
+    groups: dict[str, list[NodeName]] = {name: [] for name, group in world.groups.items() if group.problem is None}
     placements: dict[NodeName, Placement] = {}
-    shared: dict[tuple[tuple[str, ...], tuple[_Held, ...], Orders | None], Placement] = {}
-    by_key: dict[StorageKey, list[Cache]] = {}
-    for cache in sorted(snapshot.caches.values(), key=lambda c: c.age_order):
-        by_key.setdefault(cache.storage_key, []).append(cache)
-    selectors = [(name, group.selector) for name, group in sorted(usable.items()) if group.selector]
-
-    def placement_of(member_of: tuple[str, ...], held: tuple[_Held, ...], orders: Orders | None = None) -> Placement:
-        if (member_of, held, orders) not in shared:
-            shared[member_of, held, orders] = _placement(snapshot, caches, member_of, held, orders)
-        return shared[member_of, held, orders]
-
-    for node in snapshot.nodes.values():
-        member_of = tuple(name for name, selector in selectors if selector.matches(node.name, node.labels))
-        for name in member_of:
-            groups[name].append(node.name)
-        if snapshot.follows:
-            if member_of or node.name in snapshot.local_nodes:
-                placements[node.name] = placement_of(member_of, (), orders_on(snapshot, node.name, member_of))
-            continue
-        selected = placement_of(member_of, ())
-        held = (
-            tuple(_held(snapshot, node.name, selected, by_key)) if _may_hold_more(snapshot, node.name, selected) else ()
-        )
-        if member_of or held:
-            placements[node.name] = placement_of(member_of, held)
     by_placement: dict[Placement, list[NodeName]] = {}
-    for name, placement in placements.items():
-        by_placement.setdefault(placement, []).append(name)
+    shared: dict[tuple[tuple[str, ...], tuple[_Held, ...], Orders | None], Placement] = {}
+
+    def placement_of(
+        member_of: tuple[str, ...], held: tuple[_Held, ...] = (), orders: Orders | None = None
+    ) -> Placement:
+        key = member_of, held, orders
+        if key not in shared:
+            shared[key] = memory.following(("placement", *key), partial(_placement, *key), world, caches)
+        return shared[key]
+
+    for name, node in snapshot.nodes.items():
+        member_of = memory.call(("groups of", name), _groups_of, node, selectors)
+        for group in member_of:
+            groups[group].append(name)
+        if snapshot.follows:
+            if member_of or name in snapshot.local_nodes:
+                placements[name] = placement = placement_of(member_of, (), orders_on(snapshot, name, member_of))
+                by_placement.setdefault(placement, []).append(name)
+            continue
+        placement = placement_of(member_of)
+        held: tuple[_Held, ...] = ()
+        local, view = snapshot.local_nodes.get(name), snapshot.agents.get(name)
+        models = view.report.models if view is not None and view.report is not None else ()
+        if memory.call(("more", name), _may_hold_more, local, models, placement):
+            held = memory.call(("held", name), _held_on, world, node, local, view, placement, by_key)
+            placement = placement_of(member_of, held) if held else placement
+        if member_of or held:
+            placements[name] = placement
+            by_placement.setdefault(placement, []).append(name)
     members = {name: tuple(nodes) for name, nodes in groups.items()}
-    return Members(members, placements, _duplicates(caches), by_placement)
+    return Members(members, placements, memory.call("duplicates", _duplicates, caches), by_placement)
 
 
-def _may_hold_more(snapshot: Snapshot, node: NodeName, selected: Placement) -> bool:
+def _without_nodes(snapshot: Snapshot, memory: Memory) -> Snapshot:
+    """What placements are made from, as one object while all of it is the same."""
+    return memory.call(
+        "without nodes",
+        _world_of,
+        memory.alike("caches", snapshot.caches),
+        memory.alike("groups", snapshot.groups),
+        memory.alike("resolutions", snapshot.resolutions),
+        memory.same("storage limit", snapshot.storage_limit),
+        memory.same("kserve", snapshot.kserve),
+        snapshot.follows,
+    )
+
+
+def _world_of(
+    caches: Mapping[StatusKey, Cache],
+    groups: Mapping[str, NodeGroup],
+    resolutions: Mapping[StatusKey, Resolution],
+    storage_limit: str,
+    kserve: KServeConfig,
+    follows: bool,
+) -> Snapshot:
+    return Snapshot(
+        owner="",
+        caches=caches,
+        groups=groups,
+        resolutions=resolutions,
+        storage_limit=storage_limit,
+        kserve=kserve,
+        follows=follows,
+    )
+
+
+def _by_age(world: Snapshot) -> list[Cache]:
+    return sorted((cache for cache in world.caches.values() if cache.deleted_at is None), key=lambda c: c.age_order)
+
+
+def _by_key(world: Snapshot) -> dict[StorageKey, list[Cache]]:
+    found: dict[StorageKey, list[Cache]] = {}
+    for cache in sorted(world.caches.values(), key=lambda c: c.age_order):
+        found.setdefault(cache.storage_key, []).append(cache)
+    return found
+
+
+def _selectors(world: Snapshot) -> list[tuple[str, NodeSelector]]:
+    usable = sorted((name, group.selector) for name, group in world.groups.items() if group.problem is None)
+    return [(name, selector) for name, selector in usable if selector]
+
+
+def _groups_of(node: Node, selectors: Iterable[tuple[str, NodeSelector]]) -> tuple[str, ...]:
+    return tuple(name for name, selector in selectors if selector.matches(node.name, node.labels))
+
+
+def _may_hold_more(local: LocalNode | None, models: Iterable[ModelReport], selected: Placement) -> bool:
     """Whether anything is listed or reported beyond what the node is selected for. Almost never, so this is fast."""
-    local, view = snapshot.local_nodes.get(node), snapshot.agents.get(node)
     if local is not None and not local.listed.keys() <= selected.names:
         return True
-    return view is not None and view.report is not None and any(m.key not in selected.keys for m in view.report.models)
+    return not selected.keys.issuperset(map(_KEY, models))
+
+
+def _held_on(
+    world: Snapshot,
+    node: Node,
+    local: LocalNode | None,
+    view: AgentView | None,
+    selected: Placement,
+    by_key: Mapping[StorageKey, list[Cache]],
+) -> tuple[_Held, ...]:
+    found = replace(
+        world,
+        local_nodes={} if local is None else {node.name: local},
+        agents={} if view is None else {node.name: view},
+    )
+    return tuple(_held(found, node.name, selected, by_key))
 
 
 def _held(
@@ -196,12 +291,14 @@ def status_roots(local: LocalNode | None) -> list[str]:
 
 
 def _placement(
-    snapshot: Snapshot,
-    caches: list[Cache],
     member_of: tuple[str, ...],
     held: tuple[_Held, ...],
-    orders: Orders | None = None,
+    orders: Orders | None,
+    before: Placement | None,
+    snapshot: Snapshot,
+    caches: Iterable[Cache],
 ) -> Placement:
+    """`before`, if that is the same still."""
     ordered = {order.key: order for order in orders} if orders is not None else None
     held_by_key = {item.key: item for item in held if not item.leaving}
     roots: dict[tuple[str, str], DesiredRoot] = {}
@@ -240,15 +337,23 @@ def _placement(
     owners = {key: _owner(snapshot, each) for key, each in sharing.items()}
     slots = tuple(_slot(snapshot, each, owners[each.cache.storage_key]) for each in placed)
     leaving = sorted((item for item in held if item.leaving), key=lambda item: item.key)
-    return Placement(
+    entries = [slot.entry for slot in slots] + [_leaving(snapshot.caches[each.key], each.group) for each in leaving]
+    found = Placement(
         groups=member_of,
         roots=tuple(roots.values()),
         slots=slots,
         keys=frozenset(owners),
         names=frozenset(slot.cache.key for slot in slots),
-        entries=[slot.entry for slot in slots] + [_leaving(snapshot.caches[each.key], each.group) for each in leaving],
+        entries=before.entries if before is not None and before.entries == entries else entries,
         leaving=frozenset(snapshot.caches[each.key].storage_key for each in leaving) - owners.keys(),
+        held=held,
+        orders=orders,
+        retried=any(slot.cache.retries for slot in slots),
+        deciding=frozenset(slot.owner.key for slot in slots if slot.root is not None),
     )
+    if before is not None and all(getattr(before, each.name) == getattr(found, each.name) for each in fields(found)):
+        return before
+    return found
 
 
 def _leaving(cache: Cache, group: str) -> Mapping[str, Any]:

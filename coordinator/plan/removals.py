@@ -12,7 +12,7 @@ it; the agent looks once more. Nothing else removes a copy, except an eviction, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from actors.manifest import StorageKey
@@ -20,7 +20,8 @@ from actors.messages import ModelReport, NodeName, NodeReport, Removal
 from coordinator.api.resources import StatusKey
 from coordinator.plan.facts import Facts
 from coordinator.plan.node_tier import unlisted
-from coordinator.plan.orphans import copies_of, orphaned_since, was_here
+from coordinator.plan.orphans import copies_of, is_copy, orphaned_since, was_here
+from coordinator.plan.placement import Placement
 from coordinator.plan.pods import Pod
 from coordinator.plan.snapshot import Cache, Snapshot
 from coordinator.plan.usage import users_on
@@ -80,12 +81,17 @@ def _on_node(
     facts: Facts, name: NodeName, by_key: Mapping[StorageKey, Sequence[Cache]], readable: bool
 ) -> Iterator[Leaving]:
     snapshot, report = facts.snapshot, facts.snapshot.report(name)
-    going: list[tuple[ModelReport, str]] = []
     reason: str | None
+    models = report.models if report is not None else ()
+    going: list[tuple[ModelReport, str]] = []
+    astray: Sequence[tuple[ModelReport, bool, bool]] = ()
     if snapshot.follows:
         gone, reason = unlisted(snapshot.local_nodes.get(name), copies_of(report), by_key), "NotListed"
         going += [(copy, reason) for copy in gone if readable]
-    for copy, kept, leaving in _astray(facts, name) if not snapshot.follows else ():
+    else:
+        placement = facts.members.placements.get(name)
+        astray = facts.memory.call(("astray", name), _astray, placement, facts.forsaken, models)
+    for copy, kept, leaving in astray:
         caches = by_key.get(copy.key, ())
         if kept:
             reason = _expired(snapshot, name, caches, facts.now)
@@ -108,20 +114,23 @@ def _on_node(
         )
 
 
-def _astray(facts: Facts, name: NodeName) -> Iterator[tuple[ModelReport, bool, bool]]:
+def _astray(
+    placement: Placement | None, forsaken: frozenset[StorageKey], models: Iterable[ModelReport]
+) -> list[tuple[ModelReport, bool, bool]]:
     """The copies on the node that nobody wants where they are.
 
     With each: whether somebody wants the model on this node, and whether a cache of it names other groups now.
     """
-    placement = facts.members.placements.get(name)
     slots = placement.slots if placement is not None else ()
-    kept = placement.keys - facts.forsaken if placement is not None else frozenset()
+    kept = placement.keys - forsaken if placement is not None else frozenset()
     orphans = {slot.cache.storage_key for slot in slots if slot.orphan}
     roots = {slot.cache.storage_key: slot.root for slot in slots}
-    for copy in copies_of(facts.snapshot.report(name)):
+    found = []
+    for copy in models:
         stray = bool(copy.root) and roots.get(copy.key) not in (None, copy.root)
-        if stray or copy.key in orphans or copy.key not in kept:
-            yield copy, copy.key in kept, placement is not None and copy.key in placement.leaving
+        if (stray or copy.key in orphans or copy.key not in kept) and is_copy(copy):
+            found.append((copy, copy.key in kept, placement is not None and copy.key in placement.leaving))
+    return found
 
 
 def _is_forced(caches: Sequence[Cache], users: Sequence[Pod] | None) -> bool:

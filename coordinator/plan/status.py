@@ -11,6 +11,7 @@ from typing import Any
 from actors.messages import ModelReport, NodeReport, Phase, RootReport
 from actors.sizes import format_bytes
 from actors.times import rfc3339
+from actors.transferred import AMOUNTS, CAMEL
 from coordinator.api.resources import ModelStatus, NodeStatus, StatusKey
 from coordinator.fleet.interface import AgentView
 from coordinator.kube.quantity import format_duration, format_percent
@@ -23,7 +24,7 @@ SETTLE = 0.01
 
 def local_node_status(
     words: Mapping[StatusKey, ModelStatus],
-    details: list[Mapping[str, Any]],
+    details: Sequence[Mapping[str, Any]],
     view: AgentView,
     local: LocalNode | None,
     *,
@@ -143,17 +144,16 @@ def _reported(word: NodeStatus, report: ModelReport) -> dict[str, Any]:
     if report.bytes_total and word is not NodeStatus.DOWNLOADED:
         share = format_percent(report.bytes_done, report.bytes_total)
         detail["progress"] = f"{share} of {format_bytes(report.bytes_total)}"
-    detail |= report.amounts
-    known = {
-        "attempt": report.attempt,
-        "digest": held.manifest_digest,
-        "revision": held.revision,
-        "verified": dict(report.verified),
-        **report.by_node,
-    }
-    detail.update((name, value) for name, value in known.items() if value)
-    times = {"startedAt": report.started_at, "finishedAt": report.finished_at, "verifiedAt": report.verified_at}
-    detail.update((name, rfc3339(at)) for name, at in times.items() if at is not None)
+    for name in AMOUNTS:
+        detail[CAMEL[name]] = getattr(report, name)
+    known = ("attempt", report.attempt), ("digest", held.manifest_digest), ("revision", held.revision)
+    detail.update((name, value) for name, value in known if value)
+    if report.verified:
+        detail["verified"] = dict(report.verified)
+    if report.wrong_peers or report.wrong_readers:
+        detail |= {name: counts for name, counts in report.by_node.items() if counts}
+    times = ("startedAt", report.started_at), ("finishedAt", report.finished_at), ("verifiedAt", report.verified_at)
+    detail.update((name, rfc3339(at)) for name, at in times if at is not None)
     if report.repaired is not None and report.repaired_at is not None:
         detail["repaired"], detail["repairedAt"] = report.repaired, rfc3339(report.repaired_at)
     return detail
