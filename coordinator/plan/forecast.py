@@ -24,13 +24,17 @@ from actors.times import seconds_of
 from coordinator.api.resources import StatusKey
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.eviction import Eviction
-from coordinator.plan.movement import Fetch, Movement, movement
+from coordinator.plan.movement import Fetch, Movement, movement, origin_of
 from coordinator.plan.plan import plan
 from coordinator.plan.removals import Leaving
 from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
 
 HEADROOM_BYTES = 1 << 30
 """What agents keep free on every disk unless LOCALMODEL_HEADROOM says otherwise."""
+
+
+BEGIN_S = 1.0
+"""From `apply` to the first byte and from the last to Ready: what a tick, the source's list and a commit take."""
 
 
 class Verdict(StrEnum):
@@ -45,7 +49,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One model on one node. `caches` want it; `why` has the numbers where there is no room."""
+    """One model on one node. `caches` want it; `why` has the numbers where there is no room. `coming_bytes` are those
+    that have still to arrive of what is under way."""
 
     node: NodeName
     root: str
@@ -55,6 +60,7 @@ class Item:
     needed_bytes: int
     free_bytes: int
     why: str = ""
+    coming_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +78,13 @@ class Forecast:
         bad = (Verdict.NO_ROOM, Verdict.MAKES_ROOM, Verdict.UNKNOWN)
         return not self.evictions and not self.lost and all(item.verdict not in bad for item in self.items)
 
+    def ready_in(self, share: float) -> float | None:
+        """Seconds from `kubectl apply` until this share of the nodes that fetch is Ready; None: none fetches."""
+        moved = self.moment(share)
+        return None if moved is None else BEGIN_S + moved
+
     def moment(self, share: float) -> float | None:
-        """When this share of the nodes that fetch is done; None: none fetches."""
+        """When this share of the nodes has the last byte, from the first on; None: none fetches."""
         ordered = sorted(self.moving.seconds.values())
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
@@ -130,7 +141,7 @@ def _reports(local: LocalNode, before: Mapping[StatusKey, Cache]) -> Iterable[Mo
             phase=phase,
             selection=str(cache.status.get("selection") or cache.selection),
             bytes_total=total,
-            bytes_done=detail.get("bytesDone") or total,
+            bytes_done=total if phase is Phase.READY else detail.get("bytesDone") or 0,
             finished_at=seconds_of(detail.get("finishedAt")),
             manifest_digest=detail.get("digest"),
             revision=detail.get("revision"),
@@ -152,11 +163,11 @@ def forecast(after: Snapshot, now: float, assumed: Assumed = Assumed()) -> Forec
             views[name] = replace(view, report=replace(view.report, models=(*others, *waiting)))
     going = plan(replace(after, agents=views), now).evictions
     items = [_helped(item, going) for item in items]
-    moving = movement(after, _fetches(items), assumed.link_bytes_per_s, assumed.origin_bytes_per_s)
+    moving = movement(after, _fetches(after, items), assumed.link_bytes_per_s, assumed.origin_bytes_per_s)
     return Forecast(tuple(items), tuple(going), made.removals, moving)
 
 
-def _fetches(items: Iterable[Item]) -> Iterable[Fetch]:
+def _fetches(after: Snapshot, items: Iterable[Item]) -> Iterable[Fetch]:
     fetches: dict[StorageKey, Fetch] = defaultdict(Fetch)
     for item in items:
         if item.verdict in (Verdict.FETCHED, Verdict.REFETCHED, Verdict.MAKES_ROOM):
@@ -164,6 +175,10 @@ def _fetches(items: Iterable[Item]) -> Iterable[Fetch]:
             fetches[item.key].nodes.append(item.node)
         elif item.verdict is Verdict.KEPT:
             fetches[item.key].seeds.append(item.node)
+        elif item.verdict is Verdict.ARRIVING:
+            fetches[item.key].size = max(fetches[item.key].size, item.needed_bytes)
+            fetches[item.key].arriving[item.node] = item.coming_bytes
+        fetches[item.key].origin = origin_of(after.caches[item.caches[0]].source.uri) if item.caches else ""
     return fetches.values()
 
 
@@ -202,7 +217,8 @@ def _on_node(
             continue
         if held is not None and (current or model.kept):
             done = held.phase is Phase.READY
-            items.append(item if done else replace(item, verdict=Verdict.ARRIVING))
+            coming = max(0, (held.bytes_total or needed) - held.bytes_done)
+            items.append(item if done else replace(item, verdict=Verdict.ARRIVING, coming_bytes=coming))
             continue
         if root is None:
             items.append(replace(item, verdict=Verdict.UNKNOWN, why=f"nobody has reported the disk of {name}"))

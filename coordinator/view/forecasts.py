@@ -44,7 +44,7 @@ def lines(found: Forecast, assumed: Assumed, every: bool = False) -> Iterator[st
     origin, peers, zones = map(say_bytes, (moving.origin_bytes, moving.peer_bytes, moving.zone_bytes))
     yield f"bytes: {origin} from the origin, {peers} from other nodes, {zones} of it across zones"
     if found.moving.seconds:
-        times = [found.moment(share) or 0.0 for share in (0.0, 0.5, 1.0)]
+        times = [found.ready_in(share) or 0.0 for share in (0.0, 0.5, 1.0)]
         begun, middle, last = map(format_duration, times)
         yield f"time: first node ready in {begun}, half of {len(found.moving.seconds)} in {middle}, the last in {last}"
     else:
@@ -70,7 +70,7 @@ def assumptions(found: Forecast, assumed: Assumed) -> str:
 
 
 def document(found: Forecast, assumed: Assumed) -> dict[str, Any]:
-    times = {name: found.moment(share) for name, share in (("first", 0.0), ("median", 0.5), ("last", 1.0))}
+    times = {name: found.ready_in(share) for name, share in (("first", 0.0), ("median", 0.5), ("last", 1.0))}
     return {
         "harmless": found.harmless,
         "copies": [

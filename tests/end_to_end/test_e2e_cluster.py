@@ -87,8 +87,12 @@ def test_every_byte_is_accounted_for_and_the_origins_own_count_agrees(laptop: La
     for number, node in enumerate(laptop.cluster.nodes):
         laptop.kube.patch(NODES, node, {"metadata": {"labels": {ZONE_LABEL: f"zone-{number}"}}})
     before = laptop.cluster.origin_stats()["bytes"]
+    planned = laptop.foresee("sample", SAMPLE_URI, laptop.cluster.options.sample_bytes)
     laptop.apply("sample", SAMPLE_URI)
     moved = laptop.until_ready("sample")["bytes"]
+    assert sorted(each["node"] for each in planned["copies"] if each["verdict"] == "FETCHED") == laptop.cluster.nodes
+    for name in ("fromOrigin", "fromPeers", "fromOtherZones"):
+        assert planned[f"bytes{name[0].upper()}{name[1:]}"] == moved[name]
     served = laptop.cluster.origin_stats()["bytes"] - before
     assert moved["fromOrigin"] == served
     assert moved["amplification"] == f"{served / moved['total']:.2f}"

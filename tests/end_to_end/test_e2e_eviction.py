@@ -67,6 +67,8 @@ def test_a_model_that_nobody_uses_makes_room_for_another(laptop: Laptop, other: 
     laptop.apply("old", SAMPLE_URI)
     size = laptop.until_ready("old")["bytes"]["total"]
     laptop.kube.patch(NODE_GROUPS, NODE_GROUP, {"spec": {"storageLimit": str(size + OTHER_BYTES // 2)}})
+    idle = "--eviction-idle-seconds=0.5"  # it knows what the node has written of itself, a moment later
+    planned = eventually(lambda: laptop.foresee("new", other, OTHER_BYTES, idle)["evicted"])
     laptop.apply("new", other)
     laptop.until_reason("new", "InsufficientStorage")
     eventually(lambda: said(laptop, "WouldEvict"), seen=lambda: laptop.explain("old"))
@@ -91,6 +93,7 @@ def test_a_model_that_nobody_uses_makes_room_for_another(laptop: Laptop, other: 
     laptop.until_ready("new")
     assert (old.exists(), new.exists()) == (False, True)
     laptop.until_reason("old", "Evicted")
+    assert planned == [{"node": node, "caches": ["old"], "bytes": size, "forCaches": ["new"]}]
     eventually(lambda: said(laptop, "Evicted"), seen=lambda: laptop.explain("old"))
     for word in (str(node), say_bytes(size), other, "spec.pinned"):
         assert word in said(laptop, "Evicted")[0]

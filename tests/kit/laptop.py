@@ -8,13 +8,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from actors.manifest import storage_key
 from actors.messages import NodeName
-from coordinator.dev.laptop.cluster import LaptopCluster
+from coordinator.dev.laptop.cluster import NODE_GROUP, LaptopCluster
 from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import NotFound, Object
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES
@@ -31,6 +32,22 @@ class Laptop:
 
     def apply(self, name: str, uri: str, **spec: Any) -> None:
         self.cluster.create_cache(name, uri, **spec)
+
+    def foresee(self, name: str, uri: str, size_bytes: int, *flags: str) -> Mapping[str, Any]:
+        """What `localmodel plan --json` says of this cache, before it is applied."""
+        spec = {"sourceModelUri": uri, "modelSize": str(size_bytes), "nodeGroups": [NODE_GROUP]}
+        cache = {"apiVersion": CACHES.api_version, "kind": CACHES.kind, "metadata": {"name": name}, "spec": spec}
+        command = [sys.executable, "-m", "coordinator.cli", "plan", "-f", "-", "--json"]
+        done = subprocess.run(
+            [*command, "--kubeconfig", str(self.cluster.kubeconfig), *flags],
+            input=json.dumps(cache),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode in (0, 3), done.stderr
+        found: Mapping[str, Any] = json.loads(done.stdout)
+        return found
 
     def cache(self, name: str) -> Object:
         return self.kube.get(CACHES, name)
