@@ -35,7 +35,7 @@ $(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
   { echo "$$(command -v $(PYTHON)) cannot make virtual environments: apt install python3-venv"; exit 1; }
 endef
 
-.PHONY: help run test unit quick fmt types lint generate images release clean
+.PHONY: help run test unit quick fmt types lint generate docs images release clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
 	$(call INSTALL,.[dev$(comma)test])
+
+$(VENV)/docs.stamp: pyproject.toml constraints.txt
+	$(call INSTALL,.[docs])
 
 run: $(VENV)/run.stamp  ## the laptop cluster; ARGS="--once --json" passes flags on
 	@exec $(BIN)/localmodel dev $(ARGS)
@@ -77,6 +80,9 @@ generate: $(VENV)/test.stamp  ## k8s/crds from coordinator/api/resources.py, REA
 	$(BIN)/python k8s/charts/document.py --write
 	$(BIN)/python k8s/components/monitoring/dashboard.py --write
 
+docs: $(VENV)/docs.stamp  ## site/: the docs as a web site; a dead link ends the build
+	@NO_MKDOCS_2_WARNING=1 exec $(BIN)/mkdocs build --strict --quiet $(ARGS)
+
 images:  ## the container images, with buildah, podman or Docker; TARGETS="coordinator-dev" builds others
 	@k8s/images/build $(TARGETS)
 
@@ -84,4 +90,4 @@ release: $(VENV)/run.stamp  ## dist/: wheel, images, charts, manifests, bills of
 	@PYTHON=$(BIN)/python k8s/release
 
 clean:  ## forget .venv and caches
-	rm -rf $(VENV) .venv.lock .dev .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv.lock .dev site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""Every command of the README is run, in order, on a laptop cluster, and says what the README says it says.
+"""Every command of the README and of the tutorial is run, in order, on a laptop cluster, and says what the page says.
 
 A `console` block holds commands (`$ …`, continued by `> …`) and what they print. Numbers, ages and identities differ
 from run to run and are not compared; a line of `…` stands for any number of lines.
@@ -71,13 +71,14 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
 
 @pytest.mark.e2e
 @pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
-def test_every_command_does_what_the_readme_says(laptop: Laptop, tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_every_command_does_what_the_page_says(page: str, laptop: Laptop, tmp_path: Path) -> None:
     environment = dict(os.environ) | {
         "KUBECONFIG": str(laptop.cluster.kubeconfig),
         "HF_ENDPOINT": laptop.cluster.origin_url,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    found = list(examples(README))
+    found = list(examples((ROOT / page).read_text()))
     assert len(found) > 8
     for example in found:
         command = example.command.replace("/tmp/", f"{tmp_path}/")
