@@ -70,6 +70,7 @@ _CACHE_COLUMNS = (
     _column("Size", ".status.size", wide=True, about="Of one copy, measured at the source."),
     _column("Rate", ".status.rate", wide=True, about="Summed over nodes."),
     _column("Revision", ".status.shortRevision", wide=True, about="What the source was resolved to."),
+    _column("Rollout", ".status.rollout", wide=True, about="How far a new version is; nothing while there is none."),
     _column("Source", ".spec.sourceModelUri", wide=True, about="Where the model comes from."),
     _column("NodeGroups", ".spec.nodeGroups", wide=True, about="Whose nodes get a copy."),
 )

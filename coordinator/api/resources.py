@@ -129,6 +129,52 @@ class LocalModelStorageSpec(ApiModel):
     )
 
 
+IntOrPercent = Annotated[
+    int | str,
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": "^([1-9][0-9]?|100)%$",
+            "minimum": 1,
+            "x-kubernetes-int-or-string": True,
+        }
+    ),
+]
+"""A number of at least 1, or a share of at least 1%, as in a Deployment."""
+
+Refresh = Annotated[
+    str,
+    WithJsonSchema(
+        {"type": "string", "maxLength": 32, "pattern": r"^(Never|([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?)$"}
+    ),
+]
+
+KeptVersions = Annotated[int, WithJsonSchema({"type": "integer", "format": "int32", "minimum": 0, "maximum": 10})]
+
+GroupNames = Annotated[
+    tuple[str, ...],
+    WithJsonSchema({"type": "array", "maxItems": 100, "items": {"type": "string", "maxLength": 253}}),
+]
+
+
+class RolloutSpec(ApiModel):
+    """How a new version takes the place of the one in service: made ready on all nodes first, then node by node."""
+
+    max_unavailable: IntOrPercent | None = Field(
+        None,
+        description="On how many nodes at once the model may be on its way from the old copy to the new one, or not be"
+        " there, as a number or a share of the nodes, rounded down and at least 1. Default 25%.",
+    )
+    partition: GroupNames | None = Field(
+        None,
+        description="LocalModelNodeGroups whose nodes take a new version; those of the others have it ready beside the"
+        " one that they go on serving. Absent: all.",
+    )
+    paused: bool | None = Field(
+        None, description="No further node takes a new version; it is made ready on all of them all the same."
+    )
+
+
 class LocalModelCacheSpec(ApiModel):
     source_model_uri: ModelUri = Field(description="Where the model comes from, e.g. hf://owner/repo. Immutable.")
     model_size: Quantity = Field(description="What the model is expected to need on each node.")
@@ -148,6 +194,22 @@ class LocalModelCacheSpec(ApiModel):
     pinned: bool | None = Field(
         None,
         description="Never evicted, whatever the coordinator's policy; a copy goes only when the cache is deleted.",
+    )
+    refresh: Refresh | None = Field(
+        None,
+        description="How often the source is asked whether the branch or tag of `revision` has moved, e.g. 1h: then the"
+        " new version is rolled out. At least 1m. Never (default): only when the annotation"
+        " localmodel.kserve.io/refresh gets another value.",
+    )
+    rollout: RolloutSpec | None = Field(
+        None,
+        description="A new version is made ready on all nodes and then takes the place of the old one node by node."
+        " Absent: each node takes it as soon as it has it.",
+    )
+    keep_versions: KeptVersions | None = Field(
+        None,
+        description="How many versions that were replaced stay on each node, for a rollback that fetches nothing."
+        " Default 1, where it shares at least half of its bytes with the newer one.",
     )
 
 
@@ -228,6 +290,33 @@ class MountableClaim(ApiModel):
     message: str | None = Field(None, description="Why it is not there.")
 
 
+class ModelVersion(ApiModel):
+    """One version of the model, and on how many nodes it is. Ours."""
+
+    revision: str | None = Field(None, description="Its commit, or what spec names as long as that is not resolved.")
+    digest: str | None = Field(None, description="Its manifest digest.")
+    state: str = Field(
+        description="Current: in service. Next: on its way. Failed: on its way, and a person is needed. Previous: kept"
+        " for a rollback."
+    )
+    nodes: Bytes = Field(0, description="Nodes on which it is in place.")
+    beside: Bytes = Field(0, description="Nodes on which it is complete beside the one in place.")
+    selection: str | None = Field(None, description="Names the request that it answers, while it is Next.")
+    kept: bool | None = Field(None, description="Set while it is Next, and had been in service before.")
+    reason: str | None = Field(None, description="CamelCase: what keeps it from the nodes. docs/reasons.md.")
+    message: str | None = Field(None, description="For people: what keeps it from the nodes.")
+
+
+class RefreshStatus(ApiModel):
+    """The last time that the source was asked for a newer version. Ours."""
+
+    at: Time | None = Field(None, description="When it was asked.")
+    request: str | None = Field(None, description="The annotation localmodel.kserve.io/refresh that was answered.")
+    revision: str | None = Field(None, description="What it answered, where that cannot be rolled out.")
+    reason: str | None = Field(None, description="CamelCase: why there is no newer version. docs/reasons.md.")
+    message: str | None = Field(None, description="For people: why there is no newer version.")
+
+
 class LocalModelCacheStatus(ApiModel):
     node_status: Mapping[str, NodeStatus] = Field(default_factory=dict, description="By node name.")
     copies: Copies | None = None
@@ -262,6 +351,14 @@ class LocalModelCacheStatus(ApiModel):
     moved: str | None = Field(
         None, description='Where the bytes came from, for people, e.g. "origin 15.3Gi (1.00 times), peers 45.9Gi".'
     )
+    versions: tuple[ModelVersion, ...] | None = Field(
+        None, description="The versions on the nodes, the one in service first, and the one on its way."
+    )
+    rollout: str | None = Field(
+        None,
+        description='How far a new version is, for people, e.g. "2/4 on 1f2e3d4c5b6a"; absent while there is none.',
+    )
+    refresh: RefreshStatus | None = Field(None, description="When the source was last asked for a newer version.")
     short_revision: str | None = Field(None, description="`revision`, of a commit the first 12 digits.")
     started_at: Time | None = Field(None, description="When the first node began.")
     completed_at: Time | None = Field(None, description="When the last node was done; absent while one is not.")

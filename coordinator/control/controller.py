@@ -145,6 +145,7 @@ class Controller:
         self._companies: Mapping[str, Company] = {}
         self._manifests: Mapping[StatusKey, Manifest] = {}
         self._governed: Mapping[OriginName, Governed] = {}
+        self._cutting_over: Mapping[StatusKey, frozenset[NodeName]] = {}
         self._secret = secrets.token_bytes(32)
         self._woken = threading.Event()
         self._good_at = time.monotonic()
@@ -204,6 +205,7 @@ class Controller:
         snapshot = self._quarantine.clean(self._snapshot(now))
         planned = self._plan(snapshot, now)
         self._companies, self._manifests = planned.companies, planned.manifests
+        self._cutting_over = planned.cutting_over
         self._notice_pauses(planned.shares.by_origin, now)
         self._governed = planned.shares.by_origin
         if not self._leading():  # while it was made
@@ -250,7 +252,7 @@ class Controller:
 
     def _turned(self, acting: bool) -> None:
         """It begins to act, or ends: what was told to agents by then is another coordinator's."""
-        self._companies, self._governed = {}, {}
+        self._companies, self._governed, self._cutting_over = {}, {}, {}
         self._story.begin()
         self._outcomes.begin()
         if not acting:
@@ -274,6 +276,7 @@ class Controller:
             acting_since=self._acting.since,
             budgets=self._budgets,
             governed=self._governed,
+            cutting_over=self._cutting_over,
             orphan_grace_s=self._orphan_grace_s,
             storage_limit=self._storage_limit,
             mark_nodes=self._mark_nodes,

@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -174,6 +174,11 @@ class Resolver:
                 return False
             entry.heeded = want.retry
         try:
+            if want.refresh not in ("", entry.refreshed):
+                newer = outcome or self._newer(turn.job, options)
+                if self._refreshed(turn, newer):
+                    return True
+                outcome = outcome or (newer if isinstance(newer, Resolved) else None)
             outcome = outcome or self._ask(turn.job, options)
         except Exception as error:  # noqa: BLE001  # a bug in the reader of one source must not end the worker for all
             outcome = _failure(error)
@@ -185,10 +190,32 @@ class Resolver:
         self._asked(outcome.reason if isinstance(outcome, Failure) else "ok")
         return True
 
+    def _refreshed(self, turn: Turn[_Job], newer: Resolved | Failure) -> bool:
+        """Whether nothing else is to be asked: a question for a newer version, in vain, changes nothing."""
+        entry, failed = turn.job.entry, isinstance(newer, Failure)
+        with self._lock:
+            entry.refreshed, entry.refresh_failure = (
+                turn.job.want.refresh,
+                newer if isinstance(newer, Failure) else None,
+            )
+            if not failed or entry.resolved is None or turn.lost:
+                return False
+            entry.in_flight = False
+        self._asked(entry.refresh_failure.reason if entry.refresh_failure else "ok")
+        return True
+
+    def _newer(self, job: _Job, options: SourceOptions) -> Resolved | Failure:
+        """What the source has now, whatever commit it had; or why that is not known, which changes nothing."""
+        try:
+            return self._ask(replace(job, want=replace(job.want, pinned_revision=None)), options)
+        except Exception as error:  # noqa: BLE001  # as above
+            return _failure(error)
+
     def _ask(self, job: _Job, options: SourceOptions) -> Resolved:
         """A fresh answer, or the one that somebody else with the same question has just been given."""
         want = job.want
-        job.question = name = (want.source, want.pinned_revision, options.fingerprint)
+        newer = want.refresh if want.pinned_revision is None else ""
+        job.question = name = (want.source, want.pinned_revision, options.fingerprint + newer)
         with self._lock:
             answer = self._answers.setdefault(name, _Answer())
         with answer.lock:
@@ -240,6 +267,9 @@ class _Entry:
     retry_at: float | None = None
     look_at: float | None = None
     in_flight: bool = False
+    refreshed: str = ""
+    """The last question for a newer version that was asked."""
+    refresh_failure: Failure | None = None
     heeded: str = ""
     """The request to ask again that the last attempt came after."""
     rejected_soon: int = 0
@@ -254,7 +284,7 @@ class _Entry:
             return False
         if self.waits(now):
             return self.look_at is not None and now >= self.look_at
-        if self.resolved is None or self.failure is not None:
+        if self.resolved is None or self.failure is not None or self.want.refresh not in ("", self.refreshed):
             return True
         if self.rejected:
             pause_s = REJECTED_PAUSE_S if self.rejected_soon >= REJECTED_AT_ONCE else 0.0
@@ -299,7 +329,15 @@ class _Entry:
         expired = resolved is not None and resolved.expires_at is not None and resolved.expires_at <= now
         # It is looked at again all the same, at the slowest pace; but nobody should wait for that.
         retry_at = None if self.failure is not None and self.failure.final else self.retry_at
-        return Resolution(None if expired else resolved, self.failure, retry_at, self.attempt, self.failing_since)
+        return Resolution(
+            None if expired else resolved,
+            self.failure,
+            retry_at,
+            self.attempt,
+            self.failing_since,
+            self.refreshed,
+            self.refresh_failure,
+        )
 
 
 def _to_be_renewed(resolved: Resolved | None, at: float, now: float) -> bool:
@@ -348,6 +386,7 @@ def _successor(entry: _Entry | None, want: Want) -> _Entry:
 
 def _same_revision(entry: _Entry, want: Want) -> bool:
     """Whether the entry is at the wanted commit. Pinning the commit that was found is not a new question."""
-    if want.pinned_revision in (None, entry.want.pinned_revision):
+    answered_newer = entry.refreshed and not want.refresh and entry.resolved is not None
+    if want.pinned_revision is None or (want.pinned_revision == entry.want.pinned_revision and not answered_newer):
         return True
     return entry.resolved is not None and entry.resolved.manifest.revision == want.pinned_revision

@@ -250,7 +250,8 @@ class Access:
         earlier = copy.earlier or (of_report(copy) if copy.phase is Phase.READY else None)
         if earlier is None or not self.permits(earlier):
             return None
-        if self.cache.digest is not None and earlier.manifest_digest != self.cache.digest:
+        same = earlier.selection == self.cache.selection
+        if same and self.cache.digest is not None and earlier.manifest_digest != self.cache.digest:
             return None
         if copy.earlier is not None and not self.asks:
             return earlier

@@ -14,6 +14,7 @@ from actors.messages import NodeName
 from actors.sizes import format_bytes, say_bytes
 from coordinator.api.resources import NodeStatus, StatusKey
 from coordinator.plan.conditions import WAITING, Verdict, name_nodes
+from coordinator.plan.rollout_events import steps
 from coordinator.plan.snapshot import Cache, NodeGroup, Ref
 
 NAMED_EVENTS = 10
@@ -93,10 +94,18 @@ def cache_events(
 
 def _resolved(change: Change) -> Iterator[Announcement]:
     wanted, before = change.wanted, change.cache.status
+    if any(each.get("revision") == wanted.get("revision") for each in before.get("versions") or ()):
+        return  # it was said when it was next
     if wanted.get("selection") and any(before.get(name) != wanted.get(name) for name in ("selection", "revision")):
         revision = f" at {wanted['revision']}" if wanted.get("revision") else ""
         size = f", {format_bytes(change.size_bytes)}" if change.size_bytes else ""
         yield change.say("Resolved", f"{change.cache.source.uri}{revision}{size}")
+
+
+def _rollout(change: Change) -> Iterator[Announcement]:
+    before, after = change.cache.status.get("versions") or [], change.wanted.get("versions") or []
+    for reason, message, warning in steps(before, after, len(change.wanted["nodeStatus"]), change.cache.source.uri):
+        yield change.say(reason, message, warning=warning)
 
 
 def _size_differs(change: Change) -> Iterator[Announcement]:
@@ -169,6 +178,7 @@ def _ready(change: Change) -> Iterator[Announcement]:
 
 RULES: tuple[Callable[[Change], Iterator[Announcement]], ...] = (
     _resolved,
+    _rollout,
     _size_differs,
     _downloading,
     _degraded,

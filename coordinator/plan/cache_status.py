@@ -6,7 +6,6 @@ coordinator, a silent agent and a source that is down take nothing back. Conditi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,7 @@ from actors.transferred import BY_NODE, CAMEL, Transferred
 from coordinator.kube.quantity import format_duration, format_percent
 from coordinator.plan.access import Access, asks_itself
 from coordinator.plan.tally import Tally
-
-_HEXADECIMAL = re.compile(r"(?:\w+:)?(?P<digits>[0-9a-f]{40,})")
+from coordinator.plan.versions import short_revision as short_revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +67,6 @@ def cache_numbers(tally: Tally) -> dict[str, Any]:
     identity = _identity(standing)
     named = {"shortRevision": short_revision(identity["revision"])}
     return {name: value(standing) for name, value in _FIELDS.items()} | identity | named
-
-
-def short_revision(revision: str | None) -> str | None:
-    """Of a commit the first digits, of a digest those after its algorithm; anything else as it is."""
-    found = _HEXADECIMAL.fullmatch(revision or "")
-    return found["digits"][:12] if found else revision
 
 
 def _moved(it: Standing) -> str | None:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.errors import Failure
 from actors.times import rfc3339
+from coordinator.plan.access import Access
 from coordinator.plan.announcements import Announcement, cache_events
 from coordinator.plan.cache_status import cache_numbers
 from coordinator.plan.conditions import Verdict, conditions
+from coordinator.plan.content import Content
 from coordinator.plan.deletion import deletion_writes
 from coordinator.plan.facts import Facts
 from coordinator.plan.mounting import mount_status
 from coordinator.plan.orphans import group_problem
 from coordinator.plan.patches import CACHE_STATUS, is_material, status_patch
 from coordinator.plan.removals import Leaving
+from coordinator.plan.rollout import Rollouts, Step
 from coordinator.plan.shared_claim import claim_problem
 from coordinator.plan.snapshot import Cache, Problem, Snapshot
 from coordinator.plan.tally import Tally
+from coordinator.plan.troubles import worst_trouble
 from coordinator.plan.verdicts import verdicts
+from coordinator.plan.versions import is_refreshed, refresh_status, said_of, versions, written_content
 from coordinator.plan.writes import Verb, Write, patched
 
 
-def cache_writes(facts: Facts, leaving: Sequence[Leaving]) -> Iterator[Write]:
-    """At most one for each cache. `leaving` are the copies that are to go."""
+def cache_writes(facts: Facts, leaving: Sequence[Leaving], rolling: Rollouts) -> Iterator[Write]:
+    """At most one for each cache. `leaving` are the copies that are to go, `rolling` what rollouts do now."""
     for cache in facts.snapshot.caches.values():
         if cache.deleted_at is not None:
             if cache.finalizer in cache.finalizers:
@@ -32,10 +38,10 @@ def cache_writes(facts: Facts, leaving: Sequence[Leaving]) -> Iterator[Write]:
         elif cache.finalizer not in cache.finalizers and cache.problem is None:  # junk never gets a copy to clean up
             yield Write(Verb.PATCH, cache.ref, patched(cache.ref, {"finalizers": [*cache.finalizers, cache.finalizer]}))
         else:
-            yield from _status(facts, facts.folded.caches[cache.key])
+            yield from _status(facts, facts.folded.caches[cache.key], rolling.steps.get(cache.key))
 
 
-def _status(facts: Facts, tally: Tally) -> Iterator[Write]:
+def _status(facts: Facts, tally: Tally, step: Step | None) -> Iterator[Write]:
     cache, use, call, same = tally.cache, facts.use, facts.memory.call, facts.memory.same
     key = cache.key
     extensions = cache.ref.resource.plural not in facts.snapshot.pruned
@@ -49,6 +55,8 @@ def _status(facts: Facts, tally: Tally) -> Iterator[Write]:
         facts.members.duplicates.get(key),
         same(("unused since", key), rfc3339(since) if since is not None else None),
         extensions,
+        same(("step", key), step),
+        same(("refresh", key), _refresh(facts, cache)),
     )
     wanted = {"completedAt": standing.wanted["completedAt"]}
     wanted["conditions"] = conditions(cache, standing.judged, facts.now)
@@ -85,10 +93,32 @@ def _standing(
     duplicate: Cache | None,
     unused_since: str | None,
     extensions: bool,
+    step: Step | None,
+    refresh: Mapping[str, Any],
 ) -> _Standing:
-    wanted = cache_numbers(tally) | beside | {"unusedSince": unused_since}
+    wanted = cache_numbers(tally) | beside | {"unusedSince": unused_since, "refresh": refresh or None}
+    wanted |= _versions(tally, refresh)
     patch = status_patch(tally.cache.status, wanted, _UNTIMED, extensions=extensions)
-    return _Standing(wanted, verdicts(tally, problems, duplicate), patch)
+    return _Standing(wanted, verdicts(tally, problems, duplicate, step, refresh), patch)
+
+
+def _refresh(facts: Facts, cache: Cache) -> Mapping[str, Any]:
+    if not is_refreshed(cache):
+        return {}
+    return refresh_status(cache, facts.snapshot.resolutions.get(cache.key), facts.now) or {}
+
+
+def _versions(tally: Tally, refresh: Mapping[str, Any]) -> dict[str, Any]:
+    """The versions on the nodes, and how far the next one is."""
+    cache, source = tally.cache, tally.source
+    wanted = source.content
+    if not wanted.name:
+        wanted = Content(source.revision, source.manifest_digest) if source.resolved else written_content(cache)
+    failure, trouble = source.failure, worst_trouble(tally) if tally.earlier else None
+    if failure is None and trouble is not None and not trouble.waiting:
+        failure = Failure(trouble.reason, trouble.message, trouble.retryable)
+    found = versions(tally, wanted, failure, refresh, Access.of(cache, source).permits)
+    return {"versions": found, "rollout": said_of(found, tally.total)}
 
 
 def _problems(snapshot: Snapshot, cache: Cache) -> list[Problem]:

@@ -24,6 +24,7 @@ from actors.messages import ModelReport, Phase
 from coordinator.api.resources import NodeStatus
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.access import Access, of_report
+from coordinator.plan.content import ANY, Content
 from coordinator.plan.placement import Slot
 from coordinator.plan.snapshot import Node
 from coordinator.plan.sources import mismatch
@@ -38,11 +39,13 @@ class Request:
     """One cache on the nodes of one placement: what is the same for all of them.
 
     `source` is where the model comes from, which may be the source of the cache that decides about the folder.
+    `content`: which of the contents that the request may come to is asked for.
     """
 
     slot: Slot
     source: SourceState
     access: Access
+    content: Content = ANY
     rules: tuple[_Rule, ...] = field(init=False)
     plain: bool = field(init=False)
     """A copy of what is asked for now is the cache's, and nothing can be said against it."""
@@ -51,7 +54,7 @@ class Request:
         idle = set[_Rule]()
         slot = self.slot
         plain = not self.access.asks and slot.orphan is None and slot.conflict is None and slot.cache.digest is None
-        object.__setattr__(self, "plain", plain)
+        object.__setattr__(self, "plain", plain and not self.content.name)
         if not self.access.asks:
             idle.add(_unproven)
         if self.slot.orphan is None:
@@ -59,6 +62,12 @@ class Request:
         if self.slot.conflict is None:
             idle.add(_in_conflict)
         object.__setattr__(self, "rules", tuple(rule for rule in RULES if rule not in idle))
+
+    def is_current(self, report: ModelReport) -> bool:
+        """Whether it is about what is asked for now."""
+        if not self.access.is_current(report):
+            return False
+        return report.phase is not Phase.READY or self.content.is_of(report)
 
 
 def judge(request: Request, view: AgentView, report: ModelReport | None, held: bool) -> Cell:
@@ -71,7 +80,7 @@ def judge(request: Request, view: AgentView, report: ModelReport | None, held: b
         and report.selection == request.slot.cache.selection
     ):
         return NodeStatus.DOWNLOADED, view.failure, None, report
-    current = report if report is not None and request.access.is_current(report) else None
+    current = report if report is not None and request.is_current(report) else None
     for rule in request.rules:
         cell = rule(request, view, report, current, held)
         if cell is not None:
@@ -252,6 +261,7 @@ def of_earlier(report: ModelReport) -> ModelReport:
         selection=report.selection,
         started_at=report.started_at if report.phase is Phase.READY else None,
         finished_at=kept.finished_at,
+        beside=report.beside,
         **(report.numbers if report.phase is Phase.READY else {}),
     )
 

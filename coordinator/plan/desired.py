@@ -29,16 +29,19 @@ from coordinator.plan.fold import Fold
 from coordinator.plan.origin_shares import Shares
 from coordinator.plan.placement import Placement, Slot, audience, expected_digest, priority, status_roots
 from coordinator.plan.retries import name_for, name_for_source
+from coordinator.plan.rollout import Rollouts
 from coordinator.plan.snapshot import Cache, Credentials, Snapshot
 from coordinator.plan.tally import SourceState
 from coordinator.plan.usage import oldest_users
+from coordinator.plan.versions import question, written_content
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
     """A source to resolve. `pinned_revision`: answer for this commit. `reject`: resolutions that no longer serve.
 
-    `retry` names the last request to ask again at once (see `plan.retries`).
+    `retry` names the last request to ask again at once (see `plan.retries`), `refresh` the question what there is newer
+    than that commit (see `plan.versions`).
     """
 
     source: ModelSource
@@ -46,14 +49,19 @@ class Want:
     pinned_revision: str | None = None
     reject: frozenset[str] = frozenset()
     retry: str = ""
+    refresh: str = ""
 
 
 def desired_states(
-    facts: Facts, together: Companies, shares: Shares, orders: Mapping[NodeName, tuple[Removal, ...]]
+    facts: Facts,
+    together: Companies,
+    shares: Shares,
+    orders: Mapping[NodeName, tuple[Removal, ...]],
+    rolling: Rollouts,
 ) -> dict[NodeName, DesiredState]:
     """The state of every node in a group, and an empty one for nodes that left but are not known to be empty yet."""
     snapshot, members = facts.snapshot, facts.members
-    models_of, call = _ModelsOf(facts, together), facts.memory.call
+    models_of, call = _ModelsOf(facts, together, rolling), facts.memory.call
     needed = _Needed(facts)
     by_name = {company.name: company for company in together.by_fill.values()}
     names_in: dict[int, frozenset[str]] = {id(named): frozenset(named.values()) for named in _each(together.of_nodes)}
@@ -93,8 +101,9 @@ _NO_KEYS: frozenset[StorageKey] = frozenset()
 class _ModelsOf:
     """The models of every node; nodes that should hold the same, in the same company, share one tuple."""
 
-    def __init__(self, facts: Facts, together: Companies) -> None:
+    def __init__(self, facts: Facts, together: Companies, rolling: Rollouts) -> None:
         self._facts = facts
+        self._held_back = rolling.held_back
         self._together = together
         self._memory = memory = facts.memory
         self._named: dict[int, frozenset[tuple[StorageKey, str]]] = {}
@@ -121,6 +130,9 @@ class _ModelsOf:
             models = memory.call(alike, partial(_accompanied, named=named, unheard=unheard), models)
         if foreign := self._facts.folded.foreign.get(name):
             models = memory.call(("replacing", name), _replacing, models, placement, foreign, self._sources)
+        if held_back := self._held_back.get(name):
+            keys = memory.same(("held back keys", name), held_back)
+            models = memory.call(("held back", name), _held_back, models, keys)
         if placement.retried:
             models = memory.call(("asked again", name), _asked_again, models, placement, name)
         return models
@@ -148,10 +160,17 @@ def _models(
             kept=slot.orphan is not None,
             group=slot.group,
             audience=audience(sharing[slot.cache.storage_key]),
+            version=sources[slot.cache.key].content.name,
+            keep=slot.cache.keep_versions,
         )
         for slot in placement.slots
         if slot.owner is slot.cache and slot.root is not None and slot.cache.storage_key not in forsaken
     )
+
+
+def _held_back(models: tuple[DesiredModel, ...], keys: frozenset[StorageKey]) -> tuple[DesiredModel, ...]:
+    """With those that are not to take the place of what is there."""
+    return tuple(replace(model, hold=True) if model.key in keys else model for model in models)
 
 
 def _replacing(
@@ -266,6 +285,9 @@ def wants(facts: Facts) -> dict[StatusKey, Want]:
             if (placement, missing) not in looked_at:
                 wanted |= _asking(snapshot, placement, folded, {cache.storage_key for cache in missing})
                 looked_at |= {(placement, missing), (placement, nothing)}
+    questions = {key: text for key, each in snapshot.caches.items() if (text := question(each, facts.now))}
+    questions = {key: text for key, text in questions.items() if key in folded.caches and folded.caches[key].total}
+    wanted |= {key: snapshot.caches[key] for key in questions}
     commits = _commits(snapshot) if wanted else {}
     rejected: dict[StatusKey, set[str]] = {}
     for cache, report in folded.failed:
@@ -278,6 +300,7 @@ def wants(facts: Facts) -> dict[StatusKey, Want]:
             pinned_revision=commits.get((cache.storage_key, cache.selection)) or folded.caches[key].coming,
             reject=frozenset(rejected.get(key, ())),
             retry=name_for_source(cache.retries),
+            refresh=questions.get(key, ""),
         )
         for key, cache in wanted.items()
     }
@@ -311,9 +334,9 @@ def _commits(snapshot: Snapshot) -> dict[tuple[StorageKey, str], str]:
     """By folder and request, the commit that it was resolved to first; who shares it asks for the same."""
     commits: dict[tuple[StorageKey, str], str] = {}
     for cache in sorted(snapshot.caches.values(), key=lambda cache: cache.age_order):
-        commit = cache.status.get("revision")
-        if commit and cache.deleted_at is None and cache.status.get("selection") == cache.selection:
-            commits.setdefault((cache.storage_key, cache.selection), str(commit))
+        commit = written_content(cache).revision
+        if commit and cache.deleted_at is None:
+            commits.setdefault((cache.storage_key, cache.selection), commit)
     return commits
 
 

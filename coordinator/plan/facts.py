@@ -15,6 +15,7 @@ from actors.messages import NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.plan.access import forsaken, veiled, with_contested
 from coordinator.plan.consumers import Consumers, consumers
+from coordinator.plan.content import ANY
 from coordinator.plan.fold import Fold, Turn, fold
 from coordinator.plan.memory import Memory
 from coordinator.plan.offline_sources import known_from_copies
@@ -23,6 +24,7 @@ from coordinator.plan.snapshot import Resolution, Snapshot
 from coordinator.plan.sources import source_state
 from coordinator.plan.tally import SourceState
 from coordinator.plan.usage import Usage, usage
+from coordinator.plan.versions import content, is_refreshed
 
 _OF_RESOLUTION = tuple(each.name for each in fields(Resolution))
 
@@ -58,10 +60,15 @@ def gather(snapshot: Snapshot, now: float, turn: Turn | None = None, memory: Mem
     }
     snapshot = replace(snapshot, caches=with_contested(snapshot, memory), resolutions=answers)
     members = place(snapshot, memory)
+    contents = {
+        key: memory.same(("content", key), content(cache, snapshot.resolutions.get(key), now))
+        for key, cache in snapshot.caches.items()
+        if is_refreshed(cache)
+    }
     copies = known_from_copies(snapshot, members, memory)
     snapshot = replace(snapshot, resolutions=copies.resolutions)
     asked = {
-        key: memory.call(("source", key), source_state, cache, snapshot.resolutions.get(key))
+        key: memory.call(("source", key), source_state, cache, snapshot.resolutions.get(key), contents.get(key, ANY))
         for key, cache in snapshot.caches.items()
         if cache.deleted_at is None
     }

@@ -236,7 +236,7 @@ def _is_copy(model: ModelReport | None, resolved: Resolved) -> bool:
     manifest = resolved.manifest
     return (
         model is not None
-        and model.phase is Phase.READY
+        and (model.phase is Phase.READY or model.prefetched)
         and model.selection == manifest.source.selection
         and model.bytes_total == manifest.total_bytes
         and manifest.digest in (None, model.manifest_digest)

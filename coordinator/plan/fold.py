@@ -159,16 +159,18 @@ def _lane(
     cache, own = slot.cache, sources[slot.cache.key]
     shares = not asks_itself(cache) and own.resolved is None and own.failure is None
     source = sources[slot.owner.key] if shares else own
+    content = sources[slot.owner.key].content
     readable = None if cache.ref.namespace is None else uris[cache.ref.namespace]
     if (
         known is not None
         and known.own is own
         and known.request.source is source
         and known.uris is readable
+        and known.request.content == content
         and known.slot == slot
     ):
         return known
-    return Lane(slot, own, Request(slot, source, Access.of(cache, own)), readable)
+    return Lane(slot, own, Request(slot, source, Access.of(cache, own), content), readable)
 
 
 def _rows(

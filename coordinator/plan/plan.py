@@ -33,6 +33,7 @@ from coordinator.plan.node_marks import mark_writes
 from coordinator.plan.node_writes import group_writes, node_statuses, node_writes
 from coordinator.plan.origin_shares import Shares, govern
 from coordinator.plan.removals import Leaving, orders_of, removals
+from coordinator.plan.rollout import Rollouts, rollouts
 from coordinator.plan.snapshot import Snapshot
 from coordinator.plan.tally import Tally
 from coordinator.plan.volumes import volume_writes
@@ -42,8 +43,8 @@ from coordinator.plan.writes import Write as Write
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`tallies` are for metrics. `companies`, by fill, `manifests`, by cache, and `shares.by_origin` belong into the
-    next snapshot.
+    """`tallies` are for metrics. `companies`, by fill, `manifests` and `cutting_over`, by cache, and
+    `shares.by_origin` belong into the next snapshot.
 
     Of `evictions` and `removals`, `desired` orders those on nodes whose pods were just looked at and do not use the
     copy. `looks` are the nodes whose pods are to be looked at for that, and for what agents keep aside.
@@ -59,6 +60,7 @@ class Plan:
     looks: frozenset[NodeName] = frozenset()
     manifests: Mapping[StatusKey, Manifest] = field(default_factory=dict)
     shares: Shares = field(default_factory=Shares)
+    cutting_over: Mapping[StatusKey, frozenset[NodeName]] = field(default_factory=dict)
 
 
 def plan(snapshot: Snapshot, now: float, turn: Turn | None = None, memory: Memory | None = None) -> Plan:
@@ -73,10 +75,11 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None, memory: Memor
     leaving, going = removals(facts), evictions(facts)
     together = companies(facts)
     shares = govern(facts, together)
+    rolling = rollouts(facts)
     carried_out = () if snapshot.evict_dry_run else going
     return Plan(
-        writes=tuple(_writes(facts, leaving)),
-        desired=desired_states(facts, together, shares, _orders(snapshot, leaving, carried_out, now)),
+        writes=tuple(_writes(facts, leaving, rolling)),
+        desired=desired_states(facts, together, shares, _orders(snapshot, leaving, carried_out, now), rolling),
         wants=wants(facts),
         tallies=facts.folded.caches,
         companies=together.by_fill,
@@ -85,14 +88,15 @@ def plan(snapshot: Snapshot, now: float, turn: Turn | None = None, memory: Memor
         looks=frozenset(_looks(snapshot, leaving, carried_out)),
         manifests=facts.manifests,
         shares=shares,
+        cutting_over=rolling.cutting_over,
     )
 
 
-def _writes(facts: Facts, leaving: Sequence[Leaving]) -> Iterator[Write]:
+def _writes(facts: Facts, leaving: Sequence[Leaving], rolling: Rollouts) -> Iterator[Write]:
     if facts.snapshot.follows:
         yield from node_statuses(facts)
     else:
-        yield from cache_writes(facts, leaving)
+        yield from cache_writes(facts, leaving, rolling)
         yield from node_writes(facts)
         yield from group_writes(facts)
         yield from volume_writes(facts)

@@ -6,6 +6,7 @@ that silently vanished from the snapshot would look like a deletion, and a delet
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ from coordinator.api.resources import (
     LocalModelCacheSpec,
     LocalModelNamespaceCache,
     LocalModelNamespaceCacheSpec,
+    RolloutSpec,
     StatusKey,
 )
 from coordinator.kube.interface import NODES, Object, ResourceType
@@ -35,15 +37,21 @@ from coordinator.plan.snapshot import (
     DELETE_IN_USE,
     LOCAL_NODES,
     NODE_GROUPS,
+    REFRESH,
     Cache,
     Credentials,
     LocalNode,
     Node,
     NodeGroup,
+    Policy,
     Problem,
     Ref,
     resource_type,
 )
+
+FASTEST_REFRESH_S = 60.0
+SLOWEST_REFRESH_S = 365 * 86400.0
+_LONGEST_REQUEST = 100
 
 
 def read_cache(raw: Object, schemes: Schemes | None = None) -> Cache:
@@ -91,6 +99,10 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         readable=isinstance(_mapping(raw.get("spec")).get("sourceModelUri"), str),
         retries=read_retries(_mapping(metadata.get("annotations")).get(RETRY)),
         pvc_ref=spec.pvc_ref if isinstance(spec, LocalModelNamespaceCacheSpec) else None,
+        refresh_s=refresh_seconds(spec.refresh),
+        refresh_request=_request(_mapping(metadata.get("annotations")).get(REFRESH)),
+        rollout=_rollout(spec.rollout),
+        keep_versions=spec.keep_versions,
         claims_in=_claims_in(_mapping(metadata.get("annotations")).get(CLAIMS_IN), ref.namespace),
     )
 
@@ -153,7 +165,37 @@ def _salvage(spec: object) -> LocalModelCacheSpec:
         digest=None,
         priority=None,
         pinned=None,
+        refresh=None,
+        rollout=None,
+        keep_versions=None,
     )
+
+
+_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+
+def refresh_seconds(text: str | None) -> float | None:
+    """How often `spec.refresh` has the source asked: no more than once in `FASTEST_REFRESH_S`. None: never."""
+    found = _DURATION.fullmatch(text) if text and text != "Never" else None
+    if found is None:
+        return None
+    hours, minutes, seconds = (int(each or 0) for each in found.groups())
+    return max(FASTEST_REFRESH_S, min(3600.0 * hours + 60 * minutes + seconds, SLOWEST_REFRESH_S))
+
+
+def _request(annotation: object) -> str:
+    return annotation[:_LONGEST_REQUEST] if isinstance(annotation, str) else ""
+
+
+def _rollout(spec: RolloutSpec | None) -> Policy | None:
+    if spec is None:
+        return None
+    groups = None if spec.partition is None else frozenset(spec.partition)
+    wanted, paused = spec.max_unavailable, bool(spec.paused)
+    number = str(wanted).removesuffix("%")
+    if wanted is None or not number.isdecimal():
+        return Policy(groups=groups, paused=paused)
+    return Policy(int(number), isinstance(wanted, str) and wanted.endswith("%"), groups, paused)
 
 
 def read_node_group(raw: Object) -> NodeGroup:

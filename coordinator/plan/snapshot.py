@@ -37,6 +37,8 @@ from coordinator.plan.services import Service
 ORPHAN_GRACE_S = 7 * 86400.0
 DELETE_IN_USE = "localmodel.kserve.io/delete-in-use"
 """Annotation of a cache; "true": when it is deleted, its copies go also from under pods that use them."""
+REFRESH = "localmodel.kserve.io/refresh"
+"""Annotation of a cache: whenever its value is another, the source is asked for a newer version."""
 CLAIMS_IN = "localmodel.kserve.io/claims"
 """Annotation of a cache: namespaces, by comma, that get a claim to each of its node groups also without a service."""
 
@@ -95,6 +97,20 @@ class Credentials:
         return hashlib.sha256(repr((*named, *container)).encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`spec.rollout`. `most`: nodes at once, or with `share` percent of them. `groups` None: all."""
+
+    most: int = 25
+    share: bool = True
+    groups: frozenset[str] | None = None
+    paused: bool = False
+
+    def limit(self, nodes: int) -> int:
+        """Of so many nodes, how many may be unavailable at once: at least 1."""
+        return max(1, nodes * self.most // 100 if self.share else self.most)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Cache:
     """A LocalModelCache or LocalModelNamespaceCache. `status` is as it stands in the object.
@@ -105,7 +121,9 @@ class Cache:
     to hold the model, instead of nodes.
     `delete_in_use`: its deletion does not wait for pods. `retries`: who is to try again at once (see `retries`).
     `contested`: others of its URI ask with credentials of their own, so that a copy need not be what the coordinator's
-    own would have been given (see `access`). `readable`: it says what its URI is, if only that it is empty.
+    own would have been given (see `access`). `refresh_s`: how often its source is asked for a newer version, and
+    `refresh_request` the annotation that asks for one. `rollout` None: a new version goes as far as it can at once.
+    `readable`: it says what its URI is, if only that it is empty.
     """
 
     ref: Ref
@@ -135,6 +153,10 @@ class Cache:
     claims_in: frozenset[str] = frozenset()
     retries: Mapping[str, str] = field(default_factory=dict)
     pvc_ref: str | None = None
+    refresh_s: float | None = None
+    refresh_request: str = ""
+    rollout: Policy | None = None
+    keep_versions: int | None = None
 
     @property
     def age_order(self) -> tuple[float, str]:
@@ -199,7 +221,8 @@ class LocalNode:
 class Resolution:
     """What the resolver knows of one source. `retry_at` (epoch seconds) is set while `failure` is.
 
-    `failing_since` (epoch seconds): when the first of the failures in a row ended.
+    `failing_since` (epoch seconds): when the first of the failures in a row ended. `refresh` names the question for a
+    newer version that is answered, by `resolved` or, in vain, by `refresh_failure`.
     """
 
     resolved: Resolved | None = None
@@ -207,6 +230,8 @@ class Resolution:
     retry_at: float | None = None
     attempt: int = 0
     failing_since: float | None = None
+    refresh: str = ""
+    refresh_failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +264,8 @@ class Snapshot:
 
     `orphan_grace_s` is how long a copy is kept that nobody wants any more but nobody deleted; None: for ever.
 
+    `cutting_over` are the nodes that the last plan let take a new version, by cache.
+
     `services`, `volumes` and `claims` are None where they are not watched, or cannot be yet: then nothing that depends
     on them is written. `kserve` is what KServe itself is configured with.
     `storage_limit` is what becomes of limits of groups that do not say it themselves: see `plan.limits`.
@@ -268,6 +295,7 @@ class Snapshot:
     left_out: frozenset[tuple[str, str]] = frozenset()
     budgets: Budgets = field(default_factory=Budgets)
     governed: Mapping[OriginName, Governed] = field(default_factory=dict)
+    cutting_over: Mapping[StatusKey, frozenset[NodeName]] = field(default_factory=dict)
     services: Collection[Service] | None = None
     volumes: Mapping[str, Volume] | None = None
     claims: Mapping[ClaimName, Claim] | None = None

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from actors.errors import Failure
+from coordinator.plan.content import ANY, Content
 from coordinator.plan.snapshot import Cache, Resolution
 from coordinator.plan.tally import SourceState
 
 
-def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
-    """A resolution of other content than `spec.digest` names is a failure: nothing of it is to be downloaded."""
+def source_state(cache: Cache, resolution: Resolution | None, content: Content = ANY) -> SourceState:
+    """A resolution of other content than `spec.digest` names is a failure: nothing of it is to be downloaded.
+
+    `content`: which of those that the request may come to is asked for.
+    """
     if resolution is None:
-        return SourceState()
+        return SourceState(content=content)
     if resolution.resolved is None:
-        return SourceState(failure=resolution.failure, retry_at=resolution.retry_at)
+        return SourceState(failure=resolution.failure, retry_at=resolution.retry_at, content=content)
     manifest = resolution.resolved.manifest
     if manifest.source.selection != cache.selection:
-        return SourceState()  # the answer to an earlier spec
+        return SourceState(content=content)  # the answer to an earlier spec
+    if content.name not in ("", manifest.digest, manifest.revision):
+        return SourceState(content=content)  # what the branch has moved to, which is not to be had, or not any more
     digest = manifest.digest
     failure = None
     if cache.digest and digest and digest != cache.digest:
@@ -31,6 +37,7 @@ def source_state(cache: Cache, resolution: Resolution | None) -> SourceState:
         carries_options=resolution.resolved.carries_options,
         failing_since=resolution.failing_since,
         answered=resolution.resolved.unreadable is None,
+        content=content,
     )
 
 

@@ -13,6 +13,7 @@ from actors.errors import Failure
 from actors.messages import Earlier, ModelReport, NodeName, Phase
 from actors.transferred import Transferred, total
 from coordinator.api.resources import NodeStatus
+from coordinator.plan.content import ANY, Content
 from coordinator.plan.snapshot import Cache
 
 
@@ -21,7 +22,8 @@ class SourceState:
     """All that is known of a cache's source. Neither `resolved` nor `failure`: it is being resolved, or need not be.
 
     `unreadable`: it cannot be asked, and `resolved` is what the nodes say that hold it; `failing_since` is of that.
-    `answered`: what is said here is what it said itself, asked with the cache's own credentials.
+    `answered`: what is said here is what it said itself, asked with the cache's own credentials. `content`: of a cache
+    whose request may come to several, the one that is asked for (see `plan.versions`).
     """
 
     resolved: str | None = None
@@ -34,6 +36,7 @@ class SourceState:
     carries_options: bool = False
     failing_since: float | None = None
     answered: bool = False
+    content: Content = ANY
 
 
 Cell = tuple[NodeStatus, Failure | None, float | None, ModelReport | None]
@@ -43,21 +46,26 @@ The report is None where there is no usable one. A plain tuple, because a large 
 """
 
 
+Version = tuple[str, str | None, str | None]
+"""Selection, revision and digest."""
+
 NOTHING_MOVED = Transferred()
 
 _WORD = itemgetter(0)
 _BYTES_DONE, _BYTES_TOTAL = attrgetter("bytes_done"), attrgetter("bytes_total")
 _STARTED_AT, _FINISHED_AT = attrgetter("started_at"), attrgetter("finished_at")
 _REVISION = attrgetter("revision")
+_VERSION: Callable[[ModelReport | Earlier], Version] = attrgetter("selection", "revision", "manifest_digest")
 
 
 @dataclass
 class Tally:
     """What nodes say of one cache: some of them (`tally`), or all together (`together`). Made there, then only read.
 
-    `earlier` counts those of the `available` that hold what the spec asked for before; `coming` is the revision that is
-    being fetched. `barred`: on some node is a copy that is not shown to be this cache's to take. `moved` is what has
-    come over the network for it.
+    `earlier` counts those of the `available` that hold what the spec asked for before, and `prefetched` those of them
+    that have beside it what is asked for now. `placed` counts the versions in place, `beside` those beside one.
+    `coming` is the revision that is being fetched. `barred`: on some node is a copy that is not shown to be this
+    cache's to take. `moved` is what has come over the network for it.
     `orphans`: the nodes that hold a copy and should not any more, each with the reason; they count like the others.
     `strays`: those with a copy in the folder of an earlier path, each with that folder; they do not count.
     `held_on` and `coming_on`: the first nodes, by name, whose revision and digest, or coming revision, stands here.
@@ -70,6 +78,9 @@ class Tally:
     failed: int = 0
     downloading: int = 0
     earlier: int = 0
+    prefetched: int = 0
+    placed: Counter[Version] = field(default_factory=Counter)
+    beside: Counter[Version] = field(default_factory=Counter)
     barred: bool = False
     bytes_total: int = 0
     bytes_cached: int = 0
@@ -116,6 +127,7 @@ class Tally:
         if held and report is not None and report.earlier is not None:
             self.available += 1
             self.earlier += 1
+            self.prefetched += report.prefetched
             self._count_earlier(report, report.earlier)
             return
         if report is not None:
@@ -152,6 +164,9 @@ class Tally:
         self.failed += part.failed
         self.downloading += part.downloading
         self.earlier += part.earlier
+        self.prefetched += part.prefetched
+        self.placed.update(part.placed)
+        self.beside.update(part.beside)
         self.unmeasured += part.unmeasured
         self.bytes_cached += part.bytes_cached
         self.rate += part.rate
@@ -198,6 +213,9 @@ def tally(cache: Cache, source: SourceState, nodes: Sequence[NodeName], cells: S
     reports = ready + moving
     reports += (report for number in others if (report := cells[number][3]) is not None)
     if reports:
+        found.placed.update(map(_VERSION, ready))
+        found.placed.update(_VERSION(report.earlier) for report in reports if report.earlier is not None)
+        found.beside.update(_VERSION(each) for report in reports if report.beside for each in report.beside)
         found.started_at = min([at for at in map(_STARTED_AT, reports) if at is not None], default=None)
         found.bytes_total = max(map(_BYTES_TOTAL, reports))
         found.moved = total(reports)

@@ -15,23 +15,31 @@ then the one that most nodes have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from coordinator.plan.conditions import Verdict, name_nodes
+from coordinator.plan.rollout import Step
 from coordinator.plan.snapshot import Cache, Problem
 from coordinator.plan.tally import Tally
 from coordinator.plan.troubles import Trouble, worst_trouble
 from coordinator.plan.wording import as_before, from_peers, no_nodes, orphans_of, problems_of, under_way, wanted
 
 
-def verdicts(tally: Tally, problems: Sequence[Problem], duplicate: Cache | None) -> tuple[Verdict, Verdict, Verdict]:
+def verdicts(
+    tally: Tally,
+    problems: Sequence[Problem],
+    duplicate: Cache | None,
+    step: Step | None = None,
+    refresh: Mapping[str, Any] | None = None,
+) -> tuple[Verdict, Verdict, Verdict]:
     """Ready, Progressing and Degraded of a cache that is not being deleted.
 
     `problems` are those of its spec and its node groups; `duplicate` is an older cluster cache of the same URI.
+    `step` is what its rollout does now, `refresh` what was last said of a newer version.
     """
-    case = Case(tally, problems, duplicate, worst_trouble(tally))
+    case = Case(tally, problems, duplicate, worst_trouble(tally), step, refresh or {})
     return _first("Ready", READY, case), _first("Progressing", PROGRESSING, case), _first("Degraded", DEGRADED, case)
 
 
@@ -43,6 +51,8 @@ class Case:
     problems: Sequence[Problem]
     duplicate: Cache | None
     trouble: Trouble | None
+    step: Step | None = None
+    refresh: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -159,6 +169,24 @@ def _updating(case: Case) -> Finding | None:
     return Finding(True, "Updating", f"{wanted(tally)} is fetched; {as_before(tally)}")
 
 
+def _rolling_out(case: Case) -> Finding | None:
+    """How a rollout goes on, and what it waits for."""
+    tally, step = case.tally, case.step
+    if step is None or not tally.earlier or tally.prefetched + step.done < tally.available - step.behind:
+        return None
+    state = f"{step.done}/{tally.total} nodes serve {wanted(tally)}, {step.prefetched} have it ready beside the old one"
+    if step.is_over and step.paused:
+        return Finding(False, "RolloutPaused", f"{state}: set spec.rollout.paused to false to go on")
+    if step.is_over:
+        return Finding(False, "RolloutPartitioned", f"{state}: spec.rollout.partition names other groups")
+    if step.let:
+        return Finding(True, "CuttingOver", f"{state}; {name_nodes(step.let)} take it now, {step.limit} at a time")
+    if step.behind == 0 and step.unavailable:
+        where = f"{name_nodes(step.unavailable)}, and spec.rollout.maxUnavailable allows {step.limit}"
+        return Finding(True, "WaitingForNodes", f"{state}; the model is unavailable on {where}")
+    return None
+
+
 def _about_to_move(case: Case) -> Finding:
     return (_resolving(case) or _starting(case))._replace(status=True)
 
@@ -168,6 +196,7 @@ PROGRESSING: tuple[Rule, ...] = (
     _moving,
     _hopeless,
     _tried_again,
+    _rolling_out,
     _updating,
     _bad_request,
     _no_nodes,
@@ -190,6 +219,14 @@ def _attention(rule: Rule) -> Rule:
 def _filling_from_peers(case: Case) -> Finding | None:
     source = case.tally.source
     return Finding(True, "FillingFromPeers", from_peers(source, source.unreadable)) if source.unreadable else None
+
+
+def _not_refreshed(case: Case) -> Finding | None:
+    refresh = case.refresh
+    if not refresh.get("reason"):
+        return None
+    held = "what is there is served on"
+    return Finding(True, refresh["reason"], f"no newer version: {refresh.get('message', '')}; {held}")
 
 
 def _duplicated(case: Case) -> Finding | None:
@@ -222,6 +259,7 @@ DEGRADED: tuple[Rule, ...] = (
     _attention(_no_nodes),
     _attention(_failing),
     _filling_from_peers,
+    _not_refreshed,
     _duplicated,
     _orphaned,
     _astray,

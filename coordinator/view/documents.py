@@ -59,6 +59,10 @@ def _cache_json(row: CacheRow) -> dict[str, Any]:
         startedAt=row.started,
         completedAt=row.completed,
         copies=[_copy_json(copy) for copy in row.copies],
+        versions=[
+            {"version": each.name, "state": each.state, "nodes": each.nodes, "beside": each.beside}
+            for each in row.versions
+        ],
     )
 
 

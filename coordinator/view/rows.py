@@ -8,7 +8,7 @@ Order: what has failed, what cannot go on by itself, what is slow, what is under
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from statistics import median
@@ -18,6 +18,7 @@ from actors.times import seconds_of
 from coordinator.api.resources import NodeStatus, StatusKey
 from coordinator.plan.conditions import WAITING
 from coordinator.plan.snapshot import Cache
+from coordinator.plan.versions import short_revision, written_versions
 from coordinator.view.cluster import ClusterView, Detail, condition
 
 SLOW = 0.5
@@ -75,6 +76,16 @@ class CopyRow:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionRow:
+    """One version: on how many nodes it is in place, and on how many ready beside that."""
+
+    name: str
+    state: str
+    nodes: int
+    beside: int
+
+
+@dataclass(frozen=True, slots=True)
 class CacheRow:
     """One cache. `ready` None: the coordinator has not said anything yet."""
 
@@ -100,6 +111,7 @@ class CacheRow:
     completed: str | None
     deleting: bool
     copies: tuple[CopyRow, ...] = ()
+    versions: tuple[VersionRow, ...] = ()
 
     @property
     def share(self) -> float | None:
@@ -201,7 +213,14 @@ def _cache_row(view: ClusterView, cache: Cache, node: NodeName | None) -> CacheR
         completed=status.get("completedAt"),
         deleting=cache.deleted_at is not None,
         copies=tuple(copy for copy in copies if node in (None, copy.node)),
+        versions=tuple(_version_rows(cache)),
     )
+
+
+def _version_rows(cache: Cache) -> Iterator[VersionRow]:
+    for each in written_versions(cache):
+        name = short_revision(each.get("revision") or each.get("digest")) or "without a name"
+        yield VersionRow(name, each.get("state") or "", each.get("nodes") or 0, each.get("beside") or 0)
 
 
 def _ready_in_kserves_words(words: Mapping[str, str], available: int) -> bool | None:

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from actors.sizes import format_bytes
 from coordinator.view.causes import Cause
-from coordinator.view.rows import CacheRow, CopyRow, Rank, Totals, totals
+from coordinator.view.rows import CacheRow, CopyRow, Rank, Totals, VersionRow, totals
 from coordinator.view.savings import Saving
 
 WIDE_COLUMNS = 100
@@ -117,6 +117,8 @@ def status_lines(rows: Sequence[CacheRow], notes: Iterable[str], columns: int) -
     lines: list[str] = []
     said: set[tuple[str, str]] = set()
     for row in rows:
+        if any(each.state in ("Next", "Failed") for each in row.versions):
+            lines += _wrapped(f"{row.key}: {'; '.join(_version(each, row.nodes) for each in row.versions)}", columns)
         troubled = [copy for copy in row.copies if copy.rank <= Rank.STUCK and copy.message]
         if row.rank <= Rank.STUCK and row.message and not troubled:
             said.add((row.reason or "", row.message))
@@ -133,6 +135,11 @@ def status_lines(rows: Sequence[CacheRow], notes: Iterable[str], columns: int) -
     if worst is not None:
         lines += _wrapped(f"`localmodel status --why {worst.key}` says why, and what to do", columns)
     return lines
+
+
+def _version(version: VersionRow, nodes: int) -> str:
+    ready = f", {version.beside} have it ready" if version.beside else ""
+    return f"{version.state.lower()} {version.name} on {version.nodes}/{nodes}{ready}"
 
 
 def _sum(whole: Totals) -> str:

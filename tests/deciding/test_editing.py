@@ -190,12 +190,32 @@ def test_a_wrong_digest_fails_closed_and_the_bytes_stay(cache: CacheBuilder) -> 
     assert (model.source, model.expected_digest) == (cache.source, "sha256:" + "0" * 64)
 
 
-def test_nor_does_a_wrong_digest_serve_an_earlier_copy(cache: CacheBuilder) -> None:
+def test_nor_is_a_copy_of_a_wrong_digest_served_while_the_source_is_down(cache: CacheBuilder) -> None:
     world, held = settled(cache)
-    cache.with_spec(digest="sha256:" + "0" * 64, revision="v2")
-    world.unresolved(cache, TYPO).reporting("n1", replacing(cache, held))
+    cache.with_spec(digest="sha256:" + "0" * 64)
+    world.unresolved(cache, DOWN).reporting("n1", replacing(cache, held))
     world.settle()
     assert condition(cache, "Ready")[0] == "False"
+
+
+@pytest.mark.parametrize("answer", [TYPO, None], ids=["no such revision", "another digest"])
+def test_another_version_that_fails_leaves_the_one_before_in_service(
+    cache: CacheBuilder, answer: Failure | None
+) -> None:
+    world, held = settled(cache)
+    cache.with_spec(digest="sha256:" + "0" * 64, revision="v2")
+    if answer is None:
+        world.resolutions[cache.key] = an_answer(cache, NEW, "new-commit")
+    else:
+        world.unresolved(cache, answer)
+    world.reporting("n1", replacing(cache, held))
+    world.settle()
+    reason = answer.reason if answer is not None else "DigestMismatch"
+    assert condition(cache, "Ready") == ("True", "EarlierRevision")
+    assert condition(cache, "Degraded") == ("True", reason)
+    serving, failed = status_of(cache)["versions"]
+    assert (serving["revision"], serving["state"], serving["nodes"]) == ("old-commit", "Current", 1)
+    assert (failed["state"], failed["nodes"], failed["reason"]) == ("Failed", 0, reason)
 
 
 @pytest.mark.parametrize(
