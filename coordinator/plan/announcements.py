@@ -104,8 +104,8 @@ def _resolved(change: Change) -> Iterator[Announcement]:
 
 def _rollout(change: Change) -> Iterator[Announcement]:
     before, after = change.cache.status.get("versions") or [], change.wanted.get("versions") or []
-    for reason, message, warning in steps(before, after, len(change.wanted["nodeStatus"]), change.cache.source.uri):
-        yield change.say(reason, message, warning=warning)
+    for each in steps(before, after, len(change.wanted["nodeStatus"]), change.cache.source.uri):
+        yield change.say(each.reason, each.message, warning=each.warning)
 
 
 def _size_differs(change: Change) -> Iterator[Announcement]:

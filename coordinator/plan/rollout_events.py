@@ -8,35 +8,47 @@ RolledBack    all nodes serve again what they kept     RolloutFailed    it needs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 Versions = list[Mapping[str, Any]]
 
 _UNDER_WAY = ("Next", "Failed")
 
 
-def steps(before: Versions, after: Versions, total: int, source: str) -> Iterator[tuple[str, str, bool]]:
-    """Reason, message, and whether it is a warning. `total`: nodes that should hold the model; `source`: its URI."""
+class Said(NamedTuple):
+    """What is said of a step."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+def steps(before: Versions, after: Versions, total: int, source: str) -> Iterator[Said]:
+    """What is new in the versions. `total`: nodes that should hold the model; `source`: its URI."""
     known = {_key(each): each for each in before}
     for each in after:
         was, name = known.get(_key(each), {}), each.get("revision") or each.get("digest") or "the next version"
         nodes, beside = each.get("nodes", 0), each.get("beside", 0)
         state, earlier = each.get("state"), was.get("state")
         if state in _UNDER_WAY and earlier not in _UNDER_WAY and each.get("selection"):
-            yield "Resolved", f"{source} at {name}: the next version", False
+            yield Said(reason="Resolved", message=f"{source} at {name}: the next version")
         if state == "Next" and nodes + beside == total > was.get("nodes", 0) + was.get("beside", 0) and beside:
-            yield "Prefetched", f"{total}/{total} nodes have {name}", False
+            yield Said(reason="Prefetched", message=f"{total}/{total} nodes have {name}")
         if state in _UNDER_WAY and nodes > was.get("nodes", 0):
-            yield "CutOver", f"{nodes}/{total} nodes serve {name}", False
+            yield Said(reason="CutOver", message=f"{nodes}/{total} nodes serve {name}")
         if state == "Failed" and earlier != "Failed":
             served = next((other for other in after if other.get("state") == "Current"), {})
             serving = served.get("revision") or served.get("digest") or "what was there"
-            yield "RolloutFailed", f"{name}: {each.get('reason')}: {each.get('message')}; {serving} is served on", True
+            yield Said(
+                reason="RolloutFailed",
+                message=f"{name}: {each.get('reason')}: {each.get('message')}; {serving} is served on",
+                warning=True,
+            )
         if state == "Current" and before and earlier != "Current" and nodes == total:
             if earlier == "Previous" or was.get("kept"):
-                yield "RolledBack", f"{nodes}/{total} nodes serve {name} again", False
+                yield Said(reason="RolledBack", message=f"{nodes}/{total} nodes serve {name} again")
             else:
-                yield "RolledOut", f"{nodes}/{total} nodes serve {name}", False
+                yield Said(reason="RolledOut", message=f"{nodes}/{total} nodes serve {name}")
 
 
 def _key(entry: Mapping[str, Any]) -> str:
