@@ -233,8 +233,11 @@ def s3_options(options: SourceOptions) -> dict[str, Any]:
             "the region in the credentials is not the name of one, such as eu-central-1", reason="CredentialsInvalid"
         )
     client = {"region_name": region, "verify": verify}
+    addressing: dict[str, Any] = {"addressing_style": style}
+    if options.flag("S3_USE_ACCELERATE") and options.get("AWS_ENDPOINT_URL") is None:  # nobody but AWS has it
+        addressing["use_accelerate_endpoint"] = True
     config = {
-        "s3": {"addressing_style": style},
+        "s3": addressing,
         "connect_timeout": options.timeout_s,
         "read_timeout": options.timeout_s,
         "retries": {"total_max_attempts": 1},  # s3fs repeats what it should, and the caller has a patience of its own

@@ -22,8 +22,6 @@ from coordinator.cli.output import printable, say, tell
 from coordinator.kube.interface import (
     CONFIG_MAPS,
     NODES,
-    SECRETS,
-    SERVICE_ACCOUNTS,
     Kube,
     KubeError,
     NotFound,
@@ -126,9 +124,10 @@ def _ask_one(kube: Kube, config: KServeConfig, cache: Cache) -> tuple[StatusKey,
 
 
 def _get(kube: Kube, namespace: str, kind: str, name: str) -> Object | None:
-    resource = {"Secret": SECRETS, "ServiceAccount": SERVICE_ACCOUNTS}[kind]
+    from coordinator.control.credentials import READ  # here, as above
+
     try:
-        return kube.get(resource, name, namespace=namespace)
+        return kube.get(READ[kind], name, namespace=namespace)
     except NotFound:
         return None
     except KubeError as error:

@@ -47,7 +47,7 @@ from coordinator.control.webhook_identity import WebhookIdentity
 from coordinator.kube.config import ClusterConfig, NoClusterConfig, load_config
 from coordinator.kube.events import Recorder
 from coordinator.kube.http import HttpKube
-from coordinator.kube.interface import SECRETS, SERVICE_ACCOUNTS, Denied, KubeError, NotFound, Object
+from coordinator.kube.interface import Denied, KubeError, NotFound, Object
 from coordinator.kube.leader import LOCK_NAME, Leader
 from coordinator.plan.pods import read_pod
 from coordinator.plan.snapshot import Credentials
@@ -241,12 +241,13 @@ class _Process:
         self._metrics.leading(leading)
         self._wake()
 
-    def _loader(self, own: SourceOptions) -> Callable[[Credentials], SourceOptions]:
+    def _loader(self, given: SourceOptions) -> Callable[[Credentials], SourceOptions]:
         """What a source is asked with, of the namespace and the Secret that KServe's configuration names by now."""
 
         def load(named: Credentials) -> SourceOptions:
             config = self._kserve.current
             read = partial(self._read, config.job_namespace)
+            own = credentials.trusting(given, config.storage_initializer, self._of_operator(config.job_namespace))
             return credentials.load_options(
                 named,
                 read,
@@ -260,16 +261,19 @@ class _Process:
 
         return load
 
+    def _of_operator(self, job_namespace: str) -> dict[str, credentials.Read]:
+        """Where certificates for all sources may be, the first first: what may not be read there is none."""
+        namespaces = dict.fromkeys((job_namespace, self._settings.kserve_namespace))
+        return {namespace: partial(self._read_own, namespace) for namespace in namespaces}
+
     def _read_own(self, namespace: str, kind: str, name: str) -> Object | None:
-        """Of a tenant's namespace, which the coordinator reads where it was bound a role there."""
+        """Of a namespace that the coordinator reads where it was bound a role there, such as a tenant's."""
         return self._read(namespace, kind, name, granted=False)
 
     def _read(self, namespace: str, kind: str, name: str, *, granted: bool = True) -> Object | None:
-        """A Secret or ServiceAccount, as `credentials` asks for them. `granted` False: one that may not be is none."""
+        """An object that `credentials` asks for. `granted` False: one that may not be read is none."""
         try:
-            return self._kube.get(
-                {"Secret": SECRETS, "ServiceAccount": SERVICE_ACCOUNTS}[kind], name, namespace=namespace
-            )
+            return self._kube.get(credentials.READ[kind], name, namespace=namespace)
         except NotFound:
             return None
         except Denied as error:

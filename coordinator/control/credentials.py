@@ -28,8 +28,11 @@ from actors.sources.filesystems import PEM
 from actors.sources.options import SourceOptions
 from coordinator.control.provenance import FIELDS, Env, check_endpoint, completed, joined, placed
 from coordinator.control.secret_keys import (
+    BUNDLE,
+    BUNDLE_CONFIG_MAP,
     NO_DEFAULTS,
     Defaults,
+    certificates,
     data_of,
     from_annotations,
     from_secret,
@@ -37,6 +40,7 @@ from coordinator.control.secret_keys import (
     invalid,
     object_of,
 )
+from coordinator.kube.interface import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
 from coordinator.plan.snapshot import Credentials
 
 STORAGE_CONFIG_SECRET = "storage-config"  # noqa: S105  # the name of the Secret, as KServe has it
@@ -44,8 +48,9 @@ STORAGE_CONFIG_SECRET = "storage-config"  # noqa: S105  # the name of the Secret
 NAMESPACES = "localmodel.kserve.io/namespaces"
 """Annotation of a Secret or ServiceAccount: the namespaces, with commas, whose caches may use it. Without it: all."""
 
+READ = {"Secret": SECRETS, "ServiceAccount": SERVICE_ACCOUNTS, "ConfigMap": CONFIG_MAPS}
 Read = Callable[[str, str], Mapping[str, Any] | None]
-"""`read("Secret" or "ServiceAccount", name)`: the object as JSON, from one namespace; None if absent."""
+"""`read(KIND, name)`, of a kind of `READ`: the object as JSON, from one namespace; None if absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ _STORAGE_FIELDS: Mapping[str, Mapping[str, str]] = {
         "ca_bundle": "AWS_CA_BUNDLE",
         "verify_ssl": "S3_VERIFY_SSL",
         "anonymous": "awsAnonymousCredential",
+        "use_accelerate": "S3_USE_ACCELERATE",
     },
     "hf": {"token": "HF_TOKEN", "endpoint_url": "HF_ENDPOINT"},
     "hdfs": {},
@@ -151,11 +157,12 @@ def _from_key(
         where = f"Secret {place.namespace}/{secret_name}"
         text = data_of(place.read("Secret", secret_name)).get(key)
         if text is not None:
-            return _with_parameters(object_of(text, f"key {key!r} of {where}"), parameters, key, where, own)
+            held = object_of(text, f"key {key!r} of {where}")
+            return _with_parameters(_with_bundle(held, place, where), parameters, key, where, own)
         secret = place.read("Secret", key) if _NAME.fullmatch(key) else None
         if secret is not None:
             where = f"Secret {place.namespace}/{key}"
-            return placed(from_secret(secret, where, defaults), _named(parameters), own, where)
+            return placed(_trusting(from_secret(secret, where, defaults), place, where), _named(parameters), own, where)
     job = places[-1]
     where = f"Secret {job.namespace}/{secret_name}"
     also = f"; nor is it in namespace {places[0].namespace}" if len(places) > 1 else ""
@@ -171,7 +178,8 @@ def _from_parameters(parameters: Env, places: Sequence[_Place], secret_name: str
             where = f"Secret {place.namespace}/{secret_name}"
             text = data_of(place.read("Secret", secret_name)).get(key)
             if text is not None:
-                return _with_parameters(object_of(text, f"key {key!r} of {where}"), parameters, key, where, own)
+                held = object_of(text, f"key {key!r} of {where}")
+                return _with_parameters(_with_bundle(held, place, where), parameters, key, where, own)
     where = f"Secret {places[-1].namespace}/{secret_name}"
     return _with_parameters({}, parameters, f"default_{parameters['type']}", where, own)
 
@@ -222,15 +230,56 @@ def _from_service_account(name: str, places: Sequence[_Place], defaults: Default
         raise _missing(
             f"ServiceAccount {place.namespace}/{name} does not exist{also}; spec.serviceAccountName names it"
         )
-    found = {f"ServiceAccount {place.namespace}/{name}": from_annotations(account)}
+    said = f"ServiceAccount {place.namespace}/{name}"
+    found = {said: _trusting(from_annotations(account), place, said)}
     for reference in account.get("secrets") or ():
         secret_name = reference.get("name", "")
         secret = place.read("Secret", secret_name)
         if secret is None:
             raise _missing(f"Secret {place.namespace}/{secret_name} does not exist; ServiceAccount {name} lists it")
         where = f"Secret {place.namespace}/{secret_name}"
-        found[where] = from_secret(secret, where, defaults)
+        found[where] = _trusting(from_secret(secret, where, defaults), place, where)
     return joined(found)
+
+
+def _with_bundle(held: dict[str, Any], place: _Place, where: str) -> dict[str, Any]:
+    """The fields of a key, with the certificates that its `cabundle_configmap` names."""
+    name = held.pop("cabundle_configmap", None)
+    if not isinstance(name, str) or not name:
+        return held
+    return {**held, "ca_bundle": _bundle(name, place, where, str(held.get("ca_bundle") or ""))}
+
+
+def _trusting(found: dict[str, str], place: _Place, where: str) -> dict[str, str]:
+    """The same with certificates in place of the name of a ConfigMap that holds them."""
+    name = found.pop(BUNDLE_CONFIG_MAP, "").strip()
+    return found | ({BUNDLE: _bundle(name, place, where, found.get(BUNDLE, ""))} if name else {})
+
+
+def _bundle(name: str, place: _Place, where: str, path: str) -> str:
+    """The certificates of a ConfigMap in the namespace of whoever names it, as in KServe."""
+    config_map = place.read("ConfigMap", name) if _NAME.fullmatch(name) else None
+    if config_map is None:
+        raise _missing(f"ConfigMap {place.namespace}/{name} does not exist; {where} names it for certificates")
+    return certificates(config_map, f"ConfigMap {place.namespace}/{name}", path)
+
+
+def trusting(own: SourceOptions, initializer: Mapping[str, Any], namespaces: Mapping[str, Read]) -> SourceOptions:
+    """`own` with the certificates that KServe's configuration names for every source, unless it has some.
+
+    `initializer` is the key `storageInitializer` of that, and `namespaces` are those that may have the ConfigMap.
+    """
+    name = initializer.get("caBundleConfigMapName")
+    if not isinstance(name, str) or not name or own.get(BUNDLE) is not None:
+        return own
+    for namespace, read in namespaces.items():
+        if (found := read("ConfigMap", name)) is not None:
+            where = f"ConfigMap {namespace}/{name}, which storageInitializer.caBundleConfigMapName names,"
+            return replace(own, env={**own.env, BUNDLE: certificates(found, where)})
+    raise _missing(
+        f"ConfigMap {' or '.join(f'{each}/{name}' for each in namespaces)} does not exist, or may not be read;"
+        " storageInitializer.caBundleConfigMapName of KServe's configuration names it for certificates"
+    )
 
 
 def _missing(message: str) -> SourceDenied:

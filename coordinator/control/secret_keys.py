@@ -13,10 +13,12 @@ import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from actors.errors import SourceDenied
+from actors.sources.filesystems import PEM
 from actors.sources.options import SourceOptions
 from actors.transport.answers import PRIVATE_REDIRECTS
 
@@ -25,9 +27,13 @@ _ANNOTATIONS = {
     "serving.kserve.io/s3-region": "AWS_DEFAULT_REGION",
     "serving.kserve.io/s3-verifyssl": "S3_VERIFY_SSL",
     "serving.kserve.io/s3-usevirtualbucket": "S3_USER_VIRTUAL_BUCKET",
+    "serving.kserve.io/s3-useaccelerate": "S3_USE_ACCELERATE",
     "serving.kserve.io/s3-useanoncredential": "awsAnonymousCredential",
     "serving.kserve.io/s3-cabundle": "AWS_CA_BUNDLE",
+    "serving.kserve.io/s3-cabundle-configmap": "AWS_CA_BUNDLE_CONFIGMAP",
 }
+BUNDLE, BUNDLE_CONFIG_MAP = "AWS_CA_BUNDLE", "AWS_CA_BUNDLE_CONFIGMAP"
+_BUNDLE_KEY = "cabundle.crt"
 _DOCKER_CONFIG = ".dockerconfigjson"
 _GCS_KEY_FILE = "gcloud-application-credentials.json"
 
@@ -36,7 +42,9 @@ _CONFIGURED = {
     "s3Region": "AWS_DEFAULT_REGION",
     "s3VerifySSL": "S3_VERIFY_SSL",
     "s3UseVirtualBucket": "S3_USER_VIRTUAL_BUCKET",
+    "s3UseAccelerate": "S3_USE_ACCELERATE",
     "s3UseAnonymousCredential": "awsAnonymousCredential",
+    "s3CABundleConfigMap": BUNDLE_CONFIG_MAP,
 }
 
 
@@ -44,7 +52,7 @@ _CONFIGURED = {
 class Defaults:
     """The key `credentials` of KServe's configuration. `keys` are the names that it gives to keys of Secrets.
 
-    Its paths of certificates are those of another container, and mean nothing here.
+    Its paths of certificates are those of another container, and mean nothing here; ConfigMaps of them do.
     """
 
     keys: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +92,8 @@ def from_secret(secret: Mapping[str, Any], where: str, defaults: Defaults = NO_D
     data = data_of(secret)
     found = dict(SourceOptions.from_environ(data).env) | from_annotations(secret)
     found.pop(PRIVATE_REDIRECTS, None)  # for an operator to say
+    if BUNDLE_CONFIG_MAP in data:
+        found.setdefault(BUNDLE_CONFIG_MAP, data[BUNDLE_CONFIG_MAP])
     found |= {name: data[key] for key, name in _SECRET_KEYS.items() if key in data}
     found |= {name: data[key] for key, name in defaults.keys.items() if key in data}
     endpoint = _endpoint(secret, data, defaults if "AWS_SECRET_ACCESS_KEY" in found else NO_DEFAULTS)
@@ -122,6 +132,18 @@ def _endpoint(owner: Mapping[str, Any], data: Mapping[str, str], defaults: Defau
 
 def _annotations(owner: Mapping[str, Any]) -> Mapping[str, Any]:
     return (owner.get("metadata") or {}).get("annotations") or {}
+
+
+def certificates(config_map: Mapping[str, Any], where: str, path: str = "") -> str:
+    """The certificates in a ConfigMap, under the key that KServe's downloader reads, or the name of the file at `path`.
+
+    Raises SourceDenied (CredentialsInvalid).
+    """
+    data = _texts(config_map.get("data"))
+    text = data.get(PurePosixPath(path).name) or data.get(_BUNDLE_KEY, "")
+    if not text.lstrip().startswith(PEM):
+        raise invalid(f"{where} has no certificates under {_BUNDLE_KEY!r} (as PEM)")
+    return text
 
 
 def hdfs(fields: Mapping[str, Any], where: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from coordinator.api import crds
 from coordinator.control import container_env
 from coordinator.control.admission import Admission
 from coordinator.control.controller import Controller
-from coordinator.control.credentials import load_options
+from coordinator.control.credentials import READ, load_options
 from coordinator.control.informers import Informers
 from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.metrics import Metrics
@@ -38,8 +38,6 @@ from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import (
     EVENTS,
     NAMESPACES,
-    SECRETS,
-    SERVICE_ACCOUNTS,
     Conflict,
     NotFound,
     Object,
@@ -146,7 +144,7 @@ class Cluster:
 
 def read_credentials(kube: RecordingKube, kind: str, name: str) -> Object | None:
     try:
-        return kube.get(SECRETS if kind == "Secret" else SERVICE_ACCOUNTS, name, namespace=JOBS)
+        return kube.get(READ[kind], name, namespace=JOBS)
     except NotFound:
         return None
 

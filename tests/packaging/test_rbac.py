@@ -58,12 +58,17 @@ FOR_EVICTION = grants(resources(K8S / "components" / "eviction"), "localmodel-co
 FOR_PLACEMENT = grants(resources(K8S / "components" / "placement"), "localmodel-coordinator", HOME)
 
 
+TOKEN = {"HF_TOKEN": "hf_x", "AWS_CA_BUNDLE_CONFIGMAP": "trusted"}
+
+
 def a_life(cluster: Cluster) -> None:
     """Everything a coordinator meets: caches of both kinds, credentials, silent agents, lost nodes, deletion."""
     admin = cluster.admin
-    for name, content in {"storage-config": {"s": '{"type": "s3"}'}, "token": {"HF_TOKEN": "hf_x"}}.items():
+    for name, content in {"storage-config": {"s": '{"type": "s3"}'}, "token": TOKEN}.items():
         admin.create(SECRETS, {"metadata": {"name": name}, "stringData": content}, namespace=JOBS)
     admin.create(SERVICE_ACCOUNTS, {"metadata": {"name": "reader"}, "secrets": [{"name": "token"}]}, namespace=JOBS)
+    bundle = {"metadata": {"name": "trusted"}, "data": {"cabundle.crt": "-----BEGIN CERTIFICATE-----"}}
+    admin.create(CONFIG_MAPS, bundle, namespace=JOBS)
     cluster.create(NODE_GROUPS, a_group())
     cluster.create(NODES, a_node("n1"))
     cluster.create(NODES, a_node("n2"))

@@ -21,7 +21,7 @@ from actors.sources.options import S3 as S3_STORE
 from actors.sources.resolve import resolve
 from actors.transport.answers import PRIVATE_REDIRECTS
 from actors.trust import STRICT
-from coordinator.control.credentials import NAMESPACES, load_options
+from coordinator.control.credentials import NAMESPACES, load_options, trusting
 from coordinator.control.secret_keys import Defaults
 from coordinator.plan.snapshot import Credentials
 from tests.kit.witness import Witness
@@ -30,7 +30,7 @@ NAMESPACE = "kserve-localmodel-jobs"
 OWN = SourceOptions({"HF_TOKEN": "own", "AWS_SESSION_TOKEN": "own", "AWS_ROLE_ARN": "own"}, timeout_s=5.0)
 
 Object = Mapping[str, Any]
-World = Mapping[tuple[str, str], Object]
+World = dict[tuple[str, str], Object]
 
 
 def secret(data: Mapping[str, str | bytes], annotations: Mapping[str, str] | None = None) -> Object:
@@ -50,6 +50,10 @@ def account(*secrets: str, annotations: Mapping[str, str] | None = None) -> Obje
 def storage_config(**entries: object) -> World:
     values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in entries.items()}
     return {("Secret", "storage-config"): secret(values)}
+
+
+def a_bundle(name: str, key: str = "cabundle.crt") -> World:
+    return {("ConfigMap", name): {"data": {key: CERTIFICATE}}}
 
 
 def reading(world: World) -> Callable[[str, str], Object | None]:
@@ -403,6 +407,20 @@ def test_the_secrets_of_a_service_account_add_up_and_the_timeout_is_kept() -> No
                 "http://[::1",
                 "http://host:99999",
             )
+        ),
+        pytest.param(
+            READER,
+            by_account({"AWS_CA_BUNDLE_CONFIGMAP": "gone"}),
+            "CredentialsMissing",
+            f"ConfigMap {NAMESPACE}/gone does not exist; Secret {NAMESPACE}/one names it for certificates",
+            id="a ConfigMap of certificates that is not there",
+        ),
+        pytest.param(
+            READER,
+            by_account({"AWS_CA_BUNDLE_CONFIGMAP": "trusted"}) | a_bundle("trusted", "other.crt"),
+            "CredentialsInvalid",
+            f"ConfigMap {NAMESPACE}/trusted has no certificates under 'cabundle.crt' (as PEM)",
+            id="a ConfigMap without certificates",
         ),
         *(
             pytest.param(
@@ -890,6 +908,41 @@ KEYS_ENV = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
         ),
         pytest.param(
             READER,
+            by_account(S3_KEYS, {ANNOTATION + "s3-useaccelerate": "1"}),
+            KEYS_ENV | {"S3_USE_ACCELERATE": "1"},
+            id="the accelerated endpoint",
+        ),
+        pytest.param(
+            READER,
+            by_account(S3_KEYS, {ANNOTATION + "s3-cabundle-configmap": "trusted"}) | a_bundle("trusted"),
+            KEYS_ENV | {"AWS_CA_BUNDLE": CERTIFICATE},
+            id="certificates in a ConfigMap, by annotation",
+        ),
+        pytest.param(
+            READER,
+            by_account({**S3_KEYS, "AWS_CA_BUNDLE_CONFIGMAP": "trusted"}) | a_bundle("trusted"),
+            KEYS_ENV | {"AWS_CA_BUNDLE": CERTIFICATE},
+            id="certificates in a ConfigMap, by key",
+        ),
+        pytest.param(
+            READER,
+            by_account(
+                S3_KEYS,
+                {ANNOTATION + "s3-cabundle-configmap": "trusted", ANNOTATION + "s3-cabundle": "/certs/minio.pem"},
+            )
+            | a_bundle("trusted", "minio.pem"),
+            KEYS_ENV | {"AWS_CA_BUNDLE": CERTIFICATE},
+            id="a path in it names the key of the ConfigMap",
+        ),
+        pytest.param(
+            by_key("minio"),
+            storage_config(minio={"type": "s3", "anonymous": "true", "cabundle_configmap": "trusted"})
+            | a_bundle("trusted"),
+            {"awsAnonymousCredential": "true", "AWS_CA_BUNDLE": CERTIFICATE},
+            id="certificates in a ConfigMap, by a key's field",
+        ),
+        pytest.param(
+            READER,
             by_account(S3_KEYS | {"S3_ENDPOINT": "b:1", "S3_USE_HTTPS": "0"}, {ANNOTATION + "s3-endpoint": "a:1"}),
             KEYS_ENV | {"AWS_ENDPOINT_URL": "http://a:1"},
             id="annotations win over keys, each for itself",
@@ -988,3 +1041,30 @@ def test_what_is_in_neither_namespace_is_said_of_both(credentials: Credentials) 
         asked(credentials, {}, {})
     assert caught.value.reason == "CredentialsMissing"
     assert "namespace team-a" in str(caught.value)
+
+
+INITIALIZER = {"caBundleConfigMapName": "trusted"}
+
+
+@pytest.mark.parametrize(
+    ("own", "initializer", "worlds", "bundle"),
+    [
+        ({}, {}, {"jobs": a_bundle("trusted")}, None),
+        ({}, {"caBundleConfigMapName": ""}, {"jobs": a_bundle("trusted")}, None),
+        ({}, {"caBundleConfigMapName": 7}, {"jobs": a_bundle("trusted")}, None),
+        ({}, INITIALIZER, {"jobs": a_bundle("trusted"), "kserve": {}}, CERTIFICATE),
+        ({}, INITIALIZER, {"jobs": {}, "kserve": a_bundle("trusted")}, CERTIFICATE),
+        ({"AWS_CA_BUNDLE": "/ca.pem"}, INITIALIZER, {"jobs": a_bundle("trusted")}, "/ca.pem"),
+    ],
+)
+def test_certificates_for_every_source_are_the_operators_or_kserves(
+    own: dict[str, str], initializer: Mapping[str, Any], worlds: Mapping[str, World], bundle: str | None
+) -> None:
+    reads = {namespace: reading(world) for namespace, world in worlds.items()}
+    assert trusting(SourceOptions(own), initializer, reads).env == own | ({"AWS_CA_BUNDLE": bundle} if bundle else {})
+
+
+def test_certificates_for_every_source_that_are_not_there_are_named() -> None:
+    with pytest.raises(SourceDenied, match="ConfigMap jobs/trusted or kserve/trusted does not exist") as caught:
+        trusting(SourceOptions({}), INITIALIZER, {"jobs": reading({}), "kserve": reading({})})
+    assert caught.value.reason == "CredentialsMissing"

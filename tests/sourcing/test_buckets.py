@@ -7,8 +7,11 @@ import errno
 import hashlib
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from botocore.config import Config
+from botocore.session import Session
 
 from actors.digest import Digester
 from actors.errors import SourceUnsupported
@@ -292,3 +295,26 @@ def test_kserves_names_become_what_s3fs_calls_them(env: dict[str, str], expected
 )
 def test_buckets_in_host_names_are_a_wish(env: dict[str, str], style: str) -> None:
     assert s3_options(SourceOptions(env))["config_kwargs"]["s3"] == {"addressing_style": style}
+
+
+@pytest.mark.parametrize(
+    ("env", "host"),
+    [
+        ({"S3_USE_ACCELERATE": "1"}, "bucket.s3-accelerate.amazonaws.com"),
+        ({"S3_USE_ACCELERATE": "true", "AWS_DEFAULT_REGION": "eu-central-1"}, "bucket.s3-accelerate.amazonaws.com"),
+        ({"S3_USE_ACCELERATE": "0"}, "bucket.s3.amazonaws.com"),
+        ({"S3_USE_ACCELERATE": "1", "AWS_ENDPOINT_URL": "http://minio:9000"}, "minio:9000"),
+    ],
+)
+def test_the_accelerated_endpoint_is_for_aws_alone(env: dict[str, str], host: str) -> None:
+    given = s3_options(SourceOptions({"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key", **env}))
+    client = Session().create_client(
+        "s3",
+        region_name=given["client_kwargs"].get("region_name", "us-east-1"),
+        endpoint_url=given["endpoint_url"],
+        aws_access_key_id="id",
+        aws_secret_access_key="key",  # of nobody
+        config=Config(**given["config_kwargs"]),
+    )
+    signed = client.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "model"})
+    assert urlsplit(signed).netloc == host
