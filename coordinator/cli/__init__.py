@@ -102,6 +102,10 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], Handler]]] =
         "Download and verify one model into a folder, without Kubernetes or Ray.",
         _of(f"{_CLI}.arguments:add_fill_arguments", f"{_CLI}.fill:fill"),
     ),
+    "import": (
+        "What the Job runs that fills a PersistentVolumeClaim with the model of a cache.",
+        _of(f"{_CLI}.claim_import:add_import_arguments", f"{_CLI}.claim_import:import_model"),
+    ),
     "status": (
         "How far every cache is on every node, what is wrong, and why.",
         _of(f"{_CLI}.status:add_status_arguments", f"{_CLI}.status:status"),

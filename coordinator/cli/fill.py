@@ -58,8 +58,12 @@ MAX_WAIT_S = 30.0
 """An origin that asks for a longer pause when it is to list its files ends the fill: it says how long."""
 
 
-def fill(args: argparse.Namespace) -> int:
-    """0: DIR holds the model. 1: it does not, and standard error says why. Credentials come from the environment."""
+def fill(args: argparse.Namespace, options: Callable[[], SourceOptions] = SourceOptions.from_environ) -> int:
+    """0: DIR holds the model. 1: it does not, and standard error says why.
+
+    `options` gives what the source is asked with.
+    """
+    args.options = options
     source = ModelSource(args.uri, args.revision, tuple(args.include), tuple(args.exclude))
     began = time.monotonic()
     target: Target | None = None
@@ -69,7 +73,7 @@ def fill(args: argparse.Namespace) -> int:
             done = _present(target, source, args)
             if done is None:
                 with target.sole_writer(), _staged(target):
-                    done = Done(_resolving(source, partial(_fill, target, args)))
+                    done = Done(_resolving(source, options, partial(_fill, target, args)))
             left = target.clear()  # also what a process that died right after its rename has left
             if left is not None:
                 tell(f"localmodel: cannot remove what is left of the fill: {printable(left)}")
@@ -141,7 +145,7 @@ def _verified(
     resolved: Resolved | None = None
     known = marker
     if known is None:
-        resolved = resolve(source, SourceOptions.from_environ())
+        resolved = resolve(source, args.options())
         if resolved.manifest.digest is None:
             raise StoreError(
                 f"the marker of {target.path} is damaged, and {source.uri} does not say what all of its files hold:"
@@ -156,9 +160,9 @@ def _verified(
         again = partial(_mend, target, folder, known, frozenset(wrong), args)
         with target.sole_writer(), _staged(target):
             if resolved is not None:
-                again(SourceOptions.from_environ(), resolved)
+                again(args.options(), resolved)
             else:
-                _resolving(source, again, revision)
+                _resolving(source, args.options, again, revision)
     if marker is None:
         with folder.enter(OWN, make=True) as own:
             own.remove("manifest.json")
@@ -207,10 +211,13 @@ def _mend(
 
 
 def _resolving(
-    source: ModelSource, then: Callable[[SourceOptions, Resolved], Marker], revision: str | None = None
+    source: ModelSource,
+    load_options: Callable[[], SourceOptions],
+    then: Callable[[SourceOptions, Resolved], Marker],
+    revision: str | None = None,
 ) -> Marker:
     """Once more from the list of files if the source changes under us; a second change is an error."""
-    options = SourceOptions.from_environ()
+    options = load_options()
     try:
         return then(options, _listed(source, options, revision))
     except SourceChanged:

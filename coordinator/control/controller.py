@@ -30,6 +30,7 @@ from coordinator.api.resources import StatusKey
 from coordinator.control.acting import WATCHED_ANEW_S as WATCHED_ANEW_S
 from coordinator.control.acting import Acting
 from coordinator.control.eviction_guard import Evictor
+from coordinator.control.imports import ImportReader
 from coordinator.control.informers import Informers
 from coordinator.control.kserve_config import ConfigReader
 from coordinator.control.looks import Looks
@@ -132,6 +133,7 @@ class Controller:
         self._remover = Remover(self._announce)
         self._pruning = Pruning(self._announce)
         self._quarantine = Quarantine(self._announce, metrics)
+        self._imports = ImportReader(kube, self._executor, chosen.get("home", ""), self.wake)
         self._looks = Looks(kube, self._executor, self._clock, self.wake, chosen.get("home", ""))
         eviction = chosen.get("eviction")
         self._evictor: Evictor | None = None
@@ -281,7 +283,7 @@ class Controller:
             storage_limit=self._storage_limit,
             mark_nodes=self._mark_nodes,
         )
-        snapshot = self._looks.see(self._informers.see(snapshot), now)
+        snapshot = self._imports.see(self._looks.see(self._informers.see(snapshot), now), now)
         if self._kserve is not None:
             self._kserve.look(self._executor, now)
             snapshot = self._kserve.see(snapshot)

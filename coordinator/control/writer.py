@@ -101,7 +101,11 @@ class Writer:
             case Verb.DELETE:
                 if write.unmounted and (pods := mounting(kube, ref.namespace or "", ref.name)):
                     raise Conflict(f"{', '.join(pods[:3])} of {ref.namespace} mount the claim {ref.name}")
-                kube.delete(ref.resource, ref.name, namespace=ref.namespace, uid=ref.uid, version=ref.version)
+                namespace, uid, version = ref.namespace, ref.uid, ref.version
+                foreground = write.foreground
+                kube.delete(
+                    ref.resource, ref.name, namespace=namespace, uid=uid, version=version, foreground=foreground
+                )
                 return None
             case _:
                 subresource = "status" if write.verb is Verb.PATCH_STATUS else None

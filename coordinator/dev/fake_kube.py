@@ -166,7 +166,14 @@ class FakeKube:
             return self._update(resource, namespace, name, after, subresource)
 
     def delete(
-        self, resource: ResourceType, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+        self,
+        resource: ResourceType,
+        name: str,
+        *,
+        namespace: str | None = None,
+        uid: str = "",
+        version: str = "",
+        foreground: bool = False,
     ) -> None:
         with self._changed:
             self._write("delete", resource, name)

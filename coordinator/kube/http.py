@@ -156,11 +156,21 @@ class HttpKube:
         return self._call("patch", "PATCH", path, query, body, content_type=patch_type.value)
 
     def delete(
-        self, resource: ResourceType, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+        self,
+        resource: ResourceType,
+        name: str,
+        *,
+        namespace: str | None = None,
+        uid: str = "",
+        version: str = "",
+        foreground: bool = False,
     ) -> None:
         given = {key: value for key, value in (("uid", uid), ("resourceVersion", version)) if value}
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": given} if given else None
-        self._call("delete", "DELETE", resource.path(namespace, name), None, options)
+        options: dict[str, Any] = {"preconditions": given} if given else {}
+        if foreground:
+            options["propagationPolicy"] = "Foreground"
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", **options} if options else None
+        self._call("delete", "DELETE", resource.path(namespace, name), None, body)
 
     def server_version(self) -> str:
         return str(self._call("version", "GET", "/version").get("gitVersion", ""))

@@ -135,9 +135,19 @@ class Kube(Protocol):
         """A merge patch that carries `metadata.resourceVersion` raises Conflict when somebody was faster."""
 
     def delete(
-        self, resource: ResourceType, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+        self,
+        resource: ResourceType,
+        name: str,
+        *,
+        namespace: str | None = None,
+        uid: str = "",
+        version: str = "",
+        foreground: bool = False,
     ) -> None:
-        """Raises Conflict where the object is another than `uid`, or newer than the resourceVersion `version`."""
+        """Raises Conflict where the object is another than `uid`, or newer than the resourceVersion `version`.
+
+        `foreground`: it stays, marked, until what it owns is gone.
+        """
 
     def server_version(self) -> str:
         """The cheapest call that proves the API server answers."""

@@ -15,12 +15,13 @@ from coordinator.plan.conditions import Verdict, conditions
 from coordinator.plan.content import Content
 from coordinator.plan.deletion import deletion_writes
 from coordinator.plan.facts import Facts
+from coordinator.plan.imports import Standing as Import
+from coordinator.plan.imports import standing as import_of
 from coordinator.plan.mounting import mount_status
 from coordinator.plan.orphans import group_problem
 from coordinator.plan.patches import CACHE_STATUS, is_material, status_patch
 from coordinator.plan.removals import Leaving
 from coordinator.plan.rollout import Rollouts, Step
-from coordinator.plan.shared_claim import claim_problem
 from coordinator.plan.snapshot import Cache, Problem, Snapshot
 from coordinator.plan.tally import Tally
 from coordinator.plan.troubles import worst_trouble
@@ -45,6 +46,9 @@ def _status(facts: Facts, tally: Tally, step: Step | None) -> Iterator[Write]:
     cache, use, call, same = tally.cache, facts.use, facts.memory.call, facts.memory.same
     key = cache.key
     extensions = cache.ref.resource.plural not in facts.snapshot.pruned
+    imported = import_of(facts.snapshot, cache)
+    if imported is None and cache.pvc_ref is not None and cache.problem is None:
+        return  # it is not known yet how its claim is, and what was written may still hold
     since = use.since.get(key)
     standing = call(
         ("status", key),
@@ -57,6 +61,7 @@ def _status(facts: Facts, tally: Tally, step: Step | None) -> Iterator[Write]:
         extensions,
         same(("step", key), step),
         same(("refresh", key), _refresh(facts, cache)),
+        same(("import", key), imported),
     )
     wanted = {"completedAt": standing.wanted["completedAt"]}
     wanted["conditions"] = conditions(cache, standing.judged, facts.now)
@@ -95,11 +100,14 @@ def _standing(
     extensions: bool,
     step: Step | None,
     refresh: Mapping[str, Any],
+    imported: Import | None,
 ) -> _Standing:
     wanted = cache_numbers(tally) | beside | {"unusedSince": unused_since, "refresh": refresh or None}
     wanted |= _versions(tally, refresh)
+    wanted |= imported.status(tally.cache) if imported is not None else {}
     patch = status_patch(tally.cache.status, wanted, _UNTIMED, extensions=extensions)
-    return _Standing(wanted, verdicts(tally, problems, duplicate, step, refresh), patch)
+    judged = imported.verdicts if imported is not None else verdicts(tally, problems, duplicate, step, refresh)
+    return _Standing(wanted, judged, patch)
 
 
 def _refresh(facts: Facts, cache: Cache) -> Mapping[str, Any]:
@@ -122,8 +130,6 @@ def _versions(tally: Tally, refresh: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _problems(snapshot: Snapshot, cache: Cache) -> list[Problem]:
-    """The fault of the request itself, or of a group or a claim it names."""
+    """The fault of the request itself, or of a group that it names."""
     problems = [cache.problem] if cache.problem else []
-    if (shared := claim_problem(snapshot, cache)) is not None:
-        problems.append(shared)
     return problems + [problem for name in cache.node_groups if (problem := group_problem(snapshot, name))]

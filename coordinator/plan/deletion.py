@@ -4,8 +4,9 @@
     its agent does not answer, the node is Ready        SILENT    waited for, UNREACHABLE_GRACE_S at most
     any other                                           GONE
 
-The finalizer goes once no node holds the copy. A node that is not Ready, or that has been silent for too long, blocks
-nothing: its copy is ordered away when its agent is back, because nothing is left that it was for (see `removals`).
+The Job of an import goes first, and its pod before it. The finalizer goes once no node holds the copy. A node that is
+not Ready, or that has been silent for too long, blocks nothing: its copy is ordered away when its agent is back,
+because nothing is left that it was for (see `removals`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from coordinator.api.resources import NodeStatus
 from coordinator.plan.announcements import Announcement
 from coordinator.plan.conditions import Verdict, conditions, deleting
 from coordinator.plan.facts import Facts
+from coordinator.plan.imports import is_held_by_job, job_left
 from coordinator.plan.patches import is_material, status_patch
 from coordinator.plan.removals import Leaving
 from coordinator.plan.snapshot import Cache
@@ -37,6 +39,11 @@ class Standing(Enum):
 
 def deletion_writes(facts: Facts, cache: Cache, leaving: Sequence[Leaving]) -> Iterator[Write]:
     """The release of the finalizer, or the status of the deletion where that has changed."""
+    if is_held_by_job(facts.snapshot, cache):
+        job = job_left(facts.snapshot, cache)
+        if job is not None and not job.deleting:
+            yield Write(Verb.DELETE, job.ref, {}, foreground=True)
+        return
     words = _words(cache)
     standings = {name: standing(facts, cache, name, words.get(name)) for name in facts.snapshot.nodes}
     holding, silent = (

@@ -28,6 +28,7 @@ from coordinator.plan.eviction import orders_of as eviction_orders
 from coordinator.plan.facts import Facts, gather
 from coordinator.plan.fill_groups import companies
 from coordinator.plan.fold import Turn
+from coordinator.plan.imports import import_writes
 from coordinator.plan.memory import Memory
 from coordinator.plan.node_marks import mark_writes
 from coordinator.plan.node_writes import group_writes, node_statuses, node_writes
@@ -100,6 +101,7 @@ def _writes(facts: Facts, leaving: Sequence[Leaving], rolling: Rollouts) -> Iter
         yield from node_writes(facts)
         yield from group_writes(facts)
         yield from volume_writes(facts)
+        yield from import_writes(facts.snapshot)
     yield from mark_writes(facts)
 
 

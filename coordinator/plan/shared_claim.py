@@ -1,8 +1,7 @@
 """A namespaced cache with `spec.pvcRef`: what keeps the claim that it names from holding the model. Pure.
 
 The reasons are later KServe's. The claim has to be there, a filesystem that many nodes may write, large enough, and
-free of the same model for another cache: of those with one destination the oldest owns it. Nothing here imports models
-into claims; a cache for which all of this is right says so (ImportNotSupported), because waiting would not help.
+free of the same model for another cache: of those with one destination the oldest owns it. What fills it: `imports`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from coordinator.plan.snapshot import Cache, Problem, Snapshot
 
 
 def claim_problem(snapshot: Snapshot, cache: Cache) -> Problem | None:
-    """None for a cache of node groups, and while claims are not known."""
+    """None for a cache of node groups, while claims are not known, and where the claim may hold the model."""
     if cache.pvc_ref is None or snapshot.claims is None or cache.problem is not None:
         return None
     namespace = cache.ref.namespace or ""
@@ -34,11 +33,7 @@ def claim_problem(snapshot: Snapshot, cache: Cache) -> Problem | None:
         return Problem(
             "DestinationConflict", f"destination pvc {cache.pvc_ref!r} already holds the model of {owner.key}"
         )
-    return Problem(
-        "ImportNotSupported",
-        f"{named} could hold the model, but nothing here imports models into claims: use spec.nodeGroups, or fill it"
-        " with `localmodel fill`",
-    )
+    return None
 
 
 def _shares(each: Cache, cache: Cache) -> bool:

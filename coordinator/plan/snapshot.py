@@ -28,6 +28,7 @@ from coordinator.fleet.interface import AgentView
 from coordinator.kube.interface import NODES, ResourceType
 from coordinator.kube.node_selector import NodeSelector
 from coordinator.plan.bindings import Claim, ClaimName, Volume
+from coordinator.plan.jobs import Imports
 from coordinator.plan.kserve_config import KServeConfig
 from coordinator.plan.origin_budget import Budgets
 from coordinator.plan.pods import Look, Pod
@@ -266,6 +267,7 @@ class Snapshot:
 
     `cutting_over` are the nodes that the last plan let take a new version, by cache.
 
+    `imports` is None until it is known what there is for imports into claims.
     `services`, `volumes` and `claims` are None where they are not watched, or cannot be yet: then nothing that depends
     on them is written. `kserve` is what KServe itself is configured with.
     `storage_limit` is what becomes of limits of groups that do not say it themselves: see `plan.limits`.
@@ -302,6 +304,7 @@ class Snapshot:
     kserve: KServeConfig = field(default_factory=KServeConfig)
     mark_nodes: bool = False
     follows: bool = False
+    imports: Imports | None = None
 
     def agent(self, name: NodeName) -> AgentView:
         """The state of the node's agent: that it starts, where nothing has been heard of it."""

@@ -25,7 +25,8 @@ class Write:
 
     `material` False: progress only, may wait. `events` are sent once it has succeeded. `probe`: it is sent to see
     whether the API server keeps all of it, and its events only if it does. A deletion is of the `uid` and `version` of
-    `ref`, where it has them. `unmounted`: it is not sent while a pod mounts the claim that `ref` names.
+    `ref`, where it has them. `unmounted`: it is not sent while a pod mounts the claim that `ref` names. `foreground`:
+    what the object owns goes before it.
     """
 
     verb: Verb
@@ -35,6 +36,7 @@ class Write:
     events: tuple[Announcement, ...] = ()
     probe: bool = False
     unmounted: bool = False
+    foreground: bool = False
 
 
 def patched(ref: Ref, metadata: Mapping[str, Any] | None = None, **parts: Any) -> Object:

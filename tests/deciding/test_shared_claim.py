@@ -43,8 +43,8 @@ CASES: dict[str, tuple[list[Builder], str, str]] = {
         "512Mi",
     ),
     "an older cache has the model there": ([a_claim(), OLDER], "DestinationConflict", "team/older"),
-    "an older cache has another model there": ([a_claim(), OTHER], "ImportNotSupported", "localmodel fill"),
-    "all is right": ([a_claim()], "ImportNotSupported", "spec.nodeGroups"),
+    "an older cache has another model there": ([a_claim(), OTHER], "ImportNotSupported", "k8s/components/imports"),
+    "nothing imports here": ([a_claim()], "ImportNotSupported", "spec.nodeGroups"),
 }
 
 
@@ -52,14 +52,14 @@ CASES: dict[str, tuple[list[Builder], str, str]] = {
 def test_what_is_said_where(case: str) -> None:
     objects, reason, said = CASES[case]
     world = a_world(a_shared_cache(), *objects)
-    world.volumes_known = True
+    world.volumes_known = world.imports_known = True
     world.settle()
     raw = world.find("LocalModelNamespaceCache", "llama", "team")
     assert raw is not None
     ready, _, degraded = raw["status"]["conditions"]
     assert (ready["status"], ready["reason"], degraded["status"]) == ("False", reason, "True")
     assert said in ready["message"]
-    assert raw["status"]["copies"] == {}
+    assert raw["status"]["copies"] == {"total": 1}
 
 
 def test_nothing_is_said_before_claims_are_known_nor_of_caches_on_nodes() -> None:

@@ -88,10 +88,17 @@ class DelegatingKube:
         )
 
     def delete(
-        self, resource: ResourceType, name: str, *, namespace: str | None = None, uid: str = "", version: str = ""
+        self,
+        resource: ResourceType,
+        name: str,
+        *,
+        namespace: str | None = None,
+        uid: str = "",
+        version: str = "",
+        foreground: bool = False,
     ) -> None:
         def pass_on() -> None:
-            self.kube.delete(resource, name, namespace=namespace, uid=uid, version=version)
+            self.kube.delete(resource, name, namespace=namespace, uid=uid, version=version, foreground=foreground)
 
         self.through(Call("delete", resource, pass_on, namespace, name))
 

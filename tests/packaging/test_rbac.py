@@ -14,6 +14,7 @@ from actors.errors import Failure
 from actors.manifest import storage_key
 from coordinator.api import crds
 from coordinator.api.resources import LocalModelCache, LocalModelNamespaceCache, LocalModelNode, Resource
+from coordinator.control import imports
 from coordinator.control.neighbours import Neighbours
 from coordinator.control.webhook_identity import CONFIGURATIONS, SECRET, SERVICE, WEBHOOKS
 from coordinator.dev.trial.builders import (
@@ -37,11 +38,13 @@ from coordinator.kube.interface import (
     ResourceType,
 )
 from coordinator.plan.eviction import Policy
+from coordinator.plan.jobs import JOBS as IMPORT_JOBS
+from coordinator.plan.jobs import POD_TEMPLATES
 from coordinator.plan.node_marks import CONDITION, label_of
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS, Ref
 from tests.kit.control_plane import HOME, JOBS, KSERVE, TEAM, Cluster, running_coordinator, soon
-from tests.kit.manifests import K8S, pick, resources
+from tests.kit.manifests import K8S, pick, read, resources
 from tests.kit.openapi import problems, schema_of
 from tests.kit.rbac import Grant, Request, denied, grants, unused
 from tests.kit.recording_kube import RecordingKube
@@ -54,6 +57,7 @@ FOR_ADMISSION = {
     for plural in ("localmodelcaches", "localmodelnamespacecaches")
 }
 """What no request needs, and an admission plugin asks for."""
+FOR_IMPORTS = grants(resources(K8S / "components" / "imports"), "localmodel-coordinator", HOME)
 FOR_EVICTION = grants(resources(K8S / "components" / "eviction"), "localmodel-coordinator", HOME)
 FOR_PLACEMENT = grants(resources(K8S / "components" / "placement"), "localmodel-coordinator", HOME)
 
@@ -227,6 +231,31 @@ def test_nodes_are_marked_with_no_more_than_the_component_grants_and_all_of_that
         a_life_with_marked_nodes(cluster)
     assert denied(cluster.recorded.requests, GRANTED | FOR_PLACEMENT) == set()
     assert unused(cluster.recorded.requests, FOR_PLACEMENT) == set()
+
+
+def a_life_with_an_import(cluster: Cluster) -> None:
+    """Its one import: made, and gone with its cache."""
+    (template,) = read(K8S / "base" / "import.yaml")
+    cluster.admin.create(POD_TEMPLATES, template, namespace=HOME)
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "2Gi"}}}
+    cluster.admin.create(CLAIMS, {"metadata": {"name": "disk"}, "spec": claim}, namespace=TEAM)
+    cache = a_namespace_cache(TEAM, "shared").with_spec(pvcRef="disk")
+    del cache.json["spec"]["nodeGroups"]
+    cluster.create(NAMESPACE_CACHES, cache, TEAM)
+    soon(lambda: cluster.find(IMPORT_JOBS, "shared-import", TEAM))
+    cluster.admin.delete(NAMESPACE_CACHES, "shared", namespace=TEAM)
+    soon(lambda: cluster.is_gone(NAMESPACE_CACHES, "shared", TEAM))
+
+
+@pytest.mark.slow
+def test_imports_need_no_more_than_their_component_grants_and_all_of_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imports, "AGAIN_S", 0.1)
+    with running_coordinator(tmp_path) as cluster:
+        a_life_with_an_import(cluster)
+    assert denied(cluster.recorded.requests, GRANTED | FOR_IMPORTS) == set()
+    assert unused(cluster.recorded.requests, FOR_IMPORTS) == set()
 
 
 @pytest.mark.parametrize("model", [LocalModelCache, LocalModelNamespaceCache, LocalModelNode], ids=lambda m: m.KIND)

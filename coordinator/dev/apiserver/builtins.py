@@ -243,12 +243,13 @@ BUILTINS = (
         schema=_LEASE,
         columns=(Column("Holder", ".spec.holderIdentity"), AGE),
     ),
+    _kind("jobs", "Job", group="batch", namespaced=True, status=True, columns=(AGE,)),
     *(
         _kind(plural, kind, group=group, namespaced=not kind.startswith("Cluster"), columns=(AGE,))
         for group, plural, kind in (
             ("apps", "deployments", "Deployment"),
             ("apps", "daemonsets", "DaemonSet"),
-            ("batch", "jobs", "Job"),
+            ("", "podtemplates", "PodTemplate"),
             ("networking.k8s.io", "networkpolicies", "NetworkPolicy"),
             ("rbac.authorization.k8s.io", "clusterroles", "ClusterRole"),
             ("rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding"),

@@ -19,6 +19,8 @@ from actors.schemes import Schemes
 from coordinator.api.resources import RESOURCES, LocalModelCache, LocalModelNamespaceCache, StatusKey
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.bindings import read_claim, read_volume
+from coordinator.plan.import_job import job_name
+from coordinator.plan.jobs import Imports, read_job, read_template
 from coordinator.plan.kserve_config import KServeConfig
 from coordinator.plan.node_tier import followed
 from coordinator.plan.plan import Plan, Verb, Write, plan
@@ -332,6 +334,7 @@ class World:
     orphan_grace_s: float | None = ORPHAN_GRACE_S
     mark_nodes: bool = False
     volumes_known: bool = False
+    imports_known: bool = False
     services_known: bool = True
     kserve: KServeConfig = field(default_factory=KServeConfig)
     follows: bool = False
@@ -401,8 +404,19 @@ class World:
             "services": [each for each in services if each is not None] if self.services_known else None,
             "volumes": {each.ref.name: each for each in volumes},
             "claims": {each.key: each for each in claims},
+            "imports": self._imports(raw) if self.imports_known else None,
             "kserve": self.kserve,
         }
+
+    def _imports(self, raw: Sequence[dict[str, Any]]) -> Imports:
+        template = next((each for each in raw if each["kind"] == "PodTemplate"), None)
+        jobs = [read_job(each) for each in raw if each["kind"] == "Job"]
+        final = [each for each in raw if each["metadata"].get("deletionTimestamp") and each["kind"].endswith("Cache")]
+        return Imports(
+            read_template(template),
+            {(job.ref.namespace or "", job.ref.name): job for job in jobs},
+            frozenset(job_name(read_namespace_cache(each)) for each in final),
+        )
 
     def plan(self, now: float = NOW) -> Plan:
         return plan(self.snapshot(), now)
