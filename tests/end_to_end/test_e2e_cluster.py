@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from actors.manifest import storage_key
 from coordinator.api.resources import GROUP
 from coordinator.control.webhook_identity import CONFIGURATIONS, WEBHOOKS
 from coordinator.dev.laptop.cluster import (
@@ -144,6 +145,39 @@ def test_a_wrong_cache_is_refused_or_warned_of_as_kubectl_applies_it(laptop: Lap
     done = laptop.kubectl("apply", "-f", "-", stdin=json.dumps(wrong))
     assert "Warning: spec.sourceModelUri: no reader for sftp:// is allowed" in done.stderr
     assert "Warning: spec.nodeGroups: LocalModelNodeGroup none not found" in done.stderr
+
+
+def test_a_uri_that_ends_in_a_slash_is_served_under_both_names_until_the_other_is_wanted(laptop: Laptop) -> None:
+    """KServe's agent names the folder by the URI as it is written, later KServe's pods by the URI without the slash."""
+    written, trimmed = f"{SAMPLE_URI}/", SAMPLE_URI
+    before = laptop.cluster.origin_stats()["bytes"]
+    laptop.apply("slash", written)
+    status = laptop.until_ready("slash")
+    assert status["path"].endswith(f"/models/{storage_key(written)}")
+    for node in laptop.cluster.nodes:
+        assert inodes(laptop.folder(node, trimmed)) == inodes(laptop.folder(node, written)) != {}
+    assert (status["bytes"]["cached"], status["copies"]) == (2 * status["bytes"]["total"], {"available": 2, "total": 2})
+
+    laptop.apply("plain", trimmed)  # a model of its own by now, of the same files
+    laptop.until_ready("plain")
+    assert laptop.cluster.origin_stats()["bytes"] - before <= 1.01 * status["bytes"]["total"]
+    laptop.delete("slash")
+    for node in laptop.cluster.nodes:
+        assert not laptop.folder(node, written).exists()
+        assert inodes(laptop.folder(node, trimmed)) != {}, "the folder is another cache's"
+    laptop.delete("plain")
+    laptop.apply("slash", written)
+    laptop.until_ready("slash")
+    laptop.delete("slash")
+    for node in laptop.cluster.nodes:
+        assert not laptop.folder(node, written).exists()
+        eventually(lambda node=node: not laptop.folder(node, trimmed).exists())  # type: ignore[misc]  # bound at once
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    """Of the files that a model is made of."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".localmodel" not in path.parts)
+    return {str(path.relative_to(folder)): path.stat().st_ino for path in files}
 
 
 def test_two_caches_with_one_uri_share_the_bytes_and_the_second_says_so(laptop: Laptop) -> None:
