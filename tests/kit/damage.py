@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from coordinator.dev.trial.versions import flip as flip  # which the benchmark of versions does, too
+from coordinator.dev.trial.versions import flip as flip  # as tests of versions do, too
 
 Damage = Callable[[Path], None]
 
