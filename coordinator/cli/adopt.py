@@ -1,6 +1,7 @@
 """`localmodel adopt --dry-run`: what a switch from KServe's LocalModel will do to every copy, before it is made.
 
-Reads the cluster and asks the sources with the credentials that the caches name. Writes nothing. Ends with 0 if nothing
+Reads the cluster, what `localmodel inspect --json` said of the disks where it was run, and asks the sources with the
+credentials that the caches name. Writes nothing. Ends with 0 if nothing
 is refused, 1 if something is or nothing answers.
 """
 
@@ -11,16 +12,19 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 from actors.errors import LocalModelError, SourceError
 from actors.messages import NodeName
 from actors.schemes import Schemes
 from actors.trust import Trust
 from coordinator.api.resources import StatusKey
+from coordinator.cli.arguments import folder
 from coordinator.cli.cluster import Unanswered, add_cluster_arguments, connect
 from coordinator.cli.output import printable, say, tell
 from coordinator.kube.interface import (
     CONFIG_MAPS,
+    NAMESPACES,
     NODES,
     Kube,
     KubeError,
@@ -32,6 +36,7 @@ from coordinator.plan.kserve_config import CONFIG_MAP, KServeConfig, read_config
 from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NAMESPACE_CACHES, NODE_GROUPS, Cache
 from coordinator.view.adoption import Answer, Outcome, notes, rows, summary
+from coordinator.view.disks import Disks, read_disk
 
 ASKED_AT_ONCE = 8
 
@@ -44,6 +49,12 @@ def add_adopt_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kserve-namespace", metavar="NS", default="kserve", help="where KServe's configuration is (default: kserve)"
     )
+    parser.add_argument(
+        "--disks",
+        type=folder,
+        metavar="FOLDER",
+        help="NODE.json for each node that was looked at: the output of `localmodel inspect --json /models` there",
+    )
     parser.add_argument("--offline", action="store_true", help="do not ask the sources")
     parser.set_defaults(complain=parser.error)
 
@@ -53,12 +64,13 @@ def adopt(args: argparse.Namespace) -> int:
         args.complain("--dry-run is needed: copies are adopted by the coordinator, as soon as it runs")
     try:
         kube = connect(args)
-        known = read(kube)
+        known, owner = read(kube), kube.get(NAMESPACES, "kube-system")["metadata"]["uid"]
+        disks = read_disks(args.disks) if args.disks is not None else {}
         answers = {} if args.offline else ask(kube, known, config_of(kube, args.kserve_namespace))
-    except (Unanswered, KubeError) as error:
+    except (Unanswered, KubeError, OSError, ValueError) as error:
         tell(f"!!  {printable(str(error))}")
         return 1
-    found = rows(known, answers)
+    found = rows(known, answers, disks, owner)
     width = max((len(row.cache) for row in found), default=0)
     across = max((len(row.node) for row in found), default=0)
     for row in found:
@@ -82,6 +94,19 @@ def read(kube: Kube) -> Known:
         local_nodes={NodeName(each.ref.name): each for each in map(read_local_node, kube.list(LOCAL_NODES)[0])},
         schemes=schemes,
     )
+
+
+def read_disks(directory: Path) -> Disks:
+    """Raises OSError, and ValueError that names the file."""
+    found = {}
+    for path in sorted(directory.glob("*.json")):
+        try:
+            found[NodeName(path.stem)] = read_disk(path.read_text())
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from error
+    if not found:
+        raise ValueError(f"{directory} holds no file NODE.json")
+    return found
 
 
 def config_of(kube: Kube, namespace: str) -> KServeConfig:
@@ -117,10 +142,11 @@ def _ask_one(kube: Kube, config: KServeConfig, cache: Cache) -> tuple[StatusKey,
             read_own=partial(_get, kube, named.namespace) if named.namespace is not None else None,
             defaults=Defaults.of(config.credentials),
         )
-        size = sum(file.size for file in resolve(cache.source, options).manifest.files)
+        manifest = resolve(cache.source, options).manifest
     except LocalModelError as error:
         return cache.key, Answer(failure=error.failure(), anonymous=error.reason == "CredentialsMissing")
-    return cache.key, Answer(size)
+    files = {file.path: file.size for file in manifest.files}
+    return cache.key, Answer(sum(files.values()), None if manifest.packed else files)
 
 
 def _get(kube: Kube, namespace: str, kind: str, name: str) -> Object | None:

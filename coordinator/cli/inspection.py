@@ -28,6 +28,7 @@ from actors.times import rfc3339
 from coordinator.cli.verify import extra_files
 
 _INCARNATION_BYTES = 1 << 10
+_MOST_FOUND = 10_000
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 Document = dict[str, Any]
 
@@ -95,9 +96,9 @@ def _model(folder: Folder, directory: Path, root: Folder | None = None) -> Docum
     try:
         marker = load_marker(folder)
     except FileNotFoundError:
-        return {"kind": "model", "damaged": "it has no marker: not of localmodel, or not complete"}
+        return {"kind": "model", "damaged": "it has no marker: not of localmodel, or not complete", **_found(folder)}
     except DamagedMarker as error:
-        return {"kind": "model", "damaged": f"its marker cannot be believed: {error}"}
+        return {"kind": "model", "damaged": f"its marker cannot be believed: {error}", **_found(folder)}
     manifest = marker.manifest
     document = {
         "kind": "model",
@@ -120,6 +121,17 @@ def _model(folder: Folder, directory: Path, root: Folder | None = None) -> Docum
     scrub = _scrub(root, directory, folder, marker)
     known = document | ({"scrub": scrub} if scrub is not None else {})
     return {name: value for name, value in known.items() if value is not None}
+
+
+def _found(folder: Folder) -> Document:
+    """The files of a folder that no marker describes; of too many nothing is said."""
+    found: dict[str, int] = {}
+    for path, status, _ in folder.walk(but=OWN, strict=False):
+        if stat.S_ISREG(status.st_mode):
+            found[path] = status.st_size
+        if len(found) > _MOST_FOUND:
+            return {}
+    return {"found": dict(sorted(found.items()))}
 
 
 def _scrub(root: Folder | None, directory: Path, folder: Folder, marker: Marker) -> Document | None:

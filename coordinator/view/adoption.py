@@ -1,11 +1,11 @@
 """What becomes of the models that KServe has on its nodes, once this project takes over: said beforehand. Pure.
 
-    adopt    KServe says that the node has it: the files are checked against the source, what is right is kept, and
-             what is not is fetched
+    adopt    the node has it: files are checked against the source, what is right is kept, and what is not is fetched
     fetch    the node does not have it
-    refuse   it cannot be: the source, its credentials, the cache or the node group says why
+    refuse   it cannot be: the source, its credentials, the cache, the node group or the disk says why
 
-What KServe says is all that is known here of the disks; the agents look at every byte.
+Of a node whose disk was looked at that counts, by names and sizes; of another what KServe says. The agents then look at
+every byte.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from coordinator.api.resources import ModelStatus, StatusKey
 from coordinator.plan.admission import Known
 from coordinator.plan.admission_warnings import LABEL_LENGTH
 from coordinator.plan.snapshot import Cache, NodeGroup
+from coordinator.view.disks import Disks, Lying, Match
 
 
 class Outcome(StrEnum):
@@ -42,33 +43,70 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a source has said. `failure` None: it can be read. `anonymous`: KServe reads it without the credentials that
-    the cache names, because they are not there.
+    """What a source has said. `files` are sizes by path, None of an archive. `failure` None: it can be read.
+
+    `anonymous`: KServe reads it without the credentials that the cache names, because they are not there.
     """
 
     size_bytes: int | None = None
+    files: Mapping[str, int] | None = None
     failure: Failure | None = None
     anonymous: bool = False
 
 
-def rows(known: Known, answers: Mapping[StatusKey, Answer]) -> list[Row]:
-    """By node, then by cache. A cache without a node is not among them. `answers` may lack any: nobody has asked."""
+def rows(known: Known, answers: Mapping[StatusKey, Answer], disks: Disks | None = None, owner: str = "") -> list[Row]:
+    """By node, then by cache. A cache without a node is not among them. `answers` may lack any: nobody has asked.
+
+    `owner` is what markers of this cluster have.
+    """
     found = []
     for node in sorted(known.nodes.values(), key=lambda each: each.name):
         for cache in sorted(known.caches.values(), key=lambda each: each.key):
             group = _group_of(cache, known, node.name)
             if group is not None and cache.deleted_at is None:
-                found.append(Row(node.name, cache.key, *_judge(cache, group, known, node.name, answers.get(cache.key))))
+                answer, disk = answers.get(cache.key), (disks or {}).get(node.name)
+                judged = _refused(cache, group, answer)
+                if judged is None and disk is not None:
+                    judged = _on_disk(disk.get(cache.storage_key), answer, owner)
+                found.append(Row(node.name, cache.key, *(judged or _as_kserve_says(cache, known, node.name, answer))))
     return found
 
 
-def _judge(cache: Cache, group: NodeGroup, known: Known, node: NodeName, answer: Answer | None) -> tuple[Outcome, str]:
+def _refused(cache: Cache, group: NodeGroup, answer: Answer | None) -> tuple[Outcome, str] | None:
     problem = cache.problem or group.problem
     if problem is not None:
         return Outcome.REFUSE, f"{problem.reason}: {problem.message}"
     failure = answer.failure if answer is not None else None
     if failure is not None and not failure.retryable:
         return Outcome.REFUSE, f"{failure.reason}: {failure.message}"
+    return None
+
+
+def _on_disk(lying: Lying | None, answer: Answer | None, owner: str) -> tuple[Outcome, str]:
+    size = answer.size_bytes if answer is not None else None
+    all_of_it = f"; {say_bytes(size, up=True)}" if size is not None else ""
+    if lying is None or lying.files == {}:
+        return Outcome.FETCH, f"its folder is not there, or empty{all_of_it}"
+    if lying.owner is not None:
+        if lying.owner == owner:
+            return Outcome.ADOPT, "a node agent of this cluster has filled it"
+        return Outcome.REFUSE, f"PathOccupied: its folder has the marker of another owner, {lying.owner}"
+    if lying.files is None:
+        return Outcome.ADOPT, "its folder has more files than are named, or nobody could look into it"
+    model = answer.files if answer is not None else None
+    if model is None:
+        return (
+            Outcome.ADOPT,
+            f"its folder has {len(lying.files)} files, and its source did not say which it should have",
+        )
+    match = Match.of(lying.files, model)
+    if not lying.files.keys() & model.keys():
+        return Outcome.FETCH, f"none of the {len(lying.files)} files in its folder are of the model{all_of_it}"
+    return Outcome.ADOPT, str(match)
+
+
+def _as_kserve_says(cache: Cache, known: Known, node: NodeName, answer: Answer | None) -> tuple[Outcome, str]:
+    failure = answer.failure if answer is not None else None
     local = known.local_nodes.get(node)
     has = local is not None and (local.status.get("modelStatus") or {}).get(cache.key) == ModelStatus.DOWNLOADED
     unsure = "its source was not asked" if answer is None else ""

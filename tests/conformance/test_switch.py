@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from actors.manifest import storage_key
 from coordinator.api import crds
 from coordinator.cli import main
 from coordinator.control.neighbours import AGENT, CONTROLLER, DAEMON_SETS, DEPLOYMENTS, Neighbours
@@ -146,6 +147,28 @@ def test_adopt_names_caches_that_only_kserve_downloads_without_credentials(
     assert "note: private: KServe downloads it without credentials" in said
     assert "n1  llama        adopt   KServe has downloaded it; its source does not answer now" in said
     assert said.splitlines()[-1] == "2 adopted, 2 fetched, 2 refused"
+
+
+def test_adopt_goes_by_the_disks_that_were_looked_at(
+    person: Person, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """n1 has half of what KServe says, as `localmodel inspect` finds it; n2 was not looked at."""
+    root, disks = tmp_path / "models", tmp_path / "disks"
+    held = root / "models" / storage_key(LLAMA.uri)
+    (held / ".cache" / "huggingface").mkdir(parents=True)
+    (held / "config.json").write_text("{}")
+    (held / "link").symlink_to("/etc/passwd")
+    disks.mkdir()
+    assert main(["inspect", str(root), "--json"]) == 1
+    (disks / "n1.json").write_text(capsys.readouterr().out)
+    arguments = ["adopt", "--kubeconfig", str(person.kubeconfig), "--dry-run", "--offline", "--disks", str(disks)]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "n1  llama        adopt   its folder has 1 files" in said
+    assert "n1  private      fetch   its folder is not there, or empty" in said
+    (disks / "n2.json").write_text("junk")
+    assert main(arguments) == 1
+    assert "n2.json: it holds no document" in capsys.readouterr().err
 
 
 def test_adopt_without_dry_run_says_who_adopts(capsys: pytest.CaptureFixture[str]) -> None:
