@@ -123,7 +123,8 @@ def parse_uri(source: ModelSource) -> tuple[str, str | None]:
     match = _URI.fullmatch(source.uri)
     if match is None:
         raise SourceUnsupported(
-            f"{source.uri} is not of the form hf://owner/repo[:revision] (a folder of it is named in spec.include)",
+            f"{source.uri} is not of the form hf://owner/repo[:revision] (a folder of it is named in spec.include, or"
+            " by --include)",
             reason="InvalidURI",
         )
     if match["revision"] and source.revision and match["revision"] != source.revision:

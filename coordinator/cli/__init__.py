@@ -10,7 +10,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from coordinator.cli import output
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     if name not in _COMMANDS:
-        return _no_command(arguments)
+        _no_command(arguments)
     from coordinator.logs import guard_output  # here, because `--help` has nothing to redact
 
     guard_output()
@@ -149,17 +149,34 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _no_command(arguments: list[str]) -> int:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """What is wrong without the usage, which names no command; then where the commands are named."""
+        output.tell(f"{self.prog}: {message}; `{self.prog} --help` lists the commands")
+        self.exit(2)
+
+
+def _no_command(arguments: list[str]) -> NoReturn:
     """--help, --version, or what is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=_prog(),
         description="Machine-learning models on the local disks of Kubernetes nodes.",
         epilog=f"`{_prog()} COMMAND --help` says more.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version, and end")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(metavar="COMMAND")
     for name, (summary, _) in _COMMANDS.items():
         commands.add_parser(name, help=summary)
+    name = arguments[0] if arguments else ""
+    if name and not name.startswith("-"):
+        parser.error(f"there is no command {output.printable(name[:40])}{_nearest(name)}")
     parser.parse_args(arguments)
-    return 2
+    parser.error("no command was given")
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, _COMMANDS, n=1)
+    return f", but {near[0]}" if near else ""

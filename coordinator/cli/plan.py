@@ -54,7 +54,9 @@ def plan(args: argparse.Namespace) -> int:
     assumed = Assumed(args.headroom, args.link or default.link_bytes_per_s, args.origin)
     now = time.time()
     try:
-        manifests = [each for name in args.filename for each in _documents(name)]
+        manifests = [each for name in args.filename for each in _documents(name) if each is not None]
+        if not manifests:
+            raise NotApplicable(f"no object in {', '.join(args.filename)}")
         before = by_kind(_documents(args.cluster)) if args.cluster != LIVE else _live(connect(args))
         after = applied(before, manifests, now)
         found = forecast(snapshot_of(before, after, now, args.eviction_idle_seconds), now, assumed)

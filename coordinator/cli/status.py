@@ -75,6 +75,9 @@ def _show(args: argparse.Namespace, view: ClusterView) -> None:
     document = status_document(found, view.notes, rfc3339(view.at))
     if _said_as_data(args, document, [row.key for row in found]):
         return
+    if not found and args.namespace is not None:
+        say(f"no caches in namespace {printable(args.namespace)}; without -n all are shown")
+        return
     from coordinator.cli.drawing import Drawing
 
     Drawing(sys.stdout).keep_status(found, view.notes, every_copy=args.cache is not None, wide=args.output == "wide")

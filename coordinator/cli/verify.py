@@ -45,6 +45,8 @@ def verify(args: argparse.Namespace) -> int:
         again = f"localmodel fill --verify URI {shlex.quote(str(directory))}"
         return _fail(args, *marker_trouble(directory, error, again))
     except FileNotFoundError:
+        if not directory.exists():
+            return _fail(args, "NotAModel", f"there is no folder {directory}")
         why = "it was not filled by localmodel, or not completely"
         return _fail(args, "NotAModel", f"{directory} holds no {MARKER}: {why}")
     except OSError as error:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from actors.agent.capacity import Limit, Room, Waiting
@@ -25,6 +25,7 @@ from coordinator.api.resources import StatusKey
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.eviction import Eviction
 from coordinator.plan.movement import Fetch, Movement, movement, origin_of
+from coordinator.plan.orphans import group_problem
 from coordinator.plan.plan import plan
 from coordinator.plan.removals import Leaving
 from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
@@ -65,12 +66,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """`lost`: copies that go because nobody wants them any more."""
+    """`lost`: copies that go because nobody wants them any more. `unplaced`: why no node is to hold these caches."""
 
     items: tuple[Item, ...]
     evictions: tuple[Eviction, ...]
     lost: tuple[Leaving, ...]
     moving: Movement
+    unplaced: Mapping[StatusKey, str] = field(default_factory=dict)
 
     @property
     def harmless(self) -> bool:
@@ -164,7 +166,23 @@ def forecast(after: Snapshot, now: float, assumed: Assumed = Assumed()) -> Forec
     going = plan(replace(after, agents=views), now).evictions
     items = [_helped(item, going) for item in items]
     moving = movement(after, _fetches(after, items), assumed.link_bytes_per_s, assumed.origin_bytes_per_s)
-    return Forecast(tuple(items), tuple(going), made.removals, moving)
+    return Forecast(tuple(items), tuple(going), made.removals, moving, _unplaced(after, items))
+
+
+def _unplaced(after: Snapshot, items: Iterable[Item]) -> dict[StatusKey, str]:
+    placed = {key for item in items for key in item.caches}
+    return {
+        key: _why_unplaced(after, cache)
+        for key, cache in sorted(after.caches.items())
+        if key not in placed and cache.deleted_at is None and cache.pvc_ref is None
+    }
+
+
+def _why_unplaced(after: Snapshot, cache: Cache) -> str:
+    if cache.problem is not None:
+        return cache.problem.message
+    problems = [problem.message for name in cache.node_groups if (problem := group_problem(after, name)) is not None]
+    return "; ".join(problems) or f"its groups ({', '.join(cache.node_groups)}) select no node"
 
 
 def _fetches(after: Snapshot, items: Iterable[Item]) -> Iterable[Fetch]:

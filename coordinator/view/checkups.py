@@ -124,7 +124,10 @@ def _coordinator(evidence: Evidence) -> Iterator[Check]:
     elif renewed is not None:
         yield Check("coordinator", State.OK, "it holds its Lease")
     elif view.caches:
-        yield Check("coordinator", State.OK, f"it has looked at all {len(view.caches)} caches")
+        count = len(view.caches)
+        yield Check(
+            "coordinator", State.OK, f"it has looked at {'all ' if count > 1 else ''}{count} cache{'s'[: count > 1]}"
+        )
     else:
         yield Check("coordinator", State.UNKNOWN, "there are no caches that would show it at work")
 

@@ -24,6 +24,8 @@ _ORDER = (
 
 def lines(found: Forecast, assumed: Assumed, every: bool = False) -> Iterator[str]:
     """Troubles first. Nodes to which the same happens for the same reason share a line, unless `every`."""
+    for key, why in found.unplaced.items():
+        yield f"{key} on no node: {why}"
     for verdict in _ORDER:
         alike: dict[tuple[str, ...], list[Item]] = {}
         for item in found.items:
@@ -85,6 +87,7 @@ def document(found: Forecast, assumed: Assumed) -> dict[str, Any]:
             }
             for item in found.items
         ],
+        "unplaced": [{"cache": key, "why": why} for key, why in found.unplaced.items()],
         "evicted": [
             {
                 "node": each.node,

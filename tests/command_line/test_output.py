@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cli import output
+from coordinator.cli import main, output
 from coordinator.dev.trial.waiting import eventually, output_of
 from tests.command_line.test_fill import a_process, run
 
@@ -141,3 +141,29 @@ def test_a_check_that_is_ended_reads_no_further(uri: str, tmp_path: Path, capsys
     out, err = output_of(process, 10)
     assert (process.returncode, json.loads(out)["reason"]) == (130, "Interrupted")
     assert err == f"localmodel: interrupted before every byte of {target} was read\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no command was given"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+        (["stauts"], "there is no command stauts, but status"),
+        (["bogus"], "there is no command bogus;"),
+        (["bo\x1b[31mgus"], "there is no command bo\\x1b[31mgus;"),
+    ],
+)
+def test_a_command_that_is_none_is_one_line_that_says_where_they_are(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert said in line
+    assert line.endswith("--help` lists the commands")
+
+
+def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(tmp_path / "nowhere")]) == 1
+    assert f"there is no folder {tmp_path / 'nowhere'}" in capsys.readouterr().err

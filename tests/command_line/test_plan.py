@@ -88,3 +88,27 @@ def test_a_file_that_cannot_be_understood(
     captured = capsys.readouterr()
     check_document("failure", json.loads(captured.out))
     assert why in captured.err
+
+
+def test_a_cache_that_no_node_is_to_hold_is_said(
+    dump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nowhere.yaml"
+    path.write_text(yaml.safe_dump(a_cache("stray").in_group("nosuch").with_spec(modelSize="1Gi").json))
+    words = ["plan", "-f", str(path), "--cluster", str(dump)]
+    main(words)
+    assert "stray on no node: LocalModelNodeGroup nosuch not found" in capsys.readouterr().out
+    main([*words, "--json"])
+    document = json.loads(capsys.readouterr().out)
+    check_document("plan", document)
+    assert {"cache": "stray", "why": "LocalModelNodeGroup nosuch not found"} in document["unplaced"]
+
+
+@pytest.mark.parametrize("content", ["", "---\n---\n", "# nothing yet\n"])
+def test_a_file_without_an_object_is_no_plan(
+    content: str, dump: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text(content)
+    assert main(["plan", "-f", str(path), "--cluster", str(dump)]) == 1
+    assert f"no object in {path}" in capsys.readouterr().err

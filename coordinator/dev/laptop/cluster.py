@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from actors.messages import NodeName
+from actors.sizes import format_bytes
 from coordinator.api import crds
 from coordinator.api.resources import GROUP, VERSION, LocalModelCache, LocalModelNode, LocalModelNodeGroup
 from coordinator.control.webhook_identity import CONFIGURATIONS, WEBHOOKS
@@ -262,7 +263,7 @@ class LaptopCluster:
         for node in self.nodes:
             _create(kube, NODES, laptop_node(node))
             kube.patch(NODES, node, {"status": laptop_node(node)["status"]}, subresource="status")
-        group = node_group(f"{shutil.disk_usage(self.directory).free >> 20}Mi")
+        group = node_group(format_bytes(shutil.disk_usage(self.directory).free))
         self._await("apiserver", lambda: _create(kube, NODE_GROUPS, group), timeout_s=30)
 
 
