@@ -45,8 +45,9 @@ class ConfigReader:
 
     def see(self, snapshot: Snapshot) -> Snapshot:
         """The same with what it says; until it was read, without what depends on it."""
-        volumes = snapshot.volumes if self._current is not None else None
-        return replace(snapshot, kserve=self.current, volumes=volumes)
+        if self._current is None:
+            snapshot = replace(snapshot, volumes=None, imports=None)
+        return replace(snapshot, kserve=self.current)
 
     def look(self, executor: Executor, now: float) -> None:
         """It is read in another thread, if it was not for a while."""

@@ -26,6 +26,7 @@ from coordinator.api.resources import GROUP, VERSION, StatusKey
 from coordinator.kube.interface import Object, ResourceType
 from coordinator.plan.reading import read_cache, read_namespace_cache
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES, read_service
+from coordinator.plan.shared_claim import held_by, precedence, shares_claim
 from coordinator.plan.snapshot import CACHES, NODE_GROUPS, Cache, LocalNode, Node, NodeGroup
 
 ANNOTATIONS = "localmodel.kserve.io/"
@@ -105,6 +106,8 @@ def refusal(write: Write, cache: Cache, known: Known) -> Refusal | None:
         return None
     if write.resource is CACHES:
         return _taken(cache, known)
+    if write.operation is Operation.CREATE and cache.pvc_ref is not None:
+        return _held(cache, known)
     for name in cache.node_groups:
         if name not in known.groups:
             return Refusal(404, "NotFound", f'{NODE_GROUPS.kind}.{GROUP} "{name}" not found')
@@ -122,6 +125,13 @@ def _taken(cache: Cache, known: Known) -> Refusal | None:
     if other is None:
         return None
     return Refusal(403, "Forbidden", f"LocalModelCache {other} has the same StorageURI {cache.source.uri}")
+
+
+def _held(cache: Cache, known: Known) -> Refusal | None:
+    """Of those that have the model in the claim, the one that came first is named."""
+    others = (other for other in known.caches.values() if other.deleted_at is None and shares_claim(other, cache))
+    first = min((other for other in others if other.ref.name != cache.ref.name), key=precedence, default=None)
+    return None if first is None else Refusal(403, "Forbidden", held_by(cache, first))
 
 
 def consumers(old: Object) -> Iterator[Consumer]:

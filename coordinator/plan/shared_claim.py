@@ -28,15 +28,19 @@ def claim_problem(snapshot: Snapshot, cache: Cache) -> Problem | None:
     if capacity is not None and cache.size_bytes is not None and capacity < cache.size_bytes:
         sizes = f"{say_bytes(capacity)}, and spec.modelSize is {say_bytes(cache.size_bytes)}"
         return Problem("InsufficientCapacity", f"{named} has {sizes}")
-    owner = min((each for each in snapshot.caches.values() if _shares(each, cache)), key=_precedence)
+    owner = min((each for each in snapshot.caches.values() if shares_claim(each, cache)), key=precedence)
     if owner is not cache:
-        return Problem(
-            "DestinationConflict", f"destination pvc {cache.pvc_ref!r} already holds the model of {owner.key}"
-        )
+        return Problem("DestinationConflict", held_by(cache, owner))
     return None
 
 
-def _shares(each: Cache, cache: Cache) -> bool:
+def held_by(cache: Cache, owner: Cache) -> str:
+    """That another cache has the model in this claim, in KServe's words."""
+    return f'destination pvc "{cache.pvc_ref}" already holds model "{cache.source.uri}" via cache {owner.key}'
+
+
+def shares_claim(each: Cache, cache: Cache) -> bool:
+    """Whether both are to have one model in one claim."""
     return (each.ref.namespace, each.pvc_ref, each.storage_key) == (
         cache.ref.namespace,
         cache.pvc_ref,
@@ -44,7 +48,8 @@ def _shares(each: Cache, cache: Cache) -> bool:
     )
 
 
-def _precedence(cache: Cache) -> tuple[float, str, str]:
+def precedence(cache: Cache) -> tuple[float, str, str]:
+    """Sorts the owner of a destination first."""
     return cache.created, cache.ref.name, cache.ref.uid
 
 

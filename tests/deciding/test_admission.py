@@ -60,6 +60,31 @@ def said(write: Write, *objects: Builder) -> tuple[str, ...]:
     return warnings(write, write.parsed(known.schemes), known)
 
 
+def in_claim(name: str, uri: str = "hf://m/x", claim: str = "disk", namespace: str = "team") -> CacheBuilder:
+    cache = a_namespace_cache(namespace, name, uri).with_spec(pvcRef=claim)
+    del cache.json["spec"]["nodeGroups"]
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("other", "allowed"),
+    [
+        (in_claim("first"), False),
+        (in_claim("first").deleted(), True),
+        (in_claim("first", claim="another"), True),
+        (in_claim("first", uri="hf://m/y"), True),
+        (in_claim("first", namespace="web"), True),
+        (in_claim("second"), True),
+    ],
+    ids=["the model in the claim", "one that goes", "another claim", "another model", "another namespace", "itself"],
+)
+def test_one_model_comes_into_a_claim_once(other: CacheBuilder, allowed: bool) -> None:
+    message = 'destination pvc "disk" already holds model "hf://m/x" via cache team/first'
+    expected = None if allowed else Refusal(403, "Forbidden", message)
+    assert refused(writing(in_claim("second")), knowing(other)) == expected
+    assert refused(writing(in_claim("second"), in_claim("second", uri="hf://m/z")), knowing(other)) is None
+
+
 TAKEN = Refusal(403, "Forbidden", "LocalModelCache first has the same StorageURI hf://m/x")
 NO_GROUP = Refusal(404, "NotFound", 'LocalModelNodeGroup.serving.kserve.io "gpu" not found')
 
