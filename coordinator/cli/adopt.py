@@ -146,7 +146,8 @@ def _ask_one(kube: Kube, config: KServeConfig, cache: Cache) -> tuple[StatusKey,
     except LocalModelError as error:
         return cache.key, Answer(failure=error.failure(), anonymous=error.reason == "CredentialsMissing")
     files = {file.path: file.size for file in manifest.files}
-    return cache.key, Answer(sum(files.values()), None if manifest.packed else files)
+    undigested = 0 if manifest.packed else sum(file.digest is None for file in manifest.files)
+    return cache.key, Answer(sum(files.values()), None if manifest.packed else files, undigested=undigested)
 
 
 def _get(kube: Kube, namespace: str, kind: str, name: str) -> Object | None:

@@ -45,13 +45,15 @@ class Row:
 class Answer:
     """What a source has said. `files` are sizes by path, None of an archive. `failure` None: it can be read.
 
-    `anonymous`: KServe reads it without the credentials that the cache names, because they are not there.
+    `undigested`: of how many files it names no digest. `anonymous`: KServe reads it without the credentials that the
+    cache names, because they are not there.
     """
 
     size_bytes: int | None = None
     files: Mapping[str, int] | None = None
     failure: Failure | None = None
     anonymous: bool = False
+    undigested: int = 0
 
 
 def rows(known: Known, answers: Mapping[StatusKey, Answer], disks: Disks | None = None, owner: str = "") -> list[Row]:
@@ -91,6 +93,8 @@ def _on_disk(lying: Lying | None, answer: Answer | None, owner: str) -> tuple[Ou
         if lying.owner == owner:
             return Outcome.ADOPT, "a node agent of this cluster has filled it"
         return Outcome.REFUSE, f"PathOccupied: its folder has the marker of another owner, {lying.owner}"
+    if answer is not None and answer.undigested:
+        return Outcome.FETCH, _unbelieved(answer)
     if lying.files is None:
         return Outcome.ADOPT, "its folder has more files than are named, or nobody could look into it"
     model = answer.files if answer is not None else None
@@ -108,13 +112,27 @@ def _on_disk(lying: Lying | None, answer: Answer | None, owner: str) -> tuple[Ou
 def _as_kserve_says(cache: Cache, known: Known, node: NodeName, answer: Answer | None) -> tuple[Outcome, str]:
     failure = answer.failure if answer is not None else None
     local = known.local_nodes.get(node)
-    has = local is not None and (local.status.get("modelStatus") or {}).get(cache.key) == ModelStatus.DOWNLOADED
+    status = local.status if local is not None else {}
+    details = (each for each in status.get("models") or () if each.get("name") == cache.key)
+    if (detail := next(details, None)) is not None:
+        reason = f" ({detail['reason']})" if detail.get("reason") else ""
+        ready = detail.get("phase") == "Ready"
+        said = "holds it" if ready else f"says {detail.get('phase')}{reason}"
+        return Outcome.ADOPT if ready else Outcome.FETCH, f"a node agent of this cluster {said}"
+    has = (status.get("modelStatus") or {}).get(cache.key) == ModelStatus.DOWNLOADED
+    if has and answer is not None and answer.undigested:
+        return Outcome.FETCH, _unbelieved(answer)
     unsure = "its source was not asked" if answer is None else ""
     unsure = f"its source does not answer now ({failure.reason})" if failure is not None else unsure
     if has:
         return Outcome.ADOPT, "; ".join(filter(None, ("KServe has downloaded it", unsure)))
     size = answer.size_bytes if answer is not None else None
     return Outcome.FETCH, say_bytes(size, up=True) if size is not None else unsure
+
+
+def _unbelieved(answer: Answer) -> str:
+    files = "one file" if answer.undigested == 1 else f"{answer.undigested} files"
+    return f"{say_bytes(answer.size_bytes or 0, up=True)}: the source has no digest of {files}, to check what is there"
 
 
 def notes(known: Known, answers: Mapping[StatusKey, Answer]) -> Iterator[str]:

@@ -49,12 +49,20 @@ CASES: dict[str, tuple[Lying | None, Answer | None, Outcome, str]] = {
     "a source that was not asked": (Lying(files=MODEL), None, A, "its folder has 2 files"),
     "a source that refuses": (Lying(files=MODEL), DENIED, R, "SourceDenied: no"),
     "an archive": (Lying(files={"model.tar": 9}), Answer(9), A, "its folder has 1 files"),
+    "a source without digests": (
+        Lying(files=MODEL),
+        Answer(sum(MODEL.values()), MODEL, undigested=2),
+        F,
+        "the source has no digest of 2 files",
+    ),
     "too many files": (Lying(), RIGHT, A, "more files than are named"),
 }
 
 
-def known() -> Known:
-    local = a_local_node("n1").listing(LLAMA).with_status(modelStatus={"llama": "ModelDownloaded"})
+def known(**detail: str) -> Known:
+    """KServe says Downloaded; `detail` is what an agent of ours says of it, if any does."""
+    models = [{"name": "llama", **detail}] if detail else []
+    local = a_local_node("n1").listing(LLAMA).with_status(modelStatus={"llama": "ModelDownloaded"}, models=models)
     return Known(
         caches={LLAMA.key: read_cache(LLAMA.json)},
         groups={"gpu": read_node_group(a_group().json)},
@@ -75,6 +83,31 @@ def test_a_disk_that_was_looked_at_counts(case: str) -> None:
 def test_of_a_node_that_nobody_looked_at_kserve_is_believed() -> None:
     (row,) = rows(known(), {LLAMA.key: RIGHT}, {NodeName("n2"): {}}, OWNER)
     assert (row.outcome, row.why) == (A, "KServe has downloaded it")
+
+
+@pytest.mark.parametrize(
+    ("detail", "answer", "outcome", "why"),
+    [
+        (
+            {},
+            Answer(3 << 20, MODEL, undigested=1),
+            F,
+            "3Mi: the source has no digest of one file, to check what is there",
+        ),
+        ({"phase": "Ready"}, Answer(3 << 20, MODEL, undigested=1), A, "a node agent of this cluster holds it"),
+        (
+            {"phase": "Failed", "reason": "PathOccupied"},
+            RIGHT,
+            F,
+            "a node agent of this cluster says Failed (PathOccupied)",
+        ),
+    ],
+)
+def test_a_node_agent_that_has_reported_is_believed_before_kserve(
+    detail: dict[str, str], answer: Answer, outcome: Outcome, why: str
+) -> None:
+    (row,) = rows(known(**detail), {LLAMA.key: answer}, {}, OWNER)
+    assert (row.outcome, row.why) == (outcome, why)
 
 
 def test_two_roots_of_a_node_are_two_lines() -> None:
