@@ -151,7 +151,7 @@ class _Version(argparse.Action):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """What is wrong without the usage, which names no command; then where the commands are named."""
+        """Says the fault, and what lists the commands: the usage names none. Ends with 2."""
         output.tell(f"{self.prog}: {message}; `{self.prog} --help` lists the commands")
         self.exit(2)
 

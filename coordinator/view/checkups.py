@@ -268,21 +268,44 @@ def _space(evidence: Evidence) -> Iterator[Check]:
 
 
 def _clocks(evidence: Evidence) -> Iterator[Check]:
-    """By the Leases that kubelets renew every ten seconds: one from the future tells of a clock that is fast."""
-    ahead = []
-    for name, lease in evidence.leases.items():
-        renewed = seconds_of((lease.get("spec") or {}).get("renewTime"))
-        if renewed is not None and renewed - evidence.view.at > SKEW_S:
-            ahead.append((name, renewed - evidence.view.at))
-    if ahead:
-        worst = max(ahead, key=lambda each: each[1])
-        text = f"{name_nodes(name for name, _ in ahead)}: ahead of this machine by up to {format_duration(worst[1])}"
-        step = "synchronise the clocks (chrony, ntp) of these nodes, or of this machine"
-        yield Check("clocks", State.PROBLEM, text, step)
-    elif evidence.leases:
+    """By the Leases that kubelets renew every ten seconds, and the times that agents write: one from the future tells
+    of a clock that is fast, an old Lease of a node that is Ready of one that is slow."""
+    ahead, behind = _ahead(evidence), _behind(evidence)
+    step = "synchronise the clocks (chrony, ntp) of these nodes, or of this machine"
+    for off, where in ((ahead, "ahead of"), (behind, "behind")):
+        if off:
+            worst = format_duration(max(off.values()))
+            yield Check("clocks", State.PROBLEM, f"{name_nodes(off)}: {where} this machine by up to {worst}", step)
+    if ahead or behind:
+        return
+    if evidence.leases:
         yield Check("clocks", State.OK, f"none of {len(evidence.leases)} nodes is ahead by more than {SKEW_S:g} s")
     else:
         yield Check("clocks", State.UNKNOWN, "there are no Leases of nodes to compare with")
+
+
+def _ahead(evidence: Evidence) -> dict[NodeName, float]:
+    """By how many seconds, by node."""
+    view = evidence.view
+    latest = {name: [_renewed(lease)] for name, lease in evidence.leases.items()}
+    for name, local in view.local_nodes.items():
+        for detail in local.status.get("models") or ():
+            written = (seconds_of(detail.get(field)) for field in ("startedAt", "finishedAt", "verifiedAt"))
+            latest.setdefault(name, []).extend(written)
+    found = {name: max((at for at in times if at is not None), default=view.at) for name, times in latest.items()}
+    return {name: at - view.at for name, at in found.items() if at - view.at > SKEW_S}
+
+
+def _behind(evidence: Evidence) -> dict[NodeName, float]:
+    """A node whose Lease is not renewed is soon not Ready: what the control plane saw is newer than what it reads."""
+    view = evidence.view
+    ready = set(view.nodes or ()) - set(view.not_ready)
+    renewed = {name: _renewed(lease) for name, lease in evidence.leases.items() if name in ready}
+    return {name: view.at - at for name, at in renewed.items() if at is not None and view.at - at > LEASE_OLD_S}
+
+
+def _renewed(lease: Object) -> float | None:
+    return seconds_of((lease.get("spec") or {}).get("renewTime"))
 
 
 def _peers(evidence: Evidence) -> Iterator[Check]:

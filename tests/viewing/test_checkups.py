@@ -78,6 +78,16 @@ def silent() -> World:
     return world
 
 
+def from_the_future() -> World:
+    """The agent of n2 has a clock that is fast."""
+    world = a_healthy_world()
+    report = world.agents["n2"].report
+    assert report is not None
+    world.reporting("n2", *(replace(each, finished_at=NOW + 90) for each in report.models), roots=report.roots)
+    world.settle()
+    return world
+
+
 def no_ray() -> World:
     world = a_healthy_world()
     for node in ("n1", "n2"):
@@ -160,6 +170,14 @@ def unseen() -> World:
             "n1: ahead of this machine by up to 40s",
             "synchronise",
         ),
+        (
+            "clocks",
+            None,
+            {"leases": {NodeName("n1"): a_lease(NOW - 200)}},
+            "n1: behind this machine by up to 3m20s",
+            "synchronise",
+        ),
+        ("clocks", from_the_future, {"leases": {}}, "n2: ahead of this machine by up to 1m30s", "synchronise"),
         ("peer ports", lonely, {}, "n2 read all from the origin", "LOCALMODEL_PEER_PORT"),
     ],
 )
@@ -188,6 +206,13 @@ def test_what_cannot_be_told_is_no_failure(name: str, world: Any, fields: Any) -
     (check,) = of(name, checks(evidence(world() if world else None, **fields)))
 
     assert check.state is State.UNKNOWN
+
+
+def test_an_old_lease_of_a_node_that_is_not_ready_says_nothing_of_its_clock() -> None:
+    view = replace(view_of(a_healthy_world()), not_ready={NodeName("n1"): "kubelet stopped posting node status"})
+    (check,) = of("clocks", checks(evidence(view=view, leases={NodeName("n1"): a_lease(NOW - 200)})))
+
+    assert check.state is State.OK
 
 
 def test_nodes_that_may_not_be_listed() -> None:
