@@ -228,8 +228,8 @@ class _Needed:
         needed = self._by_missing.get(missing)
         if needed is None:
             needed = self._by_missing[missing] = dict(self._of(missing))
-        if report is None:
-            return needed
+        if report is None or needed.keys() <= report.resolved_known:
+            return needed if report is None else {}
         return {key: needed[key] for key in needed.keys() - report.resolved_known}
 
     def _of(self, missing: Iterable[Cache]) -> Iterator[tuple[str, Resolved]]:

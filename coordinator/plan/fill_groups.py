@@ -106,8 +106,12 @@ class _Agent:
     ) -> Member | None:
         """As a member of a fill in which this very process is; None: it is not."""
         was = told.get(self.process)
-        if was is None or was is self.owner:  # nearly always
+        if was is None or was is self.owner:
             return was
+        if was is self.other:
+            model = self.models.get(key)
+            if model is None or model.phase is not Phase.READY:
+                return was
         return self.member(was.owns, resolved, key)
 
     def member(self, owns: bool, resolved: Resolved, key: StorageKey) -> Member:

@@ -126,7 +126,7 @@ def place(snapshot: Snapshot, memory: Memory | None = None) -> Members:
     memory = memory or Memory()
     world = _without_nodes(snapshot, memory)
     caches = memory.call("by age", _by_age, world)
-    selectors = memory.call("selectors", _selectors, world)
+    selectors = memory.call("selectors", _selectors, world.groups)
     by_key = memory.call("by key", _by_key, world)
     groups: dict[str, list[NodeName]] = {name: [] for name, group in world.groups.items() if group.problem is None}
     placements: dict[NodeName, Placement] = {}
@@ -208,9 +208,9 @@ def _by_key(world: Snapshot) -> dict[StorageKey, list[Cache]]:
     return found
 
 
-def _selectors(world: Snapshot) -> list[tuple[str, NodeSelector]]:
-    usable = sorted((name, group.selector) for name, group in world.groups.items() if group.problem is None)
-    return [(name, selector) for name, selector in usable if selector]
+def _selectors(groups: Mapping[str, NodeGroup]) -> list[tuple[str, NodeSelector]]:
+    usable = sorted(name for name, group in groups.items() if group.problem is None)
+    return [(name, selector) for name in usable if (selector := groups[name].selector)]
 
 
 def _groups_of(node: Node, selectors: Iterable[tuple[str, NodeSelector]]) -> tuple[str, ...]:

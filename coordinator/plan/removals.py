@@ -12,8 +12,9 @@ it; the agent looks once more. Nothing else removes a copy, except an eviction, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from actors.manifest import StorageKey
 from actors.messages import ModelReport, NodeName, NodeReport, Removal
@@ -26,6 +27,7 @@ from coordinator.plan.pods import Pod
 from coordinator.plan.snapshot import Cache, Snapshot
 from coordinator.plan.usage import users_on
 
+_KEY, _ROOT = attrgetter("key"), attrgetter("root")
 ORDER_S = 5.0
 """How long after the decision an agent may carry it out."""
 
@@ -115,7 +117,7 @@ def _on_node(
 
 
 def _astray(
-    placement: Placement | None, forsaken: frozenset[StorageKey], models: Iterable[ModelReport]
+    placement: Placement | None, forsaken: frozenset[StorageKey], models: Sequence[ModelReport]
 ) -> list[tuple[ModelReport, bool, bool]]:
     """The copies on the node that nobody wants where they are.
 
@@ -125,6 +127,8 @@ def _astray(
     kept = placement.keys - forsaken if placement is not None else frozenset()
     orphans = {slot.cache.storage_key for slot in slots if slot.orphan}
     roots = {slot.cache.storage_key: slot.root for slot in slots}
+    if not orphans and kept.issuperset(map(_KEY, models)) and not any(map(_ROOT, models)):
+        return []  # nearly always
     found = []
     for copy in models:
         stray = bool(copy.root) and roots.get(copy.key) not in (None, copy.root)
