@@ -10,6 +10,7 @@ node holds is what stands in its LocalModelNode, so every replica answers alike,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -34,7 +35,13 @@ def warnings(write: Write, cache: Cache, known: Known) -> tuple[str, ...]:
     if write.passes or write.operation is Operation.DELETE:
         return ()
     members = _members(known)
-    found = [*_name(write, cache), *_source(cache), *_credentials(cache), *_groups(cache, known, members)]
+    found = [
+        *_name(write, cache),
+        *_source(cache),
+        *_credentials(cache),
+        *_groups(cache, known, members),
+        *_versions(cache),
+    ]
     before = write.old
     if before is None or _asks_for_more(write, cache, known):
         found += _capacity(cache, known, members)
@@ -83,6 +90,26 @@ def _groups(cache: Cache, known: Known, members: Members) -> Iterator[str]:
                 f"spec.nodeGroups: LocalModelNodeGroup {name} selects no node: no node gets a copy for it; look at its "
                 "nodeAffinity and at the labels of the nodes"
             )
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
+
+
+def _versions(cache: Cache) -> Iterator[str]:
+    """What a rollout and a refresh cannot do."""
+    revision = cache.source.revision or ""
+    if cache.refresh_s is not None and _COMMIT.fullmatch(revision):
+        yield f"spec.refresh: spec.revision {revision} is a commit, which never moves; name a branch or a tag"
+    if cache.refresh_s is not None and cache.digest is not None:
+        yield (
+            "spec.refresh: spec.digest is of one version, so whatever the branch moves to is refused; remove spec.digest,"
+            " or edit it with spec.revision"
+        )
+    unknown = sorted((cache.rollout.groups or frozenset()) - set(cache.node_groups)) if cache.rollout else []
+    if unknown:
+        yield f"spec.rollout.partition: spec.nodeGroups has no {_listed(unknown)}; no node of it takes a new version"
+    if cache.rollout is not None and cache.rollout.groups == frozenset():
+        yield "spec.rollout.partition: it names no group, so no node takes a new version; remove it to have all do"
 
 
 def _asks_for_more(write: Write, cache: Cache, known: Known) -> bool:

@@ -482,6 +482,35 @@ def edited(**spec: Any) -> Write:
             ],
             id="a mistyped group removes nothing",
         ),
+        pytest.param(
+            edited(refresh="1h", revision="c" * 40),
+            WORLD,
+            [f"spec.refresh: spec.revision {'c' * 40} is a commit, which never moves; name a branch or a tag"],
+            id="a commit is refreshed",
+        ),
+        pytest.param(edited(refresh="1h", revision="main"), WORLD, [], id="a branch is refreshed"),
+        pytest.param(edited(refresh="Never", revision="c" * 40), WORLD, [], id="a commit is not refreshed"),
+        pytest.param(
+            edited(refresh="1h", digest="sha256:" + "0" * 64),
+            WORLD,
+            [
+                "spec.refresh: spec.digest is of one version, so whatever the branch moves to is refused; remove"
+                " spec.digest, or edit it with spec.revision"
+            ],
+            id="a pinned digest is refreshed",
+        ),
+        pytest.param(
+            edited(rollout={"partition": ["gpu", "typo"]}),
+            WORLD,
+            ["spec.rollout.partition: spec.nodeGroups has no typo; no node of it takes a new version"],
+            id="a partition of a group that the cache does not name",
+        ),
+        pytest.param(
+            edited(rollout={"partition": []}),
+            WORLD,
+            ["spec.rollout.partition: it names no group, so no node takes a new version; remove it to have all do"],
+            id="a partition of nothing",
+        ),
     ],
 )
 def test_a_warning_says(write: Write, world: list[Builder], expected: list[str]) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
 
 import pytest
 
@@ -21,11 +19,12 @@ from actors.messages import DesiredState, Phase
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from coordinator.dev.trial.agent_process import AgentProcess
-from coordinator.dev.trial.versions import ADDED, CHANGED, at_revision, disk_bytes, moved_bytes, next_version
+from coordinator.dev.trial.versions import CHANGED, at_revision, disk_bytes, moved_bytes, next_version
 from coordinator.dev.trial.waiting import eventually
 from tests.kit import damage
 from tests.kit.damage import names
 from tests.kit.nodes import KEY, NOTHING, Node, a_removal, model, ordering, same_bytes, until, until_gone, wants
+from tests.kit.path_watch import PathWatch
 
 SAMPLE_BYTES = 4 << 20
 
@@ -64,36 +63,6 @@ def kept(node: Node) -> list[str]:
 
 def served(origin: Origin) -> int:
     return int(origin.stats()["bytes"])
-
-
-class PathWatch:
-    """Opens the model's folder by its path over and over, and notes what is not one whole version."""
-
-    def __init__(self, folder: Path, versions: Mapping[bytes, bool]) -> None:
-        """By the content of the file that changed, whether the version has the file that was added."""
-        self.seen, self.wrong = 0, list[str]()
-        self._folder, self._versions = folder, versions
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.is_set():
-            try:
-                with Folder.at(self._folder) as folder:
-                    added = folder.status(ADDED) is not None
-                    if self._versions.get(folder.read(CHANGED, SAMPLE_BYTES)) is not added:
-                        self.wrong.append("a mix")
-            except OSError as error:
-                self.wrong.append(str(error))
-            self.seen += 1
 
 
 def test_setting_the_revision_back_and_forth_reads_nothing(

@@ -95,6 +95,7 @@ def subschemas(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str,
 def test_every_schema_is_structural(resource: type[Resource]) -> None:
     known = {
         "type", "format", "enum", "pattern", "description", "default", "minItems", "maxItems", "minLength", "maxLength",
+        "minimum", "maximum",
         "properties", "required", "items", "additionalProperties", "anyOf",
         "x-kubernetes-int-or-string", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
         "x-kubernetes-map-type", "x-kubernetes-validations",
@@ -123,9 +124,10 @@ def test_every_column_points_at_a_field(resource: type[Resource]) -> None:
         assert path in fields, column
 
 
+_OF_CACHES = "READY AVAILABLE PROGRESS ETA REASON AGE | SIZE RATE REVISION ROLLOUT SOURCE NODEGROUPS"
 COLUMNS = {
-    "LocalModelCache": "READY AVAILABLE PROGRESS ETA REASON AGE | SIZE RATE REVISION SOURCE NODEGROUPS",
-    "LocalModelNamespaceCache": "READY AVAILABLE PROGRESS ETA REASON AGE | SIZE RATE REVISION SOURCE NODEGROUPS",
+    "LocalModelCache": _OF_CACHES,
+    "LocalModelNamespaceCache": _OF_CACHES,
     "LocalModelNodeGroup": "LIMIT/NODE TOTAL-USED TOTAL-FREE AGE | PATH",
     "LocalModelNode": "READY REASON MODELS SIZE RATE SILENT AGE | FREE VERSION MESSAGE",
 }

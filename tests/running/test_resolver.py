@@ -408,3 +408,71 @@ def test_a_request_that_is_older_than_the_first_attempt_asks_no_second(world: Wo
 
     world.want(want(retry="old"), at=ASKED_PAUSE_S * 2)
     assert len(world.asked) == 1
+
+
+# --- a question for a newer version ---
+
+
+def moved(pinned: str | None) -> Resolved:
+    """The branch is at c2; c1 is still there."""
+    return resolved(commit="c2" if pinned is None else pinned)
+
+
+def test_a_question_for_a_newer_version_is_asked_once_and_not_of_the_pinned_commit(world: World) -> None:
+    assert commit(world.want(want(pinned_revision="c1"), ends=1)) == "c1"
+    world.answer = moved
+    found = world.want(want(pinned_revision="c1", refresh="q1"), ends=1)
+    assert (commit(found), found[LLAMA].refresh, found[LLAMA].refresh_failure) == ("c2", "q1", None)
+    for _ in range(3):
+        world.want(want(pinned_revision="c1", refresh="q1"))
+    assert len(world.asked) == 2
+    assert commit(world.want(want(pinned_revision="c2"))) == "c2"
+    assert len(world.asked) == 2
+
+
+def test_a_question_for_a_newer_version_in_vain_changes_nothing_that_is_known(world: World) -> None:
+    world.want(want(pinned_revision="c1"), ends=1)
+    world.answer = failing(SourceNotFound("the branch is gone", reason="RevisionNotFound"))
+    found = world.want(want(pinned_revision="c1", refresh="q1"), ends=1)[LLAMA]
+    assert found.resolved == resolved()
+    assert (found.failure, found.refresh) == (None, "q1")
+    assert found.refresh_failure is not None
+    assert found.refresh_failure.reason == "RevisionNotFound"
+    world.want(want(pinned_revision="c1", refresh="q1"))
+    assert len(world.asked) == 2
+
+
+def test_another_resolver_asks_for_the_pinned_commit_where_the_branch_is_gone(world: World) -> None:
+    def answer(pinned: str | None) -> Resolved:
+        if pinned is None:
+            raise SourceNotFound("the branch is gone", reason="RevisionNotFound")
+        return resolved(commit=pinned)
+
+    world.answer = answer
+    found = world.want(want(pinned_revision="c1", refresh="q1"), ends=1)
+    assert commit(found) == "c1"
+    assert found[LLAMA].refresh_failure is not None
+
+
+def test_what_a_branch_moved_to_and_is_not_to_be_had_is_not_kept(world: World) -> None:
+    """As where `spec.digest` is of another: the commit that was pinned is asked for again."""
+    world.want(want(pinned_revision="c1"), ends=1)
+    world.answer = moved
+    assert commit(world.want(want(pinned_revision="c1", refresh="q1"), ends=1)) == "c2"
+    assert commit(world.want(want(pinned_revision="c1"), at=SHARED_FOR_S, ends=1)) == "c1"
+
+
+def test_a_newer_version_is_not_asked_for_without_credentials(world: World) -> None:
+    def load(credentials: Credentials) -> SourceOptions:
+        raise SourceDenied("no Secret", reason="CredentialsNotFound")
+
+    world.loaded = load
+    found = world.want(want(pinned_revision="c1", refresh="q1"), ends=1)[LLAMA]
+    assert (found.resolved, world.asked) == (None, [])
+    assert found.refresh_failure is not None
+    assert found.failure == found.refresh_failure
+
+
+def commit(found: Mapping[StatusKey, Resolution]) -> str | None:
+    answer = found[LLAMA].resolved
+    return answer.manifest.revision if answer is not None else None
