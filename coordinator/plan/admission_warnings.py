@@ -102,8 +102,8 @@ def _versions(cache: Cache) -> Iterator[str]:
         yield f"spec.refresh: spec.revision {revision} is a commit, which never moves; name a branch or a tag"
     if cache.refresh_s is not None and cache.digest is not None:
         yield (
-            "spec.refresh: spec.digest is of one version, so whatever the branch moves to is refused; remove spec.digest,"
-            " or edit it with spec.revision"
+            "spec.refresh: spec.digest is of one version, so whatever the branch moves to is refused; remove "
+            "spec.digest, or edit it with spec.revision"
         )
     unknown = sorted((cache.rollout.groups or frozenset()) - set(cache.node_groups)) if cache.rollout else []
     if unknown:
