@@ -11,12 +11,19 @@ from __future__ import annotations
 import argparse
 import base64
 import os
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from actors.addresses import Origins
+from actors.disk.handles import Folder
+from actors.disk.layout import Layout
+from actors.disk.marker import load_marker
+from actors.disk.second_names import SecondNames
+from actors.disk.trash import Trash
+from actors.manifest import StorageKey, second_key
 from actors.schemes import Schemes
 from actors.sources.options import SourceOptions
 from actors.trust import Trust
@@ -62,7 +69,19 @@ def import_model(args: argparse.Namespace) -> int:
         own=SourceOptions.from_environ(trust=Trust.of_operator(schemes, origins, os.environ)),
         secret_name=args.storage_secret,
     )
-    return fill(args, options)
+    code = fill(args, options)
+    if code == 0 and second_key(args.uri) is not None:
+        _name_again(args.directory)
+    return code
+
+
+def _name_again(directory: Path) -> None:
+    """The model is there, too, under the key of its URI without the slash, which later KServe gives to pods."""
+    layout = Layout(directory.parent.parent)
+    layout.make()
+    with Folder.at(directory) as model:
+        marker = load_marker(model)
+    SecondNames(layout, Trash(layout, time.time)).ensure(StorageKey(directory.name), marker)
 
 
 def _mounted(folder: Path, kind: str, name: str) -> Mapping[str, Any] | None:
