@@ -37,7 +37,7 @@ class Counting(Protocol):
 
 
 class _Seen(NamedTuple):
-    """What was last heard of one model on one node. `failed` is the last attempt that did."""
+    """One model on one node, as last heard of. `failed` is the last attempt that did."""
 
     numbers: tuple[int, ...]
     ready: bool
@@ -54,7 +54,7 @@ class Outcomes:
         self._waiting: dict[StatusKey, float] = {}
 
     def begin(self) -> None:
-        """What is observed next is not compared with anything from before."""
+        """Nothing from before is compared with the next observation."""
         self._models, self._reports, self._waiting = {}, {}, {}
 
     def observe(self, snapshot: Snapshot, now: float) -> None:

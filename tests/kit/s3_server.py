@@ -19,8 +19,10 @@ Refuse = Callable[[str, str], tuple[int, str, str] | None]
 class S3(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, objects: Mapping[str, bytes], page: int = 1000) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(
+        self, objects: Mapping[str, bytes], page: int = 1000, *, address: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
+        super().__init__(address, Handler)
         self.objects, self.page = dict(objects), page
         self.refuse: Refuse = lambda method, key: None
         self.headers: dict[str, dict[str, str]] = {}
