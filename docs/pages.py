@@ -31,6 +31,15 @@ _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _log = logging.getLogger("mkdocs.hooks.pages")
 
 
+def on_config(config: Any) -> Any:
+    """Every decision is in the navigation, under its own heading."""
+    (explanation,) = [group["Explanation"] for group in config["nav"] if "Explanation" in group]
+    (entry,) = [each for each in explanation if "Decisions" in each]
+    others = sorted(path.name for path in (ROOT / "docs/decisions").glob("*.md") if path.name != "README.md")
+    entry["Decisions"] = [*entry["Decisions"], *(f"decisions/{name}" for name in others)]
+    return config
+
+
 def on_files(files: Files, config: Any) -> Files:
     for path, place in BROUGHT.items():
         files.append(File.generated(config, place, content=(ROOT / path).read_text()))
