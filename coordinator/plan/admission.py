@@ -2,6 +2,7 @@
 
     CREATE, UPDATE   a LocalModelCache whose URI another has              refused, 403
                      a LocalModelNamespaceCache of an unknown node group  refused, 404
+                     of both node groups and a claim, or of neither       refused, 403
     UPDATE           of what is being deleted, or of finalizers and       allowed, whatever the others say
                      annotations of this project alone
     DELETE           while an InferenceService or LLMInferenceService uses it   refused, 403
@@ -86,9 +87,11 @@ class Write:
         return _marks(new) != _marks(old) and "spec" in old and new.get("spec") == old.get("spec")
 
     def parsed(self, schemes: Schemes | None = None) -> Cache:
-        """The object that is judged, as `plan` would see it. Raises ValueError for an object without a name."""
+        """The object that is judged, as `plan` would see it. One whose name is not made yet goes by its beginning."""
         read = read_cache if self.resource is CACHES else read_namespace_cache
-        return read(self.object, schemes)
+        metadata = _metadata(self.object)
+        name = metadata.get("name") or metadata.get("generateName")
+        return read({**self.object, "metadata": {**metadata, "name": name}}, schemes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ def refusal(write: Write, cache: Cache, known: Known) -> Refusal | None:
         return None
     if write.resource is CACHES:
         return _taken(cache, known)
+    if (shape := _misshapen(write)) is not None:
+        return Refusal(403, "Forbidden", shape)
     if write.operation is Operation.CREATE and cache.pvc_ref is not None:
         return _held(cache, known)
     for name in cache.node_groups:
@@ -125,6 +130,19 @@ def _taken(cache: Cache, known: Known) -> Refusal | None:
     if other is None:
         return None
     return Refusal(403, "Forbidden", f"LocalModelCache {other} has the same StorageURI {cache.source.uri}")
+
+
+def _misshapen(write: Write) -> str | None:
+    """Where a namespaced cache is to be, in the words of later KServe; the CRDs say the same, where they know of it."""
+    spec, before = _mapping(write.object.get("spec")), _mapping((write.old or {}).get("spec"))
+    groups, claim = spec.get("nodeGroups"), spec.get("pvcRef")
+    if write.old is not None and before.get("pvcRef") != claim:
+        return "pvcRef is immutable"
+    if claim == "":
+        return "pvcRef must not be empty"
+    if groups and claim is not None:
+        return "nodeGroups and pvcRef are mutually exclusive"
+    return "one of nodeGroups or pvcRef must be set" if not groups and claim is None else None
 
 
 def _held(cache: Cache, known: Known) -> Refusal | None:
@@ -176,13 +194,22 @@ def deletion_refusal(
 
 def undecodable(write: Write) -> Refusal | None:
     """400 for an object of another kind than the path is for, in the terms of KServe's decoder; None: it is one."""
-    found, wanted = write.object, write.resource
-    kind, version = found.get("kind"), found.get("apiVersion")
-    named = isinstance(_metadata(found).get("name"), str) or isinstance(_metadata(found).get("generateName"), str)
-    if kind == wanted.kind and version == wanted.api_version and named and isinstance(found.get("spec", {}), Mapping):
-        return None
-    message = f"unable to decode {version or '?'}, Kind={kind or '?'}: expected *{VERSION}.{wanted.kind}"
-    return Refusal(400, "BadRequest", message)
+    judged = [write.object]
+    if write.operation is Operation.UPDATE and write.old is not None:
+        judged.append(write.old)
+    wanted = write.resource
+    for found in judged:
+        kind, version = found.get("kind"), found.get("apiVersion")
+        metadata = _metadata(found)
+        named = any(isinstance(metadata.get(name), str) and metadata[name] for name in ("name", "generateName"))
+        if (kind, version) != (wanted.kind, wanted.api_version) or not named or not _is_object(found.get("spec", {})):
+            message = f"unable to decode {version or '?'}, Kind={kind or '?'}: expected *{VERSION}.{wanted.kind}"
+            return Refusal(400, "BadRequest", message)
+    return None
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _marks(value: Object) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,37 @@ def test_one_model_comes_into_a_claim_once(other: CacheBuilder, allowed: bool) -
     expected = None if allowed else Refusal(403, "Forbidden", message)
     assert refused(writing(in_claim("second")), knowing(other)) == expected
     assert refused(writing(in_claim("second"), in_claim("second", uri="hf://m/z")), knowing(other)) is None
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (writing(in_claim("a").with_spec(nodeGroups=["gpu"])), "nodeGroups and pvcRef are mutually exclusive"),
+        (writing(in_claim("a").with_spec(pvcRef=None)), "one of nodeGroups or pvcRef must be set"),
+        (writing(in_claim("a", claim="")), "pvcRef must not be empty"),
+        (writing(in_claim("a", claim="other"), in_claim("a")), "pvcRef is immutable"),
+        (writing(in_claim("a").with_spec(pvcRef=None, nodeGroups=["gpu"]), in_claim("a")), "pvcRef is immutable"),
+    ],
+)
+def test_a_cache_is_for_node_groups_or_for_a_claim(write: Write, message: str) -> None:
+    assert refused(write, knowing(a_group())) == Refusal(403, "Forbidden", message)
+
+
+@pytest.mark.parametrize("first", ["a Pod", "no name"])
+def test_an_update_of_another_object_is_refused(first: str) -> None:
+    old = {**second().json, "kind": "Pod"} if first == "a Pod" else {**second().json, "metadata": {}}
+    found = undecodable(replace(writing(second(), second()), old=old))
+    assert found is not None
+    assert (found.code, "expected *v1alpha1.LocalModelCache" in found.message) == (400, True)
+
+
+def test_an_object_whose_name_is_not_made_yet_is_judged() -> None:
+    unnamed = a_cache("x", "hf://m/x")
+    unnamed.json["metadata"] = {"generateName": "x-"}
+    write = writing(unnamed)
+    assert undecodable(write) is None
+    assert refused(write, knowing()) is None
+    assert refused(write, knowing(a_cache("first", "hf://m/x"))) == TAKEN
 
 
 TAKEN = Refusal(403, "Forbidden", "LocalModelCache first has the same StorageURI hf://m/x")
