@@ -15,7 +15,7 @@ from actors.messages import DesiredState, ModelReport, Phase
 from actors.signatures import check_signature, load_check
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
-from coordinator.dev.trial.versions import at_revision, next_version
+from coordinator.dev.trial.versions import at_revision, moved_bytes, next_version
 from coordinator.dev.trial.waiting import eventually
 from tests.kit import damage
 from tests.kit.nodes import Node, model, same_bytes, until, wants
@@ -213,3 +213,19 @@ def test_a_check_of_signatures_is_named_by_module_and_function() -> None:
     for wrong in ("os.path", "os.path:", ":join", "no.such:module", "os:sep"):
         with pytest.raises(ValueError, match="LOCALMODEL_SIGNATURE_CHECK"):
             load_check(wrong)
+
+
+def test_a_version_that_does_not_fit_beside_the_other_says_so_before_the_first_byte(
+    node: Node, origin: Origin, first: Resolved, second: Resolved, newer: Path
+) -> None:
+    """It needs the room of what changed alone."""
+    agent, changed = node.agent(), moved_bytes(newer)
+    reported(agent, wants(first), is_at(first))
+    before, room = served(origin), first.manifest.total_bytes + changed
+    agent.reconcile(wants(second, hold=True, limit=room - 1))
+    said = until(agent, Phase.PENDING, reason="InsufficientStorage")
+    assert said.earlier is not None
+    assert said.earlier.revision == first.manifest.revision
+    assert served(origin) == before
+    reported(agent, wants(second, hold=True, limit=room), has_prefetched)
+    assert served(origin) - before == changed

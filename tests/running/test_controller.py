@@ -21,8 +21,21 @@ from coordinator.control.controller import WATCHED_ANEW_S, Controller
 from coordinator.control.informers import Informers
 from coordinator.control.metrics import Metrics
 from coordinator.dev.fake_kube import FakeKube
-from coordinator.dev.trial.builders import GIB, NOW, OWNER, World, a_cache, a_group, a_node, a_report, a_world, an_agent
-from coordinator.fleet.interface import AgentView, Fleet
+from coordinator.dev.trial.builders import (
+    GIB,
+    NOW,
+    OWNER,
+    NodeBuilder,
+    World,
+    a_cache,
+    a_group,
+    a_node,
+    a_report,
+    a_world,
+    an_agent,
+)
+from coordinator.fleet.interface import AgentView
+from coordinator.fleet.interface import Fleet as FleetSeam
 from coordinator.kube.interface import (
     CLAIMS,
     NAMESPACES,
@@ -41,8 +54,10 @@ from coordinator.plan.origin_budget import Budget, Budgets
 from coordinator.plan.plan import Verb, Want, Write
 from coordinator.plan.pods import read_pod
 from coordinator.plan.reading import read_cache, read_local_node, read_namespace_cache, read_node, read_node_group
+from coordinator.plan.rollout import SETTLE_S
 from coordinator.plan.snapshot import Credentials, Ref, Resolution, resource_type
 from tests.kit.delegating_kube import Call, DelegatingKube
+from tests.kit.rolling import Fleet
 
 T = TypeVar("T")
 KINDS = {model.KIND: resource_type(model) for model in RESOURCES}
@@ -207,7 +222,7 @@ class Rig:
     """A controller over a world, with a clock that is moved by hand."""
 
     def __init__(
-        self, world: World, executor: Executor | None = None, fleet: Fleet | None = None, **options: Any
+        self, world: World, executor: Executor | None = None, fleet: FleetSeam | None = None, **options: Any
     ) -> None:
         self.world = world
         self.now = NOW
@@ -300,6 +315,30 @@ def test_a_cache_becomes_ready_in_front_of_the_controller() -> None:
     rig.writes()
     rig.tick(50)
     assert rig.writes() == []
+
+
+def test_which_node_may_take_a_new_version_is_remembered_and_nobody_is_let_at_first() -> None:
+    fleet = Fleet(a_cache().with_spec(revision="1", rollout={"maxUnavailable": 1, "paused": True}), 3)
+    fleet.until(1)
+    fleet.cache.with_spec(revision="2")
+    for _ in range(5):
+        fleet.tick()
+    fleet.cache.with_spec(rollout={"maxUnavailable": 1})
+    rig = Rig(fleet.world)
+
+    def let() -> list[str]:
+        desired = rig.fleet.desired or {}
+        return [name for name, state in desired.items() if not all(model.hold for model in state.models)]
+
+    rig.tick(int(SETTLE_S))
+    assert let() == []
+    rig.tick()
+    assert let() == ["n1"]
+    (node,) = (each for each in fleet.world.objects if each.json["kind"] == "Node" and each.name == "n1")
+    assert isinstance(node, NodeBuilder)
+    node.not_ready()
+    rig.tick(3)
+    assert let() == ["n1"], "it may be on its way still"
 
 
 def test_nobody_acts_on_a_world_that_may_be_an_old_one() -> None:
