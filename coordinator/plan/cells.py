@@ -291,11 +291,22 @@ def explained(view: AgentView, node: Node) -> AgentView:
     failure = view.failure
     if failure is None or failure.reason in ("AgentError", "RayUnavailable"):
         return view
+    if node.leaving:
+        message = f"node {node.name} is being taken away (taint {node.leaving}): its agent ends with it"
+        return replace(view, failure=Failure("NodeDraining", message))
     if not node.ready:
-        message = f"node {node.name} is not ready: its kubelet does not report, or reports a problem"
+        why = (
+            "its kubelet reports a problem"
+            if node.heard
+            else "its kubelet no longer reports; if the machine is gone, delete the Node"
+        )
+        message = f"node {node.name} is not ready: {why} (kubectl describe node {node.name})"
         return replace(view, failure=Failure("NodeNotReady", message))
     if node.cordoned and failure.reason == "NoRayNode":
-        message = f"node {node.name} is cordoned and has no Ray worker: it gets one after kubectl uncordon {node.name}"
+        message = (
+            f"node {node.name} is cordoned and has no Ray worker: a DaemonSet's pod comes there all the same, so it is"
+            f" starting, was deleted, or does not tolerate a taint; kubectl uncordon {node.name} when the work is done"
+        )
         return replace(view, failure=Failure("NodeCordoned", message))
     return view
 

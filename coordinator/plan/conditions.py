@@ -24,6 +24,7 @@ WAITING = frozenset(
         "AgentStarting",
         "Evicted",
         "NodeCordoned",
+        "NodeDraining",
         "NodeNotReady",
         "Unproven",
         "WaitingForOrigin",

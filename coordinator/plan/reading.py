@@ -231,6 +231,17 @@ def read_node_group(raw: Object) -> NodeGroup:
     return NodeGroup(ref, root, selector, limit_bytes, _mapping(raw.get("status")), problem, volume, claim, annotations)
 
 
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+_LEAVING = (
+    OUT_OF_SERVICE,
+    "ToBeDeletedByClusterAutoscaler",
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+)
+"""Taints of a Node that is being taken away."""
+# https://kubernetes.io/docs/concepts/cluster-administration/node-shutdown/#non-graceful-node-shutdown
+
+
 def read_node(raw: Object) -> Node:
     """Raises ValueError only for an object without a name."""
     ref = _ref(raw, NODES)
@@ -240,7 +251,11 @@ def read_node(raw: Object) -> Node:
     kept = tuple(standing) if isinstance(standing, list) and _are_objects(standing) else None
     labels = {k: v for k, v in _mapping(raw["metadata"].get("labels")).items() if isinstance(v, str)}
     cordoned = _mapping(raw.get("spec")).get("unschedulable") is True
-    return Node(NodeName(ref.name), ref.uid, labels, ready, cordoned, kept, ref.version)
+    heard = not any(c.get("type") == "Ready" and c.get("status") == "Unknown" for c in conditions)
+    taints = _mapping(raw.get("spec")).get("taints")
+    keys = [each.get("key") for each in taints if isinstance(each, Mapping)] if isinstance(taints, list) else []
+    leaving = next((key for key in _LEAVING if key in keys), "")
+    return Node(NodeName(ref.name), ref.uid, labels, ready, cordoned, kept, ref.version, heard, leaving)
 
 
 def read_local_node(raw: Object, *, follows: Schemes | None = None) -> LocalNode:

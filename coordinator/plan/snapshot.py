@@ -188,6 +188,7 @@ class Node:
     """A Kubernetes node. `cordoned`: no new pod is scheduled to it; it may be being drained.
 
     `conditions` are as they stand in it; None: nothing that can be written back. `version` is its resourceVersion.
+    `heard`: its kubelet reports. `leaving` is the taint by which an autoscaler or a person takes it away; "": none.
     """
 
     name: NodeName
@@ -197,6 +198,8 @@ class Node:
     cordoned: bool = False
     conditions: tuple[Mapping[str, Any], ...] | None = None
     version: str = ""
+    heard: bool = True
+    leaving: str = ""
 
     @property
     def ref(self) -> Ref:

@@ -242,6 +242,18 @@ NODE_REASONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a node that is not ready, with an agent that is silent": ({"ready": False}, "AgentUnavailable", "NodeNotReady"),
     "a cordoned node without a worker": ({"cordoned": True}, "NoRayNode", "NodeCordoned"),
     "a cordoned node whose agent is silent": ({"cordoned": True}, "AgentUnavailable", "AgentUnavailable"),
+    "a node that its autoscaler removes": (
+        {"taint": "ToBeDeletedByClusterAutoscaler"},
+        "AgentRestarting",
+        "NodeDraining",
+    ),
+    "a node that Karpenter disrupts": ({"taint": "karpenter.sh/disrupted"}, "AgentUnavailable", "NodeDraining"),
+    "a dead node that somebody gave up": (
+        {"ready": False, "taint": "node.kubernetes.io/out-of-service"},
+        "AgentUnavailable",
+        "NodeDraining",
+    ),
+    "a node with another taint": ({"taint": "nvidia.com/gpu"}, "NoRayNode", "NoRayNode"),
     "a node that is well": ({}, "NoRayNode", "NoRayNode"),
     "an agent that raised": ({"ready": False}, "AgentError", "AgentError"),
 }
@@ -251,11 +263,23 @@ NODE_REASONS: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_the_node_is_named_as_the_reason_where_it_is(case: str) -> None:
     state, reason, expected = NODE_REASONS[case]
     node = a_node("n1").ready(state.get("ready", True)).with_spec(unschedulable=state.get("cordoned", False))
+    node = node.with_spec(taints=[{"key": state["taint"], "effect": "NoSchedule"}]) if "taint" in state else node
     view = explained(AgentView(failure=Failure(reason, "…")), read_node(node.json))
     assert view.failure is not None
     assert view.failure.reason == expected
     if expected != reason:
         assert "node n1" in view.failure.message
+
+
+HEARD = {"False": "its kubelet reports a problem", "Unknown": "its kubelet no longer reports"}
+
+
+@pytest.mark.parametrize("status", HEARD)
+def test_a_node_that_is_dead_is_told_from_one_that_has_a_problem(status: str) -> None:
+    node = a_node("n1").with_status(conditions=[{"type": "Ready", "status": status}])
+    failure = explained(AgentView(failure=Failure("AgentUnavailable", "…")), read_node(node.json)).failure
+    assert failure is not None
+    assert HEARD[status] in failure.message
 
 
 def test_a_cordoned_node_says_how_it_gets_its_model() -> None:
