@@ -15,12 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from operator import is_
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-P = ParamSpec("P")
 K = TypeVar("K")
 T = TypeVar("T")
-V = TypeVar("V", bound=Hashable)
 
 
 class Memory:
@@ -68,10 +66,6 @@ class Memory:
         kept: T = known[1] if known is not None and known[1] == value else value
         self._now[label] = (), kept
         return kept
-
-    def one(self, value: V) -> V:
-        """The one object of those that equal `value`."""
-        return self.same(("one", value), value)
 
     def last(self, label: Hashable, default: T) -> T:
         """What the last plan kept under this label."""

@@ -40,7 +40,7 @@ from coordinator.dev.trial.builders import (
     a_resolution,
     a_service,
 )
-from coordinator.fleet.interface import AgentView
+from coordinator.fleet.interface import AgentView, following
 from coordinator.plan.bindings import read_claim, read_volume
 from coordinator.plan.fold import Turn
 from coordinator.plan.kserve_config import KServeConfig
@@ -545,3 +545,37 @@ def test_a_plan_with_a_memory_is_the_plan_from_scratch(seed: int) -> None:
         history.carry_out(remembered)
     assert len(history.happened) > 10
     assert len(said) > 5
+
+
+def test_a_result_is_kept_while_every_input_is_the_same_object() -> None:
+    memory, asked = Memory(), list[tuple[str, ...]]()
+
+    def joined(*words: str) -> str:
+        asked.append(words)
+        return "".join(words)
+
+    one, other = "".join(["a", "b"]), "".join(["a", "b"])  # equal, and two objects
+    for words in ((one,), (one,), (other,), (other, one)):
+        memory.turn()
+        assert memory.call("label", joined, *words) == "".join(words)
+    assert asked == [(one,), (other,), (other, one)]
+    memory.turn()
+    memory.turn()
+    memory.call("label", joined, other, one)
+    assert len(asked) == 4, "what a plan did not ask for is forgotten"
+
+
+def test_a_report_is_made_of_what_the_one_before_said_the_same() -> None:
+    history = History(Random(1))
+    ready, moving = (history.model(storage_key(uri), uri) for uri in URIS[:2])
+    before = NodeReport(NodeName("n1"), "one", "1", 1, (ready, moving), (RootReport("/models", 1),), at=NOW)
+    same = replace(before, models=(replace(ready), replace(moving)), roots=(RootReport("/models", 1),), at=NOW + 1)
+    kept = following(same, before)
+    assert kept.models is before.models
+    assert kept.roots is before.roots
+    assert kept.at == NOW + 1
+    further = following(replace(same, models=(replace(ready), replace(moving, bytes_done=7))), before)
+    assert further.models[0] is ready
+    assert further.models[1].bytes_done == 7
+    assert following(replace(same, models=(replace(moving),)), before).models == (moving,)
+    assert following(same, None) is same
