@@ -189,7 +189,7 @@ def _counts(tally: Tally, wanted: Content, permits: Callable[[Earlier], bool]) -
             each = Content(revision, digest)
             if each not in known and not permits(Earlier(selection, revision, digest)):
                 continue
-            count = counts.setdefault(each, _Count())
+            count = counts.setdefault(_find(counts, each) or each, _Count())  # two commits may have the same content
             count.nodes += nodes if in_place else 0
             count.beside += 0 if in_place else nodes
     if tally.unmeasured:  # their agents are silent: the copy that was there still is
