@@ -307,12 +307,23 @@ def test_an_old_copy_that_a_pod_holds_is_counted_kept_over_a_restart_and_then_go
 
 
 @pytest.mark.slow
-def test_a_removal_that_is_forced_does_not_unlink_under_a_pod(node: Node, resolved: Resolved, sample: Path) -> None:
+def test_a_removal_that_is_forced_does_not_unlink_under_a_pod(
+    node: Node, resolved: Resolved, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweeps, sweep = list[NodeAgent](), NodeAgent._sweep
+
+    def counted(agent: NodeAgent) -> None:
+        sweep(agent)
+        sweeps.append(agent)
+
+    monkeypatch.setattr("actors.agent.agent.HOUSEKEEPING_S", 0.05)
+    monkeypatch.setattr(NodeAgent, "_sweep", counted)
     agent = ready(node, wants(resolved))
     folder = os.open(node.folder(), os.O_RDONLY | os.O_DIRECTORY)
     agent.reconcile(ordering(NOTHING, a_removal(KEY, forced=True), used={KEY: time.time() - 60}))
     until_gone(agent)
-    time.sleep(1.5)  # housekeeping has been there
+    done = len(sweeps)
+    eventually(lambda: len(sweeps) > done + 2)
     assert tree(Path(f"/proc/self/fd/{folder}")) == tree(sample)
     os.close(folder)
     assert [root.aside_bytes for root in agent.report().roots] == [SAMPLE_BYTES]
@@ -369,9 +380,9 @@ def test_a_file_that_became_a_link_is_not_served_nor_taken_for_right(
 ) -> None:
     agent = node.agent(peer_host="127.0.0.1")
     company = a_company(resolved.manifest)
-    desired = replace(wants(resolved, company=company.name), companies={company.name: company})
-    agent.reconcile(desired)
+    agent.reconcile(wants(resolved))
     until(agent, Phase.READY)
+    agent.reconcile(replace(wants(resolved, company=company.name), companies={company.name: company}))
     eventually(lambda: 200 in served(agent, resolved.manifest))
     origin.faults.set(Fault(status=500))
     elsewhere = tmp_path / "elsewhere"
@@ -467,6 +478,7 @@ def test_a_disk_that_stumbles_has_not_lost_its_models(
     from actors.disk.handles import Folder
 
     monkeypatch.setattr("actors.agent.agent.RESCAN_S", 0.05)
+    monkeypatch.setattr("actors.agent.agent.HOUSEKEEPING_S", 0.05)
     agent, enter, asked = ready(node, wants(resolved)), Folder.enter, list[str]()
 
     def stumbling(folder: Folder, path: str, *, make: bool = False) -> Folder:

@@ -21,7 +21,7 @@ from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.certificates import Authority
 from tests.kit.tls import TlsFront
-from tests.sourcing.test_bounds import Answer, asked, sends, server
+from tests.sourcing.test_bounds import FEW_ATTEMPTS, Answer, asked, sends, server
 
 SOURCES = ("hf", "s3", "oci", "http", "hdfs")
 
@@ -140,7 +140,11 @@ NO_FAULTS = {
 @pytest.mark.parametrize(
     ("kind", "fault"), [(kind, fault) for kind in SOURCES for fault in REASONS if (kind, fault) not in NO_FAULTS]
 )
-def test_a_fault_has_one_reason_over_all_sources(kind: str, fault: str, tmp_path: Path) -> None:
+def test_a_fault_has_one_reason_over_all_sources(
+    kind: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "s3":
+        monkeypatch.setattr("s3fs.S3FileSystem.retries", FEW_ATTEMPTS)
     with origin(fault, tmp_path) as (place, tls):
         error = reason_of(kind, place, tls=tls)
 
