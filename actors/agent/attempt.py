@@ -167,12 +167,17 @@ class Filling(Attempt):
         self._engine = engine
         self._store = store
         self._fill: Fill | None = None
+        self._before = Transferred()
+        """What earlier processes have moved for the same ingest."""
         self._unpacking = False
         """What an archive holds does not fit: the archive itself need not be fetched again."""
 
     @property
     def progress(self) -> Progress | None:
-        return self._fill.progress() if self._fill is not None else None
+        if self._fill is None:
+            return None
+        progress = self._fill.progress()
+        return replace(progress, moved=self._before + progress.moved)
 
     def renew(self, resolved: Resolved) -> None:
         self.wish.resolved = resolved
@@ -225,8 +230,15 @@ class Filling(Attempt):
         if repair is not None:
             with disk_errors("reading what is damaged"), self._store.opened(self.wish.key) as folder:
                 repair.keep_good(ingest, folder, self._check_cancelled)
+        elif self.wish.earlier == Transferred():  # else this process knows by itself
+            self._before = ingest.noted_cost()
         fill = self._begin(ingest)
-        filled = fill.run()
+        before = self.wish.earlier + self._before
+        ingest.cost = lambda: before + fill.moved
+        try:
+            filled = fill.run()
+        finally:
+            ingest.note_cost()
         if repair is not None:
             self._check_cancelled()
             self._store.mend(self.wish.key, ingest, self.wish.owner)
@@ -240,7 +252,7 @@ class Filling(Attempt):
             check=self._go_on,
             signed=self._check_signature,
         )
-        marker = ending.marker(ingest, filled, self.wish.earlier + fill.progress().moved)
+        marker = ending.marker(ingest, filled, before + fill.moved)
         self._check_cancelled()
         if beside := self.wish.hold and self.wish.keep:
             self._store.prefetch(self.wish.key, ingest, marker)

@@ -2,6 +2,7 @@
 
     <ingest>/manifest.json    whose fill of which manifest it is, of which versions of its files, and since which boot
              journal          see `actors.disk.journal`
+             cost.json        what it has moved over the network so far, in all processes; a second old at most
              data/…           what becomes the model
              publishing       only while it becomes one: see `actors.disk.publish`
 
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import stat
+import time
 from collections.abc import Callable, Container, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +32,13 @@ from actors.disk.marker import MARKER_BYTES, Marker
 from actors.disk.publish import FILE_MODE, folders_of, publish, seal
 from actors.errors import StoreError
 from actors.manifest import Manifest, ManifestFile
+from actors.transferred import Transferred
 
 LATE_FILE_BYTES = 64 << 10
 """Up to this size a file is made when it is written. What thousands of them need, the headroom covers until then."""
 _IDENTITY = "manifest.json"
+_COST = "cost.json"
+_COST_S = 1.0
 _UNPACKED = "unpacked"
 _JOURNAL_BYTES = 256 << 20
 
@@ -59,6 +66,9 @@ class Ingest:
         self.manifest = manifest
         self.reused_bytes = 0
         """Of what this process has put into it, what came from other copies on the disk."""
+        self.cost: Callable[[], Transferred] | None = None
+        """What the fill has moved so far, which is noted beside the journal. May be called by any thread."""
+        self._cost_at = -math.inf
         self.journal = Journal.open(handle.here / "journal", [file.size for file in manifest.files])
         for index, file in enumerate(manifest.files):
             doubtful = file.path in stale or (not continued and file.vouched is None)
@@ -89,6 +99,25 @@ class Ingest:
                     made.add(folder)
                 if _allocate(data, file) and self.journal.done.pop(index, None) is not None:
                     self.journal.forget(index)
+
+    def record(self, chunk: Chunk) -> None:
+        """The chunk is in the journal; and at most once a second, what the fill has moved is noted. Raises OSError."""
+        self.journal.record(chunk)
+        if self.cost is not None and time.monotonic() >= self._cost_at + _COST_S:
+            self.note_cost()
+
+    def note_cost(self) -> None:
+        """The next process goes on counting from here. A disk that does not take it costs that number alone."""
+        if self.cost is not None:
+            self._cost_at = time.monotonic()
+            with suppress(OSError):
+                self._handle.write(_COST, json.dumps(self.cost().to_json()).encode())
+
+    def noted_cost(self) -> Transferred:
+        """What earlier processes have moved for it; nothing where that is not known."""
+        with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return Transferred.from_json(parsed(self._handle.read(_COST, MARKER_BYTES)))
+        return Transferred()
 
     def folder_of(self, index: int) -> Folder:
         """The folder that the file at `index` belongs in, open. The caller closes it. Raises OSError."""

@@ -138,7 +138,7 @@ class Files:
         if self.manifest.files[chunk.file].size > SMALL_FILE_BYTES:
             start_writeback(self._descriptor(chunk.file), chunk.start, chunk.stop)
         with disk_errors("writing the journal"):
-            self._ingest.journal.record(chunk)
+            self._ingest.record(chunk)
 
     def chunk_digest(self, chunk: Chunk, buffer: bytearray) -> bytes:
         """The BLAKE3 of a chunk that is there."""

@@ -167,6 +167,11 @@ class Fill:
         """Bytes on the disk of every file, in the order of the manifest."""
         return self._files.each_done()
 
+    @property
+    def moved(self) -> Transferred:
+        """What it has moved over the network so far."""
+        return self._traffic.moved
+
     def progress(self) -> Progress:
         traffic, (trouble, retry_at) = self._traffic, self._traffic.trouble or (None, None)
         return Progress(

@@ -199,6 +199,9 @@ def test_a_restarted_agent_goes_on_where_the_last_one_was(node: Node, origin: Or
     second.reconcile(wants(resolved))
     until(second, Phase.READY)
     assert origin.stats()["bytes"] == SAMPLE_BYTES, "nothing was read twice"
+    done = model(second.report())
+    assert done is not None
+    assert done.bytes_from_origin == SAMPLE_BYTES, "the count goes on, too"
 
 
 _NONE = ModelReport(KEY, Phase.PENDING, "")
