@@ -103,7 +103,7 @@ class Fleet:
         self.silent = set[NodeName]()
         self.now, self.acting_since = NOW, 0.0
         self.cutting_over: dict[StatusKey, frozenset[NodeName]] = {}
-        self.latest = 1
+        self.latest, self.most_let = 1, 0
         self.last: Plan | None = None
         self.broken: Resolution | None = None
 
@@ -131,6 +131,7 @@ class Fleet:
         if (want := made.wants.get(self.cache.key)) is not None:
             self.resolve(want.refresh, pinned=want.pinned_revision)
         self.sent |= made.desired
+        self.most_let = max(self.most_let, len(self.let()))
         for name in delivered or self.disks:
             self.deliver(name)
         self.now += 1.0
