@@ -20,14 +20,18 @@ from pathlib import Path
 import pytest
 
 from coordinator.api import crds
+from coordinator.control.neighbours import CONTROLLER, DEPLOYMENTS
 from coordinator.dev.apiserver.server import ApiServer, write_kubeconfig
 from coordinator.dev.ports import free_port, free_ports
-from coordinator.dev.trial.builders import a_cache
+from coordinator.dev.trial.builders import a_cache, a_local_node, a_node
 from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
-from coordinator.kube.interface import LEASES, NAMESPACES, SECRETS
+from coordinator.kube.interface import LEASES, NAMESPACES, NODES, SECRETS
 from coordinator.kube.leader import LOCK_NAME
+from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
+from tests.kit.conformance import a_whole_group
+from tests.kit.kserve import as_sent
 from tests.kit.webhooks import CACHE_PATH, Caller
 
 pytestmark = pytest.mark.e2e
@@ -142,6 +146,33 @@ def test_it_is_ready_once_synced_logs_json_lines_and_ends_on_sigterm(
     lines = [line for line in coordinator.log.read_text().splitlines() if not line.startswith("{")]
     foreign = ("SIGTERM handler is not set", "[20")  # what Ray writes past Python's streams while it cannot connect
     assert [line for line in lines if not line.startswith(foreign)] == []
+
+
+def test_beside_kserves_controller_the_node_tier_acts_alone(
+    kubeconfig: Path, started: list[Coordinator], tmp_path: Path
+) -> None:
+    kube = HttpKube(load_config(str(kubeconfig)))
+    labels = {"app": "manager"}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "manager", "image": "kserve"}]}}
+    spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
+    kube.create(DEPLOYMENTS, {"metadata": {"name": CONTROLLER}, "spec": spec}, namespace="kserve")
+    cache = a_cache("llama", "hf://models/llama").in_group("gpu")
+    for resource, built in ((NODE_GROUPS, a_whole_group("gpu")), (NODES, a_node("n1")), (CACHES, cache)):
+        kube.create(resource, as_sent(built))
+    kube.create(LOCAL_NODES, as_sent(a_local_node("n1").listing(cache)))
+    flags = ("--kubeconfig", str(kubeconfig), "--namespace=kserve", "--beside-kserve=nodes", "--webhook-port=0")
+    coordinator = Coordinator(tmp_path, *flags)
+    started.append(coordinator)
+
+    def words() -> object:
+        return kube.get(LOCAL_NODES, "n1").get("status", {}).get("modelStatus")
+
+    eventually(lambda: words() == {"llama": "ModelDownloadPending"}, timeout_s=60, seen=coordinator.messages)
+    assert coordinator.get("/readyz")[0] == 200
+    found = kube.get(CACHES, "llama")
+    assert ("status" in found, "finalizers" in found["metadata"]) == (False, False)
+    kube.close()
+    assert coordinator.stop() == 0
 
 
 def test_of_two_replicas_one_leads_both_are_ready_and_the_other_takes_over(
