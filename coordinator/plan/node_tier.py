@@ -20,7 +20,7 @@ from actors.manifest import StorageKey
 from actors.messages import ModelReport, NodeName, Phase
 from coordinator.api.resources import ModelStatus, NodeStatus, StatusKey
 from coordinator.plan.access import asks_itself, with_contested
-from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
+from coordinator.plan.snapshot import APART, Cache, LocalNode, Snapshot
 
 _WORDS = {
     ModelStatus.PENDING: NodeStatus.PENDING,
@@ -72,13 +72,13 @@ def _cache(orders: Sequence[Cache], known: Cache | None) -> Cache:
 
 
 def _apart(cache: Cache) -> StatusKey:
-    """Of a line with another URI than others of its name: no name has an @."""
-    return StatusKey(f"{cache.key}@{cache.storage_key}")
+    """Of a line with another URI than others of its name."""
+    return StatusKey(f"{cache.key}{APART}{cache.storage_key}")
 
 
 def listed_as(key: StatusKey) -> StatusKey:
     """The key under which nodes' lists and status have it."""
-    return StatusKey(key.partition("@")[0])
+    return StatusKey(key.partition(APART)[0])
 
 
 def _status(snapshot: Snapshot, cache: Cache, locals_: list[LocalNode]) -> Mapping[str, Any]:

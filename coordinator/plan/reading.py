@@ -33,6 +33,7 @@ from coordinator.plan import written
 from coordinator.plan.bindings import volume_path
 from coordinator.plan.retries import RETRY, read_retries
 from coordinator.plan.snapshot import (
+    APART,
     CLAIMS_IN,
     DELETE_IN_USE,
     LOCAL_NODES,
@@ -264,7 +265,8 @@ def read_local_node(raw: Object, *, follows: Schemes | None = None) -> LocalNode
     models = tuple(entries) if isinstance(entries, list) else ()
     owners = raw["metadata"].get("ownerReferences")
     listed = {entry_key(entry): entry for entry in models if _is_entry(entry)}
-    named = {key: entry for key, entry in listed.items() if entry.get("modelName")} if follows is not None else {}
+    orders = listed if follows is not None else {}
+    named = {key: entry for key, entry in orders.items() if entry.get("modelName") and APART not in key}
     return LocalNode(
         ref=_ref(raw, LOCAL_NODES),
         owners=tuple(owners) if _are_objects(owners) else (),

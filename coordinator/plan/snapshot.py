@@ -40,6 +40,8 @@ DELETE_IN_USE = "localmodel.kserve.io/delete-in-use"
 """Annotation of a cache; "true": when it is deleted, its copies go also from under pods that use them."""
 REFRESH = "localmodel.kserve.io/refresh"
 """Annotation of a cache: whenever its value is another, the source is asked for a newer version."""
+APART = "@"
+"""No name has it: see `node_tier`."""
 CLAIMS_IN = "localmodel.kserve.io/claims"
 """Annotation of a cache: namespaces, by comma, that get a claim to each of its node groups also without a service."""
 

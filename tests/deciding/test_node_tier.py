@@ -150,6 +150,33 @@ def test_a_line_that_cannot_be_carried_out_is_an_error_with_a_reason(world: Worl
     assert details(world)["llama"]["reason"] == reason
 
 
+JUNK: list[Any] = [
+    {},
+    {"modelName": "", "sourceModelUri": "hf://m/x"},
+    {"modelName": "no-uri"},
+    {"modelName": "@", "sourceModelUri": "hf://m/x"},
+    {"modelName": 7, "sourceModelUri": "hf://m/x"},
+    {"modelName": "account", "sourceModelUri": "hf://m/x", "serviceAccountName": {"a": 1}},
+    {"modelName": "storage", "sourceModelUri": "hf://m/x", "storage": "key"},
+    {"modelName": "parameters", "sourceModelUri": "hf://m/x", "storage": {"parameters": {"type": 7}}},
+    {"modelName": "huge", "sourceModelUri": "hf://" + "x" * 10_000},
+    "text",
+    None,
+]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_junk_in_a_list_harms_no_other_line(junk: Any) -> None:
+    world = a_followed(LLAMA).reporting("n1", a_report(LLAMA))
+    local = world.find("LocalModelNode", "n1")
+    assert local is not None
+    local["spec"]["localModels"] = [junk, *local["spec"]["localModels"], junk]
+    world.settle()
+    assert words(world)["llama"] == "ModelDownloaded"
+    assert set(words(world).values()) <= {"ModelDownloaded", "ModelDownloadError", "ModelDownloadPending"}
+    assert removed(world) == []
+
+
 def test_what_the_object_says_beside_kserves_fields_counts() -> None:
     pinned = a_cache("llama").in_group("gpu").with_spec(revision="v2", priority=7)
     world = a_followed(LLAMA).add(pinned)
