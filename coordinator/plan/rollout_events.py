@@ -16,7 +16,7 @@ _UNDER_WAY = ("Next", "Failed")
 
 
 class Said(NamedTuple):
-    """What is said of a step."""
+    """An Event that a step is worth."""
 
     reason: str
     message: str
@@ -24,7 +24,7 @@ class Said(NamedTuple):
 
 
 def steps(before: Versions, after: Versions, total: int, source: str) -> Iterator[Said]:
-    """What is new in the versions. `total`: nodes that should hold the model; `source`: its URI."""
+    """An Event for each step between two looks at the versions. `total`: nodes that should hold the model; `source`: its URI."""
     known = {_key(each): each for each in before}
     for each in after:
         was, name = known.get(_key(each), {}), each.get("revision") or each.get("digest") or "the next version"
