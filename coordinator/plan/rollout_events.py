@@ -24,7 +24,7 @@ class Said(NamedTuple):
 
 
 def steps(before: Versions, after: Versions, total: int, source: str) -> Iterator[Said]:
-    """An Event for each step between two looks at the versions. `total`: nodes that should hold the model; `source`: its URI."""
+    """An Event for each step from one look to the next. `total`: nodes that should hold it; `source`: its URI."""
     known = {_key(each): each for each in before}
     for each in after:
         was, name = known.get(_key(each), {}), each.get("revision") or each.get("digest") or "the next version"

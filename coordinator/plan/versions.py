@@ -8,8 +8,8 @@
       ▲                                                                             │
       └──────────────────── an interval later, or another annotation ◄──────────────┘
 
-The next version stands in status, so that another coordinator goes on with it. A branch that cannot be asked, or whose new
-version has not the digest that the spec insists on, changes nothing but status.
+The next version stands in status, so that another coordinator goes on with it. A branch that cannot be asked, or whose
+new version has not the digest that the spec insists on, changes nothing but status.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def written_content(cache: Cache) -> Content:
 
 
 def content(cache: Cache, resolution: Resolution | None, now: float) -> Content:
-    """The content asked for of a cache that is refreshed: the answer to the question that is due, else what status says."""
+    """The content asked for of a cache that is refreshed: the answer to the question that is due, else the last."""
     if not is_refreshed(cache):
         return Content()
     known = written_content(cache)
