@@ -63,11 +63,15 @@ def followed(snapshot: Snapshot) -> Snapshot:
 
 
 def _cache(orders: Sequence[Cache], known: Cache | None) -> Cache:
-    """`orders`: its lines, which have one name and one URI. `known`: the object of this name."""
+    """`orders`: its lines, which have one name and one URI. `known`: the object of this name.
+
+    What a refresh and a rollout remember stands in a cache's status, which is not ours here: there are none.
+    """
     order = orders[0]
     groups = tuple(dict.fromkeys(group for each in orders for group in each.node_groups))
     if known is not None and known.source.uri == order.source.uri:
         order = replace(known, entry=order.entry, credentials=order.credentials, deleted_at=None)
+        order = replace(order, refresh_s=None, refresh_request="", rollout=None)
     return replace(order, node_groups=groups, status={})
 
 

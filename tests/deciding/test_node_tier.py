@@ -185,6 +185,13 @@ def test_what_the_object_says_beside_kserves_fields_counts() -> None:
     assert (model.source.revision, model.priority) == ("v2", 7)
 
 
+def test_a_source_is_not_asked_again_and_again_for_what_only_a_status_remembers() -> None:
+    refreshed = a_cache("llama").in_group("gpu").with_spec(refresh="1h", rollout={"maxUnavailable": 1})
+    world = a_followed(LLAMA).add(refreshed).reporting("n1", a_report(LLAMA))
+    assert world.settle().wants == {}
+    assert words(world) == {"llama": "ModelDownloaded"}
+
+
 # --- what goes ---
 
 
