@@ -4,8 +4,10 @@
     node groups that are unknown, broken or empty       more than the groups, or their disks, have room for
     an edit that has copies removed, orphaned or fetched again
 
-The rules are those by which `plan` acts: `orphans` says what becomes of a copy, `snapshot` what a spec means. What a
-node holds is what stands in its LocalModelNode, so every replica answers alike, whether it leads or not.
+The rules are those by which `plan` acts: `orphans` says what becomes of a copy, `snapshot` what a spec means, the
+agent's own arithmetic what fits on a disk. `forecast` answers for whole clusters; a write must be answered in
+milliseconds. What a node holds is what stands in its LocalModelNode, so every replica answers alike, whether it leads
+or not.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from actors.agent.capacity import Room
 from actors.manifest import StorageKey
 from actors.messages import NodeName
 from actors.sizes import say_bytes
 from coordinator.api.resources import ModelStatus, StatusKey
 from coordinator.plan.admission import Known, Operation, Write
+from coordinator.plan.forecast import HEADROOM_BYTES, roots_of
 from coordinator.plan.orphans import group_problem, stays
-from coordinator.plan.snapshot import Cache, LocalNode, NodeGroup, Snapshot
+from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
 
 LABEL_LENGTH = 63
 """https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set"""
@@ -137,7 +141,8 @@ def _capacity(cache: Cache, known: Known, members: Members) -> Iterator[str]:
                 f"its storageLimit is {say_bytes(group.limit_bytes)} a node; raise it, or remove models"
             )
     if short := _without_room(cache, needed, known, members):
-        shown = [f"{node} ({say_bytes(free)} free)" for node, free in sorted(short.items())]
+        kept = say_bytes(HEADROOM_BYTES)
+        shown = [f"{node} ({say_bytes(free)} free, {kept} of it to be kept)" for node, free in sorted(short.items())]
         yield (
             f"spec.modelSize: {say_bytes(needed, up=True)} does not fit on the disk of {_listed(shown)}; there the "
             "model waits until something is removed"
@@ -163,18 +168,13 @@ def _without_room(cache: Cache, needed: int, known: Known, members: Members) -> 
         name = next((each for each in cache.node_groups if each in groups), None)
         if local is None or name is None or _has(local, sharing):
             continue
-        free = _free(local, known.groups[name])
-        if free is not None and free < needed:
-            found[node] = free
+        root = next((each for each in roots_of(local) if each.path == known.groups[name].root), None)
+        if root is None:
+            continue
+        room = Room(root.path, root.free_bytes, HEADROOM_BYTES, root.used_bytes, root.reserved_bytes)
+        if room.lacking_bytes(needed) > 0:
+            found[node] = root.free_bytes
     return found
-
-
-def _free(local: LocalNode, group: NodeGroup) -> int | None:
-    """None: the node has not said."""
-    for root in local.status.get("roots") or ():
-        if root.get("path") == group.root and isinstance(root.get("free"), int):
-            return int(root["free"])
-    return None
 
 
 def _edit(write: Write, cache: Cache, known: Known, members: Members) -> Iterator[str]:

@@ -112,7 +112,7 @@ def agents_of(
                 version="",
                 pid=0,
                 models=tuple(_reports(local, before)),
-                roots=tuple(_roots(local)),
+                roots=tuple(roots_of(local)),
             ),
             now,
         )
@@ -121,7 +121,8 @@ def agents_of(
     }
 
 
-def _roots(local: LocalNode) -> Iterable[RootReport]:
+def roots_of(local: LocalNode) -> Iterable[RootReport]:
+    """The roots that a node last said it could use."""
     for root in local.status.get("roots") or ():
         if not root.get("reason"):
             free, used, reserved = (root.get(name) or 0 for name in ("free", "used", "reserved"))

@@ -432,10 +432,19 @@ def edited(**spec: Any) -> Write:
             writing(a_cache("new").with_spec(modelSize="30Gi")),
             [*WORLD, *holding("n1", free=20 << 30), *holding("n2", free=40 << 30)],
             [
-                "spec.modelSize: 30Gi does not fit on the disk of n1 (20Gi free); there the model waits until "
-                "something is removed"
+                "spec.modelSize: 30Gi does not fit on the disk of n1 (20Gi free, 1Gi of it to be kept); there the "
+                "model waits until something is removed"
             ],
             id="a disk without room",
+        ),
+        pytest.param(
+            writing(a_cache("new").with_spec(modelSize="30Gi")),
+            [*WORLD, *holding("n1", free=(30 << 30) + (1 << 29)), *holding("n2", free=31 << 30)],
+            [
+                "spec.modelSize: 30Gi does not fit on the disk of n1 (30.5Gi free, 1Gi of it to be kept); there the "
+                "model waits until something is removed"
+            ],
+            id="a disk that would be full",
         ),
         pytest.param(
             writing(a_namespace_cache("team").with_spec(modelSize="30Gi")),
