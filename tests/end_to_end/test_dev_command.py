@@ -283,7 +283,7 @@ def test_it_runs_in_ordinary_places(folder: Path, case: str) -> None:
     dev = Dev(place, "--once", "--nodes", "1", "--size", "2MiB", prefix=prefix, **environ)
     code, out, err = dev.finish()
     assert (code, err.replace("nohup: ignoring input\n", "")) == (0, ""), out
-    assert out.splitlines()[-1] == "origin read 1.00 times, 0 of 2048 KiB came from peers"
+    assert out.splitlines()[-1] == "origin read 1.00 times, 0 of 2Mi came from peers"
     assert "\x1b" not in out
     assert dev.left_running() == []
     assert list(place.iterdir()) == []

@@ -82,7 +82,7 @@ def kubelet(kube: HttpKube, ends: Mapping[str, Any]) -> Iterator[dict[str, Objec
         metadata = {"name": f"{name}-pod", "labels": spec["metadata"]["labels"]}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {**spec["spec"], "nodeName": node}}
         kube.create(PODS, pod, namespace=namespace)
-        kube.patch(JOBS, name, {"status": {"conditions": [ends]}}, namespace=namespace)
+        kube.patch(JOBS, name, {"status": {"conditions": [ends]}}, namespace=namespace, subresource="status")
         seen[node] = job
 
     thread = threading.Thread(target=run)
