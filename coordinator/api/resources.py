@@ -38,6 +38,8 @@ from coordinator.api.caches import (
 )
 from coordinator.api.fields import (
     GROUP,
+    QUANTITY_PATTERN,
+    QUANTITY_SCHEMA,
     VERSION,
     ApiModel,
     Bytes,
@@ -53,12 +55,6 @@ from coordinator.api.fields import (
     Time,
     kubernetes_type,
     list_map,
-)
-from coordinator.api.fields import (
-    QUANTITY_PATTERN as QUANTITY_PATTERN,
-)
-from coordinator.api.fields import (
-    QUANTITY_SCHEMA as QUANTITY_SCHEMA,
 )
 from coordinator.api.nodes import (
     LocalModelInfo,
@@ -76,6 +72,8 @@ from coordinator.api.nodes import (
 
 __all__ = [
     "GROUP",
+    "QUANTITY_PATTERN",
+    "QUANTITY_SCHEMA",
     "RESOURCES",
     "VERSION",
     "ApiModel",

@@ -100,6 +100,7 @@ NO_VARIABLES = frozenset(
         *("ARCHIVE_ACCESS", "DEEP_ARCHIVE", "DEEP_ARCHIVE_ACCESS", "FULL_OBJECT"),  # words of S3
         *("HDFS_NAMENODE", "KERBEROS_PRINCIPAL", "USER_PROXY"),  # keys of a Secret
         *("ACCOUNT_KEY", "CLIENT_ID", "CLIENT_SECRET", "CONNECTION_STRING", "SAS_TOKEN", "TENANT_ID"),  # ends of names
+        *("QUANTITY_PATTERN", "QUANTITY_SCHEMA"),  # names in `__all__`
         "SC_CLK_TCK",  # of sysconf
         *("STORAGE_ALLOW_PATTERNS", "STORAGE_IGNORE_PATTERNS"),  # of the container in a ClusterStorageContainer
     }
