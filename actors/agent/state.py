@@ -27,9 +27,16 @@ class Goal:
     def take(self, desired: DesiredState) -> None:
         """This is asked for from now on. Orders to remove are no part of it: they are carried out at once, or never."""
         self.desired = replace(desired, remove=())
-        self.models = {model.place: model for model in desired.models}
+        self.models = {model.place: self._accompanied(model) for model in desired.models}
         self.resolved |= desired.resolved
         self.companies |= desired.companies
+
+    def _accompanied(self, model: DesiredModel) -> DesiredModel:
+        """A coordinator that has not resolved it, or not heard all, names no company: the fill goes on as it began."""
+        before = self.models.get(model.place)
+        if model.resolved is not None or model.company is not None or before is None:
+            return model
+        return replace(model, company=before.company) if before.source.selection == model.source.selection else model
 
     def source_of(self, model: DesiredModel) -> Resolved | None:
         return self.resolved.get(model.resolved or "")
