@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import random
+import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from tests.killmatrix import cluster, nodes, table
+from tests.killmatrix import cluster, disks, nodes, table
 from tests.killmatrix.__main__ import OF_NODES
 from tests.killmatrix.cluster import Cluster
 from tests.killmatrix.nodes import Nodes
-from tests.killmatrix.trial import Fault, Outcome
+from tests.killmatrix.trial import Fault, NotHere, Outcome
 
 SHORT: dict[str, Fault[Nodes]] = {fault.name: fault for fault in OF_NODES if fault.short}
 SHORT_OF_CLUSTER = {fault.name: fault for fault in cluster.FAULTS if fault.short}
@@ -62,6 +66,30 @@ def test_every_fault_has_a_name_of_its_own_and_there_are_forty() -> None:
     names = [(fault.party, fault.name) for fault in OF_NODES] + [(fault.party, fault.name) for fault in cluster.FAULTS]
     assert len(set(names)) == len(names)
     assert len(names) >= 40
+
+
+@pytest.mark.slow
+def test_a_disk_that_lost_power_is_written_again_though_a_neighbour_holds_the_old_mount(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path / "nodes", tmp_path, random.Random(0))
+    with nodes.closing:
+        try:
+            disks.an_ext4(nodes)
+        except NotHere as error:
+            pytest.skip(str(error))
+        root = nodes.root(disks.VICTIM)
+        with (root / "kept").open("wb", buffering=0) as kept:
+            kept.write(b"before")
+            os.fsync(kept.fileno())
+        neighbour = subprocess.Popen(["unshare", "--mount", "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE)
+        with neighbour:
+            assert neighbour.stdout is not None
+            neighbour.stdout.readline()
+            (root / "lost").write_bytes(b"in memory only")
+            disks.shut_down(root)
+            disks.mount_what_it_had(nodes)
+            (root / "written").write_bytes(b"after")
+            neighbour.kill()
+        assert sorted(path.name for path in root.iterdir() if path.is_file()) == ["kept", "written"]
 
 
 @pytest.mark.slow

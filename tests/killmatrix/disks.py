@@ -26,14 +26,12 @@ exec "$@"
 
 def an_ext4(nodes: Nodes) -> None:
     """The victim's root is an ext4 on a loop device, and it sees a boot id that the fault can change."""
-    image, root = nodes.work / "disk", nodes.root(VICTIM)
-    root.mkdir(parents=True)
-    image.touch()
-    os.truncate(image, 4 * SIZE)
-    _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0", str(image))
-    device = _run("losetup", "--find", "--show", str(image)).strip()
-    nodes.closing.callback(_run, "losetup", "--detach", device)
-    _mount(nodes, "ext4", device)
+    disk = nodes.work / "disk"
+    nodes.root(VICTIM).mkdir(parents=True)
+    disk.touch()
+    os.truncate(disk, 4 * SIZE)
+    _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0", str(disk))
+    _mount(nodes, "ext4", _plug_in(nodes, disk))
     boot = nodes.work / "boot_id"
     boot.write_text("first-boot\n")
     nodes.prefix[VICTIM] = ["unshare", "--mount", "sh", "-ec", _OTHER_BOOT, str(boot)]
@@ -51,12 +49,9 @@ def a_tmpfs(options: str) -> Callable[[Nodes], None]:
 def power_loss(nodes: Nodes) -> Iterator[None]:
     """What the device had is all that is left; the agent dies with it, and starts after a reboot."""
     nodes.run_for(nodes.rng.uniform(0, 0.5))
-    _shut_down(nodes.root(VICTIM))
+    shut_down(nodes.root(VICTIM))
     nodes.kill(VICTIM)
-    root = nodes.root(VICTIM)
-    device = _device(root)
-    _run("umount", str(root))
-    _run("mount", "-t", "ext4", device, str(root))
+    mount_what_it_had(nodes)
     (nodes.work / "boot_id").write_text("next-boot\n")
     nodes.restart(VICTIM)
     yield
@@ -64,13 +59,10 @@ def power_loss(nodes: Nodes) -> Iterator[None]:
 
 @contextmanager
 def a_disk_that_dies_and_is_mounted_again(nodes: Nodes) -> Iterator[None]:
-    root = nodes.root(VICTIM)
-    device = _device(root)
-    _shut_down(root)
+    shut_down(nodes.root(VICTIM))
     yield
     nodes.kill(VICTIM)
-    _run("umount", str(root))
-    _run("mount", "-t", "ext4", device, str(root))
+    mount_what_it_had(nodes)
     nodes.restart(VICTIM)
 
 
@@ -185,11 +177,27 @@ def a_copy_gone(nodes: Nodes) -> None:
     shutil.rmtree(folder)
 
 
-def _device(root: Path) -> str:
-    return _run("findmnt", "--noheadings", "--output", "SOURCE", str(root)).strip()
+def mount_what_it_had(nodes: Nodes) -> None:
+    """The filesystem that was shut down gives way to a copy of its disk, on a device of its own.
+
+    To mount the same device again is not enough. A neighbour that has made a mount namespace meanwhile (`unshare`,
+    `ip netns exec`) holds the old mount in it: the filesystem outlives `umount`, and a second mount of its device is
+    the one that was shut down.
+    """
+    copy = nodes.work / "disk-again"
+    _run("cp", "--sparse=always", str(nodes.work / "disk"), str(copy))
+    _run("umount", "--lazy", str(nodes.root(VICTIM)))
+    _run("mount", "-t", "ext4", _plug_in(nodes, copy), str(nodes.root(VICTIM)))
 
 
-def _shut_down(root: Path) -> None:
+def _plug_in(nodes: Nodes, disk: Path) -> str:
+    """The device that the disk is until the trial ends."""
+    device = _run("losetup", "--find", "--show", str(disk)).strip()
+    nodes.closing.callback(_run, "losetup", "--detach", device)
+    return device
+
+
+def shut_down(root: Path) -> None:
     descriptor = os.open(root, os.O_RDONLY)
     try:
         fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", 2))

@@ -260,28 +260,35 @@ def run(fault: Fault[Nodes], seed: int, work: Path) -> Outcome:
     nodes = Nodes(work, sample, rng)
     nodes.environment |= fault.environment
     try:
-        with ExitStack() as stack:
+        with nodes.closing:
             if fault.prepare is not None:
-                fault.prepare(nodes)
-            stack.enter_context(nodes)
-            outcome.struck_at = round(rng.uniform(*fault.at), 3)
-            nodes.until_filled(outcome.struck_at)
-            began = time.monotonic()
-            with fault.strikes(nodes):
-                if fault.reason is not None:
-                    nodes.until_reason(fault.reason, timed=fault.timed)
-                    outcome.reason, outcome.reason_s = fault.reason, round(time.monotonic() - began, 1)
-            if fault.recovers:
-                nodes.until_ready()
-                outcome.ready_s = round(time.monotonic() - began, 1)
-            nodes.count(everywhere=fault.recovers)
-            outcome.twice_bytes = max(0, nodes.served - SIZE)
-    except NotHere as error:
-        outcome.skipped = str(error)
+                try:
+                    fault.prepare(nodes)
+                except NotHere as error:
+                    outcome.skipped = str(error)
+                    return outcome
+            with nodes:
+                _strike(fault, nodes, outcome)
     except (AssertionError, Exception) as error:  # noqa: BLE001  a row that fails is a row of the table
         outcome.error = f"{type(error).__name__}: {error}"[:2000]
     outcome.corrupt = nodes.corrupt
     return outcome
+
+
+def _strike(fault: Fault[Nodes], nodes: Nodes, outcome: Outcome) -> None:
+    """The fault came in the middle of the fill, and what became of it is in the outcome."""
+    outcome.struck_at = round(nodes.rng.uniform(*fault.at), 3)
+    nodes.until_filled(outcome.struck_at)
+    began = time.monotonic()
+    with fault.strikes(nodes):
+        if fault.reason is not None:
+            nodes.until_reason(fault.reason, timed=fault.timed)
+            outcome.reason, outcome.reason_s = fault.reason, round(time.monotonic() - began, 1)
+    if fault.recovers:
+        nodes.until_ready()
+        outcome.ready_s = round(time.monotonic() - began, 1)
+    nodes.count(everywhere=fault.recovers)
+    outcome.twice_bytes = max(0, nodes.served - SIZE)
 
 
 def _says(report: ModelReport, reason: str, timed: bool) -> bool:
