@@ -25,7 +25,7 @@ from coordinator.api.resources import NodeStatus
 from coordinator.fleet.interface import AgentView
 from coordinator.plan.access import Access, of_report
 from coordinator.plan.content import ANY, Content
-from coordinator.plan.placement import Slot
+from coordinator.plan.slots import Slot
 from coordinator.plan.snapshot import Node
 from coordinator.plan.sources import mismatch
 from coordinator.plan.tally import Cell, SourceState

@@ -26,10 +26,12 @@ from coordinator.plan.eviction import may_go
 from coordinator.plan.facts import Facts
 from coordinator.plan.fill_groups import Companies
 from coordinator.plan.fold import Fold
+from coordinator.plan.held import status_roots
 from coordinator.plan.origin_shares import Shares
-from coordinator.plan.placement import Placement, Slot, audience, expected_digest, priority, status_roots
+from coordinator.plan.placement import Placement
 from coordinator.plan.retries import name_for, name_for_source
 from coordinator.plan.rollout import Rollouts
+from coordinator.plan.slots import Slot, audience, expected_digest, priority
 from coordinator.plan.snapshot import Cache, Credentials, Snapshot
 from coordinator.plan.tally import SourceState
 from coordinator.plan.usage import oldest_users

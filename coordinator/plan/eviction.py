@@ -23,7 +23,7 @@ from actors.times import rfc3339
 from coordinator.api.resources import StatusKey
 from coordinator.plan.facts import Facts
 from coordinator.plan.fold import Fold
-from coordinator.plan.placement import Slot, priority
+from coordinator.plan.slots import Slot, priority
 from coordinator.plan.snapshot import Snapshot
 from coordinator.plan.usage import Usage, users_on
 

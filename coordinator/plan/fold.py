@@ -25,9 +25,10 @@ from coordinator.plan.cells import Request
 from coordinator.plan.cells import explained as explained
 from coordinator.plan.columns import Changes, Counted, count
 from coordinator.plan.memory import Memory
-from coordinator.plan.placement import Members, Placement, Slot
+from coordinator.plan.placement import Members, Placement
 from coordinator.plan.rows import FINAL as FINAL
 from coordinator.plan.rows import Lane, Lanes, Row, Shift, row_of, words
+from coordinator.plan.slots import Slot
 from coordinator.plan.snapshot import Cache, LocalNode, Snapshot
 from coordinator.plan.status import agent_detail
 from coordinator.plan.tally import SourceState, Tally

@@ -22,7 +22,8 @@ from actors.times import rfc3339
 from coordinator.api.resources import GROUP, NodeStatus, StatusKey
 from coordinator.plan.conditions import Verdict, name_nodes
 from coordinator.plan.facts import Facts
-from coordinator.plan.placement import Placement, Slot
+from coordinator.plan.placement import Placement
+from coordinator.plan.slots import Slot
 from coordinator.plan.snapshot import Node, Ref
 from coordinator.plan.tally import is_earlier
 from coordinator.plan.writes import Verb, Write, patched

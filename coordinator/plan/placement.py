@@ -17,42 +17,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
-from actors.errors import Failure
 from actors.manifest import ModelSource, StorageKey, storage_key
-from actors.messages import Audience, DesiredRoot, ModelReport, NodeName
+from actors.messages import DesiredRoot, ModelReport, NodeName
 from coordinator.api.resources import StatusKey
 from coordinator.fleet.interface import AgentView
 from coordinator.kube.node_selector import NodeSelector
-from coordinator.plan.access import could_provide, has_standing, known_digest, rank
+from coordinator.plan.held import Held, held_copies
+from coordinator.plan.held import status_roots as status_roots
 from coordinator.plan.kserve_config import KServeConfig
 from coordinator.plan.limits import enforces
 from coordinator.plan.memory import Memory
-from coordinator.plan.node_tier import Orders, orders_on, refused
-from coordinator.plan.orphans import group_problem, stays
+from coordinator.plan.node_tier import Orders, orders_on
+from coordinator.plan.slots import Placed, entry_of, owner_of, slot_of
+from coordinator.plan.slots import Slot as Slot
+from coordinator.plan.slots import audience as audience
+from coordinator.plan.slots import expected_digest as expected_digest
+from coordinator.plan.slots import priority as priority
 from coordinator.plan.snapshot import Cache, LocalNode, Node, NodeGroup, Resolution, Snapshot
 
 _KEY = attrgetter("key")
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One cache on one node. `owner` is the cache whose request decides the content of the folder they share.
-
-    `root` is None where nothing says which folder a held copy is in. `conflict` says why the owner's copy is not this
-    cache's, `orphan` why the cache does not select the node although its copy is there. `counts`: its priority holds
-    for the folder, too.
-    """
-
-    cache: Cache
-    group: str
-    root: str | None
-    owner: Cache
-    entry: Mapping[str, Any]
-    conflict: Failure | None = None
-    counts: bool = True
-    orphan: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,14 +56,14 @@ class Placement:
     names: frozenset[StatusKey] = frozenset()
     entries: list[Mapping[str, Any]] = field(default_factory=list)
     leaving: frozenset[StorageKey] = frozenset()
-    held: tuple[_Held, ...] = ()
+    held: tuple[Held, ...] = ()
     orders: Orders | None = None
     retried: bool = False
     deciding: frozenset[StatusKey] = frozenset()
 
     @property
     def of(self) -> tuple[object, ...]:
-        """What nodes have in common that share it, whatever their caches are at the moment."""
+        """The same for all nodes that share it, whatever their caches are at the moment."""
         return self.groups, self.held, self.orders
 
 
@@ -109,18 +94,6 @@ class Members:
         return [name for placement in placements for name in self.by_placement[placement]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A copy that stays where it is, or is `leaving`. Part of what makes two nodes' placements equal."""
-
-    key: StatusKey
-    group: str
-    root: str | None
-    uri: str
-    orphan: str | None = None
-    leaving: bool = False
-
-
 def place(snapshot: Snapshot, memory: Memory | None = None) -> Members:
     """Every cache that is not being deleted, on every node that should hold it."""
     memory = memory or Memory()
@@ -131,10 +104,10 @@ def place(snapshot: Snapshot, memory: Memory | None = None) -> Members:
     groups: dict[str, list[NodeName]] = {name: [] for name, group in world.groups.items() if group.problem is None}
     placements: dict[NodeName, Placement] = {}
     by_placement: dict[Placement, list[NodeName]] = {}
-    shared: dict[tuple[tuple[str, ...], tuple[_Held, ...], Orders | None], Placement] = {}
+    shared: dict[tuple[tuple[str, ...], tuple[Held, ...], Orders | None], Placement] = {}
 
     def placement_of(
-        member_of: tuple[str, ...], held: tuple[_Held, ...] = (), orders: Orders | None = None
+        member_of: tuple[str, ...], held: tuple[Held, ...] = (), orders: Orders | None = None
     ) -> Placement:
         key = member_of, held, orders
         if key not in shared:
@@ -151,7 +124,7 @@ def place(snapshot: Snapshot, memory: Memory | None = None) -> Members:
                 by_placement.setdefault(placement, []).append(name)
             continue
         placement = placement_of(member_of)
-        held: tuple[_Held, ...] = ()
+        held: tuple[Held, ...] = ()
         local, view = snapshot.local_nodes.get(name), snapshot.agents.get(name)
         models = view.report.models if view is not None and view.report is not None else ()
         if memory.call(("more", name), _may_hold_more, local, models, placement):
@@ -165,7 +138,7 @@ def place(snapshot: Snapshot, memory: Memory | None = None) -> Members:
 
 
 def _without_nodes(snapshot: Snapshot, memory: Memory) -> Snapshot:
-    """What placements are made from, as one object while all of it is the same."""
+    """All that placements are made from: one object while it is the same."""
     return memory.call(
         "without nodes",
         _world_of,
@@ -231,68 +204,18 @@ def _held_on(
     view: AgentView | None,
     selected: Placement,
     by_key: Mapping[StorageKey, list[Cache]],
-) -> tuple[_Held, ...]:
+) -> tuple[Held, ...]:
     found = replace(
         world,
         local_nodes={} if local is None else {node.name: local},
         agents={} if view is None else {node.name: view},
     )
-    return tuple(_held(found, node.name, selected, by_key))
-
-
-def _held(
-    snapshot: Snapshot, node: NodeName, selected: Placement, by_key: Mapping[StorageKey, list[Cache]]
-) -> list[_Held]:
-    """What else is on the node: what cannot be judged, what is an orphan, and what is leaving; each cache once."""
-    local, member_of = snapshot.local_nodes.get(node), selected.groups
-    held: dict[StatusKey, _Held] = {}
-    for stay in stays(snapshot, node, member_of, selected.keys, by_key):
-        cache, group = stay.cache, snapshot.groups.get(stay.group)
-        root = stay.root or (group.root if group else None) or _known_root(snapshot, node, member_of)
-        leaving = stay.orphan is None
-        held[cache.key] = _Held(cache.key, stay.group, root, cache.source.uri, stay.orphan, leaving)
-    for key, entry in local.listed.items() if local is not None else ():
-        cache_of = snapshot.caches.get(key)
-        if cache_of is None or cache_of.deleted_at is not None or key in held or key in selected.names:
-            continue
-        name = str(entry.get("nodeGroup") or (cache_of.node_groups[0] if cache_of.node_groups else ""))
-        if not cache_of.problem and (name not in cache_of.node_groups or group_problem(snapshot, name) is None):
-            continue
-        group = snapshot.groups.get(name)
-        root = (group.root if group else None) or _known_root(snapshot, node, member_of)
-        held[key] = _Held(key, name, root, str(entry.get("sourceModelUri", "")))
-    return list(held.values())
-
-
-def _known_root(snapshot: Snapshot, node: NodeName, member_of: tuple[str, ...]) -> str | None:
-    """The folder a copy of a vanished group is in: one that the node reports and no other group explains, or any."""
-    view = snapshot.agents.get(node)
-    known = view.report.roots if view and view.report else None
-    reported = status_roots(snapshot.local_nodes.get(node)) if known is None else [root.path for root in known]
-    explained = {group.root for name in member_of if (group := snapshot.groups.get(name))}
-    return next((path for path in reported if path not in explained), next(iter(reported), None))
-
-
-def priority(sharing: Iterable[Slot]) -> int:
-    """Of a folder: the highest of those who share it and have a say in it."""
-    return max(slot.cache.priority for slot in sharing if slot.counts)
-
-
-def audience(sharing: Iterable[Slot]) -> Audience:
-    """Of a folder: the namespaces of all who share it. A cache of the cluster does not make public what others have."""
-    found = frozenset(slot.cache.ref.namespace or "" for slot in sharing)
-    return None if found == {""} else found
-
-
-def status_roots(local: LocalNode | None) -> list[str]:
-    """The roots this node had when its status was last written."""
-    roots = (local.status.get("roots") if local else None) or ()
-    return [root["path"] for root in roots if isinstance(root, Mapping) and isinstance(root.get("path"), str)]
+    return tuple(held_copies(found, node.name, selected.groups, selected.keys, selected.names, by_key))
 
 
 def _placement(
     member_of: tuple[str, ...],
-    held: tuple[_Held, ...],
+    held: tuple[Held, ...],
     orders: Orders | None,
     before: Placement | None,
     snapshot: Snapshot,
@@ -308,8 +231,8 @@ def _placement(
             continue
         limit = group.limit_bytes if enforces(snapshot, group) else None
         roots[group.root, name] = DesiredRoot(group.root, limit, name)
-    placed: list[_Placed] = []
-    sharing: dict[StorageKey, list[_Placed]] = {}
+    placed: list[Placed] = []
+    sharing: dict[StorageKey, list[Placed]] = {}
     for cache in caches:
         orphan = None
         group_name = next((g for g in cache.node_groups if g in member_of), None) if not cache.problem else None
@@ -331,13 +254,13 @@ def _placement(
                 roots.setdefault((root, group_name), DesiredRoot(root, group=group_name))
         else:
             continue
-        each = _Placed(cache, group_name, root, orphan)
+        each = Placed(cache, group_name, root, orphan)
         placed.append(each)
         sharing.setdefault(cache.storage_key, []).append(each)
-    owners = {key: _owner(snapshot, each) for key, each in sharing.items()}
-    slots = tuple(_slot(snapshot, each, owners[each.cache.storage_key]) for each in placed)
+    owners = {key: owner_of(snapshot, each) for key, each in sharing.items()}
+    slots = tuple(slot_of(snapshot, each, owners[each.cache.storage_key]) for each in placed)
     leaving = sorted((item for item in held if item.leaving), key=lambda item: item.key)
-    entries = [slot.entry for slot in slots] + [_leaving(snapshot.caches[each.key], each.group) for each in leaving]
+    entries = [slot.entry for slot in slots] + [entry_of(snapshot.caches[each.key], each.group) for each in leaving]
     found = Placement(
         groups=member_of,
         roots=tuple(roots.values()),
@@ -354,85 +277,6 @@ def _placement(
     if before is not None and all(getattr(before, each.name) == getattr(found, each.name) for each in fields(found)):
         return before
     return found
-
-
-def _leaving(cache: Cache, group: str) -> Mapping[str, Any]:
-    return {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": group}
-
-
-class _Placed(NamedTuple):
-    """A cache on the nodes of one placement, before it is known whose request decides."""
-
-    cache: Cache
-    group: str
-    root: str | None
-    orphan: str | None = None
-
-    @property
-    def request(self) -> tuple[str, str | None]:
-        return self.cache.selection, self.root
-
-
-def _owner(snapshot: Snapshot, sharing: list[_Placed]) -> _Placed:
-    """Of those who share a folder, the oldest whose source answers, among those who want what is to be in it.
-
-    `sharing` is ordered by age. Its content is decided by `access.rank`: an older cache whose credentials are
-    refused does not keep the others waiting, and an edited one does not take from them what they have.
-    """
-    if len(sharing) == 1:
-        return sharing[0]
-    answers = snapshot.resolutions
-    first = min(sharing, key=lambda each: rank(each.cache, answers.get(each.cache.key)))
-    alike = (each for each in sharing if each.request == first.request)
-    return next((each for each in alike if could_provide(each.cache, answers.get(each.cache.key))), first)
-
-
-def expected_digest(sharing: Iterable[Slot]) -> str | None:
-    """What an agent is to insist on for a folder: nothing, unless all who have a say in it expect the same."""
-    digests = {slot.cache.digest for slot in sharing if slot.counts and slot.conflict is None}
-    return digests.pop() if len(digests) == 1 else None
-
-
-def _slot(snapshot: Snapshot, placed: _Placed, owner: _Placed) -> Slot:
-    cache, resolution = placed.cache, snapshot.resolutions.get(placed.cache.key)
-    entry = {**cache.entry, "sourceModelUri": cache.source.uri, "nodeGroup": placed.group}
-    conflict = _conflict(snapshot, placed, owner) if placed is not owner else None
-    if snapshot.follows:
-        conflict = refused(cache, placed.group, placed.root) or conflict
-    counts = placed is owner or has_standing(cache, resolution)
-    return Slot(cache, placed.group, placed.root, owner.cache, entry, conflict, counts, placed.orphan)
-
-
-def _conflict(snapshot: Snapshot, placed: _Placed, first: _Placed) -> Failure | None:
-    """Caches of one URI share one folder, so they must want the same files in the same place."""
-    cache, owner = placed.cache, first.cache
-    digests = [known_digest(each, snapshot.resolutions.get(each.key)) for each in (cache, owner)]
-    same = digests[0] is not None and digests[0] == digests[1]
-    differing = [
-        name
-        for name, mine, theirs in (
-            ("revision", cache.source.revision, owner.source.revision),
-            ("include", cache.source.include, owner.source.include),
-            ("exclude", cache.source.exclude, owner.source.exclude),
-        )
-        if mine != theirs and not same
-    ]
-    differing += ["digest"] if cache.digest != owner.digest else []
-    differing += ["node group path"] if placed.root != first.root else []
-    if differing in ([], ["digest"]):  # what each expects of the same copy is judged for each by itself
-        return None
-    message = (
-        f"{_named(owner, cache)} has the same URI {cache.source.uri} with another {', '.join(differing)}, and one"
-        " folder holds one of them: give both the same, or delete one"
-    )
-    return Failure("SourceConflict", message, retryable=False)
-
-
-def _named(owner: Cache, reader: Cache) -> str:
-    """`owner` as the author of `reader` may know it: not by its name, if it is in another namespace."""
-    if owner.ref.namespace in (None, reader.ref.namespace):
-        return f"{owner.ref.resource.kind} {owner.key}"
-    return "a cache of another namespace"
 
 
 def _duplicates(caches: list[Cache]) -> dict[StatusKey, Cache]:

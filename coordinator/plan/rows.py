@@ -23,7 +23,7 @@ from coordinator.fleet.interface import AgentView
 from coordinator.plan.access import discreet
 from coordinator.plan.cells import Request, beside, judge, overlay_not_ready
 from coordinator.plan.orphans import strays
-from coordinator.plan.placement import Slot
+from coordinator.plan.slots import Slot
 from coordinator.plan.snapshot import Cache, Node
 from coordinator.plan.tally import Cell, SourceState, is_earlier
 
