@@ -8,9 +8,9 @@ asked for once per pod. Belongs to the thread that looks.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from coordinator.kube.interface import CLAIMS, VOLUMES, Kube, NotFound
+from coordinator.kube.parts import mapping_of
 from coordinator.plan.pods import Pod
 
 Known = Mapping[tuple[str, str], str]
@@ -44,15 +44,11 @@ def followed(kube: Kube, pods: Iterable[Pod], known: Known) -> tuple[tuple[Pod, 
 def _folder(kube: Kube, namespace: str, claim: str) -> str | None:
     """None: the claim is not bound, so no container has it yet."""
     try:
-        volume = _mapping(kube.get(CLAIMS, claim, namespace=namespace).get("spec")).get("volumeName")
+        volume = mapping_of(kube.get(CLAIMS, claim, namespace=namespace).get("spec")).get("volumeName")
         if not isinstance(volume, str) or not volume:
             return None
-        spec = _mapping(kube.get(VOLUMES, volume).get("spec"))
+        spec = mapping_of(kube.get(VOLUMES, volume).get("spec"))
     except NotFound:
         return None
-    path = _mapping(spec.get("local")).get("path") or _mapping(spec.get("hostPath")).get("path")
+    path = mapping_of(spec.get("local")).get("path") or mapping_of(spec.get("hostPath")).get("path")
     return path if isinstance(path, str) else ""
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -25,6 +25,7 @@ from actors.messages import NodeName
 from actors.schemes import Schemes
 from coordinator.api.resources import GROUP, VERSION, StatusKey
 from coordinator.kube.interface import Object, ResourceType
+from coordinator.kube.parts import mapping_of
 from coordinator.plan.reading import read_cache, read_namespace_cache
 from coordinator.plan.services import INFERENCE_SERVICES, LLM_INFERENCE_SERVICES, read_service
 from coordinator.plan.shared_claim import held_by, precedence, shares_claim
@@ -134,7 +135,7 @@ def _taken(cache: Cache, known: Known) -> Refusal | None:
 
 def _misshapen(write: Write) -> str | None:
     """Where a namespaced cache is to be, in the words of later KServe; the CRDs say the same, where they know of it."""
-    spec, before = _mapping(write.object.get("spec")), _mapping((write.old or {}).get("spec"))
+    spec, before = mapping_of(write.object.get("spec")), mapping_of((write.old or {}).get("spec"))
     groups, claim = spec.get("nodeGroups"), spec.get("pvcRef")
     if write.old is not None and before.get("pvcRef") != claim:
         return "pvcRef is immutable"
@@ -154,13 +155,13 @@ def _held(cache: Cache, known: Known) -> Refusal | None:
 
 def consumers(old: Object) -> Iterator[Consumer]:
     """The services that the status of a cache lists, in its order, InferenceServices first."""
-    status = _mapping(old.get("status"))
+    status = mapping_of(old.get("status"))
     for name, resource in (
         ("inferenceServices", INFERENCE_SERVICES),
         ("llmInferenceServices", LLM_INFERENCE_SERVICES),
     ):
         for each in status.get(name) or ():
-            service = _mapping(each)
+            service = mapping_of(each)
             if isinstance(service.get("name"), str) and isinstance(service.get("namespace"), str):
                 yield Consumer(resource, service["name"], service["namespace"])
 
@@ -215,13 +216,9 @@ def _is_object(value: object) -> bool:
 def _marks(value: Object) -> object:
     """What controllers, and the commands of this project, write beside the spec."""
     meta = _metadata(value)
-    annotations = _mapping(meta.get("annotations"))
+    annotations = mapping_of(meta.get("annotations"))
     return meta.get("finalizers"), {key: text for key, text in annotations.items() if key.startswith(ANNOTATIONS)}
 
 
 def _metadata(value: Object) -> Mapping[str, Any]:
-    return _mapping(value.get("metadata"))
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return mapping_of(value.get("metadata"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from coordinator.api.resources import StatusKey
 from coordinator.kube.interface import CLAIMS, VOLUMES, Object, ResourceType
+from coordinator.kube.parts import mapping_of
 from coordinator.plan.ref import Ref
 
 CACHE_MARK = "localmodel.kserve.io/cache"
@@ -86,48 +87,48 @@ class Claim:
 
 def read_volume(raw: Object) -> Volume:
     """Raises ValueError only for an object without a name."""
-    spec, bound = _mapping(raw.get("spec")), _mapping(_mapping(raw.get("spec")).get("claimRef"))
+    spec, bound = mapping_of(raw.get("spec")), mapping_of(mapping_of(raw.get("spec")).get("claimRef"))
     namespace, name = bound.get("namespace"), bound.get("name")
     return Volume(
         ref=_ref(raw, VOLUMES),
         mark=_mark(raw),
         owners=_owners(raw),
-        phase=_text(_mapping(raw.get("status")).get("phase")),
+        phase=_text(mapping_of(raw.get("status")).get("phase")),
         path=volume_path(spec),
-        affinity=_mapping(spec.get("nodeAffinity")),
+        affinity=mapping_of(spec.get("nodeAffinity")),
         claim=(namespace, name) if isinstance(namespace, str) and isinstance(name, str) else None,
         claim_uid=_text(bound.get("uid")),
-        deleting=_mapping(raw.get("metadata")).get("deletionTimestamp") is not None,
+        deleting=mapping_of(raw.get("metadata")).get("deletionTimestamp") is not None,
     )
 
 
 def read_claim(raw: Object) -> Claim:
     """As `read_volume`."""
-    spec = _mapping(raw.get("spec"))
+    spec = mapping_of(raw.get("spec"))
     modes = spec.get("accessModes")
-    requests = _mapping(_mapping(spec.get("resources")).get("requests"))
-    capacity = _mapping(_mapping(raw.get("status")).get("capacity")) or requests
+    requests = mapping_of(mapping_of(spec.get("resources")).get("requests"))
+    capacity = mapping_of(mapping_of(raw.get("status")).get("capacity")) or requests
     return Claim(
         ref=_ref(raw, CLAIMS),
         mark=_mark(raw),
         owners=_owners(raw),
-        phase=_text(_mapping(raw.get("status")).get("phase")),
+        phase=_text(mapping_of(raw.get("status")).get("phase")),
         volume=_text(spec.get("volumeName")),
         modes=frozenset(mode for mode in modes if isinstance(mode, str)) if isinstance(modes, list) else frozenset(),
         volume_mode=_text(spec.get("volumeMode")) or "Filesystem",
         capacity=str(capacity.get("storage") or ""),
-        deleting=_mapping(raw.get("metadata")).get("deletionTimestamp") is not None,
+        deleting=mapping_of(raw.get("metadata")).get("deletionTimestamp") is not None,
     )
 
 
 def volume_path(spec: Mapping[str, Any]) -> str | None:
     """The folder of a local or hostPath volume, without a slash at its end."""
-    path = _mapping(spec.get("local")).get("path") or _mapping(spec.get("hostPath")).get("path")
+    path = mapping_of(spec.get("local")).get("path") or mapping_of(spec.get("hostPath")).get("path")
     return (path.rstrip("/") or "/") if isinstance(path, str) and path else None
 
 
 def _mark(raw: Object) -> Mark | None:
-    annotations = _mapping(_mapping(raw.get("metadata")).get("annotations"))
+    annotations = mapping_of(mapping_of(raw.get("metadata")).get("annotations"))
     cache, group, role = (annotations.get(name) for name in (CACHE_MARK, GROUP_MARK, ROLE_MARK))
     if not isinstance(cache, str) or not isinstance(group, str) or role not in tuple(Role):
         return None
@@ -135,7 +136,7 @@ def _mark(raw: Object) -> Mark | None:
 
 
 def _owners(raw: Object) -> tuple[Mapping[str, Any], ...]:
-    found = _mapping(raw.get("metadata")).get("ownerReferences")
+    found = mapping_of(raw.get("metadata")).get("ownerReferences")
     return tuple(each for each in found if _is_owner(each)) if isinstance(found, list) else ()
 
 
@@ -144,7 +145,7 @@ def _is_owner(each: object) -> bool:
 
 
 def _ref(raw: Object, resource: ResourceType) -> Ref:
-    metadata = _mapping(raw.get("metadata"))
+    metadata = mapping_of(raw.get("metadata"))
     name = metadata.get("name")
     if not isinstance(name, str) or not name:
         raise ValueError("the object has no metadata.name")
@@ -154,7 +155,3 @@ def _ref(raw: Object, resource: ResourceType) -> Ref:
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

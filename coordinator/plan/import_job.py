@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coordinator.kube.interface import Object
+from coordinator.kube.parts import list_of, mapping_of
 from coordinator.plan.bindings import MANAGED_BY, Claim, ClaimName
 from coordinator.plan.jobs import CONTAINER, JOBS
 from coordinator.plan.retries import name_for_source
@@ -66,8 +67,8 @@ def made_for(cache: Cache, claim: Claim, template: Mapping[str, Any], secret_nam
 def job_of(cache: Cache, claim: Claim, template: Mapping[str, Any], secret_name: str) -> Object:
     """The whole Job, as it is created. `secret_name`: of the Secret whose keys `spec.storage.key` names."""
     namespace, name = job_name(cache)
-    metadata = _mapping(template.get("metadata"))
-    labels = {**_mapping(metadata.get("labels")), **MANAGED_BY}
+    metadata = mapping_of(template.get("metadata"))
+    labels = {**mapping_of(metadata.get("labels")), **MANAGED_BY}
     owner = {
         "apiVersion": cache.ref.resource.api_version,
         "kind": cache.ref.resource.kind,
@@ -76,7 +77,7 @@ def job_of(cache: Cache, claim: Claim, template: Mapping[str, Any], secret_name:
         "controller": True,
         "blockOwnerDeletion": True,
     }
-    pod = {"metadata": {**metadata, "labels": labels}, "spec": _pod(cache, _mapping(template["spec"]), secret_name)}
+    pod = {"metadata": {**metadata, "labels": labels}, "spec": _pod(cache, mapping_of(template["spec"]), secret_name)}
     return {
         "apiVersion": JOBS.api_version,
         "kind": JOBS.kind,
@@ -102,15 +103,15 @@ def _pod(cache: Cache, spec: Mapping[str, Any], secret_name: str) -> dict[str, A
         volumes.append({"name": f"secret-{number}", "secret": source})
         mounts.append({"name": f"secret-{number}", "mountPath": f"{SECRETS_AT}/{name}", "readOnly": True})
     containers = []
-    for each in map(_mapping, spec["containers"]):
+    for each in map(mapping_of, spec["containers"]):
         if each.get("name") == CONTAINER:
             more = {"command": ["/opt/localmodel/bin/localmodel", "import"], "args": _arguments(cache, secret_name)}
-            each = {**each, **more, "volumeMounts": [*_list(each.get("volumeMounts")), *mounts]}
+            each = {**each, **more, "volumeMounts": [*list_of(each.get("volumeMounts")), *mounts]}
         containers.append(each)
     return {
         **spec,
         "containers": containers,
-        "volumes": [*_list(spec.get("volumes")), *volumes],
+        "volumes": [*list_of(spec.get("volumes")), *volumes],
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
     }
@@ -136,11 +137,3 @@ def _secrets(cache: Cache, secret_name: str) -> Sequence[tuple[str, tuple[str, .
     found = [(secret_name, keys)] if keys else []
     whole = key is not None and key != secret_name and _SECRET_NAME.fullmatch(key)
     return [*found, (key, ())] if key is not None and whole else found
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []

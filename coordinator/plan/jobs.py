@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from coordinator.kube.interface import Object, ResourceType
+from coordinator.kube.parts import list_of, mapping_of
 from coordinator.plan.bindings import ClaimName
 from coordinator.plan.ref import Ref
 
@@ -43,9 +44,9 @@ class Imports:
 
 
 def read_job(raw: Object) -> Job:
-    metadata, status = _mapping(raw.get("metadata")), _mapping(raw.get("status"))
-    owners = [_mapping(each) for each in _list(metadata.get("ownerReferences"))]
-    ended = [each for each in map(_mapping, _list(status.get("conditions"))) if each.get("status") == "True"]
+    metadata, status = mapping_of(raw.get("metadata")), mapping_of(raw.get("status"))
+    owners = [mapping_of(each) for each in list_of(metadata.get("ownerReferences"))]
+    ended = [each for each in map(mapping_of, list_of(status.get("conditions"))) if each.get("status") == "True"]
     by_type = {str(each.get("type")): each for each in ended}
     failed = by_type.get("Failed", {})
     ready = status.get("ready")
@@ -54,7 +55,7 @@ def read_job(raw: Object) -> Job:
     return Job(
         ref=Ref(JOBS, name, namespace, uid, version),
         owner=next((str(owner.get("uid") or "") for owner in owners if owner.get("controller") is True), ""),
-        annotations={k: v for k, v in _mapping(metadata.get("annotations")).items() if isinstance(v, str)},
+        annotations={k: v for k, v in mapping_of(metadata.get("annotations")).items() if isinstance(v, str)},
         finished=True if "Complete" in by_type else False if "Failed" in by_type else None,
         ready=ready if isinstance(ready, int) else 0,
         message=str(failed.get("message") or failed.get("reason") or ""),
@@ -64,14 +65,6 @@ def read_job(raw: Object) -> Job:
 
 def read_template(raw: Object | None) -> Mapping[str, Any] | None:
     """The pod that a PodTemplate describes; None where it has no container of the right name."""
-    template = _mapping((raw or {}).get("template"))
-    containers = map(_mapping, _list(_mapping(template.get("spec")).get("containers")))
+    template = mapping_of((raw or {}).get("template"))
+    containers = map(mapping_of, list_of(mapping_of(template.get("spec")).get("containers")))
     return template if any(each.get("name") == CONTAINER and each.get("image") for each in containers) else None
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []

@@ -15,6 +15,7 @@ from actors.messages import NodeName
 from actors.times import seconds_of
 from coordinator.api.resources import StatusKey
 from coordinator.kube.interface import Object
+from coordinator.kube.parts import mapping_of
 
 CACHE_LABEL = "internal.serving.kserve.io/localmodel"
 NAMESPACE_LABEL = "internal.serving.kserve.io/localmodel-namespace"
@@ -63,21 +64,21 @@ def read_pod(raw: Object, home: str = "") -> Pod | None:
 
     `home` is the coordinator's namespace. What has not the shape it should have is passed over; the rest counts.
     """
-    metadata, spec = _mapping(raw.get("metadata")), _mapping(raw.get("spec"))
+    metadata, spec = mapping_of(raw.get("metadata")), mapping_of(raw.get("spec"))
     if not metadata.get("name"):
         raise ValueError("the object has no metadata.name")
-    if _mapping(raw.get("status")).get("phase") in ("Succeeded", "Failed"):
+    if mapping_of(raw.get("status")).get("phase") in ("Succeeded", "Failed"):
         return None
     namespace = str(metadata.get("namespace") or "")
-    labels = _mapping(metadata.get("labels"))
+    labels = mapping_of(metadata.get("labels"))
     label, of_namespace = labels.get(CACHE_LABEL), labels.get(NAMESPACE_LABEL)
-    volumes = [_mapping(each) for each in _items(spec.get("volumes"))]
+    volumes = [mapping_of(each) for each in _items(spec.get("volumes"))]
     folders = {path.rstrip("/") or "/" for path in _texts(volumes, "hostPath", "path")}
     mounts = [
-        _mapping(mount)
+        mapping_of(mount)
         for kind in ("containers", "initContainers", "ephemeralContainers")
         for container in _items(spec.get(kind))
-        for mount in _items(_mapping(container).get("volumeMounts"))
+        for mount in _items(mapping_of(container).get("volumeMounts"))
     ]
     inside = [str(mount[name]) for mount in mounts for name in ("subPath", "subPathExpr") if mount.get(name)]
     claimed = {} if namespace == home else _claims_by_volume(volumes, metadata["name"])
@@ -90,7 +91,7 @@ def read_pod(raw: Object, home: str = "") -> Pod | None:
         folders=frozenset() if namespace == home else frozenset(folders),
         created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
         name=str(metadata["name"]),
-        daemon=any(_mapping(owner).get("kind") == "DaemonSet" for owner in _items(metadata.get("ownerReferences"))),
+        daemon=any(mapping_of(owner).get("kind") == "DaemonSet" for owner in _items(metadata.get("ownerReferences"))),
         uid=str(metadata.get("uid") or ""),
         mounts=frozenset(
             (claimed[mount["name"]], str(mount.get("subPath") or ""))
@@ -104,16 +105,12 @@ def _claims_by_volume(volumes: Iterable[Mapping[str, Any]], pod: object) -> dict
     """The PersistentVolumeClaim behind each of the pod's volumes that has one."""
     found = {}
     for volume in volumes:
-        name, claim = volume.get("name"), _mapping(volume.get("persistentVolumeClaim")).get("claimName")
+        name, claim = volume.get("name"), mapping_of(volume.get("persistentVolumeClaim")).get("claimName")
         if isinstance(name, str) and isinstance(claim, str) and claim:
             found[name] = claim
-        elif isinstance(name, str) and _mapping(volume.get("ephemeral")):
+        elif isinstance(name, str) and mapping_of(volume.get("ephemeral")):
             found[name] = f"{pod}-{name}"
     return found
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _items(value: object) -> list[Any]:
@@ -124,12 +121,12 @@ def _ephemeral(volumes: Iterable[Mapping[str, Any]], pod: object) -> list[str]:
     """The claims that Kubernetes makes for the pod's own volumes, and the volumes that these name."""
     found = []
     for volume in volumes:
-        if template := _mapping(_mapping(volume.get("ephemeral")).get("volumeClaimTemplate")):
-            named = _mapping(template.get("spec")).get("volumeName")
+        if template := mapping_of(mapping_of(volume.get("ephemeral")).get("volumeClaimTemplate")):
+            named = mapping_of(template.get("spec")).get("volumeName")
             found += [f"{pod}-{volume.get('name')}", *([named] if isinstance(named, str) else [])]
     return found
 
 
 def _texts(volumes: Iterable[Mapping[str, Any]], kind: str, name: str) -> list[str]:
-    found = (_mapping(volume.get(kind)).get(name) for volume in volumes)
+    found = (mapping_of(volume.get(kind)).get(name) for volume in volumes)
     return [value for value in found if isinstance(value, str) and value]

@@ -29,6 +29,7 @@ from coordinator.api.resources import (
 )
 from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.kube.node_selector import compile_selector
+from coordinator.kube.parts import mapping_of
 from coordinator.plan import written
 from coordinator.plan.bindings import volume_path
 from coordinator.plan.retries import RETRY, read_retries
@@ -73,7 +74,7 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         (check_form if schemes is None else schemes.check)(source.uri)
     except SourceUnsupported as error:
         problem = problem or Problem(error.reason, f"spec.sourceModelUri: {error}")
-    status = _mapping(raw.get("status"))
+    status = mapping_of(raw.get("status"))
     return Cache(
         ref=ref,
         key=StatusKey(f"{ref.namespace}/{ref.name}" if ref.namespace else ref.name),
@@ -91,20 +92,20 @@ def _cache(raw: Object, model: type[LocalModelCache], schemes: Schemes | None) -
         digest=spec.digest,
         priority=spec.priority or 0,
         pinned=bool(spec.pinned),
-        delete_in_use=_mapping(metadata.get("annotations")).get(DELETE_IN_USE) == "true",
+        delete_in_use=mapping_of(metadata.get("annotations")).get(DELETE_IN_USE) == "true",
         served=any(status.get(name) for name in ("inferenceServices", "llmInferenceServices")),
         unused_since=seconds_of(status.get("unusedSince")),
         credentials=_credentials(ref, spec),
         selection=source.selection,
         problem=problem,
-        readable=isinstance(_mapping(raw.get("spec")).get("sourceModelUri"), str),
-        retries=read_retries(_mapping(metadata.get("annotations")).get(RETRY)),
+        readable=isinstance(mapping_of(raw.get("spec")).get("sourceModelUri"), str),
+        retries=read_retries(mapping_of(metadata.get("annotations")).get(RETRY)),
         pvc_ref=spec.pvc_ref if isinstance(spec, LocalModelNamespaceCacheSpec) else None,
         refresh_s=refresh_seconds(spec.refresh),
-        refresh_request=_request(_mapping(metadata.get("annotations")).get(REFRESH)),
+        refresh_request=_request(mapping_of(metadata.get("annotations")).get(REFRESH)),
         rollout=_rollout(spec.rollout),
         keep_versions=spec.keep_versions,
-        claims_in=_claims_in(_mapping(metadata.get("annotations")).get(CLAIMS_IN), ref.namespace),
+        claims_in=_claims_in(mapping_of(metadata.get("annotations")).get(CLAIMS_IN), ref.namespace),
     )
 
 
@@ -152,7 +153,7 @@ def _claims_in(annotation: object, of_cache: str | None) -> frozenset[str]:
 
 def _salvage(spec: object) -> LocalModelCacheSpec:
     """What can still be read of an invalid spec, so that copies it already has are recognised and kept."""
-    fields = _mapping(spec)
+    fields = mapping_of(spec)
     uri, groups, revision = fields.get("sourceModelUri"), fields.get("nodeGroups"), fields.get("revision")
     return LocalModelCacheSpec.model_construct(
         source_model_uri=uri if isinstance(uri, str) else "",
@@ -201,9 +202,9 @@ def _rollout(spec: RolloutSpec | None) -> Policy | None:
 
 def read_node_group(raw: Object) -> NodeGroup:
     """Raises ValueError only for an object without a name."""
-    ref, spec = _ref(raw, NODE_GROUPS), _mapping(raw.get("spec"))
-    volume = _mapping(spec.get("persistentVolumeSpec"))
-    required = _mapping(volume.get("nodeAffinity")).get("required")
+    ref, spec = _ref(raw, NODE_GROUPS), mapping_of(raw.get("spec"))
+    volume = mapping_of(spec.get("persistentVolumeSpec"))
+    required = mapping_of(volume.get("nodeAffinity")).get("required")
     root, selector, limit_bytes, problem = None, None, None, None
     try:
         limit_bytes = parse_bytes(spec.get("storageLimit", ""))
@@ -227,9 +228,11 @@ def read_node_group(raw: Object) -> NodeGroup:
             "NodeGroupInvalid",
             f"LocalModelNodeGroup {ref.name}: spec.persistentVolumeSpec has no absolute local.path or hostPath.path",
         )
-    claim = _mapping(spec.get("persistentVolumeClaimSpec"))
-    annotations = written.words(_mapping(raw["metadata"]).get("annotations")) or {}
-    return NodeGroup(ref, root, selector, limit_bytes, _mapping(raw.get("status")), problem, volume, claim, annotations)
+    claim = mapping_of(spec.get("persistentVolumeClaimSpec"))
+    annotations = written.words(mapping_of(raw["metadata"]).get("annotations")) or {}
+    return NodeGroup(
+        ref, root, selector, limit_bytes, mapping_of(raw.get("status")), problem, volume, claim, annotations
+    )
 
 
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
@@ -246,14 +249,14 @@ _LEAVING = (
 def read_node(raw: Object) -> Node:
     """Raises ValueError only for an object without a name."""
     ref = _ref(raw, NODES)
-    standing = _mapping(raw.get("status")).get("conditions")
+    standing = mapping_of(raw.get("status")).get("conditions")
     conditions = written.CONDITIONS(standing) or ()
     ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
     kept = tuple(standing) if isinstance(standing, list) and _are_objects(standing) else None
-    labels = {k: v for k, v in _mapping(raw["metadata"].get("labels")).items() if isinstance(v, str)}
-    cordoned = _mapping(raw.get("spec")).get("unschedulable") is True
+    labels = {k: v for k, v in mapping_of(raw["metadata"].get("labels")).items() if isinstance(v, str)}
+    cordoned = mapping_of(raw.get("spec")).get("unschedulable") is True
     heard = not any(c.get("type") == "Ready" and c.get("status") == "Unknown" for c in conditions)
-    taints = _mapping(raw.get("spec")).get("taints")
+    taints = mapping_of(raw.get("spec")).get("taints")
     keys = [each.get("key") for each in taints if isinstance(each, Mapping)] if isinstance(taints, list) else []
     leaving = next((key for key in _LEAVING if key in keys), "")
     return Node(NodeName(ref.name), ref.uid, labels, ready, cordoned, kept, ref.version, heard, leaving)
@@ -261,7 +264,7 @@ def read_node(raw: Object) -> Node:
 
 def read_local_node(raw: Object, *, follows: Schemes | None = None) -> LocalNode:
     """Raises ValueError only for an object without a name. `follows`: its lines are orders, of these schemes."""
-    entries = _mapping(raw.get("spec")).get("localModels")
+    entries = mapping_of(raw.get("spec")).get("localModels")
     models = tuple(entries) if isinstance(entries, list) else ()
     owners = raw["metadata"].get("ownerReferences")
     listed = {entry_key(entry): entry for entry in models if _is_entry(entry)}
@@ -319,10 +322,6 @@ def _are_objects(value: object) -> bool:
 def _is_entry(value: object) -> bool:
     names = ("modelName", "sourceModelUri", "namespace", "nodeGroup")
     return isinstance(value, Mapping) and all(isinstance(value.get(name, ""), str) for name in names)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _strings(value: object) -> tuple[str, ...] | None:

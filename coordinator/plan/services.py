@@ -20,6 +20,7 @@ from typing import Any
 
 from coordinator.api.resources import GROUP, StatusKey
 from coordinator.kube.interface import Object, ResourceType
+from coordinator.kube.parts import mapping_of
 from coordinator.plan.pods import CACHE_LABEL, NAMESPACE_LABEL
 
 INFERENCE_SERVICES = ResourceType(GROUP, "v1beta1", "inferenceservices", "InferenceService", namespaced=True)
@@ -55,11 +56,11 @@ class Service:
 
 def read_service(raw: Object, *, llm: bool = False) -> Service | None:
     """None for one that uses no cache. Raises ValueError only for an object without a name."""
-    metadata = _mapping(raw.get("metadata"))
+    metadata = mapping_of(raw.get("metadata"))
     name, namespace = metadata.get("name"), metadata.get("namespace")
     if not isinstance(name, str) or not name or not isinstance(namespace, str):
         raise ValueError("the object has no metadata.name and namespace")
-    labels, annotations = _mapping(metadata.get("labels")), _mapping(metadata.get("annotations"))
+    labels, annotations = mapping_of(metadata.get("labels")), mapping_of(metadata.get("annotations"))
     uses = []
     key = _key(labels.get(CACHE_LABEL), labels.get(NAMESPACE_LABEL), namespace)
     if key is not None:
@@ -104,7 +105,3 @@ def _key(cache: object, of_namespace: object, own: str) -> StatusKey | None:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -20,6 +20,7 @@ from typing import Any
 
 from coordinator.api.resources import GROUP, VERSION, StatusKey
 from coordinator.kube.interface import Object, ResourceType
+from coordinator.kube.parts import mapping_of
 from coordinator.plan.snapshot import Cache, EnvEntry, Snapshot
 
 STORAGE_CONTAINERS = ResourceType(GROUP, VERSION, "clusterstoragecontainers", "ClusterStorageContainer")
@@ -45,13 +46,13 @@ class StorageContainer:
 
 def read_storage_container(raw: Object) -> StorageContainer | None:
     """None for one that is disabled, or for another workload. Raises ValueError for a regex that cannot be used."""
-    spec, name = _mapping(raw.get("spec")), _mapping(raw.get("metadata")).get("name")
+    spec, name = mapping_of(raw.get("spec")), mapping_of(raw.get("metadata")).get("name")
     if not isinstance(name, str) or not name:
         raise ValueError("the object has no metadata.name")
     if raw.get("disabled") is True or spec.get("workloadType") != DOWNLOAD_JOB:
         return None
-    container = _mapping(spec.get("container"))
-    formats = [_mapping(each) for each in _items(spec.get("supportedUriFormats"))]
+    container = mapping_of(spec.get("container"))
+    formats = [mapping_of(each) for each in _items(spec.get("supportedUriFormats"))]
     try:
         expressions = tuple(
             re.compile(each["regex"]) for each in formats if not each.get("prefix") and each.get("regex")
@@ -59,7 +60,7 @@ def read_storage_container(raw: Object) -> StorageContainer | None:
     except (re.error, TypeError) as error:
         raise ValueError(f"spec.supportedUriFormats: a regex cannot be used: {error}") from error
     entries, unheeded = [], [f"container.{field}" for field in container if field not in ("name", "env")]
-    for each in map(_mapping, _items(container.get("env"))):
+    for each in map(mapping_of, _items(container.get("env"))):
         entry = _entry(each)
         if entry is None:
             unheeded.append(f"container.env {each.get('name')}")
@@ -101,7 +102,7 @@ def _asked_as(cache: Cache, container: StorageContainer) -> Cache:
 def _entry(raw: Mapping[str, Any]) -> EnvEntry | None:
     """A name with its value, or with where a Secret of the job namespace has it; None for any other source of one."""
     name, value = raw.get("name"), raw.get("value")
-    reference = _mapping(_mapping(raw.get("valueFrom")).get("secretKeyRef"))
+    reference = mapping_of(mapping_of(raw.get("valueFrom")).get("secretKeyRef"))
     if not isinstance(name, str):
         return None
     if isinstance(reference.get("name"), str) and isinstance(reference.get("key"), str):
@@ -117,10 +118,6 @@ def _patterns(text: str) -> tuple[str, ...]:
         found = text.split(",")
     found = found if isinstance(found, list) else [found]
     return tuple(each.strip() for each in found if isinstance(each, str) and each.strip())
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _items(value: object) -> list[Any]:

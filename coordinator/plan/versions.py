@@ -22,6 +22,7 @@ from typing import Any
 from actors.errors import Failure
 from actors.messages import Earlier
 from actors.times import rfc3339, seconds_of
+from coordinator.kube.parts import mapping_of
 from coordinator.plan.content import Content
 from coordinator.plan.snapshot import Cache, Resolution
 from coordinator.plan.tally import Tally
@@ -33,7 +34,7 @@ FAILED_PAUSE_S = 300.0
 
 def is_refreshed(cache: Cache) -> bool:
     """Whether its request may come to something else than it did."""
-    return cache.refresh_s is not None or bool(cache.refresh_request) or bool(_mapping(cache.status.get("refresh")))
+    return cache.refresh_s is not None or bool(cache.refresh_request) or bool(mapping_of(cache.status.get("refresh")))
 
 
 def question(cache: Cache, now: float) -> str:
@@ -43,7 +44,7 @@ def question(cache: Cache, now: float) -> str:
     """
     if not is_refreshed(cache) or cache.problem is not None or not written_content(cache).name:
         return ""
-    last = _mapping(cache.status.get("refresh"))
+    last = mapping_of(cache.status.get("refresh"))
     at, request = seconds_of(last.get("at")), last.get("request") or ""
     name = f"{cache.refresh_request}@{last.get('at', '')}"
     if cache.refresh_request and cache.refresh_request != request:
@@ -88,7 +89,7 @@ def refused_digest(cache: Cache, resolution: Resolution) -> str | None:
 
 def refresh_status(cache: Cache, resolution: Resolution | None, now: float) -> Mapping[str, Any] | None:
     """`status.refresh`: as it is, or what the question that was due has been answered."""
-    before = _mapping(cache.status.get("refresh")) or None
+    before = mapping_of(cache.status.get("refresh")) or None
     due = question(cache, now)
     if not due or resolution is None or resolution.refresh != due:
         if before is None and cache.refresh_s is not None and written_content(cache).name:
@@ -223,7 +224,3 @@ def _next(content: Content, count: _Count, failure: Failure | None) -> dict[str,
 def written_versions(cache: Cache) -> Iterator[Mapping[str, Any]]:
     """As they stand in status."""
     yield from (each for each in cache.status.get("versions") or () if isinstance(each, Mapping))
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
