@@ -97,7 +97,7 @@ def fold(
         caches=counted.tallies,
         rows=rows,
         views=views,
-        due=_due(snapshot, rows, views, turn, settling, memory),
+        due=frozenset(_due(snapshot, rows, views, turn, settling, memory)),
         missing={name: row.missing if row.lacking else nothing for name, row in rows.items()},
         failed=[failure for row in rows.values() if row.failed for failure in row.failures],
         foreign={name: row.foreign for name, row in rows.items() if row.foreign},
@@ -212,17 +212,6 @@ def _rows(
 
 
 def _due(
-    snapshot: Snapshot,
-    rows: Mapping[NodeName, Row],
-    views: Mapping[NodeName, AgentView],
-    turn: Turn | None,
-    settling: bool,
-    memory: Memory,
-) -> frozenset[NodeName]:
-    return frozenset(_due_nodes(snapshot, rows, views, turn, settling, memory))
-
-
-def _due_nodes(
     snapshot: Snapshot,
     rows: Mapping[NodeName, Row],
     views: Mapping[NodeName, AgentView],
