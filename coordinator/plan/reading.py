@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -29,7 +29,7 @@ from coordinator.api.resources import (
 )
 from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.kube.node_selector import compile_selector
-from coordinator.kube.parts import mapping_of
+from coordinator.kube.parts import list_of, mapping_of
 from coordinator.plan import written
 from coordinator.plan.bindings import volume_path
 from coordinator.plan.retries import RETRY, read_retries
@@ -235,9 +235,8 @@ def read_node_group(raw: Object) -> NodeGroup:
     )
 
 
-OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 _LEAVING = (
-    OUT_OF_SERVICE,
+    "node.kubernetes.io/out-of-service",
     "ToBeDeletedByClusterAutoscaler",
     "karpenter.sh/disrupted",
     "karpenter.sh/disruption",
@@ -251,21 +250,27 @@ def read_node(raw: Object) -> Node:
     ref = _ref(raw, NODES)
     standing = mapping_of(raw.get("status")).get("conditions")
     conditions = written.CONDITIONS(standing) or ()
-    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
-    kept = tuple(standing) if isinstance(standing, list) and _are_objects(standing) else None
+    said = [c.get("status") for c in conditions if c.get("type") == "Ready"]
+    kept = tuple(standing) if _are_objects(standing) else None
     labels = {k: v for k, v in mapping_of(raw["metadata"].get("labels")).items() if isinstance(v, str)}
-    cordoned = mapping_of(raw.get("spec")).get("unschedulable") is True
-    heard = not any(c.get("type") == "Ready" and c.get("status") == "Unknown" for c in conditions)
-    taints = mapping_of(raw.get("spec")).get("taints")
-    keys = [each.get("key") for each in taints if isinstance(each, Mapping)] if isinstance(taints, list) else []
-    leaving = next((key for key in _LEAVING if key in keys), "")
-    return Node(NodeName(ref.name), ref.uid, labels, ready, cordoned, kept, ref.version, heard, leaving)
+    spec = mapping_of(raw.get("spec"))
+    taints = [mapping_of(each).get("key") for each in list_of(spec.get("taints"))]
+    return Node(
+        name=NodeName(ref.name),
+        uid=ref.uid,
+        labels=labels,
+        ready="True" in said,
+        cordoned=spec.get("unschedulable") is True,
+        conditions=kept,
+        version=ref.version,
+        heard="Unknown" not in said,
+        leaving=next((key for key in _LEAVING if key in taints), ""),
+    )
 
 
 def read_local_node(raw: Object, *, follows: Schemes | None = None) -> LocalNode:
     """Raises ValueError only for an object without a name. `follows`: its lines are orders, of these schemes."""
-    entries = mapping_of(raw.get("spec")).get("localModels")
-    models = tuple(entries) if isinstance(entries, list) else ()
+    models = tuple(list_of(mapping_of(raw.get("spec")).get("localModels")))
     owners = raw["metadata"].get("ownerReferences")
     listed = {entry_key(entry): entry for entry in models if _is_entry(entry)}
     orders = listed if follows is not None else {}
@@ -315,7 +320,7 @@ def _first_error(error: ValidationError) -> str:
     return f"{path}: {first['msg']}"
 
 
-def _are_objects(value: object) -> bool:
+def _are_objects(value: object) -> TypeGuard[list[Mapping[str, Any]]]:
     return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
