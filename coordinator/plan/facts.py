@@ -26,7 +26,7 @@ from coordinator.plan.tally import SourceState
 from coordinator.plan.usage import Usage, usage
 from coordinator.plan.versions import content, is_refreshed
 
-_OF_RESOLUTION = tuple(each.name for each in fields(Resolution))
+_FIELDS_OF = attrgetter(*(each.name for each in fields(Resolution)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def gather(snapshot: Snapshot, now: float, turn: Turn | None = None, memory: Mem
     """Everything that deciding needs to know. `turn`: as in `fold`."""
     memory = memory or Memory()
     answers = {
-        key: memory.call(("resolution", key), Resolution, *attrgetter(*_OF_RESOLUTION)(each))
+        key: memory.call(("resolution", key), Resolution, *_FIELDS_OF(each))
         for key, each in snapshot.resolutions.items()
     }
     snapshot = replace(snapshot, caches=with_contested(snapshot, memory), resolutions=answers)
