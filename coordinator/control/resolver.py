@@ -192,23 +192,20 @@ class Resolver:
 
     def _refreshed(self, turn: Turn[_Job], newer: Resolved | Failure) -> bool:
         """Whether nothing else is to be asked: a question for a newer version, in vain, changes nothing."""
-        entry, failed = turn.job.entry, isinstance(newer, Failure)
+        entry, failure = turn.job.entry, newer if isinstance(newer, Failure) else None
         with self._lock:
-            entry.refreshed, entry.refresh_failure = (
-                turn.job.want.refresh,
-                newer if isinstance(newer, Failure) else None,
-            )
-            if not failed or entry.resolved is None or turn.lost:
+            entry.refreshed, entry.refresh_failure = turn.job.want.refresh, failure
+            if failure is None or entry.resolved is None or turn.lost:
                 return False
             entry.in_flight = False
-        self._asked(entry.refresh_failure.reason if entry.refresh_failure else "ok")
+        self._asked(failure.reason)
         return True
 
     def _newer(self, job: _Job, options: SourceOptions) -> Resolved | Failure:
-        """What the source has now, whatever commit it had; or why that is not known, which changes nothing."""
+        """The answer of the source for now, whatever commit it had; or why it has none, which changes nothing."""
         try:
             return self._ask(replace(job, want=replace(job.want, pinned_revision=None)), options)
-        except Exception as error:  # noqa: BLE001  # as above
+        except Exception as error:  # noqa: BLE001  # a bug in a reader is a failure of this one question
             return _failure(error)
 
     def _ask(self, job: _Job, options: SourceOptions) -> Resolved:
