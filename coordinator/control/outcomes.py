@@ -77,8 +77,7 @@ class Outcomes:
 
     def _heard(self, model: ModelReport, before: _Seen, now: float) -> _Seen:
         numbers = _numbers(model)
-        for (name, location), old in zip(PLACES.items(), before.numbers, strict=True):
-            new = getattr(model, name)
+        for location, old, new in zip(PLACES.values(), before.numbers, numbers, strict=True):
             if new != old:  # a smaller number is that of another fill, which began at 0
                 self._metrics.moved(location, new - old if new > old else new)
         ready = model.phase is Phase.READY
@@ -130,7 +129,7 @@ def _before(
 
 
 def _numbers(model: ModelReport) -> tuple[int, ...]:
-    return model.bytes_from_origin, model.bytes_from_peers, model.bytes_reused
+    return tuple(getattr(model, name) for name in PLACES)
 
 
 def _ready_condition(status: Mapping[str, Any]) -> tuple[bool, float] | None:
