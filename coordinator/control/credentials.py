@@ -154,11 +154,9 @@ def _from_key(
 ) -> dict[str, str]:
     """The first namespace that has the key in its Secret of keys, or a Secret of that name."""
     for place in places:
-        where = f"Secret {place.namespace}/{secret_name}"
-        text = data_of(place.read("Secret", secret_name)).get(key)
-        if text is not None:
-            held = object_of(text, f"key {key!r} of {where}")
-            return _with_parameters(_with_bundle(held, place, where), parameters, key, where, own)
+        found = _from_entry(place, secret_name, key, parameters, own)
+        if found is not None:
+            return found
         secret = place.read("Secret", key) if _NAME.fullmatch(key) else None
         if secret is not None:
             where = f"Secret {place.namespace}/{key}"
@@ -175,13 +173,21 @@ def _from_parameters(parameters: Env, places: Sequence[_Place], secret_name: str
     """The key `default_{type}`, or `default`, which may be absent."""
     for key in (f"default_{parameters['type']}", "default"):
         for place in places:
-            where = f"Secret {place.namespace}/{secret_name}"
-            text = data_of(place.read("Secret", secret_name)).get(key)
-            if text is not None:
-                held = object_of(text, f"key {key!r} of {where}")
-                return _with_parameters(_with_bundle(held, place, where), parameters, key, where, own)
+            found = _from_entry(place, secret_name, key, parameters, own)
+            if found is not None:
+                return found
     where = f"Secret {places[-1].namespace}/{secret_name}"
     return _with_parameters({}, parameters, f"default_{parameters['type']}", where, own)
+
+
+def _from_entry(place: _Place, secret_name: str, key: str, parameters: Env, own: Env) -> dict[str, str] | None:
+    """None: the Secret of keys in that namespace does not have this one."""
+    where = f"Secret {place.namespace}/{secret_name}"
+    text = data_of(place.read("Secret", secret_name)).get(key)
+    if text is None:
+        return None
+    held = _with_bundle(object_of(text, f"key {key!r} of {where}"), place, where)
+    return _with_parameters(held, parameters, key, where, own)
 
 
 def _with_parameters(held: Mapping[str, Any], parameters: Env, key: str, where: str, own: Env) -> dict[str, str]:
