@@ -16,7 +16,7 @@ from zlib import crc32
 
 from actors.messages import NodeName
 from coordinator.api.resources import NodeStatus, StatusKey
-from coordinator.plan.rows import Lane, Lanes, Row
+from coordinator.plan.rows import Lane, Lanes, Row, is_equal
 from coordinator.plan.snapshot import Cache
 from coordinator.plan.tally import Cell, SourceState, Tally, tally, together
 
@@ -59,14 +59,12 @@ class Changes:
 
 
 def _say_the_same(was: Cell, now: Cell) -> bool:
-    """To the tally of the cache."""
-    if was[3] is not now[3] or was[0] is not now[0]:
-        return False
-    if was[0] is NodeStatus.DOWNLOADED and (was[3] is None or was[3].earlier is None):
-        return True  # whatever else is wrong there
-    return (
-        was[1] is now[1] and was[2] == now[2]
-    )  # whether a failure is that of the source is told by which object it is
+    """To the tally of the cache: of a copy that is there, nothing else counts that is wrong on its node."""
+    if is_equal(was, now):
+        return True
+    report = now[3]
+    there = was[0] is now[0] is NodeStatus.DOWNLOADED and was[3] is report
+    return there and (report is None or report.earlier is None)
 
 
 def count(

@@ -79,7 +79,7 @@ class Lane:
         "slot",
         "storage_key",
         "uris",
-    )  # fmt: skip
+    )
 
     def __init__(self, slot: Slot, own: SourceState, request: Request, uris: Container[str] | None) -> None:
         self.slot = slot
@@ -221,14 +221,15 @@ class Shift:
         )
         _judge(found, view, self._fresh)
         for number, origin in self._renewed:
-            if _is_equal(row.cells[origin], found.cells[number]):
+            if is_equal(row.cells[origin], found.cells[number]):
                 found.cells[number] = row.cells[origin]
         found.lacking.sort()
         found.failed.sort(key=itemgetter(0))
         return found.like(row)
 
 
-def _is_equal(was: Cell, now: Cell) -> bool:
+def is_equal(was: Cell, now: Cell) -> bool:
+    """Whether they say the same of the same report. Whether a failure is the source's is told by which object it is."""
     return was[0] is now[0] and was[1] is now[1] and was[2] == now[2] and was[3] is now[3]
 
 
