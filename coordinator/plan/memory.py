@@ -53,22 +53,21 @@ class Memory:
 
     def alike(self, label: Hashable, mapping: Mapping[K, T]) -> Mapping[K, T]:
         """`mapping`, as the object that the last plan had in its place if that maps the same to the same objects."""
-        known = self._before.get(label) or self._now.get(label)
-        before: Mapping[K, T] | None = None if known is None else known[1]
+        before: Mapping[K, T] | None = self.last(label, None)
         if before is not None and list(before) == list(mapping) and all(map(is_, before.values(), mapping.values())):
             mapping = before
-        self._now[label] = (), mapping
+        self.keep(label, mapping)
         return mapping
 
     def same(self, label: Hashable, value: T) -> T:
         """`value`, as the object that the last plan had in its place if that is equal."""
-        known = self._before.get(label) or self._now.get(label)
-        kept: T = known[1] if known is not None and known[1] == value else value
-        self._now[label] = (), kept
+        before = self.last(label, value)
+        kept = before if before == value else value
+        self.keep(label, kept)
         return kept
 
     def last(self, label: Hashable, default: T) -> T:
-        """What the last plan kept under this label."""
+        """The value that the last plan kept under this label."""
         known = self._before.get(label) or self._now.get(label)
         return default if known is None else known[1]
 
