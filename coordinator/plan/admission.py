@@ -201,16 +201,12 @@ def undecodable(write: Write) -> Refusal | None:
     wanted = write.resource
     for found in judged:
         kind, version = found.get("kind"), found.get("apiVersion")
-        metadata = _metadata(found)
+        metadata, spec = _metadata(found), found.get("spec", {})
         named = any(isinstance(metadata.get(name), str) and metadata[name] for name in ("name", "generateName"))
-        if (kind, version) != (wanted.kind, wanted.api_version) or not named or not _is_object(found.get("spec", {})):
+        if (kind, version) != (wanted.kind, wanted.api_version) or not named or not isinstance(spec, Mapping):
             message = f"unable to decode {version or '?'}, Kind={kind or '?'}: expected *{VERSION}.{wanted.kind}"
             return Refusal(400, "BadRequest", message)
     return None
-
-
-def _is_object(value: object) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _marks(value: Object) -> object:
