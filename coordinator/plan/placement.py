@@ -30,6 +30,7 @@ from coordinator.plan.kserve_config import KServeConfig
 from coordinator.plan.limits import enforces
 from coordinator.plan.memory import Memory
 from coordinator.plan.node_tier import Orders, orders_on
+from coordinator.plan.orphans import lists_others
 from coordinator.plan.slots import Placed, entry_of, owner_of, slot_of
 from coordinator.plan.slots import Slot as Slot
 from coordinator.plan.slots import audience as audience
@@ -192,7 +193,7 @@ def _groups_of(node: Node, selectors: Iterable[tuple[str, NodeSelector]]) -> tup
 
 def _may_hold_more(local: LocalNode | None, models: Iterable[ModelReport], selected: Placement) -> bool:
     """Whether anything is listed or reported beyond what the node is selected for. Almost never, so this is fast."""
-    if local is not None and not local.listed.keys() <= selected.names:
+    if local is not None and lists_others(local, selected.names):
         return True
     return not selected.keys.issuperset(map(_KEY, models))
 
