@@ -1,4 +1,4 @@
-"""What the resources are made of: types of fields, KServe's words, and the part of `metadata` that is read here."""
+"""The parts of the resources: types of fields, KServe's words, and the part of `metadata` that is read here."""
 
 from __future__ import annotations
 

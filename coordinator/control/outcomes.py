@@ -1,4 +1,4 @@
-"""What came of fills, as counters and histograms that outlast the copies and caches they are about.
+"""Counters and histograms of what came of fills: they outlast the copies and caches they are about.
 
     bytes         how much more each node has read of each model since it was last heard of, by where from
     first byte    from the start of a fill until its first byte had arrived, or it failed without one

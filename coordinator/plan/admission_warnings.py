@@ -100,7 +100,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 
 
 def _versions(cache: Cache) -> Iterator[str]:
-    """What a rollout and a refresh cannot do."""
+    """Wishes that no rollout or refresh can fulfil."""
     revision = cache.source.revision or ""
     if cache.refresh_s is not None and _COMMIT.fullmatch(revision):
         yield f"spec.refresh: spec.revision {revision} is a commit, which never moves; name a branch or a tag"

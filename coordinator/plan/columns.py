@@ -35,7 +35,7 @@ class _Parts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What the next fold begins with."""
+    """The blocks, parts and tallies that the next fold begins with."""
 
     blocks: Mapping[Lanes, Blocks] = field(default_factory=dict)
     parts: Mapping[Lane, _Parts] = field(default_factory=dict)

@@ -117,7 +117,7 @@ class _ModelsOf:
         }
 
     def _companies(self, named: Mapping[StorageKey, str]) -> frozenset[tuple[StorageKey, str]]:
-        """What nodes that fill the same together have in common: most of them share one mapping."""
+        """One value for all nodes that fill the same together: most of them share one mapping."""
         if id(named) not in self._named:
             self._named[id(named)] = frozenset(named.items())
         return self._named[id(named)]

@@ -122,7 +122,7 @@ class _Agent:
         return self.seed if holds else self.other
 
     def part_in(self, resolved: Resolved, key: StorageKey) -> Part | None:
-        """What it says of the part that it takes in the fill of this content."""
+        """The part that it says it takes in the fill of this content."""
         model = self.models.get(key)
         part = model.part if model is not None else None
         return part if part is not None and _content(part.fill) == resolved.content else None

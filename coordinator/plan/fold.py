@@ -68,7 +68,7 @@ class Fold:
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    """What the next fold begins with."""
+    """The rows and tallies that the next fold begins with."""
 
     rows: Mapping[NodeName, Row] = field(default_factory=dict)
     counted: Counted = field(default_factory=Counted)

@@ -28,7 +28,7 @@ CLAIM_UID = "serving.kserve.io/import-pvc-uid"
 STORAGE_KEY = "serving.kserve.io/import-storage-key"
 SPEC_HASH = "serving.kserve.io/import-spec-hash"
 SELECTION = "localmodel.kserve.io/import-selection"
-"""What of the source it fetches: beside KServe's own."""
+"""Names the files of the source that it fetches: beside KServe's own."""
 BACKOFF_LIMIT = 2
 _LONGEST = 63
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")

@@ -46,7 +46,7 @@ class Standing:
         return Verdict("Ready", self.available, *said), Verdict("Progressing", self.progressing, *said), degraded
 
     def status(self, cache: Cache) -> dict[str, Any]:
-        """What it changes of the status of the cache; a value of None means that the field is absent."""
+        """The fields of the status of the cache that it decides; a value of None means that the field is absent."""
         counts = {"available": self.available, "failed": self.failed, "total": True}
         claim = {"namespace": cache.ref.namespace, "name": cache.pvc_ref, "subPath": sub_path(cache)}
         return {

@@ -33,7 +33,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Imports:
-    """What there is for imports: the operator's template, None without one, and the Jobs by namespace and name.
+    """The operator's template for imports, None without one, and the Jobs by namespace and name.
 
     `final` are the names that were looked for after the deletion of their cache was known: nobody makes these any more.
     """

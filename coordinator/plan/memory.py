@@ -1,4 +1,4 @@
-"""What earlier plans worked out, by what they worked it out from, so that the cost of a plan follows what has changed.
+"""Results of earlier plans, by what they were worked out from, so that the cost of a plan follows what has changed.
 
     call(label, function, a, b) ──► a and b are the very objects of last time? ──► the result of last time
                                                                           └──► function(a, b)

@@ -119,7 +119,7 @@ def _read_ends(fetches: Sequence[Fetch], rates: Mapping[str, float]) -> list[flo
 
 
 def origin_of(uri: str) -> str:
-    """What has a rate of its own: a hub, a server, a bucket."""
+    """The hub, server or bucket of a source: each has a rate of its own."""
     parts = urlsplit(uri)
     return parts.scheme if parts.scheme == "hf" else f"{parts.scheme}://{parts.netloc}"
 

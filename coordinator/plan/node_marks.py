@@ -1,4 +1,4 @@
-"""What a Node says of the models it holds: a label per copy, and one condition. Only with `--mark-nodes`.
+"""Marks on a Node for the models it holds: a label per copy, and one condition. Only with `--mark-nodes`.
 
     caches.localmodel.kserve.io/llama: ready                  a LocalModelCache
     team-a.caches.localmodel.kserve.io/llama: earlier         a LocalModelNamespaceCache of team-a

@@ -86,7 +86,7 @@ def listed_as(key: StatusKey) -> StatusKey:
 
 
 def _status(snapshot: Snapshot, cache: Cache, locals_: list[LocalNode]) -> Mapping[str, Any]:
-    """What would stand in a status of ours: words of nodes, and what the copies are that the cache has a right to.
+    """The status that would be ours: words of nodes, and what the copies are that the cache has a right to.
 
     A line goes by its name, and a name may be another's by now. So for a cache that needs a proof (see `access`) only a
     copy of which the node's status says the same digest is one.
@@ -134,7 +134,7 @@ def as_listed(status: Mapping[str, Any], local: LocalNode) -> Mapping[str, Any]:
 
 
 def orders_on(snapshot: Snapshot, node: NodeName, member_of: tuple[str, ...]) -> Orders:
-    """What the node is to hold, and where. A line without a group is of the first of the node, as in KServe."""
+    """The models that a node is to hold, and where. A line without a group is of its first, as in KServe."""
     local = snapshot.local_nodes.get(node)
     found = []
     for order in local.orders.values() if local is not None else ():

@@ -45,7 +45,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a rollout does now. `let`: the nodes that may take the new version, `unavailable`: as above.
+    """The present step of a rollout. `let`: the nodes that may take the new version, `unavailable`: as above.
 
     `held`: those that could, and may not: the rollout is paused, or is not for their group.
     """

@@ -173,7 +173,7 @@ def _said(view: AgentView) -> tuple[Sequence[ModelReport] | None, Sequence[RootR
 
 
 def row_of(of: Lanes, node: Node, view: AgentView) -> Row:
-    """What the node is to each cache."""
+    """The row of a node, with every cell judged."""
     models, roots = _said(view)
     row = Row(of, node, view.failure, models, roots, [_NOTHING] * len(of.lanes))
     _judge(row, view, range(len(of.lanes)))

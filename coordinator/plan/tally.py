@@ -60,7 +60,7 @@ _VERSION: Callable[[ModelReport | Earlier], Version] = attrgetter("selection", "
 
 @dataclass
 class Tally:
-    """What nodes say of one cache: some of them (`tally`), or all together (`together`). Made there, then only read.
+    """The sum of what nodes say of one cache: some of them (`tally`), or all (`together`). Made there, then only read.
 
     `earlier` counts those of the `available` that hold what the spec asked for before, and `prefetched` those of them
     that have beside it what is asked for now. `placed` counts the versions in place, `beside` those beside one.
@@ -193,7 +193,7 @@ def _beyond(which: Callable[[float, float], float], one: float | None, other: fl
 
 
 def tally(cache: Cache, source: SourceState, nodes: Sequence[NodeName], cells: Sequence[Cell]) -> Tally:
-    """What these cells, one for each node and in the order of their names, come to.
+    """The sum of these cells, one for each node and in the order of their names.
 
     Measured: a large cluster has very many cells, so what nearly all of them are is summed up by one pass for each
     number.
@@ -239,7 +239,7 @@ def tally(cache: Cache, source: SourceState, nodes: Sequence[NodeName], cells: S
 
 
 def together(cache: Cache, source: SourceState, parts: Iterable[Tally]) -> Tally:
-    """What tallies of different nodes come to."""
+    """The sum of tallies of different nodes."""
     parts, found = list(parts), Tally(cache, source)
     for part in parts:
         found._add(part)

@@ -56,7 +56,7 @@ def question(cache: Cache, now: float) -> str:
 
 
 def written_content(cache: Cache) -> Content:
-    """What status says that the present request comes to: what is next, or what is in service."""
+    """The content that the present request comes to, as status has it: the next, or the one in service."""
     for entry in written_versions(cache):
         if entry.get("selection") == cache.selection:
             return Content(entry.get("revision"), entry.get("digest"))

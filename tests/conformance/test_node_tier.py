@@ -142,7 +142,7 @@ def test_a7_the_key_of_the_storage_secret_is_used(cluster: Cluster) -> None:
 
 
 def test_a8_a_model_of_a_namespace_is_read_with_secrets_of_the_job_namespace(cluster: Cluster) -> None:
-    """What the Job in the job namespace is for; the Job and its label do not exist (docs/compatibility.md)."""
+    """As the Job in the job namespace reads it; the Job and its label do not exist (docs/compatibility.md)."""
     kserve = Controller(cluster, "a8")
     kserve.kube.create(SECRETS, _secret("a8-token", "HF_TOKEN", "hf_a8"), namespace=JOBS)
     account = {"metadata": {"name": "a8-account"}, "secrets": [{"name": "a8-token"}]}

@@ -69,7 +69,7 @@ def folder(cluster: Cluster, namespace: str, claim: str, sub_path: str) -> str:
 
 
 def read_in_a_pod(node: Node, sample: Path, uri: str, path: str) -> dict[str, str]:
-    """What a pod finds in its mount of this folder of the node, once the node's agent has fetched the model."""
+    """The files that a pod finds in its mount of this folder of the node, once its agent has fetched the model."""
     repo = uri.removeprefix("hf://")
     with Origin({repo: sample}) as origin:
         agent = node.agent()

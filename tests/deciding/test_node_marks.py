@@ -1,4 +1,4 @@
-"""What Nodes say of their models: which labels and which condition stand in them, and when they go."""
+"""Marks on Nodes for their models: which labels and which condition stand in them, and when they go."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from coordinator.plan.snapshot import CACHES, NAMESPACE_CACHES, Ref
 
 OURS = "caches.localmodel.kserve.io"
 KEY = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)/([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)")
-"""What Kubernetes takes as the key of a label with a prefix."""
+"""The key of a label with a prefix, as Kubernetes takes it."""
 
 
 def marking(*caches: CacheBuilder, **there: Any) -> World:

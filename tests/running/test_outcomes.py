@@ -1,4 +1,4 @@
-"""What came of fills is counted once, whoever leads, and outlasts what it is about."""
+"""The outcome of a fill is counted once, whoever leads, and the count outlasts what it is about."""
 
 from __future__ import annotations
 
