@@ -43,10 +43,17 @@ def job_of(world: World, name: str = "llama-import") -> dict[str, Any] | None:
     return world.find("Job", name, "team")
 
 
+def raw(world: World) -> dict[str, Any]:
+    """The cache as it stands."""
+    found = world.find("LocalModelNamespaceCache", "llama", "team")
+    assert found is not None
+    return found
+
+
 def said(world: World) -> tuple[str, str, str, str]:
     """Ready, its reason, and whether it is Progressing and Degraded."""
     world.settle()
-    status = (world.find("LocalModelNamespaceCache", "llama", "team") or {})["status"]
+    status = raw(world)["status"]
     ready, progressing, degraded = status["conditions"]
     return ready["status"], ready["reason"], progressing["status"], degraded["status"]
 
@@ -72,7 +79,7 @@ def pod_of(world: World) -> dict[str, Any]:
 def test_what_is_said_follows_the_job(status: Any, expected: tuple[str, ...], copies: dict[str, int]) -> None:
     world = with_job(a_shared_cache(), status)
     assert said(world) == expected
-    written = (world.find("LocalModelNamespaceCache", "llama", "team") or {})["status"]
+    written = raw(world)["status"]
     assert (written["copies"], written.get("nodeStatus", {})) == (copies, {})
 
 
@@ -80,7 +87,7 @@ def test_a_complete_import_says_how_a_pod_mounts_it() -> None:
     cache = a_shared_cache()
     world = with_job(cache, COMPLETE)
     world.settle()
-    status = (world.find("LocalModelNamespaceCache", "llama", "team") or {})["status"]
+    status = raw(world)["status"]
     key = read_namespace_cache(cache.json).storage_key
     assert status["claims"] == [{"namespace": "team", "name": "disk", "subPath": f"models/{key}"}]
 
@@ -183,7 +190,7 @@ def test_a_service_account_is_said_not_to_count() -> None:
 def test_which_jobs_are_replaced(status: Any, change: str, replaced: bool) -> None:
     world = with_job(a_shared_cache(), status)
     world.settle()
-    cache = world.find("LocalModelNamespaceCache", "llama", "team") or {}
+    cache = raw(world)
     if change == "spec":
         cache["spec"]["revision"] = "v2"
     elif change == "retry":
@@ -196,9 +203,9 @@ def test_which_jobs_are_replaced(status: Any, change: str, replaced: bool) -> No
 
 def test_an_import_of_the_spec_before_is_said_to_be_one() -> None:
     world = with_job(a_shared_cache(), COMPLETE)
-    (world.find("LocalModelNamespaceCache", "llama", "team") or {})["spec"]["revision"] = "v2"
+    raw(world)["spec"]["revision"] = "v2"
     assert said(world)[:2] == ("True", "ImportSucceeded")
-    ready = (world.find("LocalModelNamespaceCache", "llama", "team") or {})["status"]["conditions"][0]
+    ready = raw(world)["status"]["conditions"][0]
     assert "as it was asked for before" in ready["message"]
 
 

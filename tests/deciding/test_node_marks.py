@@ -36,19 +36,22 @@ def marking(*caches: CacheBuilder, **there: Any) -> World:
     return world.reporting("n1", *(a_report(cache, **there) for cache in caches))
 
 
-def labels(world: World, node: str = "n1") -> dict[str, str]:
-    world.settle()
+def raw(world: World, node: str = "n1") -> dict[str, Any]:
     found = world.find("Node", node)
     assert found is not None
-    return {key: value for key, value in found["metadata"]["labels"].items() if is_ours(key)}
+    return found
+
+
+def labels(world: World, node: str = "n1") -> dict[str, str]:
+    world.settle()
+    return {key: value for key, value in raw(world, node)["metadata"]["labels"].items() if is_ours(key)}
 
 
 def condition(world: World, node: str = "n1") -> tuple[str, str, str] | None:
     world.settle()
-    found = world.find("Node", node)
-    assert found is not None
-    ours = [each for each in found["status"]["conditions"] if each["type"] == CONDITION]
-    assert [each["type"] for each in found["status"]["conditions"]].count("Ready") == 1, "the kubelet's is kept"
+    conditions = raw(world, node)["status"]["conditions"]
+    ours = [each for each in conditions if each["type"] == CONDITION]
+    assert [each["type"] for each in conditions].count("Ready") == 1, "the kubelet's is kept"
     return (ours[0]["status"], ours[0]["reason"], ours[0]["message"]) if ours else None
 
 
@@ -122,9 +125,7 @@ def test_a_label_goes_before_the_copy_of_a_cache_that_is_deleted() -> None:
     assert labels(world)
     cache.deleted()
     world.step()
-    found = world.find("Node", "n1")
-    assert found is not None
-    assert f"{OURS}/llama" not in found["metadata"]["labels"]
+    assert f"{OURS}/llama" not in raw(world)["metadata"]["labels"]
 
 
 def test_labels_and_condition_go_when_the_node_leaves_its_group() -> None:
@@ -132,17 +133,14 @@ def test_labels_and_condition_go_when_the_node_leaves_its_group() -> None:
     assert labels(world)
     assert condition(world) == ("True", "ModelsHere", "1 of 1 models are here")
     world.objects = [each for each in world.objects if each.json["kind"] != "LocalModelCache"]
-    node = world.find("Node", "n1")
-    assert node is not None
-    node["metadata"]["labels"]["pool"] = "other"
+    raw(world)["metadata"]["labels"]["pool"] = "other"
     assert labels(world) == {}
     assert condition(world) is None
 
 
 def test_what_an_earlier_coordinator_left_on_a_node_that_was_replaced_goes() -> None:
     world = marking(a_cache("llama"))
-    stale = world.find("Node", "n2")
-    assert stale is not None
+    stale = raw(world, "n2")
     stale["metadata"]["labels"] |= {f"{OURS}/old": "ready", "mine": "1"}
     assert labels(world, "n2") == {}
     assert stale["metadata"]["labels"]["mine"] == "1"
@@ -161,9 +159,7 @@ def test_a_label_is_of_the_same_value_after_an_agent_was_silent() -> None:
     cache = a_cache("llama")
     world = marking(cache)
     labels(world)
-    node = world.find("Node", "n1")
-    assert node is not None
-    node["metadata"]["labels"][f"{OURS}/llama"] = "earlier"
+    raw(world)["metadata"]["labels"][f"{OURS}/llama"] = "earlier"
     world.agents["n1"] = a_silent_agent("AgentRestarting")
     assert labels(world) == {f"{OURS}/llama": "earlier"}
     world.reporting("n1", a_report(cache))
@@ -200,9 +196,7 @@ def test_the_time_of_the_condition_moves_with_its_status_alone() -> None:
     world = marking(cache)
 
     def transition() -> str:
-        node = world.find("Node", "n1")
-        assert node is not None
-        (ours,) = [each for each in node["status"]["conditions"] if each["type"] == CONDITION]
+        (ours,) = [each for each in raw(world)["status"]["conditions"] if each["type"] == CONDITION]
         return str(ours["lastTransitionTime"])
 
     world.settle()

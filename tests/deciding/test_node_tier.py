@@ -45,17 +45,19 @@ def digested(cache: CacheBuilder) -> ModelReport:
     return replace(a_report(cache), manifest_digest="sha256:" + "a" * 64)
 
 
+def local_node(world: World, node: str = "n1") -> dict[str, Any]:
+    found = world.find("LocalModelNode", node)
+    assert found is not None
+    return found
+
+
 def words(world: World, node: str = "n1") -> dict[str, str]:
-    local = world.find("LocalModelNode", node)
-    assert local is not None
-    found: dict[str, str] = local["status"].get("modelStatus", {})
+    found: dict[str, str] = local_node(world, node)["status"].get("modelStatus", {})
     return found
 
 
 def details(world: World) -> dict[str, dict[str, Any]]:
-    local = world.find("LocalModelNode", "n1")
-    assert local is not None
-    return {each["name"]: each for each in local["status"].get("models", ())}
+    return {each["name"]: each for each in local_node(world)["status"].get("models", ())}
 
 
 def desired(world: World, node: NodeName = N1) -> dict[str, str]:
@@ -69,9 +71,7 @@ def removed(world: World) -> list[Removal]:
 
 def unlisted(world: World, *kept: CacheBuilder) -> World:
     """KServe's controller has taken all lines but these away."""
-    local = world.find("LocalModelNode", "n1")
-    assert local is not None
-    local["spec"]["localModels"] = a_local_node("n1").listing(*kept).json["spec"]["localModels"]
+    local_node(world)["spec"]["localModels"] = a_local_node("n1").listing(*kept).json["spec"]["localModels"]
     return world
 
 
@@ -168,9 +168,8 @@ JUNK: list[Any] = [
 @pytest.mark.parametrize("junk", JUNK)
 def test_junk_in_a_list_harms_no_other_line(junk: Any) -> None:
     world = a_followed(LLAMA).reporting("n1", a_report(LLAMA))
-    local = world.find("LocalModelNode", "n1")
-    assert local is not None
-    local["spec"]["localModels"] = [junk, *local["spec"]["localModels"], junk]
+    spec = local_node(world)["spec"]
+    spec["localModels"] = [junk, *spec["localModels"], junk]
     world.settle()
     assert words(world)["llama"] == "ModelDownloaded"
     assert set(words(world).values()) <= {"ModelDownloaded", "ModelDownloadError", "ModelDownloadPending"}
@@ -290,7 +289,7 @@ def test_on_kserves_own_crds_a_tenant_asks_again_after_a_restart() -> None:
     world.extensions = False
     world.settle()
     assert words(world) == {"team-a/mine": "ModelDownloaded"}
-    assert list(world.find("LocalModelNode", "n1")["status"]) == ["modelStatus"]  # type: ignore[index]
+    assert list(local_node(world)["status"]) == ["modelStatus"]
     world.resolutions = {}
     world.settle()
     assert words(world) == {"team-a/mine": "ModelDownloadPending"}
