@@ -9,9 +9,7 @@ They are not functions here, so a real agent is looked at, on a real disk, with 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from actors.sources.resolve import resolve
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from coordinator.dev.trial.waiting import eventually
+from tests.kit.disks import somebody_else
 from tests.kit.nodes import KEY, NOTHING, URI, Node, a_removal, model, ordering, until, until_gone, wants
 
 SAMPLE_BYTES = 1 << 20
@@ -39,21 +38,6 @@ def told(node: Node, desired: DesiredState) -> NodeAgent:
     agent = node.agent()
     agent.reconcile(desired)
     return agent
-
-
-@contextmanager
-def somebody_else(folder: Path) -> Iterator[None]:
-    """Root may do anything, so the whole process is another user meanwhile, who may not write there."""
-    user = os.geteuid()
-    mode = folder.stat().st_mode & 0o7777
-    folder.chmod(0o555)
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        folder.chmod(mode)
 
 
 def test_f1_a_folder_that_is_missing_is_filled_and_one_that_is_there_is_found(node: Node, resolved: Resolved) -> None:

@@ -1,7 +1,8 @@
-"""Disks of a size that a test chooses."""
+"""Disks of a size, and folders with rights, that a test chooses."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,3 +22,18 @@ def tmpfs(folder: Path, options: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def somebody_else(folder: Path) -> Iterator[None]:
+    """Root may do anything, so the whole process is another user meanwhile, who may not write there."""
+    user = os.geteuid()
+    mode = folder.stat().st_mode & 0o7777
+    folder.chmod(0o555)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        folder.chmod(mode)

@@ -35,7 +35,7 @@ from coordinator.dev.certificates import Authority
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
 from coordinator.dev.trial.waiting import eventually
-from tests.kit.disks import tmpfs
+from tests.kit.disks import somebody_else, tmpfs
 from tests.kit.tls import TlsFront
 
 KIB = 1 << 10
@@ -347,18 +347,8 @@ def read_only_later(world: World) -> Iterator[None]:
         subprocess.run(["mount", "-o", "remount,rw", str(world.root)], check=True)
 
 
-@contextmanager
-def permission_denied(world: World) -> Iterator[None]:
-    """Root may do anything, so the whole process is somebody else meanwhile."""
-    world.root.chmod(0o555)
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-        world.root.chmod(0o755)
+def permission_denied(world: World) -> AbstractContextManager[None]:
+    return somebody_else(world.root)
 
 
 def disk_call(name: str, number: int) -> Callable[[World], AbstractContextManager[None]]:
