@@ -283,7 +283,9 @@ class Controller:
             storage_limit=self._storage_limit,
             mark_nodes=self._mark_nodes,
         )
-        snapshot = self._imports.see(self._looks.see(self._informers.see(snapshot), now), now)
+        snapshot = self._looks.see(self._informers.see(snapshot), now)
+        if not self._follows:
+            snapshot = self._imports.see(snapshot, now)
         if self._kserve is not None:
             self._kserve.look(self._executor, now)
             snapshot = self._kserve.see(snapshot)

@@ -29,6 +29,7 @@ from coordinator.dev.trial.builders import (
     World,
     a_cache,
     a_group,
+    a_namespace_cache,
     a_node,
     a_report,
     a_world,
@@ -339,6 +340,15 @@ def test_which_node_may_take_a_new_version_is_remembered_and_nobody_is_let_at_fi
     node.not_ready()
     rig.tick(3)
     assert let() == ["n1"], "it may be on its way still"
+
+
+def test_where_kserves_controller_decides_no_job_of_an_import_is_looked_for() -> None:
+    """An API server that is asked for one fails the test."""
+    cache = a_namespace_cache("team").with_spec(pvcRef="disk")
+    del cache.json["spec"]["nodeGroups"]
+    rig = Rig(a_world(cache, a_group(), a_node("n1")), follows=True)
+    rig.tick(3)
+    assert rig.writes() == []
 
 
 def test_nobody_acts_on_a_world_that_may_be_an_old_one() -> None:
