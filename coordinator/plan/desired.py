@@ -287,8 +287,11 @@ def wants(facts: Facts) -> dict[StatusKey, Want]:
             if (placement, missing) not in looked_at:
                 wanted |= _asking(snapshot, placement, folded, {cache.storage_key for cache in missing})
                 looked_at |= {(placement, missing), (placement, nothing)}
-    questions = {key: text for key, each in snapshot.caches.items() if (text := question(each, facts.now))}
-    questions = {key: text for key, text in questions.items() if key in folded.caches and folded.caches[key].total}
+    questions = {
+        key: text
+        for key, tally in folded.caches.items()
+        if tally.total and (text := question(snapshot.caches[key], facts.now))
+    }
     wanted |= {key: snapshot.caches[key] for key in questions}
     commits = _commits(snapshot) if wanted else {}
     rejected: dict[StatusKey, set[str]] = {}
