@@ -101,10 +101,13 @@ class Writer:
             case Verb.DELETE:
                 if write.unmounted and (pods := mounting(kube, ref.namespace or "", ref.name)):
                     raise Conflict(f"{', '.join(pods[:3])} of {ref.namespace} mount the claim {ref.name}")
-                namespace, uid, version = ref.namespace, ref.uid, ref.version
-                foreground = write.foreground
                 kube.delete(
-                    ref.resource, ref.name, namespace=namespace, uid=uid, version=version, foreground=foreground
+                    ref.resource,
+                    ref.name,
+                    namespace=ref.namespace,
+                    uid=ref.uid,
+                    version=ref.version,
+                    foreground=write.foreground,
                 )
                 return None
             case _:
