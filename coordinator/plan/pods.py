@@ -15,7 +15,7 @@ from actors.messages import NodeName
 from actors.times import seconds_of
 from coordinator.api.resources import StatusKey
 from coordinator.kube.interface import Object
-from coordinator.kube.parts import mapping_of
+from coordinator.kube.parts import list_of, mapping_of
 
 CACHE_LABEL = "internal.serving.kserve.io/localmodel"
 NAMESPACE_LABEL = "internal.serving.kserve.io/localmodel-namespace"
@@ -72,13 +72,13 @@ def read_pod(raw: Object, home: str = "") -> Pod | None:
     namespace = str(metadata.get("namespace") or "")
     labels = mapping_of(metadata.get("labels"))
     label, of_namespace = labels.get(CACHE_LABEL), labels.get(NAMESPACE_LABEL)
-    volumes = [mapping_of(each) for each in _items(spec.get("volumes"))]
+    volumes = [mapping_of(each) for each in list_of(spec.get("volumes"))]
     folders = {path.rstrip("/") or "/" for path in _texts(volumes, "hostPath", "path")}
     mounts = [
         mapping_of(mount)
         for kind in ("containers", "initContainers", "ephemeralContainers")
-        for container in _items(spec.get(kind))
-        for mount in _items(mapping_of(container).get("volumeMounts"))
+        for container in list_of(spec.get(kind))
+        for mount in list_of(mapping_of(container).get("volumeMounts"))
     ]
     inside = [str(mount[name]) for mount in mounts for name in ("subPath", "subPathExpr") if mount.get(name)]
     claimed = {} if namespace == home else _claims_by_volume(volumes, metadata["name"])
@@ -91,7 +91,7 @@ def read_pod(raw: Object, home: str = "") -> Pod | None:
         folders=frozenset() if namespace == home else frozenset(folders),
         created=seconds_of(metadata.get("creationTimestamp")) or 0.0,
         name=str(metadata["name"]),
-        daemon=any(mapping_of(owner).get("kind") == "DaemonSet" for owner in _items(metadata.get("ownerReferences"))),
+        daemon=any(mapping_of(owner).get("kind") == "DaemonSet" for owner in list_of(metadata.get("ownerReferences"))),
         uid=str(metadata.get("uid") or ""),
         mounts=frozenset(
             (claimed[mount["name"]], str(mount.get("subPath") or ""))
@@ -111,10 +111,6 @@ def _claims_by_volume(volumes: Iterable[Mapping[str, Any]], pod: object) -> dict
         elif isinstance(name, str) and mapping_of(volume.get("ephemeral")):
             found[name] = f"{pod}-{name}"
     return found
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _ephemeral(volumes: Iterable[Mapping[str, Any]], pod: object) -> list[str]:

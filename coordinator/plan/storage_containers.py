@@ -20,7 +20,7 @@ from typing import Any
 
 from coordinator.api.resources import GROUP, VERSION, StatusKey
 from coordinator.kube.interface import Object, ResourceType
-from coordinator.kube.parts import mapping_of
+from coordinator.kube.parts import list_of, mapping_of
 from coordinator.plan.snapshot import Cache, EnvEntry, Snapshot
 
 STORAGE_CONTAINERS = ResourceType(GROUP, VERSION, "clusterstoragecontainers", "ClusterStorageContainer")
@@ -52,7 +52,7 @@ def read_storage_container(raw: Object) -> StorageContainer | None:
     if raw.get("disabled") is True or spec.get("workloadType") != DOWNLOAD_JOB:
         return None
     container = mapping_of(spec.get("container"))
-    formats = [mapping_of(each) for each in _items(spec.get("supportedUriFormats"))]
+    formats = [mapping_of(each) for each in list_of(spec.get("supportedUriFormats"))]
     try:
         expressions = tuple(
             re.compile(each["regex"]) for each in formats if not each.get("prefix") and each.get("regex")
@@ -60,7 +60,7 @@ def read_storage_container(raw: Object) -> StorageContainer | None:
     except (re.error, TypeError) as error:
         raise ValueError(f"spec.supportedUriFormats: a regex cannot be used: {error}") from error
     entries, unheeded = [], [f"container.{field}" for field in container if field not in ("name", "env")]
-    for each in map(mapping_of, _items(container.get("env"))):
+    for each in map(mapping_of, list_of(container.get("env"))):
         entry = _entry(each)
         if entry is None:
             unheeded.append(f"container.env {each.get('name')}")
@@ -118,7 +118,3 @@ def _patterns(text: str) -> tuple[str, ...]:
         found = text.split(",")
     found = found if isinstance(found, list) else [found]
     return tuple(each.strip() for each in found if isinstance(each, str) and each.strip())
-
-
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
