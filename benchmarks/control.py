@@ -32,6 +32,7 @@ from actors.messages import Company, DesiredState, ModelReport, NodeName, NodeRe
 from actors.sources.options import SourceOptions
 from benchmarks.machine import machine
 from coordinator.api.resources import LocalModelCache, StatusKey
+from coordinator.collector import paused
 from coordinator.control.controller import Controller
 from coordinator.control.informers import Informers
 from coordinator.control.metrics import Metrics
@@ -216,7 +217,8 @@ def measure(
         snapshot = world.snapshot()
         gc.collect()
         wall, cpu = time.perf_counter(), time.process_time()
-        made = plan(snapshot, world.now, turn, memory)
+        with paused():
+            made = plan(snapshot, world.now, turn, memory)
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
         world.companies, writes = made.companies, len(made.writes)

@@ -17,6 +17,7 @@ import yaml
 from coordinator.cli.arguments import seconds, size
 from coordinator.cli.cluster import Unanswered, add_cluster_arguments, connect
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
+from coordinator.collector import paused
 from coordinator.kube.interface import PODS, Denied, Kube, KubeError, NotFound, Object
 from coordinator.plan.applied import KINDS, NotApplicable, applied, by_kind, snapshot_of
 from coordinator.plan.forecast import Assumed, forecast
@@ -59,7 +60,8 @@ def plan(args: argparse.Namespace) -> int:
             raise NotApplicable(f"no object in {', '.join(args.filename)}")
         before = by_kind(_documents(args.cluster)) if args.cluster != LIVE else _live(connect(args))
         after = applied(before, manifests, now)
-        found = forecast(snapshot_of(before, after, now, args.eviction_idle_seconds), now, assumed)
+        with paused():
+            found = forecast(snapshot_of(before, after, now, args.eviction_idle_seconds), now, assumed)
     except (NotApplicable, Unanswered) as error:
         reason = error.reason if isinstance(error, Unanswered) else "InvalidObject"
         if args.json:

@@ -27,6 +27,7 @@ from actors.manifest import Manifest, OriginName
 from actors.messages import Company, NodeName
 from actors.sources.options import SourceOptions
 from coordinator.api.resources import StatusKey
+from coordinator.collector import paused
 from coordinator.control.acting import WATCHED_ANEW_S as WATCHED_ANEW_S
 from coordinator.control.acting import Acting
 from coordinator.control.eviction_guard import Evictor
@@ -237,7 +238,8 @@ class Controller:
         turn = self._pace.turn(snapshot.local_nodes, now)
 
         def attempt(world: Snapshot) -> Plan:
-            return plan(world, now, turn, self._memory)
+            with paused():
+                return plan(world, now, turn, self._memory)
 
         try:
             planned = attempt(snapshot)
