@@ -9,10 +9,12 @@ environment and in the home folder, other filesystems inside of a URL or of the 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import itertools
 import os
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -152,19 +154,21 @@ def _with_files(storage_options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _certificates(text: str) -> str:
-    """The path of a file of this user's with just this content: the same for the same."""
-    folder = Path(tempfile.gettempdir()) / f"localmodel-certificates-{os.getuid()}"
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.pem"
+    """The path of a file of this process's with just this content, until the process ends: the same for the same."""
     with _writing:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise SourceDenied(f"{folder} is not a folder of this user's: remove it", reason="CredentialsInvalid")
+        path = _private_folder(tempfile.gettempdir()) / f"{hashlib.sha256(text.encode()).hexdigest()}.pem"
         if not path.exists():
-            descriptor, name = tempfile.mkstemp(dir=folder)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-            Path(name).replace(path)
+            path.touch(mode=0o600)
+            path.write_text(text)
     return str(path)
+
+
+@cache
+def _private_folder(parent: str) -> Path:
+    """A folder in `parent` that only this user may look into, gone with what is in it when the process ends."""
+    folder = tempfile.mkdtemp(prefix="localmodel-certificates-", dir=parent)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def check_environment() -> None:

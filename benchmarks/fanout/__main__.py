@@ -38,6 +38,7 @@ from benchmarks.fanout.systems import SYSTEMS, VERIFIES, Setting, Watch
 from benchmarks.machine import free_memory_bytes, machine, warm_up
 from coordinator.dev import hosts as namespaces
 from coordinator.dev.hosts import Network, Running
+from coordinator.dev.laptop.runfolder import remove_abandoned, run_folder
 from coordinator.dev.origin.sample import write_sample
 
 SAMPLE_S = 0.2
@@ -45,6 +46,7 @@ START_S = 120.0
 MEMORY = Path("/dev/shm")
 SLOWDOWN = 4
 """The straggler's link is that many times slower."""
+LAST_LINES = 40
 ANCHORS = (
     "published elsewhere: Monarch, a chain: 26.5 s to 128 nodes, 23.2 s to 1 (1.14); Kraken, 3 GB to 2,600 hosts:"
     " p99/p50 1.8; Ray broadcast, 1Gi to 50 nodes: 16.94 s"
@@ -238,13 +240,13 @@ COLUMNS = ("nodes", "first_s", "median_s", "slowest_s", "over_one", "amplificati
 
 
 def measure(
-    options: Options, sample: Path, log: Path, say: Callable[[str], None]
+    options: Options, sample: Path, scratch: Path, say: Callable[[str], None]
 ) -> tuple[list[Row], dict[str, Observation]]:
-    """A row for every system that ran to its end. `log` is a folder for what programs say."""
+    """A row for every system that ran to its end; of others it is said what their programs said last."""
     rows: list[Row] = []
     observations: dict[str, Observation] = {}
     with Network(options.rate) as network:
-        lab = Lab(options, network, sample, log)
+        lab = Lab(options, network, sample, scratch)
         say("".join([f"{'system':12}{'verifies':15}", *(f"{name.replace('_', ' '):>15}" for name in COLUMNS)]))
         for name in options.systems:
             absent = SYSTEMS[name].missing()
@@ -254,7 +256,12 @@ def measure(
             try:
                 observed = observations[name] = lab.run(name)
             except (RuntimeError, TimeoutError) as error:
-                say(f"{name:12} failed: {error}; see {log}/{name}.log")
+                lines = (scratch / f"{name}.log").read_text(errors="replace").splitlines()[-LAST_LINES:]
+                say(
+                    "\n".join(
+                        [f"{name:12} failed: {error}; its programs said last:", *(f"    {line}" for line in lines)]
+                    )
+                )
                 continue
             one_s = next((row["slowest_s"] for row in rows if row["system"] == "one"), None)
             rows.append(summarise(name, options, observed, one_s))
@@ -331,10 +338,11 @@ def main() -> int:
         print(f"fanout: {problem}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sample = Path(tempfile.gettempdir()) / "localmodel-fanout" / f"sample-{options.size}"
-    write_sample(sample, options.size)
-    log = Path(tempfile.mkdtemp(prefix="localmodel-fanout-log-"))
-    rows, observations = measure(options, sample, log, lambda line: print(line, flush=True))
+    parent, prefix = Path(tempfile.gettempdir()), "localmodel-fanout-"
+    remove_abandoned(parent, prefix)
+    with run_folder(parent, prefix) as folder:
+        write_sample(folder / "sample", options.size)
+        rows, observations = measure(options, folder / "sample", folder, lambda line: print(line, flush=True))
     print(ANCHORS)
     if given.plot is not None:
         draw(given.plot, observations)

@@ -15,29 +15,30 @@ from coordinator.dev import hosts as namespaces
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def fanout(*arguments: str) -> subprocess.CompletedProcess[str]:
+def fanout(*arguments: str, temporary: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.fanout", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
     return subprocess.run(command, capture_output=True, text=True, timeout=150, env=environment)
 
 
 @pytest.mark.e2e
 @pytest.mark.skipif(namespaces.missing() is not None, reason=str(namespaces.missing()))
-def test_two_cold_hosts_read_the_origin_once_and_leave_no_namespace_behind() -> None:
+def test_two_cold_hosts_read_the_origin_once_and_leave_nothing_behind(tmp_path: Path) -> None:
     before = set(namespaces.leftovers())
 
-    done = fanout("--nodes", "2", "--size", "16MiB", "--systems", "one,ours", "--json")
+    done = fanout("--nodes", "2", "--size", "16MiB", "--systems", "one,ours", "--json", temporary=tmp_path)
 
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["nodes"] == 2
     assert 1.0 <= found["amplification"] <= 1.05
     assert set(namespaces.leftovers()) - before == set()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="is root")
-def test_without_root_it_says_so() -> None:
-    done = fanout("--nodes", "2")
+def test_without_root_it_says_so(tmp_path: Path) -> None:
+    done = fanout("--nodes", "2", temporary=tmp_path)
 
     assert done.returncode == 2
     assert "needs root" in done.stderr or "need root" in done.stderr

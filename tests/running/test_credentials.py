@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,6 +29,7 @@ from coordinator.control.secret_keys import Defaults
 from coordinator.plan.snapshot import Credentials
 from tests.kit.witness import Witness
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "kserve-localmodel-jobs"
 OWN = SourceOptions({"HF_TOKEN": "own", "AWS_SESSION_TOKEN": "own", "AWS_ROLE_ARN": "own"}, timeout_s=5.0)
 
@@ -665,6 +669,20 @@ def test_certificates_in_a_secret_become_a_file_that_only_we_can_read(
         assert path.stat().st_mode & 0o077 == 0
         assert path.parent.stat().st_mode & 0o077 == 0
     assert len(list(tmp_path.rglob("*.pem"))) == 1
+
+
+@pytest.mark.slow
+def test_certificates_are_gone_with_the_process_that_was_given_them(tmp_path: Path) -> None:
+    script = (
+        "from actors.sources.filesystems import opened\n"
+        f"opened('s3://b/m', {{'anon': True, 'client_kwargs': {{'verify': {CERTIFICATE!r}}}}})\n"
+        "import pathlib, tempfile\n"
+        "print(len(list(pathlib.Path(tempfile.gettempdir()).rglob('*.pem'))))"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["CONNECTION_STRING", "ACCOUNT_KEY", "SAS_TOKEN", "CLIENT_SECRET"])
