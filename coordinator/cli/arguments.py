@@ -23,6 +23,8 @@ CONNECTIONS = 32
 MAX_CONNECTIONS = 1024
 TEN_YEARS_S = 10 * 365 * 86400.0
 _DIGEST = re.compile(r"sha256:[0-9a-fA-F]{64}")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def add_fill_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +81,15 @@ def seconds(text: str, below: float = TEN_YEARS_S, *, zero: bool = False) -> flo
         value = -1.0
     if not 0 < value < below and not (zero and value == 0):
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of seconds above 0")
+    return value
+
+
+def duration(text: str) -> float:
+    """Seconds above 0, from what Go calls a duration: `15s`, `1m30s`, `1.5h`, `500ms`."""
+    parts = _DURATION.findall(text[:40])
+    value = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if "".join(map("".join, parts)) != text or not 0 < value < TEN_YEARS_S:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a time above 0 with its unit, such as 15s or 1m30s")
     return value
 
 

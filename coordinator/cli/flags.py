@@ -11,7 +11,7 @@ from typing import Any
 from actors.addresses import Origins
 from actors.numbers import decimal
 from actors.sizes import parse_bytes
-from coordinator.cli.arguments import seconds, understood
+from coordinator.cli.arguments import duration, seconds, understood
 from coordinator.cli.health import parse_address
 from coordinator.cli.settings import (
     BESIDE_KSERVE,
@@ -73,6 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _flag(cluster, "context", "context of the kubeconfig; else its current one", None, str, "NAME")
     _switch(cluster, "leader-elect", "act only while holding the Lease; for more than one replica")
+    lease = "with --leader-elect: "
+    text = "how long others wait after the last change of the Lease that they saw, until one takes it"
+    _flag(cluster, "leader-elect-lease-duration", lease + text, "15s", duration, "DURATION")
+    text = "how long the leader goes on acting while it cannot renew the Lease; less than its duration"
+    _flag(cluster, "leader-elect-renew-deadline", lease + text, "10s", duration, "DURATION")
+    text = "time between two attempts to take or renew the Lease; less than the deadline"
+    _flag(cluster, "leader-elect-retry-period", lease + text, "2s", duration, "DURATION")
     _flag(
         cluster,
         "namespace",

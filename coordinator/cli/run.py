@@ -54,8 +54,6 @@ from coordinator.plan.snapshot import Credentials
 
 _log = logging.getLogger(__name__)
 
-LEASE_TIMEOUT_S = 4.0
-"""Of a request for the Lease: under half of the renew deadline, so that a hung one can be made again in time."""
 REVIEW_TIMEOUT_S = 4.0
 """Of a look-up for a webhook: under half of the 10 s that an API server waits for its answer."""
 
@@ -99,7 +97,9 @@ class _Process:
         self._contexts = contexts
         self._metrics = Metrics(version("localmodel"), leader_lock=LOCK_NAME)
         self._kube = HttpKube(config, observe=self._metrics.kube_request)
-        self._lease_kube = HttpKube(config, timeout_s=LEASE_TIMEOUT_S, observe=self._metrics.kube_request)
+        self._lease_kube = HttpKube(
+            config, timeout_s=chosen.leader_timing.request_timeout_s, observe=self._metrics.kube_request
+        )
         self._review_kube = HttpKube(config, timeout_s=REVIEW_TIMEOUT_S, observe=self._metrics.kube_request)
         self._identity = WebhookIdentity(self._kube, chosen.namespace, contexts)
         self._neighbours = Neighbours(
@@ -112,7 +112,9 @@ class _Process:
         self._leader: Leader | None = None
         if chosen.leader_elect:
             identity = f"{socket.gethostname()}_{uuid.uuid4()}"
-            self._leader = Leader(self._lease_kube, identity, chosen.namespace, changed=self._leadership)
+            self._leader = Leader(
+                self._lease_kube, identity, chosen.namespace, changed=self._leadership, timing=chosen.leader_timing
+            )
         else:
             self._metrics.leading(True)
         job_namespace = chosen.job_namespace if chosen.job_namespace_given else None

@@ -18,6 +18,7 @@ from actors.addresses import Origins
 from actors.schemes import Schemes
 from actors.sizes import parse_bytes
 from actors.trust import Trust
+from coordinator.kube.leader import JITTER, Timing
 from coordinator.logs import LEVELS, LogSettings
 from coordinator.plan.eviction import Policy
 from coordinator.plan.kserve_config import JOB_NAMESPACE
@@ -47,6 +48,7 @@ class Settings:
     tls_min_version: str = "VersionTLS12"
     tls_cipher_suites: tuple[str, ...] = ()
     leader_elect: bool = False
+    leader_timing: Timing = field(default_factory=Timing)
     kubeconfig: str | None = None
     context: str | None = None
     log: LogSettings = field(default_factory=LogSettings)
@@ -116,6 +118,7 @@ def from_args(args: argparse.Namespace, env: Mapping[str, str]) -> Settings:
         tls_min_version=args.tls_min_version or default.tls_min_version,
         tls_cipher_suites=suites,
         leader_elect=args.leader_elect,
+        leader_timing=_timing(args),
         kubeconfig=args.kubeconfig,
         context=args.context,
         log=log,
@@ -147,6 +150,23 @@ def _given(flag: T | None, env: Mapping[str, str], name: str, parse: Callable[[s
         return parse(env[name])
     except ValueError as error:
         _usage_error(f"${name}: {error}")
+
+
+def _timing(args: argparse.Namespace) -> Timing:
+    """As client-go has it: a leader stops before another may take over, and can try more than once before it stops."""
+    lease_s, renew_deadline_s = args.leader_elect_lease_duration, args.leader_elect_renew_deadline
+    retry_s = args.leader_elect_retry_period
+    if lease_s <= renew_deadline_s:
+        _usage_error(
+            f"--leader-elect-lease-duration ({lease_s:g} s) must be more than --leader-elect-renew-deadline"
+            f" ({renew_deadline_s:g} s)"
+        )
+    if renew_deadline_s <= JITTER * retry_s:
+        _usage_error(
+            f"--leader-elect-renew-deadline ({renew_deadline_s:g} s) must be more than {JITTER:g} times"
+            f" --leader-elect-retry-period ({retry_s:g} s)"
+        )
+    return Timing(lease_s, renew_deadline_s, retry_s)
 
 
 def _schemes(args: argparse.Namespace, env: Mapping[str, str]) -> Schemes:

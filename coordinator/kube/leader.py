@@ -13,6 +13,7 @@ end. A process that asks `leading` before each act stops at once.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 LOCK_NAME = "kserve-local-model-manager-leader-lock"
 """KServe's, so that its controller and this one never act at the same time."""
+JITTER = 1.2
+"""The longest wait between two attempts, in retry periods."""
 
 
 def monotonic() -> float:
@@ -43,7 +46,12 @@ class Timing:
     lease_s: float = 15.0
     renew_deadline_s: float = 10.0
     retry_s: float = 2.0
-    rng: random.Random = field(default_factory=random.Random)
+    rng: random.Random = field(default_factory=random.Random, compare=False)
+
+    @property
+    def request_timeout_s(self) -> float:
+        """Of a request for the Lease: under half of the deadline, so that a hung one can be made again in time."""
+        return self.renew_deadline_s * 0.4
 
 
 def claim(lease: Object | None, identity: str, lease_s: float, at: datetime) -> dict[str, Any]:
@@ -55,7 +63,7 @@ def claim(lease: Object | None, identity: str, lease_s: float, at: datetime) -> 
     stamp = rfc3339(at.timestamp(), "microseconds")
     return {
         "holderIdentity": identity,
-        "leaseDurationSeconds": max(1, round(lease_s)),
+        "leaseDurationSeconds": max(1, math.ceil(lease_s)),
         "acquireTime": spec.get("acquireTime") or stamp if renewing else stamp,
         "renewTime": stamp,
         "leaseTransitions": transitions if renewing or lease is None else transitions + 1,
@@ -84,8 +92,8 @@ class Rival:
 class Leader:
     """Seeks the Lease from `start` to `release`. One thread.
 
-    `kube` should be its own, with a timeout of at most half the renew deadline. `changed` is called from the thread
-    when it notices that `leading` has become True or False; to act or not is decided by `leading` itself.
+    `kube` should be its own, with the timeout that its timing names. `changed` is called from the thread when it
+    notices that `leading` has become True or False; to act or not is decided by `leading` itself.
     """
 
     def __init__(
@@ -190,7 +198,7 @@ class Leader:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self.step()
-            self._stopping.wait(self._timing.retry_s * self._timing.rng.uniform(0.8, 1.2))
+            self._stopping.wait(self._timing.retry_s * self._timing.rng.uniform(0.8, JITTER))
 
     def _fail(self, message: str) -> None:
         if self._failure is None:

@@ -209,6 +209,10 @@ def test_a_lease_may_be_taken_when_it(case: str) -> None:
     assert rival.may_take({"spec": spec}, "me", 15.0, 100.0 + unchanged_s) is expected
 
 
+def test_a_lease_says_no_less_than_it_lasts() -> None:
+    assert [claim(None, "me", lasts_s, START)["leaseDurationSeconds"] for lasts_s in (0.5, 1.4, 15.0)] == [1, 2, 15]
+
+
 def test_a_wall_clock_that_is_hours_off_does_not_matter() -> None:
     kube, time = FakeKube(), Time()
     first = Leader(kube, "first", "kserve", clock=time, now=lambda: START - timedelta(hours=5))

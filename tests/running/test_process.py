@@ -35,6 +35,16 @@ from tests.kit.kserve import as_sent
 from tests.kit.webhooks import CACHE_PATH, Caller
 
 pytestmark = pytest.mark.e2e
+LEASE_S, DEADLINE_S = 6.0, 4.0
+ELECTING = (
+    "--leader-elect",
+    "--namespace=kserve",
+    f"--leader-elect-lease-duration={LEASE_S:.0f}s",
+    f"--leader-elect-renew-deadline={DEADLINE_S:.0f}s",
+    "--leader-elect-retry-period=500ms",
+)
+OUTAGE_S = LEASE_S + 3
+"""Longer than a Lease lasts."""
 
 
 class Coordinator:
@@ -178,7 +188,7 @@ def test_beside_kserves_controller_the_node_tier_acts_alone(
 def test_of_two_replicas_one_leads_both_are_ready_and_the_other_takes_over(
     tmp_path: Path, kubeconfig: Path, started: list[Coordinator]
 ) -> None:
-    flags = (f"--kubeconfig={kubeconfig}", "--leader-elect", "--namespace=kserve")
+    flags = (f"--kubeconfig={kubeconfig}", *ELECTING)
     first = Coordinator(tmp_path, *flags)
     started.append(first)
     eventually(first.leads, seen=first.log.read_text)
@@ -195,7 +205,7 @@ def test_of_two_replicas_one_leads_both_are_ready_and_the_other_takes_over(
 def test_a_leader_whose_lease_is_taken_goes_on_as_a_follower_and_leads_again(
     tmp_path: Path, kubeconfig: Path, started: list[Coordinator]
 ) -> None:
-    coordinator = Coordinator(tmp_path, f"--kubeconfig={kubeconfig}", "--leader-elect", "--namespace=kserve")
+    coordinator = Coordinator(tmp_path, f"--kubeconfig={kubeconfig}", *ELECTING)
     started.append(coordinator)
     eventually(lambda: "acting" in coordinator.messages(), seen=coordinator.log.read_text)
     kube = HttpKube(load_config(str(kubeconfig)))
@@ -247,7 +257,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 def replicas(folder: Path, server: Server, started: list[Coordinator], count: int) -> list[Coordinator]:
     """So many, one of which acts."""
-    flags = (f"--kubeconfig={server.kubeconfig}", "--leader-elect", "--namespace=kserve")
+    flags = (f"--kubeconfig={server.kubeconfig}", *ELECTING)
     started += [Coordinator(folder, *flags) for _ in range(count)]
     eventually(lambda: sum(acts(each) for each in started) == 1, timeout_s=30, seen=lambda: logs(started))
     eventually(lambda: all(each.get("/readyz")[0] == 200 for each in started), seen=lambda: logs(started))
@@ -263,10 +273,6 @@ def logs(started: list[Coordinator]) -> list[str]:
     return [each.log.read_text() for each in started]
 
 
-OUTAGE_S = 18.0
-"""Longer than a Lease lasts."""
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_while_the_api_server_hangs_nobody_acts_and_afterwards_one_does_again(
     tmp_path: Path, server: Server, started: list[Coordinator], count: int
@@ -275,7 +281,7 @@ def test_while_the_api_server_hangs_nobody_acts_and_afterwards_one_does_again(
     server.process.send_signal(signal.SIGSTOP)
     ends = time.monotonic() + OUTAGE_S
     try:
-        eventually(lambda: not any(map(acts, started)), timeout_s=14, seen=lambda: logs(started))
+        eventually(lambda: not any(map(acts, started)), timeout_s=DEADLINE_S + 4, seen=lambda: logs(started))
         leader = next(each for each in started if "acting" in each.messages())
         eventually(lambda: leader.get("/readyz")[0] == 503, seen=lambda: leader.get("/readyz"))
         assert "lease" in leader.get("/readyz")[1]
@@ -311,7 +317,7 @@ def test_every_replica_serves_the_webhooks_with_one_certificate(
     tmp_path: Path, kubeconfig: Path, started: list[Coordinator]
 ) -> None:
     started += [
-        Coordinator(tmp_path, f"--kubeconfig={kubeconfig}", "--leader-elect", "--tls-min-version=VersionTLS13")
+        Coordinator(tmp_path, f"--kubeconfig={kubeconfig}", *ELECTING, "--tls-min-version=VersionTLS13")
         for _ in range(2)
     ]
     eventually(lambda: all(each.get("/readyz")[0] == 200 for each in started), seen=lambda: logs(started))

@@ -15,6 +15,7 @@ from actors.agent.settings import AgentSettings
 from actors.manifest import OriginName
 from actors.schemes import Schemes
 from coordinator.cli.settings import Settings, add_arguments, parse
+from coordinator.kube.leader import Timing
 from coordinator.logs import LogSettings
 from coordinator.plan.eviction import Policy
 from coordinator.plan.origin_budget import Budget, Budgets
@@ -69,6 +70,16 @@ ACCEPTED: dict[str, tuple[list[str], Mapping[str, str], Settings]] = {
     ),
     "a boolean that says false": (["--leader-elect", "--leader-elect=false"], {}, DEFAULT),
     "a boolean in Go's short form": (["-leader-elect=T"], {}, replace(DEFAULT, leader_elect=True)),
+    "an election of another pace": (
+        [
+            "--leader-elect-lease-duration=1m31s",
+            "-leader-elect-renew-deadline",
+            "1.5m0s",
+            "--leader-elect-retry-period=500ms",
+        ],
+        {},
+        replace(DEFAULT, leader_timing=Timing(91.0, 90.0, 0.5)),
+    ),
     "listening on nothing": (
         ["--metrics-addr=0", "--health-probe-addr="],
         {},
@@ -162,6 +173,20 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "evicting what is in use": (["--eviction-idle-seconds=0"], "'0' is not a number of seconds above 0"),
     "half of a flag": (["--metrics"], "unrecognized arguments"),
     "a boolean that is neither": (["--leader-elect=maybe"], "'maybe' is neither true nor false"),
+    "a Lease that runs out while its leader acts": (
+        ["--leader-elect-lease-duration=10s"],
+        "--leader-elect-lease-duration (10 s) must be more than --leader-elect-renew-deadline (10 s)",
+    ),
+    "a deadline before the second attempt": (
+        ["--leader-elect-renew-deadline=2.4s"],
+        "--leader-elect-renew-deadline (2.4 s) must be more than 1.2 times --leader-elect-retry-period (2 s)",
+    ),
+    "a time without a unit": (["--leader-elect-lease-duration=15"], "'15' is not a time above 0 with its unit"),
+    "no time": (["--leader-elect-retry-period=0s"], "'0s' is not a time above 0"),
+    "a time before now": (["--leader-elect-retry-period=-2s"], "'-2s' is not a time above 0"),
+    "a time that is none": (["--leader-elect-renew-deadline=10s!"], "'10s!' is not a time above 0"),
+    "a time without end": (["--leader-elect-lease-duration=87601h"], "'87601h' is not a time above 0"),
+    "an empty time": (["--leader-elect-lease-duration="], "'' is not a time above 0"),
     "an address without a port": (["--metrics-addr=localhost"], "'localhost' is not host:port"),
     "a port that is none": (["--webhook-port=70000"], "'70000' is not a port"),
     "a level that is none": (["--zap-log-level=loud"], "'loud' is none of debug, info, warn, error, panic"),
