@@ -1,4 +1,5 @@
-"""The whole root folder of an image, from the Debian this runs in: `rootfs.py coordinator|ray-node FOLDER`.
+"""The files of one layer, from the Debian this runs in: `rootfs.py base FOLDER`, then of each image what it has beyond
+that: `rootfs.py coordinator|ray-node FOLDER --upon BASE`.
 
 Copies files of single packages, never a package's scripts, and leaves out what no process of ours opens. What each
 package was is kept in `var/lib/dpkg/status.d`, where scanners look in images without a package manager.
@@ -8,7 +9,9 @@ Runs as root in a build, with nothing but the standard library. Files get one ti
 
 from __future__ import annotations
 
+import argparse
 import compileall
+import filecmp
 import os
 import py_compile
 import shutil
@@ -20,7 +23,7 @@ from pathlib import Path
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 ENVIRONMENT = Path("/opt/localmodel")
 
-PACKAGES = (
+BASE = (
     "base-files",
     "ca-certificates",
     "libbz2-1.0",
@@ -44,8 +47,8 @@ PACKAGES = (
 SHELL = ("bash", "libtinfo6", "coreutils")
 """Of the image that KubeRay starts: `/bin/bash -c "ulimit ...; ray start ..."`, and `sleep` while it waits."""
 
-PROGRAMS = {f"/usr/bin/{PYTHON}", "/usr/bin/python3"}
-SHELL_PROGRAMS = {"/usr/bin/bash", "/usr/bin/sleep"}
+PACKAGES: dict[str, Sequence[str]] = {"base": BASE, "coordinator": (), "ray-node": SHELL}
+PROGRAMS = {f"/usr/bin/{PYTHON}", "/usr/bin/python3", "/usr/bin/bash", "/usr/bin/sleep"}
 
 LEFT_OUT = (
     "/usr/share/bash",
@@ -75,16 +78,17 @@ LEFT_OUT = (
     f"/usr/lib/{PYTHON}/turtle.py",
 )
 COMMANDS = {
-    "coordinator": {"localmodel", "localmodel-manager", "python", "python3", PYTHON},
-    "ray-node": {"localmodel", "python", "python3", PYTHON, "ray"},
+    "base": {"localmodel", "python", "python3", PYTHON},
+    "coordinator": {"localmodel-manager"},
+    "ray-node": {"ray"},
 }
 """Of what packages put beside the interpreter: the commands that somebody runs."""
 
-NOT_RUN = {
-    "coordinator": ("coordinator/dev", "ray/jars", "ray/rllib", "ray/llm", "ray/dashboard/client", "ray/core/src"),
-    "ray-node": ("coordinator/dev", "ray/jars", "ray/rllib", "ray/llm"),
-}
-"""Of the site-packages: the laptop cluster, Java, learning; and for a driver, the programs of Ray that it talks to."""
+NOT_RUN = ("coordinator/dev", "ray/jars", "ray/rllib", "ray/llm")
+"""Of the site-packages, in no image: the laptop cluster, Java, learning."""
+
+RAYS_OWN = ("ray/dashboard/client", "ray/core/src")
+"""Of the site-packages, for Ray nodes alone: the programs that a driver talks to."""
 
 ACCOUNTS = """\
 root:x:0:0:root:/root:/usr/sbin/nologin
@@ -95,10 +99,10 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 GROUPS = "root:x:0:\nlocalmodel:x:1000:\nnonroot:x:65532:\nnogroup:x:65534:\n"
 
 
-def wanted(path: str, programs: set[str]) -> bool:
+def wanted(path: str) -> bool:
     """Whether a file of a Debian package goes into the image: of programs those named, of documents licences."""
     if path.startswith(("/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/")):
-        return path in programs
+        return path in PROGRAMS
     if path.startswith("/usr/share/doc/"):
         return path.endswith("/copyright")
     return not any(path == prefix or path.startswith(f"{prefix}/") for prefix in LEFT_OUT)
@@ -125,10 +129,10 @@ def copy(source: Path, root: Path) -> None:
         target.chmod(real.stat().st_mode & 0o755)
 
 
-def install(package: str, root: Path, programs: set[str]) -> None:
+def install(package: str, root: Path) -> None:
     for name in files_of(package):
         path = Path(name)
-        if wanted(name, programs) and not (path.is_dir() and not path.is_symlink()):
+        if wanted(name) and not (path.is_dir() and not path.is_symlink()):
             copy(path, root)
     about = subprocess.run(["dpkg-query", "--status", package], capture_output=True, text=True, check=True)
     folder = root / "var/lib/dpkg/status.d"
@@ -162,20 +166,24 @@ def accounts(root: Path) -> None:
         (root / name).chmod(mode)
 
 
-def environment(root: Path, image: str) -> None:
-    """The virtual environment, less what does not run in a cluster."""
-    target = root / str(ENVIRONMENT).lstrip("/")
-    shutil.copytree(
-        ENVIRONMENT, target, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "activate*", "Activate*")
-    )
-    site = target / "lib" / PYTHON / "site-packages"
-    for name in NOT_RUN[image]:
-        shutil.rmtree(site / name, ignore_errors=True)
-    for command in (target / "bin").iterdir():
-        if command.name not in COMMANDS[image]:
-            command.unlink()
-    if image == "coordinator":
+def environment(root: Path, layer: str, upon: Path | None) -> None:
+    """The virtual environment, less what does not run in a cluster, and less what `upon` has already."""
+    packages = ENVIRONMENT / "lib" / PYTHON / "site-packages"
+    left_out = {packages / name for name in (*NOT_RUN, *(() if layer == "ray-node" else RAYS_OWN))}
+    for folder, folders, files in os.walk(ENVIRONMENT):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        folders[:] = [name for name in folders if name != "__pycache__" and Path(folder, name) not in left_out]
+        for path in (Path(folder, name) for name in (*files, *links)):
+            if path.parent == ENVIRONMENT / "bin" and path.name not in COMMANDS[layer]:
+                continue
+            if upon is None or not _same(path, upon / str(path).lstrip("/")):
+                copy(path, root)
+    if layer == "coordinator":
         (root / "manager").symlink_to("opt/localmodel/bin/localmodel-manager")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_symlink() or (other.exists() and filecmp.cmp(one, other, shallow=False))
 
 
 def compile_all(root: Path) -> None:
@@ -192,28 +200,30 @@ def compile_all(root: Path) -> None:
         )
 
 
-def libraries(root: Path) -> None:
-    """The loader's cache, and an error for a library that nothing in the image brings."""
-    subprocess.run(["ldconfig", "-r", str(root)], check=True)
-    (root / "var/cache/ldconfig/aux-cache").unlink(missing_ok=True)
-    missing = sorted(set(_missing(root)))
+def libraries(root: Path, upon: Path | None) -> None:
+    """Leaves the loader's cache in the base. Raises SystemExit for a library that nothing in the image brings."""
+    if upon is None:
+        subprocess.run(["ldconfig", "-r", str(root)], check=True)
+        (root / "var/cache/ldconfig/aux-cache").unlink(missing_ok=True)
+    missing = sorted(set(_missing(root, upon or root)))
     if missing:
         raise SystemExit("libraries that are not in the image:\n" + "\n".join(missing))
 
 
-def _missing(root: Path) -> Iterator[str]:
-    """Of Python's own extension modules, and of the programs: what the loader does not find in `root`."""
-    loader = next(path for path in (root / "usr" / "lib64", root / "usr" / "lib") for path in path.glob("ld-linux*"))
-    modules = (root / f"usr/lib/{PYTHON}/lib-dynload").glob("*.so")
-    for file in [*modules, *(root / "usr/bin").iterdir()]:
+def _missing(root: Path, base: Path) -> Iterator[str]:
+    """Of Python's own extension modules, and of the programs: what the loader finds in neither folder."""
+    loader = next(path for path in (base / "usr/lib64", base / "usr/lib") for path in path.glob("ld-linux*"))
+    places = [str(path) for each in (root, base) for path in (*each.glob("usr/lib/*-linux-gnu"), each / "usr/lib")]
+    modules = root.glob(f"usr/lib/{PYTHON}/lib-dynload/*.so")
+    for file in [*modules, *root.glob("usr/bin/*")]:
         if file.is_symlink() or file.name.startswith(("readline.", "_curses", "_tkinter", "_dbm", "_gdbm")):
             continue
-        inside = f"/{file.relative_to(root)}"
-        command = ["chroot", str(root), f"/{loader.relative_to(root)}", "--list", inside]
+        command = [str(loader), "--inhibit-cache", "--library-path", ":".join(places), "--list", str(file)]
         listed = subprocess.run(command, capture_output=True, text=True, check=False)
         for line in (listed.stdout + listed.stderr).splitlines():
-            if "not found" in line or "cannot open" in line:
-                yield f"{inside}: {line.strip()}"
+            _, arrow, found = line.partition(" => ")
+            if "not found" in line or "cannot open" in line or (arrow and not found.startswith((str(root), str(base)))):
+                yield f"/{file.relative_to(root)}: {line.strip()}"
 
 
 def settle_times(root: Path, epoch: int) -> None:
@@ -221,23 +231,26 @@ def settle_times(root: Path, epoch: int) -> None:
         os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def build(image: str, root: Path) -> None:
-    """Leaves the whole image in `root`, which must not exist."""
-    shell: Sequence[str] = SHELL if image == "ray-node" else ()
-    programs = PROGRAMS | (SHELL_PROGRAMS if shell else set())
-    root.mkdir()
-    merged_usr(root)
-    for package in (*PACKAGES, *shell):
-        install(package, root, programs)
-    if shell:
-        (root / "usr/bin/sh").unlink(missing_ok=True)
-    copy(Path("/etc/ssl/certs/ca-certificates.crt"), root)
-    accounts(root)
-    environment(root, image)
+def build(layer: str, root: Path, upon: Path | None = None) -> None:
+    """Leaves the whole layer in `root`, which must not exist; `upon` has the base, and is None for the base itself."""
+    root.mkdir(parents=True)
+    if upon is None:
+        merged_usr(root)
+    for package in PACKAGES[layer]:
+        install(package, root)
+    if upon is None:
+        copy(Path("/etc/ssl/certs/ca-certificates.crt"), root)
+        accounts(root)
+    environment(root, layer, upon)
     compile_all(root)
-    libraries(root)
+    libraries(root, upon)
     settle_times(root, int(os.environ.get("SOURCE_DATE_EPOCH") or 0))
 
 
 if __name__ == "__main__":
-    build(sys.argv[1], Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("layer", choices=sorted(PACKAGES))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--upon", type=Path, metavar="BASE")
+    given = parser.parse_args()
+    build(given.layer, given.folder, given.upon)

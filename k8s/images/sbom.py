@@ -1,4 +1,5 @@
-"""What an image is made of, as CycloneDX 1.6 and SPDX 2.3: `sbom.py --name N --version V ROOT FOLDER`.
+"""What an image is made of, as CycloneDX 1.6 and SPDX 2.3: `sbom.py --name N --version V ROOT... FOLDER`, with a root
+folder for each of its layers.
 
 Reads what is installed, not what was asked for: the Debian packages in `var/lib/dpkg/status.d` and the Python
 distributions in the virtual environment. Nothing but the standard library, because it runs in a build.
@@ -59,10 +60,10 @@ def python(found: Distribution) -> Component:
     return Component("pypi", found.metadata["Name"], found.version, found.metadata.get("License-Expression", ""))
 
 
-def components(root: Path) -> list[Component]:
-    """Everything that is installed below `root`, sorted."""
-    packages = [debian(path.read_text()) for path in (root / "var/lib/dpkg/status.d").iterdir()]
-    sites = [str(path) for path in root.glob("opt/localmodel/lib/python3*/site-packages")]
+def components(*roots: Path) -> list[Component]:
+    """Everything that is installed below `roots`, sorted."""
+    packages = [debian(path.read_text()) for root in roots for path in root.glob("var/lib/dpkg/status.d/*")]
+    sites = [str(path) for root in roots for path in root.glob("opt/localmodel/lib/python3*/site-packages")]
     return sorted([*packages, *map(python, distributions(path=sites))])
 
 
@@ -152,11 +153,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", required=True)
     parser.add_argument("--version", required=True)
-    parser.add_argument("root", type=Path)
+    parser.add_argument("roots", type=Path, nargs="+", metavar="root")
     parser.add_argument("folder", type=Path)
     given = parser.parse_args()
     at = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH") or 0), UTC)
-    parts = components(given.root)
+    parts = components(*given.roots)
     given.folder.mkdir(parents=True, exist_ok=True)
     for form, make in {"cdx": cyclonedx, "spdx": spdx}.items():
         text = json.dumps(make(given.name, given.version, parts, at), indent=1, sort_keys=True)

@@ -1,127 +1,50 @@
 """The images, built and run: who they run as, what is not in them, how they start and end.
 
-Skipped, with the reason, where podman and buildah are not installed. They are built once for all tests of this file;
-what did not change comes from the builder's store.
+Skipped, with the reason, where containers cannot be built and run.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import stat
-import subprocess
 import urllib.error
 import urllib.request
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
 from coordinator.dev.trial.waiting import eventually
-from tests.kit.manifests import K8S
+from tests.kit.containers import (
+    BUILD_S,
+    COORDINATOR,
+    COORDINATOR_DEV,
+    RAY_NODE,
+    RAY_NODE_DEV,
+    about,
+    podman,
+    python,
+    running,
+)
 
-MISSING = [tool for tool in ("buildah", "podman", "runc") if shutil.which(tool) is None]
-TAG = "test"
-COORDINATOR, RAY_NODE = f"localhost/localmodel:{TAG}", f"localhost/localmodel-ray:{TAG}"
 BOTH = [COORDINATOR, RAY_NODE]
-GRACE_S = 30
-"""terminationGracePeriodSeconds of the coordinator."""
+DEV = [COORDINATOR_DEV, RAY_NODE_DEV]
+SLOWLY = "DEV_IMAGES=1 builds and runs them, too: gigabytes and minutes"
 
-CONTAINERS_CONF = """\
-[containers]
-default_ulimits = ["nofile=8192:8192", "nproc=16384:16384"]
-log_driver = "k8s-file"
-[engine]
-runtime = "runc"
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-"""
-"""Without the limits podman wants CAP_SYS_RESOURCE; without the rest, systemd."""
-
-pytestmark = [
-    pytest.mark.images,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(os.geteuid() != 0, reason="containers are run as root here"),
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (Debian: apt-get install them)"),
-]
-
-
-def podman(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Both images are in the store under `TAG`."""
-    configuration = tmp_path_factory.mktemp("containers") / "containers.conf"
-    configuration.write_text(CONTAINERS_CONF)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CONTAINERS_CONF", str(configuration))
-        patch.setenv("TAG", TAG)
-        build = [str(K8S / "images" / "build"), "coordinator", "ray-node"]
-        done = subprocess.run(build, capture_output=True, text=True, timeout=1700, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        yield
+pytestmark = [pytest.mark.images, pytest.mark.timeout(BUILD_S + 300), pytest.mark.usefixtures("images")]
+with_dev_images = pytest.mark.skipif("DEV_IMAGES" not in os.environ, reason=SLOWLY)
 
 
 @pytest.fixture(scope="module", params=BOTH, ids=["coordinator", "ray-node"])
-def root(request: pytest.FixtureRequest) -> Iterator[tuple[str, Path]]:
+def root(request: pytest.FixtureRequest, images: None) -> Iterator[tuple[str, Path]]:
     """An image's name and its files, mounted."""
     mounted = podman("image", "mount", request.param)
     assert mounted.returncode == 0, mounted.stderr
     yield request.param, Path(mounted.stdout.strip())
     podman("image", "unmount", request.param)
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    name: str
-
-    def state(self) -> Any:
-        return json.loads(podman("inspect", self.name).stdout)[0]["State"]
-
-    def status(self) -> Mapping[str, str]:
-        lines = Path(f"/proc/{self.state()['Pid']}/status").read_text().splitlines()
-        return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-    def logs(self) -> list[dict[str, Any]]:
-        done = podman("logs", self.name)
-        return [json.loads(line) for line in (done.stdout + done.stderr).splitlines() if line.startswith("{")]
-
-    def stop(self) -> int:
-        """Its exit code after SIGTERM; fails where it has to be killed."""
-        done = podman("stop", "--time", str(GRACE_S), self.name)
-        assert done.returncode == 0, done.stderr
-        return int(self.state()["ExitCode"])
-
-
-@contextmanager
-def running(image: str, *arguments: str, options: tuple[str, ...] = ()) -> Iterator[Container]:
-    """A container as the manifests have it: read-only, no capabilities, no new privileges, only /tmp to write to."""
-    name = f"localmodel-test-{uuid.uuid4().hex[:8]}"
-    confined = ["--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"]
-    if not any(option.endswith(":/tmp") for option in options):
-        confined.append("--tmpfs=/tmp:mode=1777")
-    network = () if any(option.startswith("--network") for option in options) else ("--network=host",)
-    started = podman("run", "--detach", "--name", name, *network, *confined, *options, image, *arguments)
-    try:
-        assert started.returncode == 0, started.stderr
-        yield Container(name)
-    finally:
-        podman("rm", "--force", "--time", "0", name)
-
-
-def python(image: str, code: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """One line of Python in a container of `image`, confined as above."""
-    confined = ["--read-only", "--cap-drop=all", "--tmpfs=/tmp:mode=1777", "--network=none"]
-    return podman("run", "--rm", *confined, *options, "--entrypoint", "python3", image, "-c", code)
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -147,17 +70,23 @@ def free_ports(count: int) -> list[int]:
 
 def test_an_image_says_what_it_is_and_runs_as_nobody_in_particular() -> None:
     for image, title in {COORDINATOR: "localmodel", RAY_NODE: "localmodel-ray"}.items():
-        about = json.loads(podman("image", "inspect", image).stdout)[0]
-        labels = {key.removeprefix("org.opencontainers.image."): value for key, value in about["Labels"].items()}
+        said = about(image)
+        labels = {key.removeprefix("org.opencontainers.image."): value for key, value in said["Labels"].items()}
         assert labels["title"] == title
         assert labels["licenses"] == "Apache-2.0"
         assert {"description", "source", "documentation", "version", "revision", "created"} <= labels.keys()
-        assert about["Config"]["User"] == "65532:65532"
-        assert about["Config"]["StopSignal"] in ("SIGTERM", "15")
-    config = json.loads(podman("image", "inspect", COORDINATOR).stdout)[0]["Config"]
+        assert said["Config"]["User"] == "65532:65532"
+        assert said["Config"]["StopSignal"] in ("SIGTERM", "15")
+    config = about(COORDINATOR)["Config"]
     assert config["Entrypoint"] == ["/manager"], "KServe's"
     assert {"8080/tcp", "8081/tcp", "9443/tcp"} <= config["ExposedPorts"].keys()
     assert all(int(port.partition("/")[0]) > 1024 for port in config["ExposedPorts"])
+
+
+def test_both_share_a_layer_that_is_most_of_either() -> None:
+    ours, rays = about(COORDINATOR), about(RAY_NODE)
+    assert ours["RootFS"]["Layers"][0] == rays["RootFS"]["Layers"][0]
+    assert rays["Size"] - ours["Size"] < ours["Size"] / 3
 
 
 def test_there_is_no_shell_no_package_manager_and_nothing_that_nobody_runs(root: tuple[str, Path]) -> None:
@@ -305,3 +234,42 @@ def test_a_ray_node_waits_for_its_head_as_user_1000_and_ends_in_good_order() -> 
         assert container.status()["Uid"].split() == ["1000"] * 4
         assert container.stop() == 0
         assert [line["msg"] for line in container.logs()] == ["waiting for the Ray head"]
+
+
+# What people at work have.
+
+
+@with_dev_images
+@pytest.mark.usefixtures("dev_images")
+@pytest.mark.parametrize("image", DEV, ids=["coordinator", "ray-node"])
+def test_a_dev_image_is_root_on_a_whole_debian_with_a_shell_apt_compilers_and_debuggers(image: str) -> None:
+    def bash(script: str) -> list[str]:
+        done = podman("run", "--rm", "--network=none", "--entrypoint=bash", image, "-ec", script)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    assert bash("id -u") == ["0"]
+    bash("which apt-get gcc make gdb strace git curl ip lsof ps pip py-spy localmodel ray")
+    bash("echo 'int main(void) { return 0; }' > /tmp/a.c && gcc -o /tmp/a /tmp/a.c && /tmp/a")
+    bash("python3 -c 'import debugpy, ray'")
+    config = about(image)["Config"]
+    assert config["Entrypoint"] == about(image.replace("-dev:", ":"))["Config"]["Entrypoint"]
+    assert config["ExposedPorts"] == about(image.replace("-dev:", ":"))["Config"]["ExposedPorts"]
+    assert podman("run", "--rm", "--network=none", image, "--help").returncode == 0
+
+
+@with_dev_images
+@pytest.mark.usefixtures("dev_images")
+def test_a_dev_image_beside_the_coordinator_sees_where_it_is_and_its_files(kubeconfig: Path) -> None:
+    metrics, probes = free_ports(2)
+    options = (f"--volume={kubeconfig}:/kubeconfig:ro", "--env=KUBECONFIG=/kubeconfig")
+    flags = (f"--metrics-addr=:{metrics}", f"--health-probe-addr=:{probes}")
+    with running(COORDINATOR, *flags, options=options) as container:
+        eventually(lambda: get(probes, "/healthz")[0] == 200, timeout_s=120)
+        beside = ("run", "--rm", f"--pid=container:{container.name}", "--cap-add=SYS_PTRACE", "--entrypoint")
+        dumped = podman(*beside, "py-spy", COORDINATOR_DEV, "dump", "--pid", "1")
+        assert dumped.returncode == 0, dumped.stderr
+        assert "MainThread" in dumped.stdout
+        assert "coordinator/" in dumped.stdout
+        listed = podman(*beside, "ls", COORDINATOR_DEV, "/proc/1/root/")
+        assert "manager" in listed.stdout.split(), listed.stderr

@@ -33,9 +33,7 @@ from coordinator.kube.config import load_config
 from coordinator.kube.http import HttpKube
 from coordinator.kube.interface import NAMESPACES, NODES
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
-from tests.packaging.test_images import COORDINATOR, MISSING, RAY_NODE, Container, images, podman, running
-
-__all__ = ["images"]  # the fixture
+from tests.kit.containers import BUILD_S, COORDINATOR, RAY_NODE, Container, podman, running
 
 T = TypeVar("T")
 SIZE = 24 * 1024**2
@@ -43,8 +41,8 @@ URI = f"hf://{REPO}"
 
 pytestmark = [
     pytest.mark.images,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (Debian: apt-get install them)"),
+    pytest.mark.timeout(BUILD_S + 600),
+    pytest.mark.usefixtures("images"),
     pytest.mark.skipif(hosts.missing() is not None, reason=str(hosts.missing())),
 ]
 
