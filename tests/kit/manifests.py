@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,12 @@ SAMPLES = sorted((K8S / "samples").glob("*.yaml"))
 _TOOLS = os.pathsep.join([os.environ.get("PATH", ""), os.environ.get("KUBEBUILDER_ASSETS", "")])
 KUBECTL = shutil.which("kubectl", path=_TOOLS)
 HELM = shutil.which("helm", path=_TOOLS)
+_LIBRARY = (
+    [sys.executable, str(Path(__file__).with_name("helm.py"))] if importlib.util.find_spec("helm_python") else None
+)
+HELM_COMMAND = [HELM] if HELM else _LIBRARY
+"""The command that renders and checks charts: Helm, or its library; None where neither is installed."""
+
 KUSTOMIZE = [tool, "build"] if (tool := shutil.which("kustomize", path=_TOOLS)) else [KUBECTL or "", "kustomize"]
 """The command that renders a kustomization; of no use where neither program is installed."""
 
@@ -48,10 +56,10 @@ def resources(directory: Path) -> list[Manifest]:
 def helm_template(
     chart: Path, *arguments: str, release: str = "localmodel", namespace: str = "localmodel"
 ) -> list[Manifest]:
-    """What `helm install` would send. Needs `HELM`."""
-    assert HELM is not None
-    command = [HELM, "template", release, str(chart), "--namespace", namespace, "--kube-version", KUBERNETES_OF_HELM]
-    command += arguments
+    """What `helm install` would send. Needs `HELM_COMMAND`."""
+    assert HELM_COMMAND is not None
+    command = [*HELM_COMMAND, "template", release, str(chart), "--namespace", namespace, *arguments]
+    command += ["--kube-version", KUBERNETES_OF_HELM] if HELM else []
     rendered = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert rendered.returncode == 0, rendered.stderr
     return [document for document in yaml.load_all(rendered.stdout, Loader=_Loader) if document]

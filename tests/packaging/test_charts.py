@@ -23,6 +23,7 @@ from coordinator.dev.trial.waiting import eventually
 from coordinator.plan.eviction import Policy
 from tests.kit.manifests import (
     HELM,
+    HELM_COMMAND,
     K8S,
     Manifest,
     containers,
@@ -47,7 +48,9 @@ WITHOUT_A_VALUE = {"cert-manager"}
 """Components that the chart cannot choose yet: with Helm its Certificate is applied beside the chart."""
 
 pytestmark = pytest.mark.slow
-needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed")
+needs_helm = pytest.mark.skipif(
+    HELM_COMMAND is None, reason="neither helm nor its library (helm-python-sdk) is installed"
+)
 
 
 def chart(*arguments: str, namespace: str = "localmodel") -> list[Manifest]:
@@ -109,8 +112,8 @@ def test_kubernetes_accepts_what_the_chart_renders(choice: str) -> None:
 @needs_helm
 @pytest.mark.parametrize("path", [CHART, CRDS], ids=lambda path: path.name)
 def test_helm_finds_nothing_to_complain_of(path: Path) -> None:
-    assert HELM is not None
-    done = subprocess.run([HELM, "lint", "--strict", str(path)], capture_output=True, text=True, timeout=60)
+    assert HELM_COMMAND is not None
+    done = subprocess.run([*HELM_COMMAND, "lint", "--strict", str(path)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
 
 
@@ -323,7 +326,7 @@ def server(tmp_path: Path) -> Iterator[envtest.RealServer]:
         yield running
 
 
-@needs_helm
+@pytest.mark.skipif(HELM is None, reason="helm is not installed")
 @needs_kubectl
 @pytest.mark.e2e
 def test_install_upgrade_rollback_and_uninstall_keep_the_caches(server: envtest.RealServer, tmp_path: Path) -> None:
