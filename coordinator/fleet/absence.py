@@ -5,7 +5,7 @@
     for longer than RESTART_S               AgentUnavailable    since when
     several times within OFTEN_S            AgentDied           it will again: how often, and where to look
     its own code raised                     AgentError          with what it raised
-    no Ray node on the Kubernetes node      NoRayNode
+    no Ray node on the Kubernetes node      NoRayNode           where one was: for longer than RESTART_S
     the Kubernetes node is the reason       NodeNotReady, NodeCordoned      whatever the above say
 
 Nothing of Ray is in a message: its ids and traces are in the coordinator's log. The words stay the same while the state

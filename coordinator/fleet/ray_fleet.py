@@ -41,7 +41,7 @@ from actors.service import Service
 from actors.times import rfc3339
 from actors.trust import STRICT, Trust
 from coordinator.fleet import absence
-from coordinator.fleet.absence import OFTEN_S, OUTDATED, STARTING, no_ray, no_ray_node, raised
+from coordinator.fleet.absence import OFTEN_S, OUTDATED, RESTART_S, STARTING, no_ray, no_ray_node, raised
 from coordinator.fleet.interface import NODE_LABEL, AgentView, following, node_label
 
 NAMESPACE = "localmodel"
@@ -140,6 +140,10 @@ class _Slot:
     def fail(self, failure: Failure) -> None:
         self.view = replace(self.view, failure=failure)
 
+    def made(self, handle: Any, now: float) -> None:
+        self.handle, self.stage, self.sent = handle, _Stage.JOINING, None
+        self.fail(STARTING if self.lost_at is None else self.away(now))
+
     def answered(self, answer: Any, version: str, now: float) -> None:
         """`version` is that of agents of ours."""
         match self.stage:
@@ -187,9 +191,8 @@ class _Slot:
         if self.stage is _Stage.DRAINING:
             self.dismiss()
         elif self.stage is _Stage.SERVING or self.view.failure is not STARTING:
-            if self.lost_at is None:
-                self.lose(self.called_at)
-            self.fail(absence.silent(self.lost_since))
+            self.lose(self.called_at)
+            self.fail(self.away(now))
 
     def lose(self, at: float) -> None:
         """It does not answer any more, since `at` (monotonic seconds)."""
@@ -197,8 +200,12 @@ class _Slot:
             self.lost_at = at
             self.lost_since = rfc3339(self.clock() - (time.monotonic() - at))
 
-    def away(self, now: float) -> Failure:
-        return absence.away(now - (self.lost_at or now), self.lost_since, self.ended, now)
+    def away(self, now: float, *, ray_node: bool = True) -> Failure:
+        """Why it does not answer. `ray_node`: its Kubernetes node has one; for a minute without, a pod is replaced."""
+        lost_for_s = None if self.lost_at is None else now - self.lost_at
+        if not ray_node and (lost_for_s is None or lost_for_s >= RESTART_S):
+            return no_ray_node(self.node)
+        return absence.away(lost_for_s or 0.0, self.lost_since, self.ended, now)
 
     def dismiss(self) -> None:
         """The actor is drained, or as good as: end it. The slot starts over if its node is still wanted."""
@@ -375,7 +382,7 @@ class RayFleet:
             return
         label = next((value for value in (node_label(slot.node), slot.node) if value in present), None)
         if label is None:
-            slot.fail(no_ray_node(slot.node))
+            slot.fail(slot.away(now, ray_node=False))
             return
         actor = ray.remote(concurrency_groups={"ctl": 2, "io": 1})(_AgentActor).options(
             name=f"localmodel-agent-{node_label(slot.node)}",
@@ -386,9 +393,7 @@ class RayFleet:
             max_restarts=-1,
             label_selector={NODE_LABEL: label},
         )
-        slot.handle = actor.remote(slot.node, self._version, self._factory)
-        slot.stage, slot.sent = _Stage.JOINING, None
-        slot.fail(STARTING if slot.lost_at is None else slot.away(now))
+        slot.made(actor.remote(slot.node, self._version, self._factory), now)
         slot.ask(slot.handle.version.remote(), now)
 
     def _drain(self, slot: _Slot, now: float) -> None:
