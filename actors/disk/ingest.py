@@ -38,7 +38,8 @@ LATE_FILE_BYTES = 64 << 10
 """Up to this size a file is made when it is written. What thousands of them need, the headroom covers until then."""
 _IDENTITY = "manifest.json"
 _COST = "cost.json"
-_COST_S = 1.0
+COST_S = 0.1
+"""How often it is noted, at most."""
 _UNPACKED = "unpacked"
 _JOURNAL_BYTES = 256 << 20
 
@@ -68,7 +69,7 @@ class Ingest:
         """Of what this process has put into it, what came from other copies on the disk."""
         self.cost: Callable[[], Transferred] | None = None
         """What the fill has moved so far, which is noted beside the journal. May be called by any thread."""
-        self._cost_at = -math.inf
+        self._noted, self._noted_at = Transferred(), -math.inf
         self.journal = Journal.open(handle.here / "journal", [file.size for file in manifest.files])
         for index, file in enumerate(manifest.files):
             doubtful = file.path in stale or (not continued and file.vouched is None)
@@ -101,17 +102,24 @@ class Ingest:
                     self.journal.forget(index)
 
     def record(self, chunk: Chunk) -> None:
-        """The chunk is in the journal; and at most once a second, what the fill has moved is noted. Raises OSError."""
+        """The chunk is in the journal, and what the fill has moved is noted, ten times a second. Raises OSError."""
         self.journal.record(chunk)
-        if self.cost is not None and time.monotonic() >= self._cost_at + _COST_S:
-            self.note_cost()
+        self.note_cost(COST_S)
 
-    def note_cost(self) -> None:
-        """The next process goes on counting from here. A disk that does not take it costs that number alone."""
-        if self.cost is not None:
-            self._cost_at = time.monotonic()
-            with suppress(OSError):
-                self._handle.write(_COST, json.dumps(self.cost().to_json()).encode())
+    def note_cost(self, every_s: float = 0.0) -> bool:
+        """The next process goes on counting from here. False: it has been done less than `every_s` ago.
+
+        A disk that does not take it costs that number alone.
+        """
+        if self.cost is None or (cost := self.cost()) == self._noted:
+            return True
+        now = time.monotonic()
+        if now < self._noted_at + every_s:
+            return False
+        self._noted, self._noted_at = cost, now
+        with suppress(OSError):
+            self._handle.write(_COST, json.dumps(cost.to_json()).encode())
+        return True
 
     def noted_cost(self) -> Transferred:
         """What earlier processes have moved for it; nothing where that is not known."""

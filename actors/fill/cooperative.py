@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from actors.chunks import Chunk
 from actors.digest import ChunkHash, chunk_hash
+from actors.disk.ingest import COST_S
 from actors.errors import SourceChanged, SourceError
 from actors.fill.files import Files, Reached
 from actors.fill.meter import Traffic
@@ -98,11 +99,12 @@ class Together:
             self._keep_to_share()
             self._begin()
             self._listen_to_neighbours()
+            longest_s = 1.0 if self._files.note_cost() else COST_S
             error, now = self._origin_error, time.monotonic()
             if error is not None and now > self._landed_at + STUCK_S:
                 self._workers.fail(error)
                 break
-            self._swarm.changed.wait(min(1.0, max(0.0, self._until - now)))
+            self._swarm.changed.wait(min(longest_s, max(0.0, self._until - now)))
             self._swarm.changed.clear()
         self.cancel()
         try:

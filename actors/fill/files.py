@@ -24,7 +24,7 @@ from actors.digest import Digester, algorithm_of, chunk_hash, how_verified
 from actors.disk.bases import Base, Bases
 from actors.disk.durable import start_writeback, sync_files
 from actors.disk.filesystem import disk_errors
-from actors.disk.ingest import Ingest, is_immutable
+from actors.disk.ingest import COST_S, Ingest, is_immutable
 from actors.disk.reuse import copy_range
 from actors.errors import Cancelled, IntegrityError, LocalModelError, StoreError
 from actors.manifest import Digest, Manifest
@@ -139,6 +139,10 @@ class Files:
             start_writeback(self._descriptor(chunk.file), chunk.start, chunk.stop)
         with disk_errors("writing the journal"):
             self._ingest.record(chunk)
+
+    def note_cost(self) -> bool:
+        """What has come is counted over a restart, too. False: not yet; chunks that land together are noted once."""
+        return self._ingest.note_cost(COST_S)
 
     def chunk_digest(self, chunk: Chunk, buffer: bytearray) -> bytes:
         """The BLAKE3 of a chunk that is there."""

@@ -72,6 +72,7 @@ class Alone:
                 raise StoreError(f"there is no thread to fill with: {error}", reason="OutOfThreads") from error
             if self._over.wait(_TICK_S):
                 break
+            self._files.note_cost()
             with self._lock:
                 before = self._concurrency
                 self._keep_to_share()

@@ -17,16 +17,20 @@ from pathlib import Path
 import pytest
 
 from actors.chunks import Chunk
+from actors.disk.handles import Folder
+from actors.disk.ingest import COST_S
 from actors.disk.journal import read
+from actors.disk.marker import load_marker
 from actors.disk.store import Ingest, open_ingest
 from actors.fill import solo as alone
 from actors.fill.fill import Fill
 from actors.fill.origin_reader import FillSettings
 from actors.fill.range_reader import BLOCK_BYTES
-from actors.manifest import ModelSource, storage_key
+from actors.manifest import ManifestFile, ModelSource, make_manifest, storage_key
 from actors.mesh.limits import Pace
 from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
+from actors.transferred import Transferred
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
 from coordinator.dev.trial.fanout import Fanout, Place
@@ -96,6 +100,19 @@ def test_a_file_of_which_much_was_there_but_not_hashed_is_completed(tmp_path: Pa
     ingest.close()
 
 
+def test_chunks_that_land_together_are_all_counted_a_moment_later(tmp_path: Path) -> None:
+    manifest = make_manifest(ModelSource(URI), None, [ManifestFile("weights", 8)])
+    ingest, moved = open_ingest(tmp_path / "ingest", manifest, "owner"), 0
+    ingest.cost = lambda: Transferred(bytes_from_origin=moved)
+    try:
+        for moved in range(1, 9):
+            ingest.record(Chunk(0, moved - 1, moved))
+        eventually(lambda: ingest.note_cost(COST_S), timeout_s=5, every_s=0.02)
+        assert ingest.noted_cost() == Transferred(bytes_from_origin=8)
+    finally:
+        ingest.close()
+
+
 @pytest.mark.e2e
 def test_every_kill_costs_at_most_the_chunks_that_were_in_flight(tmp_path: Path) -> None:
     write_sample(tmp_path / "sample", MODEL_BYTES)
@@ -115,7 +132,12 @@ def test_every_kill_costs_at_most_the_chunks_that_were_in_flight(tmp_path: Path)
         served = origin.stats()["bytes"]
     assert (process.returncode, err) == (0, "")
     assert same_bytes(folder, tmp_path / "sample")
-    assert served - MODEL_BYTES <= KILLS * CONNECTIONS * CHUNK_BYTES, "read twice"
+    in_flight = KILLS * CONNECTIONS * CHUNK_BYTES
+    assert served - MODEL_BYTES <= in_flight, "read twice"
+    with Folder.at(folder) as copy:
+        counted = load_marker(copy).moved.bytes_from_origin
+    unnoted = KILLS * 2 * MIB
+    assert served - in_flight - unnoted <= counted <= served, "every process goes on counting"
 
 
 @pytest.mark.e2e
