@@ -68,17 +68,13 @@ print("done")
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an environment with the SDK. What we have installed ourselves lies below it, and is not installed again."""
     folder = tmp_path_factory.mktemp("sdk") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
-    pip: list[str | Path] = [
-        folder / "bin/python",
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "install",
-        "--quiet",
-        *PACKAGES,
-    ]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, capture_output=True)
+    (own,) = folder.glob("lib/python3*/site-packages")
+    (own / "below.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    pip: list[str | Path] = [folder / "bin/python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    pip += ["--no-compile", *PACKAGES]
     done = subprocess.run(pip, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode != 0:
         pytest.skip(f"KServe's SDK cannot be installed here: {done.stderr.strip()[-200:]}")
