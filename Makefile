@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV   := .venv
 comma  := ,
 BIN    := $(VENV)/bin
-# Files of tests are dealt to as many workers as there are cores: half of a suite with real processes is waiting.
-# ARGS="-n 0" runs in one process, as a debugger needs it.
-SPREAD := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Files of tests are dealt to one worker more than there are cores, and to four at most: half of what a test with real
+# processes takes is waiting. ARGS="-n 0" runs in one process, as a debugger needs it.
+WORKERS = $(shell cores=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN || echo 2); echo $$((cores < 3 ? cores + 1 : 4)))
+SPREAD  = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 # Everything but the output of the command itself goes to standard error, so that `make run ARGS=--json` can be piped.

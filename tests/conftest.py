@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,19 @@ def pytest_configure() -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that no worker is left with one when all others have ended.
+
+    They mostly wait for images and for processes of their own. Files that only compute are short, and fill the end.
+    """
+    kinds = (("images",), ("e2e", "ray"))
+    place: dict[Path, int] = {}
+    for item in items:
+        own = next((at for at, names in enumerate(kinds) if any(map(item.get_closest_marker, names))), len(kinds))
+        place[item.path] = min(own, place.get(item.path, own))
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -167,3 +167,13 @@ def test_two_at_once_install_once(checkout: Checkout) -> None:
     assert [out for out, _ in said] == ["localmodel dev\n"] * 2
     assert checkout.times("pip --disable-pip-version-check") == 1
     assert sum("waiting for another make" in err for _, err in said) == 1
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 2), (2, 3), (3, 4), (64, 4)])
+def test_a_worker_more_than_there_are_cores_runs_tests_and_four_at_most(
+    checkout: Checkout, cores: int, workers: int
+) -> None:
+    (checkout.bin / "nproc").write_text(f"#!/bin/sh\necho {cores}\n")
+    (checkout.bin / "nproc").chmod(0o755)
+    code, out, err = checkout.make("-n", "test")
+    assert (code, f"pytest -n {workers} --dist loadfile" in out) == (0, True), err
