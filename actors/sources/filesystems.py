@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.errors import SourceDenied, SourceNotFound
+from actors.transport.authorities import accept_in_libraries, as_go_does
 from actors.transport.guard import check_name
 
 PEM = "-----BEGIN "
@@ -48,6 +49,7 @@ def opened(
     fsspec.config.conf.clear()
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # gRPC, which no guard sees
     kind = fsspec.get_filesystem_class(protocol)
+    accept_in_libraries()  # by now the class has imported those it uses
     named = {name: value for name, value in kind._get_kwargs_from_urls(url).items() if name not in storage_options}
     if named.get("host") and storage_options:
         raise SourceDenied(
@@ -106,6 +108,9 @@ def s3_session() -> type:
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self._redirects = itertools.count(1)
+
+        def _get_ssl_context(self) -> Any:
+            return as_go_does(super()._get_ssl_context())
 
         async def _get_session(self, proxy_url: Any) -> Any:
             return _Staying(await super()._get_session(proxy_url), self._redirects)

@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from actors.errors import SourceUnsupported
+from actors.transport.authorities import as_go_does
 from actors.transport.guard import check_name
 from actors.transport.no_proxy import is_direct, no_proxy
 
@@ -101,7 +102,7 @@ def tls_context() -> ssl.SSLContext:
 
 @lru_cache(maxsize=4)
 def _tls_context(trusted: tuple[tuple[str, str, int], ...]) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = as_go_does(ssl.create_default_context())
     for name, path, _ in trusted:
         if path and name != "SSL_CERT_DIR":  # OpenSSL says nothing of an SSL_CERT_FILE that it cannot read
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import ssl
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from actors.messages import NodeName
+from actors.transport.authorities import as_go_does
 from coordinator.cli.cluster import Unanswered, add_cluster_arguments, connect, look
 from coordinator.cli.output import print_failure, print_json, printable, say, tell
 from coordinator.kube.interface import LEASES, Kube, KubeError, NotFound, Object, ResourceType
@@ -148,8 +150,10 @@ def _ask_ray(address: str | None, environ: Mapping[str, str] = os.environ) -> tu
     if not url.startswith(("http://", "https://")):
         return None, "is not the http:// address of a dashboard"
     headers = {"Authorization": f"Bearer {environ['RAY_AUTH_TOKEN']}"} if environ.get("RAY_AUTH_TOKEN") else {}
+    request = urllib.request.Request(url, headers=headers)
+    context = as_go_does(ssl.create_default_context()) if request.type == "https" else None
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=RAY_TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=RAY_TIMEOUT_S, context=context) as answer:
             said: Any = json.loads(answer.read(1 << 16))
             return f"Ray {said['ray_version']}", None
     except (OSError, ValueError, KeyError, TypeError) as error:

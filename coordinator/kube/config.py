@@ -13,6 +13,8 @@ from typing import Any
 from kubernetes import config as kubeconfigs
 from kubernetes.client import Configuration
 
+from actors.transport.authorities import accept_in_libraries
+
 POOL_SIZE = 32
 
 
@@ -64,6 +66,7 @@ def load_config(
             client_configuration=configuration,
             persist_config=False,
         )
+    accept_in_libraries()  # an identity provider may be asked meanwhile
     try:
         load()
     except Exception as error:  # the loader raises whatever its YAML, files and exec plugins do

@@ -20,6 +20,7 @@ from kubernetes.client.rest import RESTClientObject
 from urllib3.exceptions import HTTPError
 
 from actors.numbers import decimal
+from actors.transport.authorities import accept_in_libraries
 from coordinator.kube.config import ClusterConfig, cause_of
 from coordinator.kube.interface import (
     Conflict,
@@ -66,6 +67,7 @@ class HttpKube:
     ) -> None:
         self.server = config.server
         self._configuration = config.configuration
+        accept_in_libraries()
         self._pool: urllib3.PoolManager = RESTClientObject(config.configuration).pool_manager
         self._timeout_s = timeout_s
         self._connect_timeout_s = min(connect_timeout_s, timeout_s)

@@ -22,6 +22,7 @@ from weakref import WeakSet
 import aiohttp
 import jsonpatch
 
+from actors.transport.authorities import as_go_does
 from coordinator.dev.apiserver.admission import Attempt
 from coordinator.dev.apiserver.errors import Object, StatusError
 from coordinator.dev.apiserver.kinds import Catalogue, Kind
@@ -144,9 +145,7 @@ class Webhooks:
 
 def _trusting(config: Object) -> ssl.SSLContext:
     bundle = config.get("caBundle")
-    if not bundle:
-        return ssl.create_default_context()
-    return ssl.create_default_context(cadata=base64.b64decode(bundle).decode())
+    return as_go_does(ssl.create_default_context(cadata=base64.b64decode(bundle).decode() if bundle else None))
 
 
 def _response(body: bytes, api_version: str, uid: str) -> Object:

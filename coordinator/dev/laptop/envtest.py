@@ -17,6 +17,7 @@ from typing import Self
 
 import yaml
 
+from actors.transport.authorities import as_go_does
 from coordinator.dev.laptop.processes import Child
 from coordinator.dev.ports import free_port, free_ports
 
@@ -115,7 +116,7 @@ class RealServer:
     def answers(self) -> bool:
         """Whether it is ready for requests."""
         request = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": f"Bearer {_TOKEN}"})
-        context = ssl.create_default_context(cafile=str(self._certificate))
+        context = as_go_does(ssl.create_default_context(cafile=str(self._certificate)))
         try:
             https = urllib.request.HTTPSHandler(context=context)
             direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
