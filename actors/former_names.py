@@ -83,7 +83,7 @@ class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in NOW else None  # type: ignore[arg-type]  # as above
+        return ModuleSpec(fullname, self) if fullname in NOW else None  # type: ignore[arg-type]  # it has a loader's methods
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None

@@ -23,7 +23,7 @@ LOCAL = frozenset({"file", "local"})
 """fsspec has two names for it."""
 
 _OPENING_OTHERS = frozenset(
-    "reference simplecache filecache blockcache cached dir generic async_wrapper zip tar libarchive".split(" ")  # noqa: SIM905
+    "reference simplecache filecache blockcache cached dir generic async_wrapper zip tar libarchive".split(" ")  # noqa: SIM905  a list takes a line for each
 )
 MAX_URI = 4096
 """A part of it stands in the URL of every file."""

@@ -68,7 +68,7 @@ class Service:
             began = time.monotonic()
             try:
                 self._run()
-            except Exception:  # noqa: BLE001  the whole purpose: see above
+            except Exception:  # noqa: BLE001  a service goes on, whatever it failed with
                 if time.monotonic() - began >= WELL_S:
                     failures = 0
                 failures += 1

@@ -216,7 +216,7 @@ class Filling(Attempt):
             if isinstance(error, InsufficientStorage) and not self._unpacking:
                 self._discard(ingest)
             return Ended(error=error)
-        except Exception as error:  # noqa: BLE001  as above
+        except Exception as error:  # noqa: BLE001  a bug must end as a status that somebody reads
             _log.exception("fill broke", extra={"key": self.wish.key})
             return Ended(error=_broken(error))
         finally:

@@ -178,7 +178,7 @@ class Connections:
             while len(self._connections) >= MAX_CONNECTIONS_KEPT:
                 self._connections.pop(next(iter(self._connections))).close()
             connection = connection_to(parts, self._timeout_s)
-            connection.response_class = functools.partial(WatchedResponse, least=self._least)  # type: ignore[assignment]
+            connection.response_class = functools.partial(WatchedResponse, least=self._least)  # type: ignore[assignment]  # it is only called
             self._connections[place] = connection
             return connection, False
 

@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -354,10 +355,7 @@ def main() -> int:
 
 
 def _no_matplotlib(plot: Path | None) -> str | None:
-    try:
-        if plot is not None:
-            import matplotlib  # noqa: F401
-    except ImportError:
+    if plot is not None and find_spec("matplotlib") is None:
         return "--plot needs matplotlib: pip install matplotlib"
     return None
 

@@ -45,8 +45,8 @@ def observed(fill: Fill, *, hashing: bool) -> list[float]:
 
     setattr(fill._traffic, "answered", note)  # noqa: B010  mypy takes no method for a variable
     if not hashing:
-        setattr(Digester, "update", skip)  # noqa: B010
-        setattr(Files, "_blocks", unread)  # noqa: B010
+        setattr(Digester, "update", skip)  # noqa: B010  mypy takes no method for a variable
+        setattr(Files, "_blocks", unread)  # noqa: B010  mypy takes no method for a variable
     return came
 
 

@@ -32,7 +32,7 @@ PATIENCE_S = 180.0
 
 
 def main(path: Path) -> int:
-    console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115
+    console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115  # until the process ends
     with (
         tempfile.TemporaryDirectory(prefix="localmodel-capture-") as folder,
         LaptopCluster(Path(folder), LaptopOptions(nodes=3, sample_bytes=SAMPLE_BYTES)) as cluster,

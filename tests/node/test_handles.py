@@ -216,7 +216,7 @@ def test_a_folder_that_becomes_a_link_while_it_is_removed_takes_nobody_outside(t
         while not over.is_set():
             try:
                 os.rename(folder, tmp_path / "away")  # noqa: PTH104  as fast as it goes
-                os.symlink(outside, folder)  # noqa: PTH211
+                os.symlink(outside, folder)  # noqa: PTH211  as fast as it goes
                 damage.gone(tmp_path / "away")
             except OSError:
                 damage.gone(tmp_path / "away")
@@ -255,4 +255,4 @@ def test_a_walk_names_everything_but_does_not_go_too_deep(here: Folder, outside:
     walk = here.walk()
     next(walk)
     walk.close()
-    assert len(os.listdir("/proc/self/fd")) == opened  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) == opened  # noqa: PTH208  # no path on a disk

@@ -15,6 +15,7 @@ from actors.manifest import ModelSource, Resolved
 from actors.messages import Phase
 from actors.peers.server import PeerServer
 from actors.sources.options import SourceOptions
+from coordinator.api.resources import StatusKey
 from coordinator.control.resolver import Resolver
 from coordinator.dev.origin.faults import Fault
 from coordinator.dev.origin.server import Origin
@@ -161,11 +162,11 @@ def test_resolving_goes_on_with_the_next_tick(refused: Counter[str], resolved: R
     refused["resolver-"] = 2
     resolver = Resolver(lambda source, options, pinned_revision=None: resolved, workers=1)
     try:
-        want = Want(resolved.manifest.source, Credentials())
+        key, want = StatusKey("llama"), Want(resolved.manifest.source, Credentials())
 
         def found() -> object:
-            resolver.want({"llama": want}, lambda _: SourceOptions())  # type: ignore[dict-item]  # a key is a string
-            return resolver.resolutions()["llama"].resolved  # type: ignore[index]
+            resolver.want({key: want}, lambda _: SourceOptions())
+            return resolver.resolutions()[key].resolved
 
         eventually(lambda: found() == resolved, every_s=0.01)
         assert refused["resolver-"] == 0, "both refusals were used up"
@@ -184,9 +185,9 @@ def test_a_worker_that_breaks_is_there_for_the_next_question(resolved: Resolved)
     resolver = Resolver(lambda source, options, pinned_revision=None: replace(resolved), workers=1)
     resolver.changed = changed
     try:
-        for name in ("one", "two"):
-            want = Want(ModelSource(f"hf://a/{name}"), Credentials())
-            resolver.want({name: want}, lambda _: SourceOptions())  # type: ignore[dict-item]  # a key is a string
-            eventually(lambda: resolver.resolutions()[name].resolved, every_s=0.01)  # type: ignore[index]  # noqa: B023
+        for key in (StatusKey("one"), StatusKey("two")):
+            want = Want(ModelSource(f"hf://a/{key}"), Credentials())
+            resolver.want({key: want}, lambda _: SourceOptions())
+            eventually(lambda: resolver.resolutions()[key].resolved, every_s=0.01)  # noqa: B023  asked at once
     finally:
         resolver.close()

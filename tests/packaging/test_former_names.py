@@ -49,11 +49,11 @@ def test_a_name_that_never_was_is_not_found() -> None:
     with pytest.raises(ImportError):
         import_module("actors.never_was")
     with pytest.raises(ImportError):
-        from actors.agent import NeverWas  # noqa: F401
+        from actors.agent import NeverWas  # noqa: F401  the import is the test
 
 
 def test_rates_are_still_found_beside_the_back_off() -> None:
     retry, rates = import_module("actors.retry"), import_module("actors.rates")
     assert (retry.RateLimit, retry.RateMeter) == (rates.RateLimit, rates.RateMeter)
     with pytest.raises(ImportError):
-        from actors.retry import NeverWas  # noqa: F401
+        from actors.retry import NeverWas  # noqa: F401  the import is the test

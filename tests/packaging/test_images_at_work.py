@@ -84,7 +84,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         stack.callback(kube.close)
         made = Site(tmp_path, control, kube, origin)
         for name in ("localmodel", JOB_NAMESPACE):
-            made.ask(lambda kube, name=name: kube.create(NAMESPACES, {"metadata": {"name": name}}))  # type: ignore[misc]
+            made.ask(lambda kube, name=name: kube.create(NAMESPACES, {"metadata": {"name": name}}))  # type: ignore[misc]  # bound at once
         made.ask(lambda kube: kube.create(NODE_GROUPS, node_group("10Gi")))
         (tmp_path / "token").write_text(secrets.token_hex(16))
         (tmp_path / "token").chmod(0o444)
@@ -104,9 +104,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
         shell = ("--entrypoint=/bin/bash", "--shm-size=256m")
         start("head", RAY_NODE, head, "-c", "--", as_kuberay + " ".join(RAY_FLAGS), options=shell)
         for name in ("n1", "n2"):
-            made.ask(lambda kube, name=name: kube.create(NODES, laptop_node(name)))  # type: ignore[misc]
+            made.ask(lambda kube, name=name: kube.create(NODES, laptop_node(name)))  # type: ignore[misc]  # bound at once
             status = {"status": laptop_node(name)["status"]}
-            made.ask(lambda kube, n=name, s=status: kube.patch(NODES, n, s, subresource="status"))  # type: ignore[misc]
+            made.ask(lambda kube, n=name, s=status: kube.patch(NODES, n, s, subresource="status"))  # type: ignore[misc]  # bound at once
             disk = tmp_path / name
             disk.mkdir()
             os.chown(disk, 1000, 1000)

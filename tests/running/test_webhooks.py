@@ -241,7 +241,7 @@ def test_what_knows_nothing_yet_leaves_it_to_the_failure_policy(kube: FakeKube, 
     with serving(kube, tmp_path / "none", port=port) as served:
         served.identity.look()
         served.server.close()
-        deaf = WebhookServer(port, {CACHE_PATH: dict}, served.contexts.current, lambda: False, host="127.0.0.1")  # type: ignore[dict-item]
+        deaf = WebhookServer(port, {CACHE_PATH: dict}, served.contexts.current, lambda: False, host="127.0.0.1")  # type: ignore[dict-item]  # it is never asked
         try:
             caller = Caller(port, authorities(kube))
             assert caller.post(CACHE_PATH, a_review("CREATE", a_cache("x").json)).status == 503

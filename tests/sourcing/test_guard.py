@@ -262,7 +262,7 @@ def test_who_is_public_leads_to_nobody_who_is_less_so_even_where_all_is_allowed(
     settings: list[dict[str, str]] = [{"HF_ENDPOINT": good.url}, {}]
     for (uri, answers), env in zip(looks.items(), settings, strict=True):
         rebinding(monkeypatch, "rebound.example", *answers)
-        refused(lambda: resolve(ModelSource(uri), SourceOptions(env, 2.0)), "RedirectRefused")  # noqa: B023
+        refused(lambda: resolve(ModelSource(uri), SourceOptions(env, 2.0)), "RedirectRefused")  # noqa: B023  asked at once
 
 
 def test_nobody_leads_to_where_a_cloud_keeps_credentials_even_where_all_is_allowed(
@@ -273,10 +273,10 @@ def test_nobody_leads_to_where_a_cloud_keeps_credentials_even_where_all_is_allow
         place = f"[{address}]" if ":" in address else address
         for target in (f"http://{place}/latest", "http://metadata.example/latest"):
             rebinding(monkeypatch, "metadata.example", address)
-            good.answer = lambda path: moved(target)  # noqa: B023
+            good.answer = lambda path: moved(target)  # noqa: B023  asked at once
             for uri, env in (("hf://a/b", {"HF_ENDPOINT": good.url}), (f"{good.url}/m.bin", {})):
                 env["LOCALMODEL_PRIVATE_REDIRECTS"] = "1"
-                refused(lambda: resolve(ModelSource(uri), SourceOptions(env, 2.0)), "RedirectRefused")  # noqa: B023
+                refused(lambda: resolve(ModelSource(uri), SourceOptions(env, 2.0)), "RedirectRefused")  # noqa: B023  asked at once
 
 
 def only(host: str) -> Callable[..., None]:
