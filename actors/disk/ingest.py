@@ -24,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from actors.chunks import Chunk, Ranges
+from actors.disk.data_files import allocate, drop_immutable, entered, make_folder, open_file
+from actors.disk.data_files import is_immutable as is_immutable
 from actors.disk.documents import parsed
-from actors.disk.filesystem import clash, disk_errors, folds_case, reserve, set_mode
+from actors.disk.filesystem import clash, disk_errors, folds_case, set_mode
 from actors.disk.handles import Folder
 from actors.disk.journal import Journal
 from actors.disk.marker import MARKER_BYTES, Marker
 from actors.disk.publish import FILE_MODE, folders_of, publish, seal
 from actors.errors import StoreError
-from actors.manifest import Manifest, ManifestFile
+from actors.manifest import Manifest
 from actors.transferred import Transferred
 
 LATE_FILE_BYTES = 64 << 10
@@ -91,14 +93,14 @@ class Ingest:
             self._check_names(data)
             for index, file in enumerate(self.manifest.files):
                 if self.journal.done.get(index, Ranges()).total < file.size:
-                    _drop_immutable(data, file.path)
+                    drop_immutable(data, file.path)
                 if file.size <= LATE_FILE_BYTES and index not in self.journal.done:
                     continue
                 folder = file.path.rpartition("/")[0]
                 if folder not in made:
-                    self._make_folder(data, folder)
+                    make_folder(data, folder)
                     made.add(folder)
-                if _allocate(data, file) and self.journal.done.pop(index, None) is not None:
+                if allocate(data, file) and self.journal.done.pop(index, None) is not None:
                     self.journal.forget(index)
 
     def record(self, chunk: Chunk) -> None:
@@ -131,8 +133,8 @@ class Ingest:
         """The folder that the file at `index` belongs in, open. The caller closes it. Raises OSError."""
         above = self.manifest.files[index].path.rpartition("/")[0]
         with self._handle.enter("data", make=True) as data:
-            self._make_folder(data, above)
-            return _entered(data, above)
+            make_folder(data, above)
+            return entered(data, above)
 
     @property
     def whole(self) -> set[int]:
@@ -155,8 +157,8 @@ class Ingest:
         """
         path = self.manifest.files[index].path
         with disk_errors(f"opening {self.data / path}"), self._handle.enter("data", make=True) as data:
-            self._make_folder(data, path.rpartition("/")[0])
-            return _open(data, path)
+            make_folder(data, path.rpartition("/")[0])
+            return open_file(data, path)
 
     def forget_file(self, index: int) -> None:
         """There is no such file any more."""
@@ -165,7 +167,7 @@ class Ingest:
         with (
             disk_errors(f"removing {self.data / path}"),
             self._handle.enter("data") as data,
-            _entered(data, folder) as parent,
+            entered(data, folder) as parent,
         ):
             parent.remove(name)
 
@@ -232,7 +234,7 @@ class Ingest:
         with self._handle.enter("data") as data:
             for path in sorted(folders_of(wanted) - {""}):
                 above, _, name = path.rpartition("/")
-                with _entered(folder, above) as parent:
+                with entered(folder, above) as parent:
                     status = parent.status(name)
                     if status is not None and not stat.S_ISDIR(status.st_mode):
                         move_aside(parent, name)
@@ -240,7 +242,7 @@ class Ingest:
                     parent.enter(name, make=True).close()
             for file in wanted.files:
                 above, _, name = file.path.rpartition("/")
-                with _entered(data, above) as source, _entered(folder, above) as parent:
+                with entered(data, above) as source, entered(folder, above) as parent:
                     status = parent.status(name)
                     if status is not None and stat.S_ISDIR(status.st_mode):
                         move_aside(parent, name)
@@ -249,7 +251,7 @@ class Ingest:
                     os.close(descriptor)
                     source.move(name, parent, name)
             for path in folders_of(wanted):
-                with _entered(folder, path) as opened:
+                with entered(folder, path) as opened:
                     opened.sync()
         self._leave()
 
@@ -286,17 +288,6 @@ class Ingest:
                 " from lower case: use another filesystem, or exclude one of them",
                 reason="NamesCollide",
             )
-
-    def _make_folder(self, data: Folder, path: str) -> None:
-        """Anything else that stands in its way is removed: nothing else makes anything here."""
-        parts = path.split("/") if path else []
-        for count in range(1, len(parts) + 1):
-            with _entered(data, "/".join(parts[: count - 1])) as parent:
-                status = parent.status(parts[count - 1])
-                if status is not None and not stat.S_ISDIR(status.st_mode):
-                    parent.remove(parts[count - 1])
-                parent.unlock(parts[count - 1])
-                parent.enter(parts[count - 1], make=True).close()
 
 
 def open_ingest(folder: Path, manifest: Manifest, owner: str, versions: Mapping[str, str] | None = None) -> Ingest:
@@ -367,66 +358,8 @@ def held_bytes(folder: Folder) -> int:
     return sum(status.st_blocks * 512 for status in own)
 
 
-def _allocate(data: Folder, file: ManifestFile) -> bool:
-    """Whether the file was not there, or not at its size, before."""
-    with _entered(data, file.path.rpartition("/")[0]) as parent:
-        name = file.path.rpartition("/")[2]
-        status = parent.status(name)
-        if status is not None and (not stat.S_ISREG(status.st_mode) or status.st_size != file.size):
-            parent.remove(name)
-        descriptor = _open(parent, name)
-        try:
-            if status is not None and os.fstat(descriptor).st_size == file.size:
-                return False
-            if file.size:
-                reserve(descriptor, file.size)
-            return True
-        finally:
-            os.close(descriptor)
-
-
-def _open(folder: Folder, path: str) -> int:
-    """To read and write; one that was made read-only for a commit that did not come about is made writable again."""
-    flags = os.O_RDWR | os.O_CREAT
-    above, _, name = path.rpartition("/")
-    with _entered(folder, above) as parent:
-        status = parent.status(name)
-        if status is not None and not stat.S_ISREG(status.st_mode):
-            parent.remove(name)  # nothing but files is made here
-        elif status is not None and status.st_nlink > 1:
-            return parent.open(name)  # another copy's, too: see `actors.disk.reuse`
-    try:
-        return folder.open(path, flags)
-    except PermissionError:
-        descriptor = folder.open(path)
-        set_mode(descriptor, 0o644)
-        os.close(descriptor)
-        return folder.open(path, flags)
-
-
-def is_immutable(status: os.stat_result) -> bool:
-    """Whether it may be another copy's, too, or was once."""
-    return status.st_nlink > 1 or not status.st_mode & 0o222
-
-
-def _drop_immutable(data: Folder, path: str) -> None:
-    """There is no such file, unless it may be written to."""
-    try:
-        status = data.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    if stat.S_ISREG(status.st_mode) and is_immutable(status):
-        above, _, name = path.rpartition("/")
-        with _entered(data, above) as parent:
-            parent.remove(name)
-
-
 def _is_journal(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size <= _JOURNAL_BYTES
-
-
-def _entered(folder: Folder, path: str) -> Folder:
-    return folder.enter(path) if path else folder.again()
 
 
 def _boot_id() -> str:
