@@ -163,7 +163,7 @@ class Committed:
                 if keep:
                     self._layout.leave(f"models/{key}/{path}", "does not belong to the model; a pod may use it")
                 else:
-                    with folder.enter(above) if above else folder.again() as parent:
+                    with folder.within(above) as parent:
                         self._layout.set_aside(parent, name, f"does not belong to the model {manifest.source.uri}")
         return True
 

@@ -13,16 +13,11 @@ from actors.disk.handles import Folder
 from actors.manifest import ManifestFile
 
 
-def entered(folder: Folder, path: str) -> Folder:
-    """The folder at that path, open; of "" the same one once more. The caller closes it. Raises OSError."""
-    return folder.enter(path) if path else folder.again()
-
-
 def make_folder(data: Folder, path: str) -> None:
     """There is such a folder, and it can be written to. Raises OSError."""
     parts = path.split("/") if path else []
     for count in range(1, len(parts) + 1):
-        with entered(data, "/".join(parts[: count - 1])) as parent:
+        with data.within("/".join(parts[: count - 1])) as parent:
             status = parent.status(parts[count - 1])
             if status is not None and not stat.S_ISDIR(status.st_mode):
                 parent.remove(parts[count - 1])
@@ -32,7 +27,7 @@ def make_folder(data: Folder, path: str) -> None:
 
 def allocate(data: Folder, file: ManifestFile) -> bool:
     """Whether the file was not there, or not at its size, before."""
-    with entered(data, file.path.rpartition("/")[0]) as parent:
+    with data.within(file.path.rpartition("/")[0]) as parent:
         name = file.path.rpartition("/")[2]
         status = parent.status(name)
         if status is not None and (not stat.S_ISREG(status.st_mode) or status.st_size != file.size):
@@ -52,7 +47,7 @@ def open_file(folder: Folder, path: str) -> int:
     """To read and write; one that was made read-only for a commit that did not come about is made writable again."""
     flags = os.O_RDWR | os.O_CREAT
     above, _, name = path.rpartition("/")
-    with entered(folder, above) as parent:
+    with folder.within(above) as parent:
         status = parent.status(name)
         if status is not None and not stat.S_ISREG(status.st_mode):
             parent.remove(name)  # nothing but files is made here
@@ -80,5 +75,5 @@ def drop_immutable(data: Folder, path: str) -> None:
         return
     if stat.S_ISREG(status.st_mode) and is_immutable(status):
         above, _, name = path.rpartition("/")
-        with entered(data, above) as parent:
+        with data.within(above) as parent:
             parent.remove(name)

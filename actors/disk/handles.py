@@ -113,6 +113,10 @@ class Folder:
             raise
         return here
 
+    def within(self, path: str, *, make: bool = False) -> Folder:
+        """As `enter`; and the same folder once more for an empty path."""
+        return self.enter(path, make=make) if path else self.again()
+
     def open(self, path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
         """A descriptor of the regular file at a path below. EINVAL: it is something else. Never waits for anybody."""
         folder, name = _split(path)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.chunks import Chunk, Ranges
-from actors.disk.data_files import allocate, drop_immutable, entered, make_folder, open_file
+from actors.disk.data_files import allocate, drop_immutable, make_folder, open_file
 from actors.disk.data_files import is_immutable as is_immutable
 from actors.disk.documents import parsed
 from actors.disk.filesystem import clash, disk_errors, folds_case, set_mode
@@ -134,7 +134,7 @@ class Ingest:
         above = self.manifest.files[index].path.rpartition("/")[0]
         with self._handle.enter("data", make=True) as data:
             make_folder(data, above)
-            return entered(data, above)
+            return data.within(above)
 
     @property
     def whole(self) -> set[int]:
@@ -167,7 +167,7 @@ class Ingest:
         with (
             disk_errors(f"removing {self.data / path}"),
             self._handle.enter("data") as data,
-            entered(data, folder) as parent,
+            data.within(folder) as parent,
         ):
             parent.remove(name)
 
@@ -234,7 +234,7 @@ class Ingest:
         with self._handle.enter("data") as data:
             for path in sorted(folders_of(wanted) - {""}):
                 above, _, name = path.rpartition("/")
-                with entered(folder, above) as parent:
+                with folder.within(above) as parent:
                     status = parent.status(name)
                     if status is not None and not stat.S_ISDIR(status.st_mode):
                         move_aside(parent, name)
@@ -242,7 +242,7 @@ class Ingest:
                     parent.enter(name, make=True).close()
             for file in wanted.files:
                 above, _, name = file.path.rpartition("/")
-                with entered(data, above) as source, entered(folder, above) as parent:
+                with data.within(above) as source, folder.within(above) as parent:
                     status = parent.status(name)
                     if status is not None and stat.S_ISDIR(status.st_mode):
                         move_aside(parent, name)
@@ -251,7 +251,7 @@ class Ingest:
                     os.close(descriptor)
                     source.move(name, parent, name)
             for path in folders_of(wanted):
-                with entered(folder, path) as opened:
+                with folder.within(path) as opened:
                     opened.sync()
         self._leave()
 

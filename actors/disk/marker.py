@@ -151,7 +151,7 @@ def misfits(folder: Path | Folder, manifest: Manifest) -> dict[str, str]:
     found: dict[str, str] = {}
     for path, files in groupby(manifest.files, key=lambda file: file.path.rpartition("/")[0]):
         try:
-            opened = folder.enter(path) if path else folder.again()
+            opened = folder.within(path)
         except OSError as error:
             found |= {file.path: _missing(error) for file in files}
             continue

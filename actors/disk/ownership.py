@@ -52,7 +52,7 @@ def _folders(root: Folder) -> Iterator[str]:
 
 
 def _own(root: Folder, path: str, uid: int, gid: int) -> bool:
-    with root.enter(path) if path else root.again() as folder:
+    with root.within(path) as folder:
         status = os.fstat(folder.descriptor)
         if (status.st_uid, status.st_gid) == (uid, gid):
             return False

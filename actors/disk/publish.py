@@ -54,7 +54,7 @@ def seal(data: Folder, marker: Marker) -> None:
         folder, _, name = path.rpartition("/")
         known.setdefault(folder, set()).add(name)
     for folder in sorted(files, key=lambda each: -each.count("/") if each else 1):
-        with _entered(data, folder) as opened:
+        with data.within(folder) as opened:
             for stranger in set(opened.names()) - known[folder]:
                 opened.remove(stranger)
             for name, size in files[folder].items():
@@ -152,10 +152,10 @@ def withdraw(ingest: Folder, target: Folder) -> None:
             if not _missing(data, file.path) or misfit(target, file) is not None:
                 continue
             folder, _, name = file.path.rpartition("/")
-            with _entered(data, folder, make=True) as to, _entered(target, folder) as source:
+            with data.within(folder, make=True) as to, target.within(folder) as source:
                 source.move(name, to, name)
         for folder in sorted(folders_of(manifest) - {""}, key=lambda each: -each.count("/")):
-            with suppress(OSError), _entered(target, folder.rpartition("/")[0]) as above:
+            with suppress(OSError), target.within(folder.rpartition("/")[0]) as above:
                 os.rmdir(folder.rpartition("/")[2], dir_fd=above.descriptor)
     ingest.remove(NOTE)
 
@@ -206,10 +206,6 @@ def _make_read_only(folder: Folder, name: str, size: int) -> None:
         set_mode(descriptor, FILE_MODE)
     finally:
         os.close(descriptor)
-
-
-def _entered(folder: Folder, path: str, *, make: bool = False) -> Folder:
-    return folder.enter(path, make=make) if path else folder.again()
 
 
 def _missing(folder: Folder, path: str) -> bool:

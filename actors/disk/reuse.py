@@ -136,7 +136,7 @@ def _take(ingest: Ingest, index: int, folder: Folder, path: str, check: Callable
     with disk_errors(f"making {ingest.data / file.path}"), ingest.folder_of(index) as target:
         target.remove(new)
         try:
-            source = folder.enter(above) if above else folder.again()
+            source = folder.within(above)
         except OSError:
             return False
         with source:

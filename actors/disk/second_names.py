@@ -96,7 +96,7 @@ def _fill(target: Folder, key: StorageKey, copy: Folder, manifest: Manifest) -> 
     with target.enter(OWN, make=True) as own:
         own.write(NOTE, key.encode(), mode=FILE_MODE, sync=True)
     for folder in sorted(folders_of(manifest)):
-        with _entered(copy, folder) as source, _entered(target, folder, make=True) as into:
+        with copy.within(folder) as source, target.within(folder, make=True) as into:
             for file in manifest.files:
                 above, _, name = file.path.rpartition("/")
                 if above == folder:
@@ -117,7 +117,3 @@ def _is_of_same_files(target: Folder, copy: Folder, manifest: Manifest) -> bool:
 def _identity(folder: Folder, path: str) -> tuple[int, int, bool]:
     status = folder.lstat(path)
     return status.st_dev, status.st_ino, stat.S_ISREG(status.st_mode)
-
-
-def _entered(folder: Folder, path: str, *, make: bool = False) -> Folder:
-    return folder.enter(path, make=make) if path else folder.again()
