@@ -125,9 +125,8 @@ def _coordinator(evidence: Evidence) -> Iterator[Check]:
         yield Check("coordinator", State.OK, "it holds its Lease")
     elif view.caches:
         count = len(view.caches)
-        yield Check(
-            "coordinator", State.OK, f"it has looked at {'all ' if count > 1 else ''}{count} cache{'s'[: count > 1]}"
-        )
+        caches = f"all {count} caches" if count > 1 else "1 cache"
+        yield Check("coordinator", State.OK, f"it has looked at {caches}")
     else:
         yield Check("coordinator", State.UNKNOWN, "there are no caches that would show it at work")
 
