@@ -1,4 +1,4 @@
-"""What polling costs: the real fleet with a thousand agents, over a Ray that is only played.
+"""The cost of polling: the real fleet with a thousand agents, over a Ray that is only played.
 
     .venv/bin/python -m benchmarks.polling [--agents 1000] [--models 20] [--seconds 10]
 

@@ -168,7 +168,7 @@ class Filling(Attempt):
         self._store = store
         self._fill: Fill | None = None
         self._before = Transferred()
-        """What earlier processes have moved for the same ingest."""
+        """Moved by earlier processes for the same ingest."""
         self._unpacking = False
         """What an archive holds does not fit: the archive itself need not be fetched again."""
 

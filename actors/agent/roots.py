@@ -246,11 +246,11 @@ class Root:
         return sum(each.size_bytes for each in self.aside()) + sum(each.own_bytes for each in self.beside.versions)
 
     def committed_bytes(self, keys: Set[StorageKey]) -> int:
-        """What the committed models among these take."""
+        """Taken by the committed models among these."""
         return sum(marker.manifest.total_bytes for key, marker in self.present.items() if key in keys)
 
     def used_bytes(self) -> int:
-        """What the committed models take, and the old copies that lie aside."""
+        """Taken by the committed models, and by the old copies that lie aside."""
         return self.committed_bytes(self.present.keys()) + self.aside_bytes()
 
 

@@ -61,7 +61,7 @@ class AgentSettings:
     link_bytes_per_s: float | None = None
     """What the node's network carries, if somebody says so."""
     signature_check: SignatureCheck | None = None
-    """What a copy must pass before it is committed. None: everything is accepted."""
+    """A copy must pass it before it is committed. None: everything is accepted."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Self:

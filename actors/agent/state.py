@@ -74,7 +74,7 @@ class State:
         return (task for task in self.tasks.values() if task.place.root == root)
 
     def prefetched(self) -> Iterator[tuple[Place, Marker]]:
-        """Where what is to be held back lies beside the copy in place, complete."""
+        """The places where a version that is to be held back lies beside the copy, complete, each with its marker."""
         for place, model in self.goal.models.items():
             root = self.roots.get(place.root) if model.hold else None
             if root is None or place.key not in root.present:

@@ -96,7 +96,7 @@ class Base:
     digests: dict[Chunk, bytes] = field(default_factory=dict)
 
     def place(self, chunk: Chunk) -> int | None:
-        """Where in the file the chunk would begin. None: it has no place there."""
+        """The position in the file at which the chunk would begin. None: it has no place there."""
         moved = self.size - self.wanted_size if self.from_end else 0
         same = self.from_end and not moved
         return None if same or chunk.start + moved < 0 or chunk.stop + moved > self.size else chunk.start + moved

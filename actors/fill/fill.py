@@ -169,7 +169,7 @@ class Fill:
 
     @property
     def moved(self) -> Transferred:
-        """What it has moved over the network so far."""
+        """Moved over the network so far."""
         return self._traffic.moved
 
     def progress(self) -> Progress:

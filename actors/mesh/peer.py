@@ -155,7 +155,7 @@ class Standing:
             self.wrong += 1
 
     def lied(self, now: float, first_s: float) -> None:
-        """What it read from the source, and made a digest of, is not what the source has."""
+        """It made a digest of other bytes than the source has."""
         self.releases = 0
         self._quarantine(now, first_s)
 

@@ -1,8 +1,8 @@
 """`localmodel adopt --dry-run`: what a switch from KServe's LocalModel will do to every copy, before it is made.
 
 Reads the cluster, what `localmodel inspect --json` said of the disks where it was run, and asks the sources with the
-credentials that the caches name. Writes nothing. Ends with 0 if nothing
-is refused, 1 if something is or nothing answers.
+credentials that the caches name. Writes nothing. Ends with 0 if nothing is refused, 1 if something is or nothing
+answers.
 """
 
 from __future__ import annotations

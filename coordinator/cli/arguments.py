@@ -65,7 +65,7 @@ def understood(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def folder(text: str) -> Path:
-    """What an argument names."""
+    """The path that an argument names. Raises ArgumentTypeError for an empty one."""
     from pathlib import Path
 
     if not text:

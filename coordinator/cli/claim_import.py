@@ -1,4 +1,4 @@
-"""`localmodel import URI DIR`: what the Job of an import runs: `localmodel fill` for somebody who is not trusted.
+"""`localmodel import URI DIR`, which the Job of an import runs: `localmodel fill` for somebody who is not trusted.
 
 The author of a cache named the source and the credentials, and must reach by this no more than by a cache on nodes:
 only the schemes and addresses that an operator allows are read (`LOCALMODEL_ALLOW_ORIGINS`,

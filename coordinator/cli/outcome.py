@@ -1,4 +1,4 @@
-"""What `localmodel fill` says once the model is there."""
+"""The report of `localmodel fill` on a model that is there."""
 
 from __future__ import annotations
 

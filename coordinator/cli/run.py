@@ -264,7 +264,7 @@ class _Process:
         return load
 
     def _of_operator(self, job_namespace: str) -> dict[str, credentials.Read]:
-        """Where certificates for all sources may be, the first first: what may not be read there is none."""
+        """The namespaces that may hold certificates for all sources, in order; one that may not be read holds none."""
         namespaces = dict.fromkeys((job_namespace, self._settings.kserve_namespace))
         return {namespace: partial(self._read_own, namespace) for namespace in namespaces}
 

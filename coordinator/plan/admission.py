@@ -134,7 +134,7 @@ def _taken(cache: Cache, known: Known) -> Refusal | None:
 
 
 def _misshapen(write: Write) -> str | None:
-    """Where a namespaced cache is to be, in the words of later KServe; the CRDs say the same, where they know of it."""
+    """The fault in `nodeGroups` and `pvcRef`, in the words of later KServe, which its CRDs say, too."""
     spec, before = mapping_of(write.object.get("spec")), mapping_of((write.old or {}).get("spec"))
     groups, claim = spec.get("nodeGroups"), spec.get("pvcRef")
     if write.old is not None and before.get("pvcRef") != claim:

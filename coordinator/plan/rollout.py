@@ -1,4 +1,4 @@
-"""Which nodes may take a new version now: at no moment is the model unavailable on more of them than the spec allows.
+"""Nodes that may take a new version now: at no moment is the model unavailable on more of them than the spec allows.
 
     BEHIND ──fetched beside──► PREFETCHED ──let──► CUTTING ──the agent says so──► DONE
                                                      │
@@ -103,7 +103,7 @@ def step(
 
 
 _UNDER_WAY = frozenset({Stage.PREFETCHED, Stage.GONE, Stage.SILENT, Stage.AWAY})
-"""Where it is not known that a node that was let has come to an end. BEHIND: something else is asked for by now."""
+"""In these it is not known that a node that was let has come to an end. BEHIND: something else is asked for by now."""
 
 
 def stage(cache: Cache, wanted: Content, report: ModelReport | None, view: AgentView, *, ready: bool) -> Stage:

@@ -123,6 +123,6 @@ def audience(sharing: Iterable[Slot]) -> Audience:
 
 
 def expected_digest(sharing: Iterable[Slot]) -> str | None:
-    """What an agent is to insist on for a folder: nothing, unless all who have a say in it expect the same."""
+    """The digest that an agent insists on for a folder: none, unless all who have a say in it expect the same."""
     digests = {slot.cache.digest for slot in sharing if slot.counts and slot.conflict is None}
     return digests.pop() if len(digests) == 1 else None

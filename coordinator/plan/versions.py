@@ -1,4 +1,4 @@
-"""Which version of a model is asked for, and which versions are on the nodes. Pure.
+"""The version of a model that is asked for, and the versions that are on the nodes. Pure.
 
     spec.revision edited      another request: what it comes to is the next version
     the branch has moved      the same request: only a cache that is refreshed hears of that, and from then on its

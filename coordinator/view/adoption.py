@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a source has said. `files` are sizes by path, None of an archive. `failure` None: it can be read.
+    """The answer of a source. `files` are sizes by path, None of an archive. `failure` None: it can be read.
 
     `undigested`: of how many files it names no digest. `anonymous`: KServe reads it without the credentials that the
     cache names, because they are not there.

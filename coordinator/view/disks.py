@@ -1,4 +1,4 @@
-"""What lies on the disks of nodes, as `localmodel inspect --json` has it, and what of that is a model's. Pure.
+"""Folders of models on the disks of nodes, as `localmodel inspect --json` has them. Pure.
 
 A folder without a marker is KServe's, or a person's: its files are compared with the model's by name and size alone.
 """

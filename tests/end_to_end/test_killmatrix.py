@@ -27,7 +27,7 @@ AT_A_TIME = 3
 def outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, Future[Outcome]]]:
-    """What comes of the trials of nodes that were chosen; each has a folder of its own."""
+    """The outcomes of the trials of nodes that were chosen; each has a folder of its own."""
     chosen = [name for name in SHORT if any(item.name.endswith(f"[{name}]") for item in request.session.items)]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         yield {

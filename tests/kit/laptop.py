@@ -34,7 +34,7 @@ class Laptop:
         self.cluster.create_cache(name, uri, **spec)
 
     def foresee(self, name: str, uri: str, size_bytes: int, *flags: str) -> Mapping[str, Any]:
-        """What `localmodel plan --json` says of this cache, before it is applied."""
+        """The document of `localmodel plan --json` about this cache, before it is applied."""
         spec = {"sourceModelUri": uri, "modelSize": str(size_bytes), "nodeGroups": [NODE_GROUP]}
         cache = {"apiVersion": CACHES.api_version, "kind": CACHES.kind, "metadata": {"name": name}, "spec": spec}
         command = [sys.executable, "-m", "coordinator.cli", "plan", "-f", "-", "--json"]

@@ -1,4 +1,4 @@
-"""What a pod sees of a folder of its node: mounted as a kubelet does, read-only, in a mount namespace of its own."""
+"""A folder of a node as a pod sees it: mounted as a kubelet does, read-only, in a mount namespace of its own."""
 
 from __future__ import annotations
 

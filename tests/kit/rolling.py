@@ -81,7 +81,7 @@ class Disk:
 
 
 def versions_of(disk: Disk, model: DesiredModel) -> Iterator[Earlier]:
-    """What is known of the request without the source."""
+    """The versions that answer the request, as far as is known without the source."""
     for each in (disk.place, *disk.beside):
         if each is not None and each.selection == model.source.selection:
             yield each

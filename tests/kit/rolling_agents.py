@@ -93,7 +93,7 @@ class Rolling(Fanout):
 
 @dataclass
 class Seen:
-    """What a run came to. `wrong`: what a reader by path, or one in an old folder, saw that is no whole version."""
+    """The outcome of a run. `wrong`: what a reader by path, or one in an old folder, saw that is no whole version."""
 
     kills: int = 0
     looks: int = 0

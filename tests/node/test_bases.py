@@ -1,4 +1,4 @@
-"""What other copies may have of a changed file: which of their files are looked at, and what is done with them."""
+"""Files of other copies that may have parts of a changed one: which are looked at, and what is done with them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def held(old: Path) -> Iterator[Bases]:
 
 
 def longer(old: Path, by: int) -> Bases:
-    """What the same file has for one that is `by` bytes longer."""
+    """The bases that the same file is for one that is `by` bytes longer."""
     donor = Donor("old", a_manifest(a_file("w.bin")), lambda: Folder.at(old.parent))
     return Bases(a_manifest(a_file("w.bin", SIZE + by)), {0: (Offer(donor, "w.bin"),)})
 

@@ -1,4 +1,4 @@
-"""What an agent takes from a coordinator that has just begun, and knows less than the one before."""
+"""The goal of an agent whose coordinator has just begun, and knows less than the one before."""
 
 from __future__ import annotations
 

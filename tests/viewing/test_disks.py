@@ -1,4 +1,4 @@
-"""What becomes of a model that lies on a disk, by the names and sizes that `localmodel inspect --json` found there."""
+"""The fate of a model that lies on a disk, by the names and sizes that `localmodel inspect --json` found there."""
 
 from __future__ import annotations
 
