@@ -17,7 +17,7 @@ from actors.manifest import Resolved
 from actors.messages import Audience, DesiredState, Member, ModelReport
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
-from coordinator.dev.trial.versions import CHANGED, at_revision, changed_chunk_bytes, flip, moved_bytes, next_version
+from coordinator.dev.trial.versions import CHANGED, at_revision, changed_chunk_bytes, flip, moved_bytes
 from coordinator.dev.trial.waiting import eventually
 from tests.filling.test_together import Impostor
 from tests.kit.nodes import same_bytes
@@ -29,11 +29,6 @@ SAMPLE_BYTES = 16 * MIB
 CHUNK = 256 << 10
 URI = f"hf://{REPO}"
 OTHER = "hf://localmodel/other"
-
-
-@pytest.fixture(scope="module")
-def newer(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return next_version(sample, tmp_path_factory.mktemp("newer") / "model")
 
 
 @pytest.fixture

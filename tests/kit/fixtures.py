@@ -1,6 +1,7 @@
 """The fixtures that tests of several folders share; a folder's `conftest.py` imports those that its tests take.
 
-    sample ──served by──► origin ──read by──► resolved             node: a disk on which agents may be started
+    sample ──served by──► origin ──read by──► resolved, first      node: a disk on which agents may be started
+    newer ───pushed to──────┘                 second
 
 A module says in `SAMPLE_BYTES` how large its sample is. One that needs another origin defines its own `origin`.
 """
@@ -17,6 +18,7 @@ from actors.sources.options import SourceOptions
 from actors.sources.resolve import resolve
 from coordinator.dev.origin.sample import REPO, write_sample
 from coordinator.dev.origin.server import Origin
+from coordinator.dev.trial.versions import at_revision, next_version
 from tests.kit.nodes import URI, Node
 
 
@@ -39,6 +41,24 @@ def origin(sample: Path) -> Iterator[Origin]:
 def resolved(origin: Origin) -> Resolved:
     """The sample as a node is told of it."""
     return resolve(ModelSource(URI), SourceOptions({"HF_ENDPOINT": origin.hub_endpoint}))
+
+
+@pytest.fixture(scope="module")
+def newer(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the next version of the sample."""
+    return next_version(sample, tmp_path_factory.mktemp("newer") / "model")
+
+
+@pytest.fixture
+def first(origin: Origin) -> Resolved:
+    """The sample as its commit, not its branch, names it."""
+    return at_revision(origin, origin.repos[REPO].main.commit)
+
+
+@pytest.fixture
+def second(first: Resolved, origin: Origin, newer: Path) -> Resolved:
+    """The next version, which the branch is at now."""
+    return at_revision(origin, origin.repos[REPO].push(newer))
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """The fixtures that tests of this folder share."""
 
-from tests.kit.fixtures import node, origin, resolved, sample
+from tests.kit.fixtures import first, newer, node, origin, resolved, sample, second
 
-__all__ = ["node", "origin", "resolved", "sample"]
+__all__ = ["first", "newer", "node", "origin", "resolved", "sample", "second"]

@@ -23,21 +23,6 @@ from tests.kit.nodes import Node, model, same_bytes, until, wants
 SAMPLE_BYTES = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def newer(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return next_version(sample, tmp_path_factory.mktemp("newer") / "model")
-
-
-@pytest.fixture
-def first(origin: Origin) -> Resolved:
-    return at_revision(origin, origin.repos[REPO].main.commit)
-
-
-@pytest.fixture
-def second(first: Resolved, origin: Origin, newer: Path) -> Resolved:
-    return at_revision(origin, origin.repos[REPO].push(newer))
-
-
 def served(origin: Origin) -> int:
     return int(origin.stats()["bytes"])
 

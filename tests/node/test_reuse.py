@@ -22,7 +22,7 @@ from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, Resolve
 from actors.messages import Audience, DesiredState, ModelReport, Phase
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
-from coordinator.dev.trial.versions import ADDED, CHANGED, at_revision, commit_of, disk_bytes, moved_bytes, next_version
+from coordinator.dev.trial.versions import ADDED, CHANGED, at_revision, commit_of, disk_bytes, moved_bytes
 from coordinator.dev.trial.waiting import eventually
 from tests.kit import damage
 from tests.kit.nodes import KEY, Node, model, same_bytes, together, until, wants
@@ -31,11 +31,6 @@ SAMPLE_BYTES = 4 << 20
 OTHER = "hf://localmodel/other"
 OTHER_KEY = storage_key(OTHER)
 UNCHANGED = "model-00003-of-00004.safetensors"
-
-
-@pytest.fixture(scope="module")
-def newer(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return next_version(sample, tmp_path_factory.mktemp("newer") / "model")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from actors.messages import DesiredState, Phase
 from coordinator.dev.origin.sample import REPO
 from coordinator.dev.origin.server import Origin
 from coordinator.dev.trial.agent_process import AgentProcess
-from coordinator.dev.trial.versions import CHANGED, at_revision, disk_bytes, moved_bytes, next_version
+from coordinator.dev.trial.versions import CHANGED, at_revision, disk_bytes, moved_bytes
 from coordinator.dev.trial.waiting import eventually
 from tests.kit import damage
 from tests.kit.damage import names
@@ -27,21 +27,6 @@ from tests.kit.nodes import KEY, NOTHING, Node, a_removal, model, ordering, same
 from tests.kit.path_watch import PathWatch
 
 SAMPLE_BYTES = 4 << 20
-
-
-@pytest.fixture(scope="module")
-def newer(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return next_version(sample, tmp_path_factory.mktemp("newer") / "model")
-
-
-@pytest.fixture
-def first(origin: Origin) -> Resolved:
-    return at_revision(origin, origin.repos[REPO].main.commit)
-
-
-@pytest.fixture
-def second(first: Resolved, origin: Origin, newer: Path) -> Resolved:
-    return at_revision(origin, origin.repos[REPO].push(newer))
 
 
 def turn_to(agent: NodeAgent, resolved: Resolved, goal: DesiredState | None = None) -> float:
