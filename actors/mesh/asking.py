@@ -68,7 +68,7 @@ def inquire(state: State, now: float) -> AskPeer | ReadOrigin | None:
         chunk = bitmap.pick(unknown, state.rng)
         owner = state.claims.reader(chunk)
         peer = state.peers.standing(owner)
-        if owner != state.me and peer.ready(now) and not peer.spoiled >> chunk & 1:
+        if owner != state.me and peer.ready(now) and not peer.spoils(chunk):
             return state.begin(AskPeer(chunk, owner), now)
     state.inquiry.miss(now, state.rng)
     state.later(state.inquiry.after)

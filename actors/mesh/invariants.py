@@ -55,7 +55,7 @@ def _peers_are_asked_as_counted(state: State) -> bool:
 def _what_came_wrong_is_not_asked_again(state: State) -> bool:
     asked = (each for each in state.transfers.flying.values() if isinstance(each, AskPeer))
     peers = state.peers.standings
-    spoiled = any(each.peer in peers and peers[each.peer].spoiled >> each.chunk & 1 for each in asked)
+    spoiled = any(each.peer in peers and peers[each.peer].spoils(each.chunk) for each in asked)
     return not spoiled and not any(peer.spoiled & peer.have for peer in peers.values())
 
 

@@ -40,6 +40,10 @@ class Neighbourhood:
         """Those that cannot be counted on."""
         return frozenset(name for name, peer in self.standings.items() if not peer.trusted(now))
 
+    def spoilers(self, chunk: int) -> frozenset[NodeName]:
+        """Those that have given the chunk with wrong bytes."""
+        return frozenset(name for name, peer in self.standings.items() if peer.spoils(chunk))
+
     def look(self, now: float) -> None:
         """The chunks that are shown are worked out anew: whom we trust, or what they have, has changed."""
         self.shown = self.shown_near = 0

@@ -82,8 +82,7 @@ def _judge(state: State, asked: AskPeer, peer: Standing, outcome: Outcome, now: 
 
 def _reads_instead(state: State, chunk: int, now: float) -> NodeName | None:
     """The next in order of those that can be counted on and have not given the chunk with wrong bytes."""
-    spoiled = {name for name, peer in state.peers.standings.items() if peer.spoiled >> chunk & 1}
-    out = state.peers.lost(now) | spoiled
+    out = state.peers.lost(now) | state.peers.spoilers(chunk)
     order = [name for name in state.membership.order(chunk) if name not in out]
     return next(iter(order or state.membership.without(out).order(chunk)), None)
 

@@ -145,6 +145,10 @@ class Standing:
     def _barred(self) -> float:
         return max(self.quarantined_until, self.barred_until if self.in_default else 0.0)
 
+    def spoils(self, chunk: int) -> bool:
+        """Whether the chunk came from it with wrong bytes."""
+        return bool(self.spoiled >> chunk & 1)
+
     def sent_wrong(self, chunk: int, now: float, first_s: float) -> None:
         """The chunk came with wrong bytes."""
         self.spoiled |= 1 << chunk

@@ -36,7 +36,7 @@ def read(state: State, now: float) -> AskPeer | ReadOrigin | None:
 def read_one(state: State, chunk: int, now: float) -> AskPeer | ReadOrigin | None:
     """This chunk from a seed, or, where none can be reached or all gave it with wrong bytes, from the origin."""
     seeds = [(name, state.peers.standing(name)) for name in state.membership.seeds if name != state.me]
-    seeds = [(name, peer) for name, peer in seeds if not peer.spoiled >> chunk & 1]
+    seeds = [(name, peer) for name, peer in seeds if not peer.spoils(chunk)]
     trusted = [(name, peer) for name, peer in seeds if peer.trusted(now)]
     action: AskPeer | ReadOrigin | None
     if trusted:

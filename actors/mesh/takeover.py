@@ -56,8 +56,8 @@ def _acted_for(state: State, lost: frozenset[NodeName], now: float) -> list[int]
         return mine
     chunk = bitmap.pick(wanted, state.rng)
     order = state.membership.order(chunk)
-    spoiled = {name for name, peer in state.peers.standings.items() if peer.spoiled >> chunk & 1}
-    able = [name for name in order if name not in lost | spoiled]
+    unable = lost | state.peers.spoilers(chunk)
+    able = [name for name in order if name not in unable]
     rank = able.index(state.me) if state.me in able else len(able)
     rank += given.get(chunk) in able  # it comes before all of them
     begun_s = 0.0 if order[0] in able else state.pace.takeover_s  # the member that acts for it begins only then
