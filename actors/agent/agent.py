@@ -191,17 +191,9 @@ class NodeAgent:
             if task is not None and task.model.source.selection == model.source.selection:
                 _renew(task, model, goal, desired.trust)
         for root in state.roots.values():
-            root.readmit(
-                {place.key for place, model in goal.models.items() if model.evictable and place.root == root.name}
-            )
-        for root in state.roots.values():
-            root.beside.expect(
-                {
-                    place.key: (model, goal.source_of(model))
-                    for place, model in goal.models.items()
-                    if place.root == root.name
-                }
-            )
+            models = {place.key: model for place, model in goal.models.items() if place.root == root.name}
+            root.readmit({key for key, model in models.items() if model.evictable})
+            root.beside.expect({key: (model, goal.source_of(model)) for key, model in models.items()})
         for place, model in goal.models.items():
             task, resolved = state.tasks.get(place), goal.source_of(model)
             busy = task is not None and task.thread is not None
