@@ -306,4 +306,5 @@ class Store:
         self._trash.empty(self._pods())
 
     def _pods(self) -> Pods:
-        return Pods(self.used, self.used_at, self.margin_s)
+        at = self.used_at  # read first: what is told meanwhile is newer than this says, which keeps more
+        return Pods(self.used, at, self.margin_s)

@@ -94,12 +94,14 @@ class Trash:
     def empty(self, pods: Pods) -> None:
         """Nothing lies aside that no pod can have open any more, as far as the disk unlinks it. Takes its time.
 
-        A copy that cannot be unlinked (NFS while a file is open, an immutable file) is said once, and tried again.
+        A copy that moves aside meanwhile stays: nobody has judged it. One that cannot be unlinked (NFS while a file is
+        open, an immutable file) is said once, and tried again.
         """
         lately = min(self._clock(), pods.at) - pods.margin_s  # of what moved aside since, the list says nothing
-        held = {each.name for each in self.aside() if pods.may_use(each) or each.at > lately}
         with disk_errors(f"emptying {self._layout.own_path / FOLDER}"), self._layout.own(FOLDER) as trash:
-            for name in trash.names():
+            names = trash.names()  # before they are judged, or one that comes in between is taken for judged
+            held = {each.name for each in self.aside() if pods.may_use(each) or each.at > lately}
+            for name in names:
                 if name in held:
                     continue
                 try:

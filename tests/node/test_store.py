@@ -23,6 +23,7 @@ from actors.disk.handles import DEEPEST, Folder
 from actors.disk.ingest import Ingest
 from actors.disk.marker import MARKER, DamagedMarker, Marker, load_marker, parse_marker, read_marker
 from actors.disk.store import Standing, Store
+from actors.disk.trash import Aside, Trash
 from actors.errors import StoreError
 from actors.manifest import Digest, Manifest, ManifestFile, ModelSource, make_manifest, storage_key
 from actors.scrub.record import Record
@@ -315,6 +316,30 @@ def test_what_was_told_of_pods_says_nothing_of_what_moved_aside_since(store: Sto
     store.used_at = clock.now
     store.empty_trash()
     assert store.aside() == []
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before it is looked at", "after"])
+def test_a_copy_that_moves_aside_while_others_are_unlinked_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, *, first: bool
+) -> None:
+    """Nobody has asked yet whether a pod has it open."""
+    aside = Trash.aside
+
+    def meanwhile(trash: Trash) -> list[Aside]:
+        if first:
+            store.remove(KEY, OWNER)
+        found = aside(trash)
+        if not first:
+            store.remove(KEY, OWNER)
+        return found
+
+    commit(store)
+    store.used = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(Trash, "aside", meanwhile)
+        store.empty_trash()
+    assert [copy.key for copy in store.aside()] == [KEY]
+    assert store.aside()[0].size_bytes == sum(map(len, FILES.values())), "whole"
 
 
 def test_what_lies_aside_survives_a_restart_with_its_size_and_its_time(root: Path, store: Store, clock: Clock) -> None:
