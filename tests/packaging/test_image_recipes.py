@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.containers import surroundings
+from tests.kit.containers import TAG, surroundings
 from tests.kit.manifests import K8S
 
 RECIPE = (K8S / "images" / "Containerfile").read_text()
@@ -73,9 +73,16 @@ def test_each_architecture_is_built_on_a_debian_of_its_own_and_all_are_in_one_li
     first, second = (line for line in asked if line.startswith("bud "))
     for line, platform, architecture in ((first, "linux/amd64", "amd64"), (second, "linux/arm64/v8", "arm64")):
         assert f"DEBIAN=localhost/localmodel-debian:{architecture} --platform {platform} " in line
-        assert "--manifest localhost/localmodel:7 ." in line
+        assert line.endswith(f"--tag localhost/localmodel:7-{architecture} .")
         assert any(f"--architectures={architecture} trixie" in each for each in asked), "no registry is reached"
         assert any(each.startswith("config ") and f"--arch {architecture} " in each for each in asked)
+    listed = "localhost/localmodel:7-amd64 localhost/localmodel:7-arm64"
+    assert asked[-1] == f"manifest create localhost/localmodel:7 {listed}"
+    assert not [each for each in asked if each.startswith("rmi localhost/localmodel:7")], "an image of a list"
+
+
+def test_ci_builds_beside_the_tests_what_they_look_for() -> None:
+    assert f"  TAG={TAG} SOURCE_DATE_EPOCH=0 timeout " in (K8S.parent / ".ci/run").read_text()
 
 
 def test_a_target_that_there_is_not_is_named_beside_those_that_there_are(tmp_path: Path) -> None:
