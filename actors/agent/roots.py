@@ -85,7 +85,10 @@ class Root:
             self.ledger.forget(key)
         for key, marker in self.present.items():
             self._scrubber.watch(self.place(key), marker, store)
-            self._scrubber.blame(self.place(key), marker, store.misfits(key, marker.manifest))
+            try:
+                self._blame_misfits(store, key, marker)
+            except StoreError as error:  # it is looked at again
+                _log.warning("cannot look at a model", extra={"key": key, "error": str(error)})
         self.blame_unread()
         self.beside = Beside(store, self.present)
         self.beside.look()
@@ -202,6 +205,10 @@ class Root:
         while store.unread:
             self.adopt(*store.unread.popitem())
 
+    def _blame_misfits(self, store: Store, key: StorageKey, marker: Marker) -> None:
+        """What can be seen to be wrong with the copy is known. Raises StoreError if nothing can be seen just now."""
+        self._scrubber.blame(self.place(key), marker, store.misfits(key, marker.manifest))
+
     # --- the disk, looked at again ---
 
     def rescan(self, lock: threading.RLock) -> None:
@@ -216,11 +223,12 @@ class Root:
         for key, marker in known.items():
             try:
                 found = store.look(key)
+                if same := found is not None and is_same_copy(found, marker):
+                    self._blame_misfits(store, key, marker)
             except StoreError as error:  # a disk that stumbles (ESTALE of NFS, EIO) has not lost the model
                 _log.warning("cannot look at a model", extra={"key": key, "error": str(error)})
                 continue
-            if found is not None and is_same_copy(found, marker):
-                self._scrubber.blame(self.place(key), marker, store.misfits(key, marker.manifest))
+            if same:
                 with lock:
                     self.blame_unread()
                 continue

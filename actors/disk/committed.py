@@ -99,12 +99,12 @@ class Committed:
                 return None
 
     def misfits(self, key: StorageKey, manifest: Manifest) -> dict[str, str]:
-        """By path, what can be seen to be wrong with the committed copy without reading its content."""
-        try:
-            with self._layout.model(key) as folder:
-                return misfits(folder, manifest)
-        except OSError as error:
-            return {file.path: f"cannot be read: {error.strerror}" for file in manifest.files}
+        """By path, what can be seen to be wrong with the committed copy without reading its content.
+
+        Raises StoreError if that cannot be told just now.
+        """
+        with disk_errors(f"looking at {self.path(key)}"), self._layout.model(key) as folder:
+            return misfits(folder, manifest)
 
     def marker(self, key: StorageKey) -> Marker | None:
         """The marker of the committed copy, if there is one that is believed."""

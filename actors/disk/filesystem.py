@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from actors.errors import InsufficientStorage, StoreError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+"""What this process lacks: no fault of the disk, and of no file on it."""
 _REASONS = {
     errno.EROFS: "DiskReadOnly",
     errno.EACCES: "DiskPermissionDenied",

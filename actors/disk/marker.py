@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.disk.documents import MOST_BYTES, parsed
+from actors.disk.filesystem import OUR_OWN
 from actors.disk.handles import Folder
 from actors.errors import LocalModelError
 from actors.manifest import Manifest, ManifestFile, make_manifest
@@ -123,6 +124,8 @@ def load_marker(folder: Folder, *, uid: int | None = None) -> Marker:
     try:
         return parse_marker(folder.read(MARKER, MARKER_BYTES))
     except OSError as error:
+        if error.errno in OUR_OWN:
+            raise
         raise DamagedMarker(f"it cannot be read: {error.strerror}") from error
 
 
@@ -141,7 +144,10 @@ def is_complete(folder: Path, manifest: Manifest) -> bool:
 
 
 def misfits(folder: Path | Folder, manifest: Manifest) -> dict[str, str]:
-    """By path, what can be seen to be wrong with a file of the model without reading its content."""
+    """By path, what can be seen to be wrong with a file of the model without reading its content.
+
+    Raises OSError for what is not the disk's fault, as `misfit` does.
+    """
     if isinstance(folder, Path):
         try:
             with Folder.at(folder) as opened:
@@ -185,6 +191,9 @@ def files_below(folder: Folder) -> Iterator[str]:
 
 
 def _missing(error: OSError) -> str:
+    """What is wrong with a file that cannot be looked at. Raises the error if this process is to blame."""
+    if error.errno in OUR_OWN:
+        raise error
     return "is missing" if error.errno in _MISSING else f"cannot be read: {error.strerror}"
 
 

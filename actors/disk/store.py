@@ -146,7 +146,10 @@ class Store:
         return self._committed.look(key)
 
     def misfits(self, key: StorageKey, manifest: Manifest) -> dict[str, str]:
-        """By path, what can be seen to be wrong with the committed copy without reading its content."""
+        """By path, what can be seen to be wrong with the committed copy without reading its content.
+
+        Raises StoreError if that cannot be told just now.
+        """
         return self._committed.misfits(key, manifest)
 
     def marker(self, key: StorageKey) -> Marker | None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.digest import Digester, algorithm_of
+from actors.disk.filesystem import OUR_OWN
 from actors.disk.handles import Folder
 from actors.disk.marker import Marker, misfit
 from actors.disk.store import Store
@@ -39,7 +40,6 @@ RETRY_S = 60.0
 SAVE_S = 30.0
 """How much of a pass may be lost with the process."""
 
-_OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 
@@ -195,7 +195,7 @@ class Scrubber:
         try:
             opened = copy.store.opened(place.key)
         except OSError as error:
-            if error.errno in _OUR_OWN:
+            if error.errno in OUR_OWN:
                 raise
             return f"cannot be reached: {error.strerror}", []
         with opened as folder:
@@ -249,7 +249,7 @@ def examine(
             sums.update(block)
             pace(len(block))
     except OSError as error:
-        if error.errno in _OUR_OWN:
+        if error.errno in OUR_OWN:
             raise
         return f"cannot be read at byte {digester.position}: {error.strerror}", []
     if digester.digest() == file.digest:

@@ -471,9 +471,10 @@ def test_what_is_left_of_a_fill_that_cannot_be_removed_fetches_nothing_twice(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("where", [(KEY, f"models/{KEY}"), (f"models/{KEY}",)], ids=["always", "after the marker"])
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EACCES, errno.EMFILE])
 def test_a_disk_that_stumbles_has_not_lost_its_models(
-    number: int, node: Node, origin: Origin, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
+    number: int, where: tuple[str, ...], node: Node, origin: Origin, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from actors.disk.handles import Folder
 
@@ -482,7 +483,7 @@ def test_a_disk_that_stumbles_has_not_lost_its_models(
     agent, enter, asked = ready(node, wants(resolved)), Folder.enter, list[str]()
 
     def stumbling(folder: Folder, path: str, *, make: bool = False) -> Folder:
-        if path in (KEY, f"models/{KEY}"):
+        if path in where:
             asked.append(path)
             raise OSError(number, os.strerror(number))
         return enter(folder, path, make=make)

@@ -19,6 +19,7 @@ import pytest
 from actors.agent.evictions import Ledger
 from actors.chunks import Chunk
 from actors.disk import handles
+from actors.disk.filesystem import OUR_OWN
 from actors.disk.handles import DEEPEST, Folder
 from actors.disk.ingest import Ingest
 from actors.disk.marker import MARKER, DamagedMarker, Marker, load_marker, parse_marker, read_marker
@@ -978,3 +979,28 @@ def test_a_document_that_a_pod_plants_takes_little_memory(place: str, tmp_path: 
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, check=True, timeout=60)
     assert int(done.stdout) < 300
+
+
+LOOKS: dict[str, Callable[[Store], object]] = {
+    "enter": lambda store: store.misfits(KEY, a_manifest()),
+    "again": lambda store: store.misfits(KEY, a_manifest()),
+    "lstat": lambda store: store.misfits(KEY, a_manifest()),
+    "read": lambda store: store.look(KEY),
+}
+
+
+@pytest.mark.parametrize("number", sorted(OUR_OWN))
+@pytest.mark.parametrize("step", LOOKS)
+def test_a_process_that_is_short_of_something_finds_no_copy_damaged(
+    step: str, number: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(store)
+
+    def short(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, step, short)
+        with pytest.raises(StoreError, match=os.strerror(number)):
+            LOOKS[step](store)
+    assert (store.misfits(KEY, a_manifest()), store.unread) == ({}, {})
