@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from k8s.e2e import install, models, nodes
+from k8s.e2e import install, interruptions, models, nodes
 from k8s.e2e.cluster import Cluster, Failed
 from k8s.e2e.install import Images
 from k8s.e2e.origin import NAMESPACE
@@ -40,6 +40,10 @@ class Step:
 def steps(cluster: Cluster, images: Images, *, runs: bool) -> list[Step]:
     """In order. `runs`: there is a kubelet, so that pods run."""
     served = ("kustomize", "group", "origin")
+    interrupted = [
+        Step(name, partial(interruptions.interrupted, cluster, images, interrupt), (KUBELET,), served)
+        for name, interrupt in interruptions.NAMED.items()
+    ]
     return [
         Step("chart", partial(install.by_chart, cluster, images, runs), (KUBERAY,)),
         Step("kustomize", partial(install.by_kustomize, cluster, images, runs), (KUBERAY,)),
@@ -53,6 +57,7 @@ def steps(cluster: Cluster, images: Images, *, runs: bool) -> list[Step]:
         Step("delete", partial(models.delete, cluster, images), (KUBELET,), ("hub", "bucket")),
         Step("drain", partial(nodes.drain, cluster), (KUBELET, SECOND), ("hub",)),
         Step("upgrade", partial(nodes.upgrade, cluster), (KUBELET,), ("hub",)),
+        *interrupted,
         Step("uninstall", partial(install.uninstall, cluster, runs), (KUBERAY,), ("kustomize",)),
     ]
 

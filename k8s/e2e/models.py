@@ -57,7 +57,7 @@ def hub(cluster: Cluster) -> str:
     """From a hub, on every node, which is read about once for all."""
     before = origin.bytes_read(cluster)
     annotations = {"localmodel.kserve.io/claims": NAMESPACE}
-    cluster.apply(_cache(HUB_CACHE, HUB_URI, annotations=annotations))
+    cluster.apply(cache(HUB_CACHE, HUB_URI, annotations=annotations))
     ready(cluster, HUB_CACHE)
     times = (origin.bytes_read(cluster) - before) / MODEL_BYTES
     if times > 1.5:
@@ -66,7 +66,7 @@ def hub(cluster: Cluster) -> str:
 
 
 def bucket(cluster: Cluster) -> str:
-    cluster.apply(_cache(BUCKET_CACHE, BUCKET_URI, storage={"key": "e2e"}))
+    cluster.apply(cache(BUCKET_CACHE, BUCKET_URI, storage={"key": "e2e"}))
     ready(cluster, BUCKET_CACHE)
     return "with credentials from a Secret"
 
@@ -74,7 +74,7 @@ def bucket(cluster: Cluster) -> str:
 def of_namespace(cluster: Cluster) -> str:
     """The same model for one namespace: nothing is fetched again."""
     before = origin.bytes_read(cluster)
-    cluster.apply(_cache(TEAM_CACHE, HUB_URI, namespace=NAMESPACE))
+    cluster.apply(cache(TEAM_CACHE, HUB_URI, namespace=NAMESPACE))
     ready(cluster, TEAM_CACHE, NAMESPACE)
     read = origin.bytes_read(cluster) - before
     if read > MODEL_BYTES // 10:
@@ -91,18 +91,21 @@ def read_by_claim(cluster: Cluster, images: Images) -> str:
 
 def read_by_path(cluster: Cluster, images: Images) -> str:
     """A pod that is scheduled by the path of the node: on each node that holds it."""
-    holders = [
-        name for name, status in _status(cluster, BUCKET_CACHE)["nodeStatus"].items() if status == "NodeDownloaded"
-    ]
-    volume = {"hostPath": {"path": f"/models/models/{storage_key(BUCKET_URI)}", "type": "Directory"}}
+    return read_everywhere(cluster, images, BUCKET_CACHE, BUCKET_URI)
+
+
+def read_everywhere(cluster: Cluster, images: Images, cache: str, uri: str) -> str:
+    """Every byte of the model, by the path on each node that holds it."""
+    holders = [name for name, said in status(cluster, cache)["nodeStatus"].items() if said == "NodeDownloaded"]
+    volume = {"hostPath": {"path": f"/models/models/{storage_key(uri)}", "type": "Directory"}}
     for number, node in enumerate(holders):
-        said = _read(cluster, images, f"by-path-{number}", BUCKET_URI, volume, {}, {"nodeName": node})
+        said = _read(cluster, images, f"by-path-{number}", uri, volume, {}, {"nodeName": node})
     return f"{said}, on {len(holders)} nodes"
 
 
 def delete(cluster: Cluster, images: Images) -> str:
     """A cache is deleted: its copies are gone from the disks, and those of other caches are not."""
-    (holder, *_) = _status(cluster, BUCKET_CACHE)["nodeStatus"]
+    (holder, *_) = status(cluster, BUCKET_CACHE)["nodeStatus"]
     cluster.delete("localmodelcache", BUCKET_CACHE)
     found = json.loads(
         _output(
@@ -131,11 +134,12 @@ def ready(cluster: Cluster, name: str, namespace: str | None = None) -> None:
     cluster.until(f"{name} is Ready", seen)
 
 
-def _status(cluster: Cluster, name: str) -> dict[str, Any]:
+def status(cluster: Cluster, name: str) -> dict[str, Any]:
+    """Of a cluster-wide cache; {} where there is none."""
     return dict((cluster.find("localmodelcache", name) or {}).get("status") or {})
 
 
-def _cache(
+def cache(
     name: str, uri: str, *, namespace: str | None = None, annotations: Mapping[str, str] | None = None, **spec: Any
 ) -> Manifest:
     metadata: dict[str, Any] = {"name": name, "annotations": dict(annotations or {})}

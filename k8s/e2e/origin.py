@@ -11,12 +11,21 @@ from typing import Any
 
 from coordinator.dev.origin.sample import REPO, write_sample
 from k8s.e2e.cluster import Cluster, Manifest
-from k8s.e2e.stand_in import BUCKET_PORT, HUB_PORT, MODEL_BYTES, OBJECTS
+from k8s.e2e.stand_in import (
+    BUCKET_PORT,
+    HUB_PORT,
+    MODEL_BYTES,
+    OBJECTS,
+    SLOW_FILE,
+    SLOW_PORT,
+    slow_content,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = "localmodel-e2e"
 HOST = f"origin.{NAMESPACE}.svc"
 HUB_URI, BUCKET_URI = f"hf://{REPO}", "s3://bucket/ranker"
+SLOW_URI = f"http://{HOST}:{SLOW_PORT}/files/{SLOW_FILE}"
 _DEV = ROOT / "coordinator" / "dev"
 _SOURCES = {
     "dev/__init__.py": _DEV / "__init__.py",
@@ -32,6 +41,8 @@ def expected(uri: str) -> Mapping[str, str]:
     """The SHA-256 of every file of the model, by its path."""
     if uri == BUCKET_URI:
         return {key.removeprefix("ranker/"): hashlib.sha256(content).hexdigest() for key, content in OBJECTS.items()}
+    if uri == SLOW_URI:
+        return {SLOW_FILE: hashlib.sha256(slow_content()).hexdigest()}
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "sample"
         write_sample(sample, MODEL_BYTES)
@@ -39,9 +50,9 @@ def expected(uri: str) -> Mapping[str, str]:
         return {str(path.relative_to(sample)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def bytes_read(cluster: Cluster) -> int:
-    """Payload that the hub has sent so far, as it counts itself."""
-    service = f"/api/v1/namespaces/{NAMESPACE}/services/origin:{HUB_PORT}/proxy/_stats"
+def bytes_read(cluster: Cluster, port: int = HUB_PORT) -> int:
+    """Payload that the hub, or the server at another port, has sent so far, as it counts itself."""
+    service = f"/api/v1/namespaces/{NAMESPACE}/services/origin:{port}/proxy/_stats"
     return int(json.loads(cluster.kubectl("get", "--raw", service))["bytes"])
 
 
@@ -53,7 +64,7 @@ def manifests(image: str) -> list[Manifest]:
         "image": image,
         "command": ["python3", "/stand-in/main.py"],
         "env": [{"name": "TMPDIR", "value": "/tmp"}],
-        "ports": [{"containerPort": port} for port in (HUB_PORT, BUCKET_PORT)],
+        "ports": [{"containerPort": port} for port in (HUB_PORT, BUCKET_PORT, SLOW_PORT)],
         "readinessProbe": {"httpGet": {"path": "/_stats", "port": HUB_PORT}, "periodSeconds": 2},
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
         "securityContext": CONFINED,
@@ -71,7 +82,7 @@ def manifests(image: str) -> list[Manifest]:
             ],
         },
     }
-    ports = [{"name": f"p{port}", "port": port} for port in (HUB_PORT, BUCKET_PORT)]
+    ports = [{"name": f"p{port}", "port": port} for port in (HUB_PORT, BUCKET_PORT, SLOW_PORT)]
     here = {"name": "origin", "namespace": NAMESPACE}
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
