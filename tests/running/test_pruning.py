@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from actors.errors import Failure
-from actors.messages import Phase
+from actors.messages import NodeName, Phase
 from coordinator.api import crds
-from coordinator.api.resources import LocalModelCache, LocalModelNode
 from coordinator.control import pruning
 from coordinator.control.pruning import PROBE_S
 from coordinator.dev.trial.builders import CacheBuilder, World, a_cache, a_group, a_node, a_report, a_world
@@ -22,6 +21,7 @@ from coordinator.kube.interface import NODES, Object, ResourceType
 from coordinator.plan.patches import CACHE_STATUS, KSERVE_FIELDS, NODE_STATUS
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES, NODE_GROUPS
 from tests.kit.control_plane import Cluster, running_coordinator, soon
+from tests.kit.crd_tables import read_table
 from tests.running.test_controller import Rig
 
 OURS = frozenset({*CACHE_STATUS, *NODE_STATUS} - KSERVE_FIELDS)
@@ -106,17 +106,6 @@ def test_what_still_stands_in_an_object_does_not_stay_stale(dropped: bool) -> No
 # --- against the development API server ---
 
 CRDS = ResourceType("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False)
-KEPT = KSERVE_FIELDS | {"inferenceServices", "llmInferenceServices"}
-
-
-def without_ours(crd: Mapping[str, Any]) -> Object:
-    """The CRD with the status fields that KServe's has, and no others."""
-    found = deepcopy(dict(crd))
-    for version in found["spec"]["versions"]:
-        status = version["schema"]["openAPIV3Schema"]["properties"]["status"]
-        status["properties"] = {name: value for name, value in status["properties"].items() if name in KEPT}
-        version.pop("additionalPrinterColumns", None)
-    return found
 
 
 def install(kube: HttpKube, definitions: Sequence[Object]) -> None:
@@ -133,19 +122,22 @@ def test_after_other_crds_and_ours_again_status_is_right_both_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruning, "PROBE_S", 0.2)
-    kinds = {LocalModelCache.KIND, LocalModelNode.KIND}
-    ours = [crd for crd in crds.load() if crd["spec"]["names"]["kind"] in kinds]
+    ours = crds.load()
     with running_coordinator(tmp_path) as cluster:
         cluster.create(NODE_GROUPS, a_group())
         cluster.create(NODES, a_node("n1"))
         cluster.create(CACHES, a_cache("first"))
         soon(partial(cluster.ready, CACHES, "first"))
+        (first,) = cluster.agents.desired[NodeName("n1")].models
         for turn in ("second", "third"):
             kserves_and_ours(cluster, ours, turn)
+            models = {model.key: model for model in cluster.agents.desired[NodeName("n1")].models}
+            assert (models[first.key].source, models[first.key].root) == (first.source, first.root)
+        assert cluster.agents.ordered == (), "and none is removed"
 
 
 def kserves_and_ours(cluster: Cluster, ours: Sequence[Object], turn: str) -> None:
-    install(cluster.admin, [without_ours(crd) for crd in ours])
+    install(cluster.admin, [read_table(crd["spec"]["names"]["plural"]) for crd in ours])
     cluster.create(CACHES, a_cache(turn))
     soon(lambda: status(cluster, CACHES, turn).get("copies") == {"available": 1, "total": 1})
     assert "conditions" not in status(cluster, CACHES, turn)
