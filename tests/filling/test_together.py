@@ -289,6 +289,25 @@ def test_a_node_killed_in_the_middle_costs_no_more_than_what_it_had_in_flight(
     assert origin.stats()["bytes"] <= SAMPLE_BYTES + in_flight
 
 
+def test_an_address_that_a_node_of_another_fill_has_by_now_gives_nothing_and_is_nobodys_fault(
+    tmp_path: Path, origin: Origin, resolved: Resolved, sample: Path
+) -> None:
+    """As a pod's does, that was given to another pod: here one that holds the very bytes, but for others."""
+    *peers, stranger = some_peers(tmp_path, 3)
+    with running(*peers, stranger):
+        theirs = replace(a_company([stranger.member()], token="another secret"), fill="fill-2")
+        tell([stranger], resolved, theirs)
+        all_ready([stranger], URI)
+        before = origin.stats()["bytes"]
+        gone = replace(stranger.member(), name=NodeName("gone"), incarnation="1", owns=False, seed=True)
+        tell(peers, resolved, a_company([*(peer.member() for peer in peers), gone]))
+        reports = all_ready(peers, URI)
+        assert all(same_bytes(peer.folder(URI), sample) for peer in peers)
+    assert origin.stats()["bytes"] - before == SAMPLE_BYTES, "once, by these two"
+    assert sum(report.bytes_from_peers for report in reports) == SAMPLE_BYTES
+    assert [(report.wrong_peers, report.wrong_readers) for report in reports] == [({}, {})] * 2
+
+
 class Impostor:
     """A member that has everything, and answers in its own way."""
 
