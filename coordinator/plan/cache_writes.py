@@ -49,6 +49,8 @@ def _status(facts: Facts, tally: Tally, step: Step | None) -> Iterator[Write]:
     imported = import_of(facts.snapshot, cache)
     if imported is None and cache.pvc_ref is not None and cache.problem is None:
         return  # it is not known yet how its claim is, and what was written may still hold
+    if facts.folded.settling and _still_stands(tally):
+        return
     since = use.since.get(key)
     standing = call(
         ("status", key),
@@ -75,6 +77,17 @@ def _status(facts: Facts, tally: Tally, step: Step | None) -> Iterator[Write]:
         if material:
             events = cache_events(cache, standing.wanted | wanted, standing.judged, extensions=extensions)
         yield Write(Verb.PATCH_STATUS, cache.ref, patched(cache.ref, status=patch), material, tuple(events))
+
+
+UNHEARD = "AgentStarting"
+
+
+def _still_stands(tally: Tally) -> bool:
+    """Whether what the last coordinator wrote is better known than what this one, which has just begun, has heard."""
+    written = tally.cache.status
+    reasons = {each.get("reason") for each in written.get("conditions") or () if isinstance(each, Mapping)}
+    said = reasons and UNHEARD not in reasons and written.get("observedGeneration") == tally.cache.generation
+    return bool(said) and any(failure.reason == UNHEARD for _, failure, _ in tally.troubles)
 
 
 _TIMED = ("completedAt", "conditions")

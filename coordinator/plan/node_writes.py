@@ -21,7 +21,7 @@ from coordinator.plan.patches import GROUP_STATUS, KSERVE_FIELDS_OF_GROUPS, NODE
 from coordinator.plan.placement import Placement
 from coordinator.plan.rows import Lane, words
 from coordinator.plan.snapshot import LOCAL_NODES, NODE_GROUPS, LocalNode, Node, NodeGroup, Ref, Snapshot
-from coordinator.plan.status import SETTLE, local_node_status, model_detail
+from coordinator.plan.status import SETTLE, agent_detail, local_node_status, model_detail
 from coordinator.plan.tally import Cell
 from coordinator.plan.writes import Verb, Write, patched
 
@@ -110,6 +110,8 @@ def _status(facts: Facts, node: Node, local: LocalNode) -> Iterator[Write]:
     row = folded.rows.get(name)
     if row is None:
         change = _change(_drained(snapshot, name, local), local, extensions, follows=False)
+    elif folded.settling and agent_detail(folded.views[name], local, settling=True) is local.status.get("agent"):
+        return  # what the last coordinator knew of its models still stands, too
     elif row.of.orphans or row.behind:  # of these it is said when they go
         details = [
             model_detail(lane.key, cell) | _times_of_orphan(facts, lane, local, lane.key in row.behind)

@@ -29,7 +29,7 @@ from coordinator.dev.trial.builders import (
 from coordinator.plan.cache_status import short_revision
 from coordinator.plan.fold import SETTLING_S
 from coordinator.plan.plan import Plan, plan
-from coordinator.plan.snapshot import LOCAL_NODES
+from coordinator.plan.snapshot import CACHES, LOCAL_NODES
 
 DENIED = Failure("SourceDenied", "401 from the hub", retryable=False)
 RESET = Failure("SourceError", "connection reset")
@@ -530,6 +530,31 @@ def test_a_coordinator_that_begins_takes_no_agent_for_new_that_the_last_one_knew
     world.agents["n1"] = a_silent_agent("AgentUnavailable")
     begun = replace(world.snapshot(), acting_since=NOW)
     assert patched(plan(begun, NOW + 1))["agent"]["reason"] == "AgentUnavailable", "what it does know it says"
+
+
+def test_a_coordinator_that_begins_in_a_fill_writes_nothing_of_nodes_that_it_has_not_heard() -> None:
+    """Else every status would say Pending for a second, and the Event that the fill began would come once more."""
+    cache, nodes = a_cache(), ("n1", "n2")
+    world = a_world(cache, a_group(), *map(a_node, nodes))
+    for node in nodes:
+        world.reporting(node, a_report(cache, Phase.DOWNLOADING))
+    world.settle()
+    heard, known = dict(world.agents), dict(world.resolutions)
+
+    def begins(*nodes: str, resolved: bool, after_s: float = 1.0) -> Plan:
+        world.agents = {name: heard[name] for name in nodes}
+        world.resolutions = known if resolved else {}
+        return plan(replace(world.snapshot(), acting_since=NOW), NOW + after_s)
+
+    for made in (begins(resolved=False), begins(resolved=True), begins("n1", resolved=True)):
+        assert [write for write in made.writes if write.ref.resource in (CACHES, LOCAL_NODES)] == []
+    made = begins(*nodes, resolved=True)
+    assert [event.reason for write in made.writes for event in write.events] == []
+    late = begins("n1", resolved=True, after_s=SETTLING_S)
+    assert {CACHES, LOCAL_NODES} <= {write.ref.resource for write in late.writes}, "then it says what it misses"
+    cache.json["metadata"]["generation"] += 1
+    edited = begins("n1", resolved=True)
+    assert CACHES in {write.ref.resource for write in edited.writes}, "of another request nothing was said before"
 
 
 def patched(made: Plan) -> dict[str, Any]:
