@@ -25,6 +25,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from actors.errors import SourceError
 from actors.sources.options import SourceOptions
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         _log.error("unable to resolve TLS configuration", extra={"error": str(error)})
         return 1
     try:
-        return _Process(chosen, config, stop, TlsContexts(chosen.webhook_cert_dir, apply)).serve()
+        _Process(chosen, config, stop, TlsContexts(chosen.webhook_cert_dir, apply)).serve()
     except (OSError, ValueError) as error:  # an address that cannot be listened on
         _log.error("unable to start", extra={"error": str(error)})
         return 1
@@ -122,7 +123,8 @@ class _Process:
         self._server = config.server
         self._wake: Callable[[], None] = lambda: None
 
-    def serve(self) -> int:
+    def serve(self) -> NoReturn:
+        """Ends the process, with 0, when it is told to stop."""
         from coordinator.fleet.ray_fleet import RayFleet  # after the flags were read: importing Ray takes a second
 
         importlib.import_module("actors.sources.huggingface")  # half a second, which the first cache would wait for
@@ -190,10 +192,8 @@ class _Process:
                 kube.close()
             for server in servers:
                 server.close()
-        if not fleet.closed:
-            logging.shutdown()
-            os._exit(0)
-        return 0
+        logging.shutdown()
+        os._exit(0)  # Ray may still hold a thread; and where it has been left, it aborts now and then as Python ends
 
     def _listen(
         self, informers: Informers, controller: Controller, admission: Admission

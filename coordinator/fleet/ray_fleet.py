@@ -277,11 +277,6 @@ class RayFleet:
         self._woken.set()
         self._service.join(DRAIN_TIMEOUT_S + CALL_TIMEOUT_S if stop_agents else LEAVE_TIMEOUT_S)
 
-    @property
-    def closed(self) -> bool:
-        """False after `close` while Ray still holds the thread: it cannot be interrupted while it connects."""
-        return not self._service.alive
-
     # --- the polling thread ---
 
     def _run(self) -> None:
