@@ -32,7 +32,10 @@ _FOR_AGENTS = frozenset({"AWS_CA_BUNDLE", PRIVATE_REDIRECTS})
 
 _HEAD = ""
 _HOST = "127.0.0.2"
-"""Loopback, but not 127.0.0.1: Ray replaces that by an address of the machine that others can reach."""
+"""The head's. Loopback, but not 127.0.0.1: Ray replaces that by an address of the machine that others can reach."""
+
+DRAIN_S = 2
+"""How long a Ray node that leaves in order is waited for, as by `ray start`: an agent never ends by itself."""
 
 _PREFIX = "lm-"
 _SHORT = Path("/tmp")  # noqa: S108  a fresh folder below it is used
@@ -40,10 +43,14 @@ _SHORT = Path("/tmp")  # noqa: S108  a fresh folder below it is used
 
 
 class LocalRay:
-    """`nodes` maps each Kubernetes node's name to what its agent should find in the environment."""
+    """`nodes` maps each Kubernetes node's name to what its agent should find in the environment.
+
+    `hosts` has the address of each. Several pods of a node, by name, are several Ray nodes that carry its label.
+    """
 
     def __init__(self, nodes: Mapping[NodeName, Mapping[str, str]], *, log: Path) -> None:
         self.nodes: dict[NodeName, Mapping[str, str]] = dict(nodes)
+        self.hosts = {name: f"127.0.0.{number}" for number, name in enumerate(self.nodes, start=3)}
         self.address = ""
         self._log = log
         self._token = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(16)  # Ray reads it once in a process
@@ -79,6 +86,7 @@ class LocalRay:
         command = [sys.executable, "-m", "coordinator.dev.laptop.raynodes"]
         secret = SourceOptions.from_environ().env.keys() - _FOR_AGENTS
         environment = {name: value for name, value in self.environment_of_child().items() if name not in secret}
+        environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = str(DRAIN_S)
         self.token_file.unlink(missing_ok=True)
         with os.fdopen(os.open(self.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "w") as file:
             file.write(self._token)
@@ -94,25 +102,29 @@ class LocalRay:
         for _ in (_HEAD, *self.nodes):
             self.address = self._answer(meanwhile)
 
-    def start_node(self, name: NodeName) -> None:
+    def start_node(self, name: NodeName, pod: str = "") -> None:
         """The Ray node of a Kubernetes node has joined (again)."""
-        self._tell("start", name)
-        self._answer()
+        self._do("start", name, pod)
 
-    def kill_node(self, name: NodeName) -> None:
+    def stop_node(self, name: NodeName, pod: str = "") -> None:
+        """It has left in order, as when its pod is deleted."""
+        self._do("stop", name, pod)
+
+    def kill_node(self, name: NodeName, pod: str = "") -> None:
         """Everything on the node is gone at once, as when it loses power."""
-        self._tell("kill", name)
-        self._answer()
+        self._do("kill", name, pod)
+
+    def freeze_node(self, name: NodeName, pod: str = "") -> None:
+        """It answers nobody any more, so that Ray gives it up; its agent runs on."""
+        self._do("freeze", name, pod)
 
     def kill_head(self) -> None:
         """The head, and the GCS with all it knows, is gone at once. The actors on other nodes run on for a minute."""
-        self._tell("kill", NodeName(_HEAD))
-        self._answer()
+        self._do("kill", NodeName(_HEAD))
 
     def start_head(self) -> None:
         """There is a new head, which knows of nothing, at a new `address`. The nodes have to be killed and started."""
-        self._tell("start", NodeName(_HEAD))
-        self.address = self._answer()
+        self.address = self._do("start", NodeName(_HEAD))
 
     def stop(self) -> None:
         """Ends every Ray process of this cluster; safe to call twice and half-way."""
@@ -127,8 +139,14 @@ class LocalRay:
             raise ChildFailed("Ray was not launched")
         return self._process
 
-    def _tell(self, verb: str, name: NodeName) -> None:
-        self._child.tell(json.dumps({"verb": verb, "node": name, "environment": dict(self.nodes.get(name, {}))}))
+    def _do(self, verb: str, name: NodeName, pod: str = "") -> str:
+        """The address of the cluster, once it is done."""
+        self._tell(verb, name, pod)
+        return self._answer()
+
+    def _tell(self, verb: str, name: NodeName, pod: str = "") -> None:
+        order = {"verb": verb, "node": name, "pod": pod, "host": self.hosts.get(name, _HOST)}
+        self._child.tell(json.dumps({**order, "environment": dict(self.nodes.get(name, {}))}))
 
     def _answer(self, meanwhile: Callable[[], object] = lambda: None) -> str:
         answer = json.loads(self._child.answer(meanwhile=meanwhile))
@@ -142,10 +160,10 @@ class _Nodes:
 
     def __init__(self, temp_dir: str) -> None:
         self._temp_dir = temp_dir
-        self._nodes: dict[str, Any] = {}
+        self._nodes: dict[tuple[str, str], Any] = {}
         self._address = ""
 
-    def start(self, name: str, environment: Mapping[str, str]) -> str:
+    def start(self, name: str, pod: str, host: str, environment: Mapping[str, str]) -> str:
         """The address of the cluster."""
         from ray._private.node import Node
         from ray._private.parameter import RayParams
@@ -153,7 +171,7 @@ class _Nodes:
         head = name == _HEAD
         place: dict[str, Any] = {"temp_dir": self._temp_dir} if head else {"gcs_address": self._address}
         parameters = RayParams(
-            node_ip_address=_HOST,
+            node_ip_address=host,
             node_manager_port=0,
             min_worker_port=0,
             max_worker_port=0,
@@ -168,24 +186,34 @@ class _Nodes:
             **place,
         )
         node = Node(parameters, head=head, shutdown_at_exit=False, spawn_reaper=True)  # they end with us
-        self._nodes[name] = node
+        self._nodes[name, pod] = node
         self._address = node.gcs_address
         return self._address
 
-    def kill(self, name: str) -> str:
+    def stop(self, name: str, pod: str) -> str:
+        """The node and its actors are gone, as `ray start` leaves at SIGTERM."""
+        self._nodes[name, pod]._drain_node_before_shutdown()
+        return self.kill(name, pod, in_order=True)
+
+    def freeze(self, name: str, pod: str) -> str:
+        for raylet in self._nodes[name, pod].all_processes["raylet"]:
+            raylet.process.send_signal(signal.SIGSTOP)
+        return self._address
+
+    def kill(self, name: str, pod: str, *, in_order: bool = False) -> str:
         """The node and its actors are gone. Left to itself, an actor notices only a moment later."""
-        node = self._nodes.pop(name)
+        node = self._nodes.pop((name, pod))
         roots = {each.process.pid for processes in node.all_processes.values() for each in processes}
         actors = _descendants(roots)
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
+        node.kill_all_processes(check_alive=False, allow_graceful=in_order)
         for pid in actors:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         return self._address
 
     def kill_all(self) -> None:
-        for name in sorted(self._nodes, reverse=True):  # the head is last
-            self.kill(name)
+        for name, pod in sorted(self._nodes, reverse=True):  # the head is last
+            self.kill(name, pod)
 
 
 def _descendants(roots: set[int]) -> set[int]:
@@ -206,10 +234,12 @@ def serve(nodes: _Nodes, lines: Iterable[str]) -> None:
     for line in lines:
         order = json.loads(line)
         try:
+            node, pod = order["node"], order["pod"]
             if order["verb"] == "start":
-                answer = {"address": nodes.start(order["node"], order["environment"])}
+                answer = {"address": nodes.start(node, pod, order["host"], order["environment"])}
             else:
-                answer = {"address": nodes.kill(order["node"])}
+                do = {"stop": nodes.stop, "freeze": nodes.freeze, "kill": nodes.kill}[order["verb"]]
+                answer = {"address": do(node, pod)}
         except Exception as error:  # noqa: BLE001  Ray raises bare Exceptions; the parent decides what it means
             answer = {"error": f"{order['verb']} {order['node'] or 'head'}: {error}"}
         sys.stdout.write(json.dumps(answer) + "\n")
