@@ -141,7 +141,7 @@ class Files:
             self._ingest.record(chunk)
 
     def note_cost(self) -> bool:
-        """What has come is counted over a restart, too. False: not yet; chunks that land together are noted once."""
+        """Bytes that have come count over a restart, too. False: not yet; chunks that land together are noted once."""
         return self._ingest.note_cost(COST_S)
 
     def chunk_digest(self, chunk: Chunk, buffer: bytearray) -> bytes:
