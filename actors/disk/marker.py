@@ -191,7 +191,7 @@ def files_below(folder: Folder) -> Iterator[str]:
 
 
 def _missing(error: OSError) -> str:
-    """What is wrong with a file that cannot be looked at. Raises the error if this process is to blame."""
+    """The fault of a file that cannot be looked at. Raises the error if this process is to blame."""
     if error.errno in OUR_OWN:
         raise error
     return "is missing" if error.errno in _MISSING else f"cannot be read: {error.strerror}"
