@@ -78,6 +78,11 @@ def test_every_step_builds_on_earlier_ones_and_needs_what_a_cluster_is_asked_for
     assert len(set(known)) == len(known)
 
 
+def test_every_step_is_described() -> None:
+    described = (install.K8S.parent / "docs" / "tested-on.md").read_text()
+    assert [step.name for step in driver.steps(CLUSTER, IMAGES, runs=True) if f"`{step.name}`" not in described] == []
+
+
 def test_an_unknown_cluster_is_said_before_anything_is_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
