@@ -59,7 +59,7 @@ IMPORTERS = {
     "prometheus_client": {"coordinator/control/metrics.py"},
     "ray": {"coordinator/fleet/ray_fleet.py", "coordinator/dev/laptop/raynodes.py"},
     "rich": {"coordinator/cli/", "coordinator/dev/laptop/", "coordinator/view/"},
-    "urllib3": {"coordinator/kube/http.py"},
+    "urllib3": {"coordinator/kube/http.py", "actors/transport/authorities.py"},  # the second: whom its TLS trusts
 }
 """Each third-party client, and the only modules or packages that import it: a change of its API is a change there."""
 
