@@ -41,9 +41,9 @@ A_RAY = """\
     if child == 0:
         (folder / "raylet").write_text(str(os.getpid()))
         time.sleep(600)
-    while not (folder / "die").exists():
+    while folder.exists() and not (folder / "die").exists():
         time.sleep(0.02)
-    (folder / "die").unlink()
+    (folder / "die").unlink(missing_ok=True)
     os._exit(3)
 """
 
