@@ -303,8 +303,9 @@ def test_an_address_that_a_node_of_another_fill_has_by_now_gives_nothing_and_is_
         tell(peers, resolved, a_company([*(peer.member() for peer in peers), gone]))
         reports = all_ready(peers, URI)
         assert all(same_bytes(peer.folder(URI), sample) for peer in peers)
-    assert origin.stats()["bytes"] - before == SAMPLE_BYTES, "once, by these two"
-    assert sum(report.bytes_from_peers for report in reports) == SAMPLE_BYTES
+    read = origin.stats()["bytes"] - before
+    assert SAMPLE_BYTES <= read <= SAMPLE_BYTES + 16 * CHUNK, "once, by these two, but for what both were at"
+    assert sum(report.bytes_from_peers for report in reports) == 2 * SAMPLE_BYTES - read
     assert [(report.wrong_peers, report.wrong_readers) for report in reports] == [({}, {})] * 2
 
 
