@@ -46,9 +46,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
 def clean(laptop: Laptop) -> Iterator[None]:
     """Every test starts and ends without caches and faults."""
     yield
-    laptop.faults()
-    for cache in laptop.kube.list(CACHES)[0]:
-        laptop.delete(cache["metadata"]["name"])
+    laptop.clear()
 
 
 def test_apply_fills_every_node_with_verified_files_and_delete_empties_them(laptop: Laptop) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from coordinator.dev.laptop.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions
 from coordinator.dev.trial.waiting import eventually
-from coordinator.plan.snapshot import CACHES
 from tests.kit.laptop import Laptop, agent_pids, kill_agent
 
 pytestmark = pytest.mark.e2e
@@ -32,15 +31,7 @@ def laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
 @pytest.fixture(autouse=True)
 def clean(laptop: Laptop) -> Iterator[None]:
     yield
-    laptop.faults()
-    for cache in laptop.kube.list(CACHES)[0]:
-        laptop.delete(cache["metadata"]["name"])
-
-
-def served(laptop: Laptop) -> int:
-    stats = laptop.cluster.origin_stats()
-    assert stats is not None
-    return int(stats["repos"]["localmodel/sample"]["bytes"])
+    laptop.clear()
 
 
 def downloading(laptop: Laptop, node: str) -> bool:
@@ -50,7 +41,7 @@ def downloading(laptop: Laptop, node: str) -> bool:
 
 
 def test_an_agent_killed_in_the_middle_resumes(laptop: Laptop) -> None:
-    before = served(laptop)
+    before = laptop.served()
     laptop.faults(SLOW)
     laptop.apply("sample", SAMPLE_URI)
     eventually(lambda: downloading(laptop, "node-1"), seen=lambda: laptop.explain("sample"))
@@ -60,12 +51,12 @@ def test_an_agent_killed_in_the_middle_resumes(laptop: Laptop) -> None:
 
     laptop.until_ready("sample")
     assert agent_pids(laptop.cluster, laptop.cluster.nodes[0]) != first
-    again = served(laptop) - before - SIZE
+    again = laptop.served() - before - SIZE
     assert again < SIZE, f"{again} bytes were read again; only the ranges in flight should have been"
 
 
 def test_a_coordinator_killed_in_the_middle_is_simply_restarted(laptop: Laptop) -> None:
-    before = served(laptop)
+    before = laptop.served()
     laptop.faults(SLOW)
     laptop.apply("sample", SAMPLE_URI)
     eventually(lambda: downloading(laptop, "node-1"), seen=lambda: laptop.explain("sample"))
@@ -77,19 +68,19 @@ def test_a_coordinator_killed_in_the_middle_is_simply_restarted(laptop: Laptop) 
     assert {node: agent_pids(laptop.cluster, node) for node in laptop.cluster.nodes} == agents, (
         "the agents were not disturbed"
     )
-    again = served(laptop) - before - SIZE
+    again = laptop.served() - before - SIZE
     assert 0 <= again <= 2 << 20, "two chunks at the most, while nobody said who is there"
 
 
 def test_a_ray_head_that_is_lost_costs_no_agent_its_work_and_no_byte_but_those_in_flight(laptop: Laptop) -> None:
     """Without GCS fault tolerance Ray ends the coordinator, and a new head knows nobody: all of Ray starts anew."""
-    before, ray = served(laptop), laptop.cluster.ray
+    before, ray = laptop.served(), laptop.cluster.ray
     laptop.faults(SLOW)
     laptop.apply("sample", SAMPLE_URI)
     eventually(lambda: downloading(laptop, "node-1"), seen=lambda: laptop.explain("sample"))
     ray.kill_head()
-    reached = served(laptop)
-    eventually(lambda: served(laptop) > reached, seen=lambda: "nobody reads on without a head")
+    reached = laptop.served()
+    eventually(lambda: laptop.served() > reached, seen=lambda: "nobody reads on without a head")
     laptop.cluster.children["coordinator"].kill()
     for node in laptop.cluster.nodes:
         ray.kill_node(node)
@@ -100,7 +91,7 @@ def test_a_ray_head_that_is_lost_costs_no_agent_its_work_and_no_byte_but_those_i
     laptop.cluster.start_coordinator()
 
     laptop.until_ready("sample", timeout_s=90)
-    again = served(laptop) - before - SIZE
+    again = laptop.served() - before - SIZE
     assert again <= IN_FLIGHT, f"{again} bytes were read again; only the chunks in flight should have been"
 
 
@@ -176,7 +167,7 @@ def test_a_file_that_a_disk_has_lost_is_said_and_fetched_again_alone(laptop: Lap
     node = laptop.cluster.nodes[0]
     laptop.apply("sample", SAMPLE_URI)
     laptop.until_ready("sample")
-    folder, before = laptop.folder(node, SAMPLE_URI), served(laptop)
+    folder, before = laptop.folder(node, SAMPLE_URI), laptop.served()
     lost = max(folder.glob("*.safetensors"), key=lambda path: path.stat().st_size)
     size = lost.stat().st_size
     laptop.faults({"path": "/_cdn/*", "status": 503})
@@ -189,7 +180,7 @@ def test_a_file_that_a_disk_has_lost_is_said_and_fetched_again_alone(laptop: Lap
     assert f"{lost.name} is missing" in said
     laptop.faults()
     laptop.until_ready("sample")
-    assert served(laptop) - before == size
+    assert laptop.served() - before == size
     eventually(lambda: laptop.detail(node, "sample").get("repaired") == f"{lost.name} is missing")
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from actors.messages import NodeName
 from coordinator.dev.laptop.cluster import SAMPLE_URI, LaptopCluster, LaptopOptions, laptop_node
@@ -54,8 +54,7 @@ class Cluster:
 
     @property
     def served(self) -> int:
-        stats: Any = self.cluster.origin_stats()
-        return int(stats["repos"]["localmodel/sample"]["bytes"])
+        return self.laptop.served()
 
     @property
     def node(self) -> NodeName:

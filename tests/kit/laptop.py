@@ -16,6 +16,7 @@ from typing import Any
 from actors.manifest import storage_key
 from actors.messages import NodeName
 from coordinator.dev.laptop.cluster import NODE_GROUP, LaptopCluster
+from coordinator.dev.origin.sample import REPO
 from coordinator.dev.trial.waiting import eventually
 from coordinator.kube.interface import NotFound, Object
 from coordinator.plan.snapshot import CACHES, LOCAL_NODES
@@ -96,12 +97,24 @@ class Laptop:
         self.kube.delete(CACHES, name)
         eventually(lambda: not self.exists(name), timeout_s=timeout_s, seen=lambda: self.cache(name))
 
+    def clear(self, *, timeout_s: float = 30.0) -> None:
+        """There is no fault of the origin and no cache any more. `timeout_s` is for each cache."""
+        self.faults()
+        for cache in self.kube.list(CACHES)[0]:
+            self.delete(cache["metadata"]["name"], timeout_s=timeout_s)
+
     def exists(self, name: str) -> bool:
         try:
             self.cache(name)
         except NotFound:
             return False
         return True
+
+    def served(self) -> int:
+        """The bytes of the sample that the origin has sent so far."""
+        stats = self.cluster.origin_stats()
+        assert stats is not None
+        return int(stats["repos"][REPO]["bytes"])
 
     def faults(self, *faults: Mapping[str, Any]) -> None:
         """Sets the origin's faults; none clears them."""
